@@ -1,0 +1,46 @@
+# One environment for everything: .venv, made from constraints.txt. Every target works twice in a row and
+# from a path with a space in it (all paths below are relative).
+PYTHON ?= python3.11
+PY := .venv/bin/python
+# Ray on this machine talks to itself over the loopback interface only; see cluster/README.md for clusters.
+export RAY_AUTH_MODE ?= disabled
+export RAY_USAGE_STATS_ENABLED ?= 0
+CONFIG ?= configs/demo.yaml
+
+.PHONY: help demo test test-slow check check-style format clean
+
+help:
+	@echo "make demo       install into .venv, distil the demo's students, print where the report lies"
+	@echo "make test       install into .venv, run the test suite"
+	@echo "make check      ruff, mypy and the fast tests"
+	@echo "make test-slow  the longer proofs"
+
+.venv/installed: setup.cfg pyproject.toml constraints.txt
+	test -x $(PY) || $(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: .venv/installed
+	$(PY) jobs/distill.py --config $(CONFIG)
+
+test: .venv/installed
+	$(PY) -m pytest -m "not slow"
+
+test-slow: .venv/installed
+	$(PY) -m pytest -m slow
+
+check-style: .venv/installed
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy echodfkd jobs
+
+check: check-style
+	$(PY) -m pytest -q -m "not slow and not ray" tests/unit
+
+format: .venv/installed
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache

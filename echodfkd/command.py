@@ -1,0 +1,67 @@
+"""What every job does around its work: parse, print the resolved config, turn errors into one sentence."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from echodfkd.config import RunConfig
+from echodfkd.config_file import config_to_yaml, load_config
+from echodfkd.errors import EchoDFKDError
+
+QUIET_RAY = {
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "worker processes have been started on node",
+}
+"""Environment of the driver and of every worker: our progress line instead of Ray's many. Ray reads some of
+it when it is imported, so that jobs set it first. (The last one is a warning about few cores and many roles.)"""
+
+
+def run_job(
+    work: Callable[[RunConfig], dict[str, Any]], *, description: str, arguments: Sequence[str] | None = None
+) -> int:
+    """Parse ``--config FILE [--dry-run] [key=value ...]`` and do the work.
+
+    The last line on standard output is one JSON object. Exit codes: 0 done, 1 the run failed, 2 the command or
+    the config is wrong, 130 interrupted.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--config", metavar="FILE", help="YAML file of the run (see configs/)")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and stop")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. train.steps=100")
+    parsed = parser.parse_args(arguments)
+    for name, value in QUIET_RAY.items():
+        os.environ.setdefault(name, value)
+    try:
+        config = load_config(parsed.config, parsed.overrides)
+    except EchoDFKDError as error:
+        return fail(error, code=2)
+    if parsed.dry_run:
+        print(config_to_yaml(config), end="")
+        return 0
+    return guarded(lambda: work(config))
+
+
+def guarded(work: Callable[[], dict[str, Any]]) -> int:
+    """Do the work, print its result as the last line, and explain what can be explained."""
+    try:
+        result = work()
+    except EchoDFKDError as error:
+        return fail(error, code=1)
+    except KeyboardInterrupt:
+        print("interrupted; the same command resumes from the last published checkpoint", file=sys.stderr)
+        return 130
+    print(json.dumps(result), flush=True)
+    return 0 if result.get("ok", True) else 1
+
+
+def fail(error: Exception, *, code: int) -> int:
+    """Print one sentence on standard error."""
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    return code

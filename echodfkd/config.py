@@ -1,0 +1,255 @@
+"""The whole run as frozen dataclasses: the one place where a default stands.
+
+A run is one YAML file merged over these defaults, then ``key=value`` overrides, through OmegaConf's
+structured mode (`config_file`). Numbers that follow from others (micro-batch, plan length, queue bounds)
+are properties here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+MAX_READ_TASKS = 5_000
+"""Read tasks of one dataset pass. Ray Data plans every task before the first batch: 62,500 tasks took
+81 s and 682 MB in the coordinator, so that longer plans run in several passes (legs)."""
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """Where clips come from."""
+
+    kind: str = "phantom"
+    """phantom (embedded generator) or recorded (a folder in EchoNet-Dynamic's layout)."""
+    path: str = ""
+    """recorded: the folder with Videos/ and FileList.csv (a path or an fsspec URL)."""
+    split: str = "TRAIN"
+    """recorded: the value of FileList.csv's Split column, or ALL."""
+    seed_offset: int = 0
+    """phantom: added to the run's seed, so that held-out cases never repeat training clips."""
+
+
+@dataclass(frozen=True)
+class WindowConfig:
+    """The training window that every clip is cut to before it is taught."""
+
+    frames: int = 16
+    """L: consecutive frames per window (published: 25)."""
+    fps: float = 32.0
+    """Frame rate every clip is resampled to; 0 keeps the clip's own."""
+    size: int = 56
+    """H = W in pixels (published training: 56, inference: 112)."""
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """The model that makes soft masks, and the actor pool that runs it."""
+
+    kind: str = "embedded"
+    """embedded (shipped U-Net) or echonet_deeplabv3 (EchoNet-Dynamic's checkpoint)."""
+    weights: str = ""
+    """Checkpoint file; empty takes the shipped weights of `embedded`."""
+    device: str = "auto"
+    """auto (a GPU where the actor holds one), cpu, or cuda."""
+    batch_frames: int = 128
+    """Frames in one forward pass: bounds the teacher's memory."""
+    min_actors: int = 1
+    max_actors: int = 1
+    num_cpus: float = 1.0
+    """CPUs that Ray reserves for one teacher actor."""
+    num_gpus: float = 0.0
+    """GPUs that Ray reserves for one teacher actor."""
+    node_label: str = ""
+    """`key=value`: run teachers only on nodes with this Ray label."""
+
+
+@dataclass(frozen=True)
+class StudentConfig:
+    """One student: k blocks of n ConvLSTM layers, filters * 2^i channels in block i."""
+
+    blocks: int = 3
+    layers: int = 1
+    filters: int = 12
+    norm: str = "batch"
+    """batch (statistics over all workers) or group."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Adam with linear warm-up, then cosine decay to `final_fraction` of the learning rate."""
+
+    learning_rate: float = 3e-3
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    warmup_steps: int = 10
+    final_fraction: float = 0.05
+    clip_norm: float = 1.0
+    """Largest global gradient norm; 0 does not clip."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The student workers. The students are the clock: the run is `steps` optimiser steps long."""
+
+    steps: int = 200
+    global_batch: int = 8
+    """Clips per optimiser step over all workers and accumulation rounds."""
+    accumulation: int = 1
+    """Micro-batches per optimiser step."""
+    workers: int = 1
+    engine: str = "deepspeed"
+    """deepspeed or plain (torch alone, gradients averaged over the workers)."""
+    zero_stage: int = 0
+    """deepspeed: ZeRO stage 0, 1, 2 or 3. Students this small gain nothing above 1."""
+    precision: str = "fp32"
+    """fp32, or bf16 (autocast, fp32 weights)."""
+    torch_adam: bool = True
+    """deepspeed: use torch's Adam; false compiles DeepSpeed's fused kernel on first use."""
+    checkpoint_every: int = 50
+    """Optimiser steps between published checkpoints; the last step is always published."""
+    keep_resume: int = 2
+    """How many of the newest checkpoints keep their resume state (weights stay in all)."""
+    max_failures: int = 3
+    """Restarts of the worker group before the run gives up."""
+    num_cpus: float = 1.0
+    """CPUs that Ray reserves for one worker."""
+    num_gpus: float = 0.0
+    """GPUs that Ray reserves for one worker."""
+    threads: int = 0
+    """Torch threads in a worker; 0 takes num_cpus rounded up."""
+    node_label: str = ""
+    """`key=value`: run students only on nodes with this Ray label."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The stream from source to students."""
+
+    order: str = "fixed"
+    """fixed: the seed alone decides the result, bit for bit on CPU; arrival: faster, ledger only."""
+    quarantine_limit: float = 0.01
+    """Largest share of quarantined indices before the run stops."""
+    max_attempts: int = 8
+    """Indices one slot may try before the run stops."""
+    source_num_cpus: float = 0.5
+    """CPUs that Ray reserves for one source task."""
+    source_tasks: int = 2
+    """Source tasks that may run at the same time."""
+    prefetch_batches: int = 1
+    """Micro-batches a worker fetches ahead."""
+    ahead_mb: int = 64
+    """Object-store memory that blocks on their way to the students may fill, in MiB."""
+    no_progress_timeout_s: float = 600.0
+    """Stop when nothing moved for so long (0 waits for ever)."""
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """The evaluator pool: scores every published checkpoint while training goes on."""
+
+    enabled: bool = True
+    source: SourceConfig = field(default_factory=lambda: SourceConfig(seed_offset=1_000_003))
+    cases: int = 24
+    """Held-out cases per checkpoint."""
+    frames: int = 48
+    """Frames of one case, at window.fps: long enough for a whole beat."""
+    judge: str = "embedded"
+    """embedded, or none."""
+    threshold: float = 0.5
+    """Probability above which a pixel counts as LV (published: 80/255 for Dice)."""
+    actors: int = 1
+    num_cpus: float = 0.0
+    """CPUs that Ray reserves for one evaluator; 0 shares a single node with training."""
+    num_gpus: float = 0.0
+    threads: int = 1
+    """Torch threads in an evaluator."""
+    node_label: str = ""
+    """`key=value`: run evaluators only on nodes with this Ray label."""
+    overlays: int = 4
+    """Cases drawn in the report."""
+
+
+@dataclass(frozen=True)
+class RayConfig:
+    """How the driver finds its cluster."""
+
+    address: str = "auto"
+    """auto (the cluster of the environment, else a new local one), local, or host:port."""
+    num_cpus: int = 8
+    """Logical CPUs of a new local cluster."""
+    object_store_mb: int = 512
+    """Object store of a new local cluster, in MiB."""
+    progress_s: float = 5.0
+    """Seconds between progress lines; 0 prints none."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run."""
+
+    name: str = "demo"
+    storage: str = "runs"
+    """Folder or fsspec URL that holds run folders."""
+    seed: int = 0
+    on_exists: str = "resume"
+    """A run folder of this name exists: resume it, or refuse."""
+    source: SourceConfig = field(default_factory=SourceConfig)
+    window: WindowConfig = field(default_factory=WindowConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    students: dict[str, StudentConfig] = field(default_factory=dict)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    ray: RayConfig = field(default_factory=RayConfig)
+
+    @property
+    def root(self) -> str:
+        """The run folder."""
+        return f"{self.storage.rstrip('/')}/{self.name}"
+
+    @property
+    def micro_batch(self) -> int:
+        """Clips that one worker trains on at once."""
+        return self.train.global_batch // (self.train.workers * self.train.accumulation)
+
+    @property
+    def plan_slots(self) -> int:
+        """N: slots of the plan, each trained exactly once per student."""
+        return self.train.steps * self.train.global_batch
+
+    @property
+    def blocks_per_step(self) -> int:
+        """Micro-batches of one optimiser step over all workers: a block of the stream, and a read task, each."""
+        return self.train.workers * self.train.accumulation
+
+    @property
+    def leg_steps(self) -> int:
+        """Optimiser steps of one dataset pass (a leg): at most MAX_READ_TASKS read tasks, whole checkpoints."""
+        most = max(1, MAX_READ_TASKS // self.blocks_per_step)
+        every = self.train.checkpoint_every
+        return most // every * every if most >= every else most
+
+    @property
+    def num_legs(self) -> int:
+        """Dataset passes that the plan is cut into."""
+        return -(-self.train.steps // self.leg_steps)
+
+    @property
+    def clip_bytes(self) -> int:
+        """Bytes of one taught clip in the object store: video and soft mask, and its ids."""
+        return 2 * self.window.frames * self.window.size**2 + 512
+
+    @property
+    def taught_ahead_bound(self) -> int:
+        """Most clips that are taught and not yet trained, whatever the plan's length.
+
+        Ray Data stops the stream once data.ahead_mb of blocks wait; on top of that every teacher actor may
+        finish the two blocks it holds, and every worker holds prefetch_batches micro-batches and the one it
+        trains on.
+        """
+        waiting = (self.data.ahead_mb << 20) // self.clip_bytes
+        in_teachers = 2 * self.teacher.max_actors * self.micro_batch
+        in_workers = self.train.workers * (self.data.prefetch_batches + 1) * self.micro_batch
+        return waiting + in_teachers + in_workers

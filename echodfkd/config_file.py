@@ -1,0 +1,271 @@
+"""Configs as files: reading with overrides, checking, writing back, and the hash that names a run's numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from echodfkd.config import RunConfig
+from echodfkd.errors import ConfigError
+
+
+def load_config(path: str | None, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read one YAML file over the defaults, then ``key=value`` overrides.
+
+    Raises:
+        ConfigError: one sentence that names the option, what it got and what is allowed.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    merged = OmegaConf.structured(RunConfig)
+    _make_writable(merged)
+    try:
+        if path is not None:
+            if not Path(path).is_file():
+                raise ConfigError(f"--config: no file {path}; configs/ holds the ones that ship")
+            loaded = OmegaConf.load(path)
+            if not OmegaConf.is_dict(loaded):
+                raise ConfigError(f"--config: {path} must hold `key: value` lines, got a {type(loaded).__name__}")
+            merged = OmegaConf.merge(merged, loaded)
+        for text in overrides:
+            if "=" not in text:
+                raise ConfigError(f"override {text!r}: expected key=value, e.g. train.steps=100")
+        merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(list(overrides)))
+        config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_explain(error)) from error
+    except Exception as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"the config could not be read: {_one_line(error)}") from error
+    assert isinstance(config, RunConfig)
+    check_config(config)
+    return config
+
+
+def config_to_yaml(config: RunConfig) -> str:
+    """The resolved config as YAML: what ``--dry-run`` prints and the run folder keeps."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
+
+
+def config_from_dict(values: dict[str, Any]) -> RunConfig:
+    """Build a config from plain values (a stored config.yaml). Raises `ConfigError`."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    merged = OmegaConf.structured(RunConfig)
+    _make_writable(merged)
+    try:
+        config = OmegaConf.to_object(OmegaConf.merge(merged, OmegaConf.create(values)))
+    except OmegaConfBaseException as error:
+        raise ConfigError(_explain(error)) from error
+    assert isinstance(config, RunConfig)
+    check_config(config)
+    return config
+
+
+def config_hash(config: RunConfig) -> str:
+    """First 16 hex digits of the sha256 over what decides the numbers.
+
+    Where a run is stored, how its actors are placed and how it talks do not change its result, and so
+    do not change the hash: a run may move to another cluster and still be the same run.
+    """
+    values = dataclasses.asdict(config)
+    for key in ("storage", "name", "on_exists", "ray"):
+        values.pop(key)
+    values["teacher"].pop("weights")  # a teacher is known by the hash of its weights, not by its path
+    placement = (
+        "num_cpus",
+        "num_gpus",
+        "node_label",
+        "threads",
+        "min_actors",
+        "max_actors",
+        "actors",
+        "device",
+        "max_failures",
+        "keep_resume",
+        "workers",
+        "engine",
+        "zero_stage",
+        "torch_adam",
+        "source_num_cpus",
+        "source_tasks",
+        "prefetch_batches",
+        "ahead_mb",
+        "no_progress_timeout_s",
+    )
+    for section in ("teacher", "train", "evaluation", "data"):
+        for key in placement:
+            values[section].pop(key, None)
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+_CHOICES = {
+    "on_exists": ("resume", "refuse"),
+    "source.kind": ("phantom", "recorded"),
+    "evaluation.source.kind": ("phantom", "recorded"),
+    "data.order": ("fixed", "arrival"),
+    "teacher.kind": ("embedded", "echonet_deeplabv3"),
+    "teacher.device": ("auto", "cpu", "cuda"),
+    "train.engine": ("deepspeed", "plain"),
+    "train.zero_stage": (0, 1, 2, 3),
+    "train.precision": ("fp32", "bf16"),
+    "evaluation.judge": ("embedded", "none"),
+}
+
+_AT_LEAST: dict[str, float] = {
+    "window.frames": 2,
+    "window.fps": 0,
+    "window.size": 16,
+    "teacher.batch_frames": 1,
+    "teacher.min_actors": 1,
+    "teacher.num_cpus": 0,
+    "teacher.num_gpus": 0,
+    "optimizer.warmup_steps": 0,
+    "optimizer.weight_decay": 0,
+    "optimizer.clip_norm": 0,
+    "train.steps": 1,
+    "train.global_batch": 1,
+    "train.accumulation": 1,
+    "train.workers": 1,
+    "train.checkpoint_every": 1,
+    "train.keep_resume": 1,
+    "train.max_failures": 0,
+    "train.num_cpus": 0,
+    "train.num_gpus": 0,
+    "train.threads": 0,
+    "data.quarantine_limit": 0,
+    "data.max_attempts": 1,
+    "data.source_tasks": 1,
+    "data.prefetch_batches": 0,
+    "data.ahead_mb": 1,
+    "data.no_progress_timeout_s": 0,
+    "evaluation.cases": 1,
+    "evaluation.frames": 4,
+    "evaluation.actors": 1,
+    "evaluation.num_cpus": 0,
+    "evaluation.num_gpus": 0,
+    "evaluation.threads": 1,
+    "evaluation.overlays": 0,
+    "ray.num_cpus": 1,
+    "ray.object_store_mb": 80,
+    "ray.progress_s": 0,
+}
+
+
+def check_config(config: RunConfig) -> None:
+    """Refuse values and combinations that cannot work. Raises `ConfigError`."""
+    for option, allowed in _CHOICES.items():
+        value = _get(config, option)
+        if value not in allowed:
+            raise ConfigError(f"{option}: got {value!r}, allowed are {', '.join(map(str, allowed))}")
+    for option, least in _AT_LEAST.items():
+        value = _get(config, option)
+        if not value >= least:
+            raise ConfigError(f"{option}: got {value}, must be at least {least:g}")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", config.name):
+        raise ConfigError(f"name: got {config.name!r}, allowed are letters, digits, '.', '_' and '-'")
+    for option in ("optimizer.learning_rate", "optimizer.eps", "data.source_num_cpus"):
+        if not _get(config, option) > 0:
+            raise ConfigError(f"{option}: got {_get(config, option)}, must be above 0")
+    for option in ("optimizer.final_fraction", "evaluation.threshold", "data.quarantine_limit"):
+        if not 0 <= _get(config, option) <= 1:
+            raise ConfigError(f"{option}: got {_get(config, option)}, must lie in 0 .. 1")
+    for option in ("optimizer.beta1", "optimizer.beta2"):
+        if not 0 <= _get(config, option) < 1:
+            raise ConfigError(f"{option}: got {_get(config, option)}, must lie in 0 <= value < 1")
+    if config.teacher.max_actors < config.teacher.min_actors:
+        raise ConfigError(
+            f"teacher.max_actors: got {config.teacher.max_actors}, must be at least teacher.min_actors"
+            f" ({config.teacher.min_actors})"
+        )
+    for option in ("teacher.node_label", "train.node_label", "evaluation.node_label"):
+        value = _get(config, option)
+        if value and not re.fullmatch(r"[^=\s]+=[^=\s]+", value):
+            raise ConfigError(f"{option}: got {value!r}, expected key=value, e.g. pool=teacher")
+    _check_sources(config)
+    _check_batches(config)
+    _check_students(config)
+
+
+def _check_sources(config: RunConfig) -> None:
+    for option, source in (("source", config.source), ("evaluation.source", config.evaluation.source)):
+        if source.kind == "recorded" and not source.path:
+            raise ConfigError(f"{option}.path: empty, but {option}.kind is recorded; name the folder with FileList.csv")
+    if config.teacher.kind == "echonet_deeplabv3" and not config.teacher.weights:
+        raise ConfigError("teacher.weights: empty, but teacher.kind is echonet_deeplabv3; name its checkpoint file")
+
+
+def _check_batches(config: RunConfig) -> None:
+    train = config.train
+    parts = train.workers * train.accumulation
+    if train.global_batch % parts:
+        raise ConfigError(
+            f"train.global_batch: got {train.global_batch}, must be a multiple of train.workers"
+            f" ({train.workers}) x train.accumulation ({train.accumulation}) = {parts}"
+        )
+
+
+def _check_students(config: RunConfig) -> None:
+    if not config.students:
+        raise ConfigError("students: empty, name at least one, e.g. students.c31.blocks=3 students.c31.layers=1")
+    for name, student in config.students.items():
+        option = f"students.{name}"
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", name):
+            raise ConfigError(f"{option}: a student's name may hold letters, digits, '_' and '-'")
+        for key, low, high in (("blocks", 1, 6), ("layers", 1, 8), ("filters", 1, 1024)):
+            value = getattr(student, key)
+            if not low <= value <= high:
+                raise ConfigError(f"{option}.{key}: got {value}, must lie in {low} .. {high}")
+        if student.norm not in ("batch", "group"):
+            raise ConfigError(f"{option}.norm: got {student.norm!r}, allowed are batch, group")
+        multiple = 2 ** (student.blocks - 1)
+        if config.window.size % multiple:
+            raise ConfigError(
+                f"window.size: got {config.window.size}, must be a multiple of {multiple}"
+                f" because {option}.blocks is {student.blocks}"
+            )
+
+
+def _get(config: RunConfig, option: str) -> Any:
+    value: Any = config
+    for key in option.split("."):
+        value = getattr(value, key)
+    return value
+
+
+def _make_writable(node: Any) -> None:
+    """Frozen dataclasses make OmegaConf nodes read-only, which a merge must not be."""
+    from omegaconf import Container, OmegaConf
+
+    OmegaConf.set_readonly(node, False)
+    for key in node:
+        child = node._get_node(key)
+        if isinstance(child, Container):
+            _make_writable(child)
+
+
+def _explain(error: Any) -> str:
+    """One sentence out of an OmegaConf error: the option, what it got, what is allowed."""
+    option = getattr(error, "full_key", None) or getattr(error, "key", None) or "config"
+    kind = type(error).__name__
+    if kind == "ConfigKeyError":
+        owner = getattr(error, "parent_node", None)
+        allowed = sorted(str(key) for key in owner) if owner is not None else []
+        hint = f"; allowed are {', '.join(allowed)}" if allowed else ""
+        return f"{option}: unknown option{hint}"
+    return f"{option}: {_one_line(getattr(error, 'msg', None) or error)}"
+
+
+def _one_line(error: object) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

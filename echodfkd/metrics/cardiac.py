@@ -1,0 +1,155 @@
+"""The heart's cycle read off the area of the left ventricle: end-diastole (ED), end-systole (ES), EF.
+
+ED is where the area is largest, ES where it is smallest. Two ways to find them, never to be compared
+with each other:
+
+* `find_frame_near` and `average_frame_distance` (aFD) are *oracle-assisted*: the reference frame picks
+  the beat. This is the published protocol.
+* `detect_ed_frames` and `detect_es_frames` are blind: they see the area curve alone.
+
+Legend: T frames, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+_SMOOTH_SECONDS = 0.1
+_MIN_BEAT_SECONDS = 0.3
+"""200 beats per minute: two detections of one kind never lie closer."""
+_BORDER_SHARE = 0.9
+"""Share of the curve's range that the first or last frame must reach to count as an extremum."""
+
+
+def area_curve(mask: np.ndarray) -> np.ndarray:
+    """Pixels inside the mask per frame: float64 (T,) for a bool mask (T, H, W)."""
+    assert mask.dtype == bool, f"masks are bool, got {mask.dtype}"
+    return mask.sum((-2, -1)).astype(np.float64)
+
+
+def find_frame_near(area: np.ndarray, reference: int, *, phase: str) -> int | None:
+    """The published oracle-assisted search for one ED or ES frame.
+
+    Z-score the curve (sign flipped for ED, so that the frame sought is a minimum), take the runs of frames
+    strictly below the median, choose the run whose nearer *edge* is closest to the reference (the earlier
+    one on a tie), and return its arg-min. Definition: evaluate_aFD in the authors' published code.
+
+    Args:
+        area: float64 (T,).
+        reference: the reference frame's number.
+        phase: "ed" or "es".
+
+    Returns:
+        A frame number; None where no frame lies below the median (a constant curve).
+    """
+    assert phase in ("ed", "es"), phase
+    spread = area.std()
+    if spread == 0:
+        return None
+    score = (area - area.mean()) / spread * (1.0 if phase == "es" else -1.0)
+    runs = _runs(score < np.median(score))
+    if not runs:
+        return None
+    first, last = min(runs, key=lambda run: min(abs(run[0] - reference), abs(run[1] - reference)))
+    return first + int(np.argmin(score[first : last + 1]))
+
+
+def average_frame_distance(area: np.ndarray, references: Sequence[int], *, phase: str) -> float:
+    """AFD: mean distance in frames between each reference and `find_frame_near`'s answer to it.
+
+    NaN where there is no reference, or no answer (a constant area curve).
+    """
+    found = [find_frame_near(area, reference, phase=phase) for reference in references]
+    distances = [abs(frame - ref) for frame, ref in zip(found, references, strict=True) if frame is not None]
+    return float(np.mean(distances)) if distances else float("nan")
+
+
+def detect_ed_frames(area: np.ndarray, *, fps: float) -> tuple[int, ...]:
+    """Blind detection of end-diastole: see `_detect_maxima`. ``area`` is float64 (T,)."""
+    return _detect_maxima(area, fps=fps)
+
+
+def detect_es_frames(area: np.ndarray, *, fps: float) -> tuple[int, ...]:
+    """Blind detection of end-systole: see `_detect_maxima`, on the flipped curve."""
+    return _detect_maxima(-area, fps=fps)
+
+
+def detection_error(detected: Sequence[int], references: Sequence[int]) -> float:
+    """Mean over the references of the distance in frames to the nearest detection; NaN where either is empty."""
+    if not len(detected) or not len(references):
+        return float("nan")
+    found, wanted = np.asarray(detected), np.asarray(references)
+    return float(np.abs(found[None, :] - wanted[:, None]).min(axis=1).mean())
+
+
+def area_ef_percent(area: np.ndarray, ed_frames: Sequence[int], es_frames: Sequence[int]) -> float:
+    """Naive ejection fraction from areas: 100 * (A_ED - A_ES) / A_ED.
+
+    Areas are means over the given frames. The published evaluation uses areas in place of volumes on
+    purpose: the value is not a clinical EF (a ventricle loses a larger share of its volume than of its
+    section's area), but correlates with it.
+
+    NaN where a phase has no frame or A_ED is 0.
+    """
+    if not len(ed_frames) or not len(es_frames):
+        return float("nan")
+    diastolic, systolic = area[list(ed_frames)].mean(), area[list(es_frames)].mean()
+    return float(100.0 * (diastolic - systolic) / diastolic) if diastolic > 0 else float("nan")
+
+
+def pearson_r(x: np.ndarray, y: np.ndarray) -> float:
+    """Pearson's correlation of two float vectors; NaN for fewer than two pairs or a constant vector."""
+    if len(x) < 2:
+        return float("nan")
+    dx, dy = x - x.mean(), y - y.mean()
+    scale = np.sqrt((dx * dx).sum() * (dy * dy).sum())
+    return float((dx * dy).sum() / scale) if scale > 0 else float("nan")
+
+
+def mean_absolute_error(x: np.ndarray, y: np.ndarray) -> float:
+    """Mean of |x - y|; NaN where there is no pair."""
+    return float(np.abs(x - y).mean()) if len(x) else float("nan")
+
+
+def _runs(below: np.ndarray) -> list[tuple[int, int]]:
+    """First and last frame of each run of True in a bool vector."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], below, [False])).astype(np.int8)))
+    return [(int(start), int(stop) - 1) for start, stop in zip(edges[::2], edges[1::2], strict=True)]
+
+
+def _detect_maxima(curve: np.ndarray, *, fps: float) -> tuple[int, ...]:
+    """Frames where the smoothed curve peaks, at least `_MIN_BEAT_SECONDS` apart.
+
+    The curve is smoothed by a triangular window of about `_SMOOTH_SECONDS` (renormalised at the borders).
+    A frame counts where it is the largest within `_MIN_BEAT_SECONDS` on either side and lies above the
+    middle of the curve's range; of a plateau the middle counts. The first and last frame see one
+    side only, so that they must reach `_BORDER_SHARE` of the range. A constant curve has none.
+    """
+    if len(curve) < 3 or curve.max() == curve.min():
+        return ()
+    smooth = _smooth(curve, half=max(1, round(_SMOOTH_SECONDS * fps / 2)))
+    low, high = smooth.min(), smooth.max()
+    reach = max(1, round(_MIN_BEAT_SECONDS * fps))
+    last = len(curve) - 1
+    found: list[int] = []
+    for t in range(len(curve)):
+        least = low + (high - low) * (_BORDER_SHARE if t in (0, last) else 0.5)
+        around = smooth[max(0, t - reach) : t + reach + 1]
+        is_peak = smooth[t] >= least and smooth[t] == around.max()
+        if is_peak and (not found or t - found[-1] > reach):
+            found.append(t + _ties(around[min(t, reach) :]) // 2)
+    return tuple(found)
+
+
+def _ties(values: np.ndarray) -> int:
+    """How many values after the first equal it without a gap."""
+    differs = np.flatnonzero(values != values[0])
+    return int(differs[0] - 1) if len(differs) else len(values) - 1
+
+
+def _smooth(curve: np.ndarray, *, half: int) -> np.ndarray:
+    weights = np.concatenate((np.arange(1, half + 2), np.arange(half, 0, -1))).astype(np.float64)
+    inside = np.convolve(np.ones_like(curve), weights, mode="full")[half : half + len(curve)]
+    return np.convolve(curve, weights, mode="full")[half : half + len(curve)] / inside

@@ -1,0 +1,285 @@
+"""What crosses a process boundary: frozen records with shapes, dtypes, ranges, units and an example.
+
+Legend: N clips, T frames, H rows, W columns, B clips of one micro-batch. Video is grey, uint8.
+
+The unit of the plan is the *slot*: a run of N clips has the slots 0 .. N-1, and each slot ends as
+exactly one trained clip. Slot ``s`` first draws the clip of index ``s``; where that clip is
+quarantined, it draws ``s + N``, then ``s + 2N`` and so on. A replacement is therefore a function of
+the slot alone: no actor has to ask another which index is free, in any order and on any machine.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+
+TRUTH_UNKNOWN = 255
+"""Value in a truth label map where nobody annotated (whole frames, in EchoNet-Dynamic)."""
+
+CLASS_NAMES = ("background", "LV")
+"""Class names of truth label maps: value 1 is the left ventricle's cavity."""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Clinical conditions of a clip; None where unknown.
+
+    Example: ``Conditions(ef_percent=55.0, edv_ml=100.0, esv_ml=45.0, heart_rate_bpm=65.0)``.
+    """
+
+    ef_percent: float | None = None
+    edv_ml: float | None = None
+    esv_ml: float | None = None
+    heart_rate_bpm: float | None = None
+    age_years: float | None = None
+
+
+@dataclass(frozen=True)
+class VideoClip:
+    """One clip, cut to a training window or a whole evaluation case.
+
+    Shapes: ``video`` uint8 (T, H, W), 0..255 grey. ``truth_labels`` uint8 (T, H, W) of class indices
+    into ``class_names``, `TRUTH_UNKNOWN` where unannotated, or None. ``ed_frames`` / ``es_frames`` are
+    frame numbers inside this clip, or None where unknown. ``spacing_mm`` is the side of a pixel in
+    millimetres, or None.
+
+    Example: ``VideoClip(clip_id="phantom-s0-i17-e0-w0", index=17, seed=0, epoch=0, window_start=0,
+    video=np.zeros((16, 56, 56), np.uint8), fps=32.0, source="phantom", domain="default")``.
+    """
+
+    clip_id: str
+    index: int
+    seed: int
+    epoch: int
+    window_start: int
+    video: np.ndarray
+    fps: float
+    source: str
+    domain: str
+    spacing_mm: float | None = None
+    conditions: Conditions = Conditions()
+    sample_weight: float = 1.0
+    truth_labels: np.ndarray | None = None
+    class_names: tuple[str, ...] = CLASS_NAMES
+    ed_frames: tuple[int, ...] | None = None
+    es_frames: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """One index that could not be used, and why.
+
+    Example: ``Quarantined(slot=3, index=3, clip_id="recorded-0X1A-s0-e0", stage="source",
+    reason="0X1A.avi has 71 frames, its header says 176")``.
+    """
+
+    slot: int
+    index: int
+    clip_id: str
+    stage: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class StageSpan:
+    """One piece of work of one actor: ``start`` and ``end`` in seconds since 1970 (UTC).
+
+    Example: ``StageSpan("teacher", "teacher-4711", 1.7e9, 1.7e9 + 0.2, clips=8, frames=128)``.
+    """
+
+    stage: str
+    actor: str
+    start: float
+    end: float
+    clips: int
+    frames: int
+
+
+@dataclass(frozen=True)
+class TaughtClip:
+    """A window with its soft masks. ``teacher_prob`` uint8 (T, H, W) = round(255 * probability of LV).
+
+    Example: ``TaughtClip(slot=17, clip=clip, teacher_prob=np.zeros((16, 56, 56), np.uint8),
+    teacher_id="embedded-1a2b3c4d")``.
+    """
+
+    slot: int
+    clip: VideoClip
+    teacher_prob: np.ndarray
+    teacher_id: str
+
+
+@dataclass(frozen=True)
+class LedgerRow:
+    """One clip trained once. Rows are void until a checkpoint's manifest names their file."""
+
+    slot: int
+    index: int
+    clip_id: str
+    epoch: int
+    window_start: int
+    step: int
+    rank: int
+    attempt: str
+
+
+@dataclass(frozen=True)
+class DistillationBatch:
+    """What one rank trains on in one micro-batch. No truth crosses to the students.
+
+    Shapes: ``slot`` and ``index`` int64 (B,), ``video`` and ``teacher_prob`` uint8 (B, T, H, W),
+    ``sample_weight`` float32 (B,). ``fault`` is "" or the sentence that must stop the run.
+
+    Example: ``DistillationBatch.from_columns(next(iter(stream)))``.
+    """
+
+    slot: np.ndarray
+    index: np.ndarray
+    clip_id: tuple[str, ...]
+    epoch: np.ndarray
+    window_start: np.ndarray
+    video: np.ndarray
+    teacher_prob: np.ndarray
+    sample_weight: np.ndarray
+    quarantined: tuple[Quarantined, ...] = ()
+    spans: tuple[StageSpan, ...] = ()
+    fault: str = ""
+
+    @staticmethod
+    def from_columns(columns: dict[str, np.ndarray]) -> DistillationBatch:
+        """Read the columns that `taught_columns` wrote (see there for names and dtypes)."""
+        quarantined: list[Quarantined] = []
+        spans: list[StageSpan] = []
+        for text in columns["quarantined"]:
+            quarantined.extend(Quarantined(**row) for row in json.loads(str(text)))
+        for text in columns["spans"]:
+            spans.extend(StageSpan(**row) for row in json.loads(str(text)))
+        faults = [str(text) for text in columns["fault"] if str(text)]
+        return DistillationBatch(
+            slot=np.asarray(columns["slot"], np.int64),
+            index=np.asarray(columns["index"], np.int64),
+            clip_id=tuple(str(name) for name in columns["clip_id"]),
+            epoch=np.asarray(columns["epoch"], np.int64),
+            window_start=np.asarray(columns["window_start"], np.int64),
+            video=np.asarray(columns["video"]),
+            teacher_prob=np.asarray(columns["teacher_prob"]),
+            sample_weight=np.asarray(columns["sample_weight"], np.float32),
+            quarantined=tuple(quarantined),
+            spans=tuple(spans),
+            fault=faults[0] if faults else "",
+        )
+
+
+def clip_columns(
+    clips: Sequence[VideoClip],
+    *,
+    slots: Sequence[int],
+    attempts: Sequence[int],
+    quarantined: Sequence[Quarantined] = (),
+    spans: Sequence[StageSpan] = (),
+    fault: str = "",
+) -> dict[str, np.ndarray]:
+    """Columns of one block between source and teacher, a row per slot. Truth columns end here.
+
+    ``attempts`` counts the indices each slot has used up. The lists of a block (quarantined indices, work
+    spans, the fault) ride on its first row as JSON, so that bookkeeping arrives exactly when, and as often
+    as, the clips do.
+    """
+    rest = len(clips) - 1
+    return {
+        "slot": np.array(slots, np.int64),
+        "index": np.array([c.index for c in clips], np.int64),
+        "clip_id": np.array([c.clip_id for c in clips], dtype=object),
+        "epoch": np.array([c.epoch for c in clips], np.int64),
+        "window_start": np.array([c.window_start for c in clips], np.int64),
+        "video": np.stack([c.video for c in clips]),
+        "sample_weight": np.array([c.sample_weight for c in clips], np.float32),
+        "attempts": np.array(attempts, np.int64),
+        "quarantined": np.array([_json(quarantined)] + ["[]"] * rest, dtype=object),
+        "spans": np.array([_json(spans)] + ["[]"] * rest, dtype=object),
+        "fault": np.array([fault] + [""] * rest, dtype=object),
+    }
+
+
+def append_bookkeeping(
+    block: dict[str, np.ndarray], quarantined: Sequence[Quarantined], spans: Sequence[StageSpan], fault: str
+) -> dict[str, np.ndarray]:
+    """The block with more on the lists of its first row."""
+    block = dict(block)
+    for name, rows in (("quarantined", quarantined), ("spans", spans)):
+        column = block[name].copy()
+        column[0] = json.dumps(json.loads(str(column[0])) + [asdict(row) for row in rows])
+        block[name] = column
+    if fault:
+        block["fault"] = block["fault"].copy()
+        block["fault"][0] = fault
+    return block
+
+
+def taught_columns(
+    clips: Sequence[TaughtClip],
+    quarantined: Sequence[Quarantined] = (),
+    spans: Sequence[StageSpan] = (),
+    fault: str = "",
+) -> dict[str, np.ndarray]:
+    """Columns of one block between teacher and students: `clip_columns` with ``teacher_prob``."""
+    columns = clip_columns(
+        [taught.clip for taught in clips],
+        slots=[taught.slot for taught in clips],
+        attempts=[1] * len(clips),
+        quarantined=quarantined,
+        spans=spans,
+        fault=fault,
+    )
+    del columns["attempts"]
+    return {**columns, "teacher_prob": np.stack([taught.teacher_prob for taught in clips])}
+
+
+def _json(rows: Sequence[object]) -> str:
+    return json.dumps([asdict(row) for row in rows])  # type: ignore[call-overload]
+
+
+@dataclass(frozen=True)
+class PublishedCheckpoint:
+    """One commit for the whole family of students, readable because its manifest exists.
+
+    ``folder`` is relative to the run folder. ``files`` maps each file's name inside ``folder`` to its
+    size in bytes and sha256. ``ledger`` and ``quarantine`` name the part files that this commit makes valid.
+
+    Example: ``PublishedCheckpoint(step=100, folder="checkpoints/step_00000100", students=("c31",),
+    files={"c31/student.safetensors": {"size": 1234, "sha256": "..."}}, ledger=(...), meta={...})``.
+    """
+
+    step: int
+    folder: str
+    students: tuple[str, ...]
+    files: dict[str, dict[str, object]]
+    ledger: tuple[str, ...] = ()
+    quarantine: tuple[str, ...] = ()
+    meta: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CaseScore:
+    """One score of one case: the unit of every table and figure.
+
+    ``student`` is "" and ``step`` -1 where the teacher itself was scored. ``reference`` is "truth",
+    "teacher" or a judge's id. ``threshold`` is the probability above which a pixel counts as LV, or None.
+    ``n`` is the number of frames (or beats) that the value averages over.
+
+    Example: ``CaseScore("phantom-s1-i0-e0-w0", "embedded-1a2b", "c31", 100, "dice_ed", "truth", "", 0.5, 0.91, 2)``.
+    """
+
+    clip_id: str
+    teacher_id: str
+    student: str
+    step: int
+    metric: str
+    reference: str
+    unit: str
+    threshold: float | None
+    value: float
+    n: int

@@ -1,0 +1,154 @@
+"""Rows -> ``summary.json``: a contract that other programs read; later versions only add keys.
+
+Every score, count and duration is recomputed from the rows of the run folder. Only what no row can
+tell (wall time, first step, peak memory, parameter counts) is taken from run.json; a value that is not
+known (yet) is null.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+
+from echodfkd.metrics.cardiac import mean_absolute_error, pearson_r
+from echodfkd.metrics.summary import Interval, bootstrap_mean, bootstrap_pairs
+from echodfkd.reporting import intervals
+from echodfkd.reporting.rows import RunRows, column, read_rows
+from echodfkd.storage import RunStorage
+
+STAGES = ("source", "teacher", "students", "evaluator")
+"""Stages in the order of the stream; others follow in the order of their names."""
+
+
+def build_summary(storage: RunStorage) -> dict[str, Any]:
+    """Recompute ``summary.json`` from a run folder, whole or half-finished.
+
+    Raises:
+        InputError: see `rows.read_rows`.
+    """
+    return summarise(read_rows(storage))
+
+
+def write_summary(storage: RunStorage) -> dict[str, Any]:
+    """`build_summary`, also stored as ``summary.json``."""
+    summary = build_summary(storage)
+    storage.replace("summary.json", (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
+    return summary
+
+
+def summarise(rows: RunRows) -> dict[str, Any]:
+    """The summary of rows already read."""
+    seed = int(rows.config.get("seed", 0))
+    known = rows.run.get("students", {})
+    facts = {**rows.identity, **rows.run}
+    return {
+        "run": str(rows.config.get("name", "")),
+        "version": str(facts.get("version", "")),
+        "config_hash": str(facts.get("config_hash", "")),
+        "seed": seed,
+        "students": {
+            name: {
+                "parameters": known.get(name, {}).get("parameters"),
+                "steps": _trained_steps(rows, name),
+                "scores": final_scores(rows, name, seed=seed),
+            }
+            for name in rows.students
+        },
+        "teacher": {"id": str(facts.get("teacher_id", "")), "scores": final_scores(rows, "", seed=seed)},
+        "ledger": ledger_counts(rows),
+        "pipeline": _pipeline(rows),
+    }
+
+
+def final_scores(rows: RunRows, student: str, *, seed: int) -> dict[str, dict[str, float | int | None]]:
+    """Metric -> mean, interval and n over cases, at the student's last scored step ("" is the teacher)."""
+    steps = rows.scored_steps(student)
+    found = scores_at(rows, student, steps[-1], seed=seed) if steps else {}
+    return {metric: interval.to_json() for metric, interval in found.items()}
+
+
+def scores_at(rows: RunRows, student: str, step: int, *, seed: int) -> dict[str, Interval]:
+    """Metric -> interval over cases, of one student at one step. EF metrics appear where EF is known."""
+    table = rows.scores.take(rows.score_groups[student, step])
+    metrics, values, clips = column(table, "metric"), column(table, "value"), column(table, "clip_id")
+    found = {
+        str(metric): bootstrap_mean(values[metrics == metric], seed=seed)
+        for metric in sorted(set(metrics) - {"ef_area"})
+    }
+    truth = dict(zip(column(rows.cases, "clip_id"), column(rows.cases, "ef_percent"), strict=True))
+    has_ef = np.array([m == "ef_area" and truth.get(c) is not None for m, c in zip(metrics, clips, strict=True)], bool)
+    if has_ef.any():
+        predicted = values[has_ef]
+        wanted = np.array([truth[clip] for clip in clips[has_ef]], np.float64)
+        found["ef_pearson"] = bootstrap_pairs(pearson_r, predicted, wanted, seed=seed)
+        found["ef_mae"] = bootstrap_pairs(mean_absolute_error, predicted, wanted, seed=seed)
+    return found
+
+
+def ledger_counts(rows: RunRows) -> dict[str, int]:
+    """What became of the plan's slots.
+
+    A commit trains every student of the family on the same rows, so that one row per slot is exactly
+    right: ``clips`` are the slots trained, ``lost`` the slots of the plan never trained, ``repeated`` the
+    rows beyond a slot's first. Until a run ends, slots still to come count as lost. Evaluation cases that
+    could not be used (slot -1) are no part of the plan, and not counted.
+    """
+    slots = np.unique(column(rows.ledger, "slot"))
+    trained, plan = len(slots), plan_slots(rows)
+    bad = zip(column(rows.quarantine, "slot"), column(rows.quarantine, "index"), strict=True)
+    quarantined = {(slot, index) for slot, index in bad if slot >= 0}
+    return {
+        "clips": trained,
+        "lost": plan - int(((slots >= 0) & (slots < plan)).sum()),
+        "repeated": len(rows.ledger) - trained,
+        "quarantined": len(quarantined),
+    }
+
+
+def plan_slots(rows: RunRows) -> int:
+    """Slots of the plan: from run.json, or from the config while the run has not ended."""
+    if "plan_slots" in rows.run:
+        return int(rows.run["plan_slots"])
+    train = rows.config.get("train", {})
+    return int(train.get("steps", 0)) * int(train.get("global_batch", 0))
+
+
+def spans_by_actor(rows: RunRows) -> dict[str, dict[str, np.ndarray]]:
+    """Stage -> actor -> float64 (N, 2) intervals of work, stages in the order of the stream."""
+    stages, actors = column(rows.spans, "stage"), column(rows.spans, "actor")
+    times = np.stack([column(rows.spans, "start"), column(rows.spans, "end")], axis=1).astype(np.float64)
+    order = sorted(set(stages), key=lambda s: (STAGES.index(s) if s in STAGES else len(STAGES), s))
+    return {
+        stage: {actor: times[(stages == stage) & (actors == actor)] for actor in sorted(set(actors[stages == stage]))}
+        for stage in order
+    }
+
+
+def _pipeline(rows: RunRows) -> dict[str, Any]:
+    """Durations and the work of each stage. ``busy_s`` sums, over actors, the time an actor was at work."""
+    names = column(rows.spans, "stage")
+    clips, frames = column(rows.spans, "clips"), column(rows.spans, "frames")
+    stages = {
+        stage: {
+            "busy_s": sum(intervals.length(work) for work in actors.values()),
+            "clips": int(clips[names == stage].sum()),
+            "frames": int(frames[names == stage].sum()),
+            "actors": len(actors),
+        }
+        for stage, actors in spans_by_actor(rows).items()
+    }
+    start, end = column(rows.spans, "start")[names == "students"], column(rows.spans, "end")[names == "students"]
+    return {
+        "wall_s": rows.run.get("wall_s"),
+        "steady_s": float(end.max() - start.min()) if len(start) else None,
+        "first_step_s": rows.run.get("first_step_s"),
+        "peak_memory_mb": rows.run.get("peak_memory_mb"),
+        "stages": stages,
+    }
+
+
+def _trained_steps(rows: RunRows, student: str) -> int:
+    """The last published step of a student; 0 before the first commit."""
+    return max((m.step for m in rows.manifests if student in m.students), default=0)

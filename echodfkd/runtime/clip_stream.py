@@ -1,0 +1,177 @@
+"""The stream from source to students, as a Ray Data plan: read tasks make clips, an actor pool teaches them.
+
+One read task makes one block, and one block is one micro-batch of one worker. With `data.order: fixed`
+blocks leave in plan order, so that the global batch of step s is always the slots s*G .. (s+1)*G - 1,
+whatever the number of workers, actors or restarts.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import ray
+import ray.train
+from ray.data import (
+    ActorPoolStrategy,
+    DataContext,
+    Dataset,
+    Datasource,
+    ExecutionOptions,
+    ExecutionResources,
+    ReadTask,
+    TaskPoolStrategy,
+)
+from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.data.block import Block, BlockAccessor, BlockMetadata
+
+from echodfkd.config import RunConfig
+from echodfkd.records import DistillationBatch
+from echodfkd.runtime.cluster import actor_name, node_labels
+from echodfkd.runtime.parts import slot_rules, training_source
+from echodfkd.runtime.teacher_pool import TeacherActor
+from echodfkd.storage import RunStorage
+from echodfkd.teaching import make_block
+from echodfkd.training.checkpoints import latest_checkpoint, read_consumed
+
+
+def leg_name(leg: int) -> str:
+    """Name of a leg's dataset among those of the trainer."""
+    return f"leg_{leg:03d}"
+
+
+def execution_options(config: RunConfig) -> ExecutionOptions:
+    """Order and memory of the stream."""
+    return ExecutionOptions(
+        preserve_order=config.data.order == "fixed",
+        resource_limits=ExecutionResources.for_limits(object_store_memory=config.data.ahead_mb << 20),
+    )
+
+
+def build_stream(config: RunConfig, leg: int, teacher_id: str) -> Dataset:
+    """The part of the plan that belongs to this leg and that no published checkpoint has consumed.
+
+    Called in the train controller at every start and restart of the worker group, which does not inherit
+    the driver's DataContext: what the stream needs is set here.
+    """
+    context = DataContext.get_current()
+    context.execution_options = execution_options(config)
+    context.max_consecutive_actor_init_deaths = 3  # 0 by default: one failed load would end the run
+    context.execution_no_progress_timeout_s = config.data.no_progress_timeout_s or -1
+    context.target_max_block_size = 256 << 20  # a block is a micro-batch: never split it
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.custom_execution_callback_classes = [PacedScheduling]
+    datasource = ClipDatasource(config, remaining_blocks(config, leg))
+    stream = ray.data.read_datasource(
+        datasource,
+        override_num_blocks=max(1, len(datasource.blocks)),
+        num_cpus=config.data.source_num_cpus,
+        compute=TaskPoolStrategy(size=config.data.source_tasks),
+    )
+    teacher = config.teacher
+    return stream.map_batches(
+        TeacherActor,
+        fn_constructor_kwargs={"config": config, "teacher_id": teacher_id},
+        batch_size=config.micro_batch,
+        batch_format="numpy",
+        num_cpus=teacher.num_cpus,
+        num_gpus=teacher.num_gpus or None,
+        label_selector=node_labels(teacher.node_label),
+        compute=ActorPoolStrategy(
+            min_size=teacher.min_actors, max_size=teacher.max_actors, max_tasks_in_flight_per_actor=2
+        ),
+    )
+
+
+def remaining_blocks(config: RunConfig, leg: int) -> list[list[int]]:
+    """Slots of this leg still to be trained, in order, cut into micro-batches."""
+    batch = config.train.global_batch
+    start = leg * config.leg_steps * batch
+    stop = min((leg + 1) * config.leg_steps * batch, config.plan_slots)
+    storage = RunStorage(config.root)
+    newest = latest_checkpoint(storage)
+    consumed = read_consumed(storage, newest) if newest else None
+    slots = [slot for slot in range(start, stop) if consumed is None or slot not in consumed]
+    size = config.micro_batch
+    return [slots[first : first + size] for first in range(0, len(slots), size)]
+
+
+def stream_batches(config: RunConfig, first_step: int) -> Iterator[DistillationBatch]:
+    """The micro-batches of one rank, from the leg that holds ``first_step`` to the end of the plan."""
+    for leg in range(first_step // config.leg_steps, config.num_legs):
+        shard = ray.train.get_dataset_shard(leg_name(leg))
+        for columns in shard.iter_batches(
+            batch_size=config.micro_batch,
+            batch_format="numpy",
+            prefetch_batches=config.data.prefetch_batches,
+        ):
+            yield DistillationBatch.from_columns(columns)
+
+
+class PacedScheduling(ExecutionCallback):
+    """Lets the stream's scheduler rest between steps.
+
+    While students are the slower side, a finished block waits behind back-pressure, Ray Data's scheduler finds
+    it ready at every look, and looks again at once: seen as three quarters of a core, taken from the students
+    on a small machine. A rest of 20 ms bounds that; a step that took longer was busy with many tasks and is not
+    delayed.
+    """
+
+    REST_S = 0.02
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+
+    def on_execution_step(self, executor: object) -> None:
+        """Sleep for what is left of REST_S since the step before."""
+        rest = self.REST_S - (time.perf_counter() - self._last)
+        if rest > 0:
+            time.sleep(rest)
+        self._last = time.perf_counter()
+
+
+class ClipDatasource(Datasource):
+    """Read tasks that make clips by slot. A task holds the config and a few numbers, never pixels."""
+
+    def __init__(self, config: RunConfig, blocks: list[list[int]]) -> None:
+        super().__init__()
+        self.config = config
+        self.blocks = blocks
+
+    def get_name(self) -> str:
+        """Name of the stage in Ray's statistics."""
+        return "Clips"
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        """Bytes of all clips still to be made."""
+        return sum(map(len, self.blocks)) * self._clip_bytes
+
+    def get_read_tasks(self, parallelism: int, *unused: object, **also_unused: object) -> list[ReadTask]:
+        """One task per block, in plan order."""
+        return [
+            ReadTask(
+                functools.partial(_read_block, self.config, slots),
+                BlockMetadata(
+                    num_rows=len(slots), size_bytes=len(slots) * self._clip_bytes, input_files=None, exec_stats=None
+                ),
+            )
+            for slots in self.blocks
+        ]
+
+    @property
+    def _clip_bytes(self) -> int:
+        window = self.config.window
+        return window.frames * window.size**2 + 256
+
+
+def _read_block(config: RunConfig, slots: list[int]) -> Iterable[Block]:
+    columns = make_block(training_source(config), slots, slot_rules(config), actor=actor_name("source"))
+    return [block_of(columns)]
+
+
+def block_of(columns: dict[str, np.ndarray]) -> Block:
+    """Columns as an Arrow block."""
+    return BlockAccessor.batch_to_block(columns)

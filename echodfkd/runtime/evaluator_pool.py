@@ -1,0 +1,272 @@
+"""The evaluators: an actor pool that scores published checkpoints while training goes on.
+
+consumes: manifests under checkpoints/ / produces: scores/part-*, cases.parquet, overlays/, spans of work
+waits for: a free actor / unblocked by: a published manifest. Nothing waits for it but the end of the run.
+
+The actors stand outside the budgets of Ray Train and Ray Data, which cannot see them: on a single node they
+reserve no CPU and yield to training; on a cluster they have labelled nodes of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray.exceptions import RayActorError
+
+from echodfkd.config import RunConfig
+from echodfkd.errors import ClipError, RunError
+from echodfkd.models.build import build_student, load_judge
+from echodfkd.records import CaseScore, PublishedCheckpoint, Quarantined, StageSpan, VideoClip
+from echodfkd.reporting.overlays import draw_overlay
+from echodfkd.runtime.cluster import actor_name, last_sentence, node_labels
+from echodfkd.runtime.parts import evaluation_source, load_teacher, num_cases
+from echodfkd.schemas import CASE_SCHEMA, QUARANTINE_SCHEMA, SCORE_SCHEMA, case_row
+from echodfkd.scoring import predict_student, score_case
+from echodfkd.storage import RunStorage
+from echodfkd.training.checkpoints import list_checkpoints, read_student
+from echodfkd.video.encode import encode_mp4
+
+SHARD_CASES = 8
+"""Cases of one task: small enough that an actor's death costs seconds."""
+
+MAX_TRIES = 4
+"""Times one task is given out before the evaluation counts as failed."""
+
+
+@dataclass(frozen=True)
+class ScoringTask:
+    """Score these cases with one student of one checkpoint, or with the teacher (``checkpoint`` None)."""
+
+    checkpoint: PublishedCheckpoint | None
+    student: str
+    shard: int
+    cases: tuple[int, ...]
+
+    @property
+    def step(self) -> int:
+        """Step of the checkpoint, -1 for the teacher."""
+        return self.checkpoint.step if self.checkpoint else -1
+
+    @property
+    def part(self) -> str:
+        """Name of the rows' file: a task done twice writes the same one."""
+        who = f"step{self.step:08d}-{self.student}" if self.checkpoint else "teacher"
+        return f"scores/part-{who}-{self.shard:04d}.parquet"
+
+
+class Evaluator:
+    """One evaluator: holds the cases it has made, the teacher's masks for them, and the judge."""
+
+    def __init__(self, config: RunConfig) -> None:
+        if not config.evaluation.num_gpus:
+            torch.set_num_threads(config.evaluation.threads)
+        if not config.evaluation.num_cpus and hasattr(os, "nice"):
+            os.nice(10)  # shares its cores with training, which goes first
+        self.config = config
+        self.storage = RunStorage(config.root)
+        self.device = "cuda" if config.evaluation.num_gpus and torch.cuda.is_available() else "cpu"
+        self.source = evaluation_source(config)
+        self.judge = load_judge(config.evaluation.judge)
+        self.teacher = load_teacher(config, device=self.device)
+        self.name = actor_name("evaluator")
+        self._cases: dict[int, VideoClip] = {}
+        self._teacher_prob: dict[int, np.ndarray] = {}
+        self._network: tuple[tuple[int, str], torch.nn.Module] | None = None
+
+    def score(self, task: ScoringTask) -> dict[str, Any]:
+        """Score one task. Returns rows (dictionaries of `CaseScore`), case rows, quarantine rows and the span."""
+        start = time.time()
+        scores: list[CaseScore] = []
+        cases = []
+        quarantined = []
+        frames = 0
+        for number in task.cases:
+            try:
+                case = self._case(number)
+            except ClipError as error:
+                clip_id = getattr(error, "clip_id", f"{self.source.name}-case{number}")
+                quarantined.append(asdict(Quarantined(-1, number, clip_id, "evaluator", str(error))))
+                continue
+            frames += len(case.video)
+            cases.append(case_row(case))
+            scores.extend(self._score_case(task, number, case))
+        span = StageSpan("evaluator", self.name, start, time.time(), len(cases), frames)
+        return {
+            "scores": [asdict(score) for score in scores],
+            "cases": cases,
+            "quarantined": quarantined,
+            "span": asdict(span),
+        }
+
+    def overlay(self, checkpoint: PublishedCheckpoint, student: str, number: int) -> tuple[str, bytes]:
+        """One case as MP4: contours of teacher, student and truth. Returns its name and bytes."""
+        case = self._case(number)
+        level = self.config.evaluation.threshold
+        masks = {
+            "teacher": self._prob_of_teacher(number) > level,
+            "student": self._prob_of_student(checkpoint, student, case) > level,
+        }
+        if case.truth_labels is not None:
+            masks["truth"] = case.truth_labels == 1
+        return f"overlays/{student}-{number:04d}.mp4", encode_mp4(draw_overlay(case.video, masks), case.fps)
+
+    def _score_case(self, task: ScoringTask, number: int, case: VideoClip) -> list[CaseScore]:
+        teacher_prob = self._prob_of_teacher(number)
+        if task.checkpoint is None:
+            prob, against = teacher_prob, None
+        else:
+            prob, against = self._prob_of_student(task.checkpoint, task.student, case), teacher_prob
+        return score_case(
+            prob,
+            case,
+            threshold=self.config.evaluation.threshold,
+            judge=self.judge,
+            teacher_id=self.teacher.teacher_id,
+            student=task.student,
+            step=task.step,
+            teacher_prob=against,
+        )
+
+    def _case(self, number: int) -> VideoClip:
+        if number not in self._cases:
+            self._cases[number] = self.source.case(number)
+        return self._cases[number]
+
+    def _prob_of_teacher(self, number: int) -> np.ndarray:
+        if number not in self._teacher_prob:
+            self._teacher_prob[number] = self.teacher.soft_masks(self._case(number).video[None])[0]
+        return self._teacher_prob[number]
+
+    def _prob_of_student(self, checkpoint: PublishedCheckpoint, student: str, case: VideoClip) -> np.ndarray:
+        key = (checkpoint.step, student)
+        if self._network is None or self._network[0] != key:
+            network = build_student(**asdict(self.config.students[student]))
+            network.load_state_dict(read_student(self.storage, checkpoint, student))
+            self._network = (key, network.to(self.device).eval())
+        return predict_student(self._network[1], case.video, device=self.device)
+
+
+class EvaluatorPool:
+    """A thread that watches manifests and hands tasks to the actors, newest checkpoint first.
+
+    Every (checkpoint, student, shard) is scored once; a task whose actor dies is given out again.
+    """
+
+    def __init__(self, config: RunConfig, board: Any) -> None:
+        self.config = config
+        self.board = board
+        self.storage = RunStorage(config.root)
+        self.spans: list[StageSpan] = []
+        self.error: Exception | None = None
+        self._waiting: list[tuple[ScoringTask, int]] = []
+        self._seen: set[int] = set()
+        self._done: set[str] = set(self.storage.list("scores"))
+        self._cases: dict[str, dict[str, Any]] = {}
+        self._closing = threading.Event()
+        self._actors = [self._start_actor() for _ in range(config.evaluation.actors)]
+        self._thread = threading.Thread(target=self._run, name="evaluators", daemon=True)
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Score what is published by now, then stop. Raises what made the evaluation fail."""
+        self._closing.set()
+        self._thread.join()
+        if self.error is not None:
+            raise self.error
+
+    def draw_overlays(self) -> None:
+        """MP4 overlays of the last checkpoint for the first cases, every student."""
+        published = list_checkpoints(self.storage)
+        if not published:
+            return
+        count = min(self.config.evaluation.overlays, num_cases(self.config))
+        futures = [
+            self._actors[number % len(self._actors)].overlay.remote(published[-1], student, number)
+            for student in published[-1].students
+            for number in range(count)
+        ]
+        for future in futures:
+            name, data = ray.get(future)
+            self.storage.write(name, data)
+
+    def close(self) -> None:
+        """End the actors."""
+        self._closing.set()
+        for actor in self._actors:
+            ray.kill(actor)
+
+    def _start_actor(self) -> Any:
+        wanted = self.config.evaluation
+        options: dict[str, Any] = {"num_cpus": wanted.num_cpus, "num_gpus": wanted.num_gpus, "max_restarts": -1}
+        if wanted.node_label:
+            options["label_selector"] = node_labels(wanted.node_label)
+        return ray.remote(Evaluator).options(**options).remote(self.config)
+
+    def _run(self) -> None:
+        try:
+            self._add_tasks(None, "")
+            busy: dict[Any, tuple[Any, ScoringTask, int]] = {}
+            idle = list(self._actors)
+            while True:
+                last_look = self._closing.is_set()
+                self._look_for_checkpoints()
+                while idle and self._waiting:
+                    actor = idle.pop()
+                    task, tries = self._waiting.pop(self._freshest())
+                    busy[actor.score.remote(task)] = (actor, task, tries)
+                if not busy and last_look and not self._waiting:
+                    return
+                self._collect(busy, idle)
+        except Exception as error:
+            self.error = error
+
+    def _collect(self, busy: dict[Any, tuple[Any, ScoringTask, int]], idle: list[Any]) -> None:
+        ready, _ = ray.wait(list(busy), timeout=1.0) if busy else ([], [])
+        if not busy:
+            self._closing.wait(1.0)
+        for future in ready:
+            actor, task, tries = busy.pop(future)
+            idle.append(actor)
+            try:
+                self._store(task, ray.get(future))
+            except RayActorError as error:
+                if tries + 1 >= MAX_TRIES:
+                    raise RunError(f"{task.part} failed {MAX_TRIES} times: {last_sentence(error)}") from error
+                self._waiting.append((task, tries + 1))
+
+    def _store(self, task: ScoringTask, result: dict[str, Any]) -> None:
+        self.storage.write_table(task.part, result["scores"], SCORE_SCHEMA)
+        if result["quarantined"] and task.checkpoint is None:
+            name = f"quarantine/part-cases-{task.shard:04d}.parquet"
+            self.storage.write_table(name, result["quarantined"], QUARANTINE_SCHEMA)
+        if task.checkpoint is None:
+            self._cases.update({str(row["clip_id"]): row for row in result["cases"]})
+            self.storage.write_table("cases.parquet", self._cases.values(), CASE_SCHEMA)
+        self.spans.append(StageSpan(**result["span"]))
+        self.board.update.remote({"scored": f"step {task.step}" if task.checkpoint else "teacher"})
+
+    def _look_for_checkpoints(self) -> None:
+        for checkpoint in list_checkpoints(self.storage):
+            if checkpoint.step not in self._seen:
+                self._seen.add(checkpoint.step)
+                for student in checkpoint.students:
+                    self._add_tasks(checkpoint, student)
+
+    def _add_tasks(self, checkpoint: PublishedCheckpoint | None, student: str) -> None:
+        numbers: Sequence[int] = range(num_cases(self.config))
+        for shard, start in enumerate(range(0, len(numbers), SHARD_CASES)):
+            task = ScoringTask(checkpoint, student, shard, tuple(numbers[start : start + SHARD_CASES]))
+            if task.part not in self._done or checkpoint is None:
+                self._waiting.append((task, 0))
+
+    def _freshest(self) -> int:
+        steps = [task.step if task.checkpoint else 1 << 60 for task, _ in self._waiting]
+        return steps.index(max(steps))

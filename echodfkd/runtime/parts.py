@@ -1,0 +1,51 @@
+"""The pure parts of a run, built from its config in whichever process needs them, once per process."""
+
+from __future__ import annotations
+
+import functools
+
+from echodfkd.config import RunConfig, SourceConfig, WindowConfig
+from echodfkd.models.build import build_teacher
+from echodfkd.models.teacher import Teacher
+from echodfkd.synthesis.build import build_source
+from echodfkd.synthesis.source import ClipSource
+from echodfkd.teaching import SlotRules
+
+
+def training_source(config: RunConfig) -> ClipSource:
+    """The source of training clips."""
+    return _cached_source(config.source, config.window, config.seed, config.evaluation.frames)
+
+
+def evaluation_source(config: RunConfig) -> ClipSource:
+    """The source of held-out cases."""
+    return _cached_source(config.evaluation.source, config.window, config.seed, config.evaluation.frames)
+
+
+def slot_rules(config: RunConfig) -> SlotRules:
+    """How this run's slots become clips."""
+    window = config.window
+    return SlotRules(config.plan_slots, config.data.max_attempts, (window.frames, window.size, window.size))
+
+
+def load_teacher(config: RunConfig, device: str | None = None) -> Teacher:
+    """The teacher that the config names. Raises `InputError` naming teacher.weights."""
+    teacher = config.teacher
+    return build_teacher(
+        kind=teacher.kind,
+        weights=teacher.weights,
+        device=device or teacher.device,
+        batch_frames=teacher.batch_frames,
+    )
+
+
+def num_cases(config: RunConfig) -> int:
+    """Held-out cases that this run scores: evaluation.cases, or all of a smaller set."""
+    available = evaluation_source(config).num_cases
+    wanted = config.evaluation.cases
+    return wanted if available is None else min(wanted, available)
+
+
+@functools.lru_cache(maxsize=4)
+def _cached_source(source: SourceConfig, window: WindowConfig, seed: int, case_frames: int) -> ClipSource:
+    return build_source(source, window, seed=seed, case_frames=case_frames)

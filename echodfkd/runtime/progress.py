@@ -1,0 +1,118 @@
+"""What a person follows: one plain line every few seconds, and the memory the run takes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+import ray
+
+from echodfkd.config import RunConfig
+
+
+class Board:
+    """Holds the newest numbers of each stage. Writers do not wait for it; a lost one costs a line.
+
+    consumes: dictionaries from rank 0 and the evaluator pool / produces: the driver's progress line
+    """
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+
+    def update(self, values: dict[str, Any]) -> None:
+        """Merge new values."""
+        self.values.update(values)
+
+    def read(self) -> dict[str, Any]:
+        """Everything so far."""
+        return self.values
+
+
+def start_board() -> Any:
+    """The actor handle of a new board, on the driver's own node."""
+    return ray.remote(Board).options(num_cpus=0).remote()
+
+
+class ProgressLine:
+    """A thread that prints the board and samples memory until it is closed."""
+
+    def __init__(self, config: RunConfig, board: Any, print_line: Callable[[str], None]) -> None:
+        self.config = config
+        self.board = board
+        self.print_line = print_line
+        self.started = time.time()
+        self.peak_memory_mb = 0.0
+        self._last: tuple[float, int] = (self.started, 0)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop printing; the last memory sample is taken."""
+        self._stop.set()
+        self._thread.join(timeout=10)
+        self.peak_memory_mb = max(self.peak_memory_mb, memory_mb())
+
+    def _watch(self) -> None:
+        every = self.config.ray.progress_s
+        while not self._stop.wait(every or 5.0):
+            self.peak_memory_mb = max(self.peak_memory_mb, memory_mb())
+            try:
+                values = ray.get(self.board.read.remote(), timeout=5)
+            except Exception:  # a progress line must never end a run
+                continue
+            if every:
+                self.print_line(self.line(values))
+
+    def line(self, values: dict[str, Any]) -> str:
+        """One line out of the board's numbers."""
+        now = time.time()
+        elapsed = now - self.started
+        step = int(values.get("step", 0))
+        total = self.config.train.steps
+        if not step:
+            return f"{elapsed:6.0f} s | starting: actors load, the first clips are made and taught"
+        batch = self.config.train.global_batch
+        seconds, previous = self._last
+        rate = max(0, step - previous) / max(now - seconds, 1e-9)
+        self._last = (now, step)
+        first = int(values.get("first_step", 0))
+        mean_rate = (step - first) / max(now - float(values.get("first_step_time", now)), 1e-9)
+        eta = (total - step) / mean_rate if mean_rate > 0 else float("nan")
+        losses = " ".join(f"{name} {loss:.4f}" for name, loss in dict(values.get("losses", {})).items())
+        # Little's law: clips taught and not yet trained = rate of trained clips x time a taught clip waited
+        queue = float(values.get("age_s", 0.0)) * mean_rate * batch
+        scored = f" | scored {values['scored']}" if "scored" in values else ""
+        return (
+            f"{elapsed:6.0f} s | step {step}/{total} | trained {rate * batch:.1f} clips/s"
+            f" | source busy {values.get('source_clips_s', 0.0):.0f}, teacher busy"
+            f" {values.get('teacher_clips_s', 0.0):.0f} clips/s | queue {queue:.0f}"
+            f" | waiting {100 * float(values.get('wait_share', 0.0)):.0f} %"
+            f" | loss {losses}{scored} | ETA {eta:.0f} s"
+        )
+
+
+def memory_mb() -> float:
+    """Proportional resident memory (PSS) of this process, its children and the local cluster's processes, in MiB.
+
+    Shared pages (the object store) count once over all of them.
+    """
+    total = 0
+    for process in _cluster_processes():
+        try:
+            total += process.memory_full_info().pss
+        except (psutil.Error, AttributeError):
+            continue
+    return total / 2**20
+
+
+def _cluster_processes() -> list[psutil.Process]:
+    """This process and its descendants: a local cluster's raylet and workers are children of its driver."""
+    own = psutil.Process()
+    found = {own.pid: own}
+    for process in own.children(recursive=True):
+        found[process.pid] = process
+    return list(found.values())

@@ -1,0 +1,95 @@
+"""The Ray Train worker group: every rank holds an engine per student and trains all of them on each batch.
+
+consumes: micro-batches of taught clips / produces: published checkpoints, ledger, numbers for the board
+waits for: the stream, and its fellow ranks once per step / unblocked by: the teacher pool
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import time
+import uuid
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.train import DataConfig, FailureConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from echodfkd.config import RunConfig
+from echodfkd.errors import EchoDFKDError
+from echodfkd.runtime.clip_stream import build_stream, execution_options, leg_name, stream_batches
+from echodfkd.runtime.cluster import actor_name, node_labels
+from echodfkd.storage import RunStorage
+from echodfkd.training.worker import WorkerContext, first_step, train
+
+
+def build_trainer(config: RunConfig, *, teacher_id: str, board: Any) -> TorchTrainer:
+    """The trainer of this run: one worker group, one dataset per leg, restarts that resume from the manifests.
+
+    Datasets are callables: Train calls them again at every restart, and each skips what is consumed by then.
+    """
+    workers = config.train
+    legs = {leg_name(leg): functools.partial(build_stream, config, leg, teacher_id) for leg in range(config.num_legs)}
+    return TorchTrainer(
+        train_loop,
+        train_loop_config={"config": config, "teacher_id": teacher_id, "board": board},
+        torch_config=TorchConfig(backend="nccl" if _real_gpu(config) else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=workers.workers,
+            use_gpu=workers.num_gpus > 0,
+            resources_per_worker=worker_resources(config),
+            label_selector=node_labels(workers.node_label),
+        ),
+        run_config=ray.train.RunConfig(
+            name="ray_train",
+            storage_path=f"{config.root}/logs",
+            failure_config=FailureConfig(max_failures=workers.max_failures),
+        ),
+        datasets=legs,
+        dataset_config=DataConfig(execution_options=execution_options(config), enable_shard_locality=False),
+    )
+
+
+def worker_resources(config: RunConfig) -> dict[str, float]:
+    """What Ray reserves for one student worker."""
+    resources = {"CPU": config.train.num_cpus}
+    if config.train.num_gpus:
+        resources["GPU"] = config.train.num_gpus
+    return resources
+
+
+def train_loop(loop: dict[str, Any]) -> dict[str, Any]:
+    """One rank. Returns the loop's summary, or ``{"failed": sentence}``.
+
+    An explained error is returned, not raised: all ranks agree on it, and a restart would meet it again.
+    """
+    config: RunConfig = loop["config"]
+    board = loop["board"]
+    workers = config.train
+    context = ray.train.get_context()
+    torch.set_num_threads(workers.threads or max(1, math.ceil(workers.num_cpus)))
+    worker = WorkerContext(
+        rank=context.get_world_rank(),
+        world_size=context.get_world_size(),
+        device="cuda" if _real_gpu(config) else "cpu",
+        name=actor_name(f"student{context.get_world_rank()}"),
+        attempt=uuid.uuid4().hex[:8],
+        report=lambda values: board.update.remote(values),
+    )
+    board.update.remote({f"pid_{worker.rank}": os.getpid(), "started": time.time()})
+    storage = RunStorage(config.root)
+    try:
+        batches = stream_batches(config, first_step(storage))
+        return train(worker, batches, config, storage, loop["teacher_id"])
+    except EchoDFKDError as error:
+        ray.get(board.update.remote({"failed": str(error)}))
+        return {"failed": str(error)}
+
+
+def _real_gpu(config: RunConfig) -> bool:
+    """Whether workers compute on a GPU: one is reserved and torch sees it (test clusters only declare them)."""
+    return config.train.num_gpus > 0 and torch.cuda.is_available()

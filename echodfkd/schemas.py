@@ -1,0 +1,147 @@
+"""Columns of every Parquet file in a run folder: writers and readers take them from here.
+
+======================  =====================================  =====================
+file                    one row is                             schema
+======================  =====================================  =====================
+scores/part-*           one score of one case                  `SCORE_SCHEMA`
+ledger/part-*           one clip trained once                  `LEDGER_SCHEMA`
+quarantine/part-*       one index that could not be used       `QUARANTINE_SCHEMA`
+logs/spans-*            one piece of work of one actor         `SPAN_SCHEMA`
+logs/training-*         one student's optimiser step           `TRAINING_SCHEMA`
+cases.parquet           what is known of one evaluation case   `CASE_SCHEMA`
+======================  =====================================  =====================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+
+import pyarrow as pa
+
+from echodfkd.records import CaseScore, LedgerRow, Quarantined, StageSpan, VideoClip
+from echodfkd.storage import RunStorage
+
+SCORE_SCHEMA = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("teacher_id", pa.string()),
+        ("student", pa.string()),
+        ("step", pa.int64()),
+        ("metric", pa.string()),
+        ("reference", pa.string()),
+        ("unit", pa.string()),
+        ("threshold", pa.float64()),
+        ("value", pa.float64()),
+        ("n", pa.int64()),
+    ]
+)
+"""`records.CaseScore`; ``threshold`` is null where none applies."""
+
+LEDGER_SCHEMA = pa.schema(
+    [
+        ("slot", pa.int64()),
+        ("index", pa.int64()),
+        ("clip_id", pa.string()),
+        ("epoch", pa.int64()),
+        ("window_start", pa.int64()),
+        ("step", pa.int64()),
+        ("rank", pa.int64()),
+        ("attempt", pa.string()),
+    ]
+)
+"""`records.LedgerRow`."""
+
+QUARANTINE_SCHEMA = pa.schema(
+    [
+        ("slot", pa.int64()),
+        ("index", pa.int64()),
+        ("clip_id", pa.string()),
+        ("stage", pa.string()),
+        ("reason", pa.string()),
+    ]
+)
+"""`records.Quarantined`."""
+
+SPAN_SCHEMA = pa.schema(
+    [
+        ("stage", pa.string()),
+        ("actor", pa.string()),
+        ("start", pa.float64()),
+        ("end", pa.float64()),
+        ("clips", pa.int64()),
+        ("frames", pa.int64()),
+    ]
+)
+"""`records.StageSpan`; stages are "source", "teacher", "students" and "evaluator"."""
+
+TRAINING_SCHEMA = pa.schema(
+    [
+        ("student", pa.string()),
+        ("step", pa.int64()),
+        ("loss", pa.float64()),
+        ("learning_rate", pa.float64()),
+        ("grad_norm", pa.float64()),
+        ("time", pa.float64()),
+    ]
+)
+"""``time`` is seconds since 1970 (UTC); ``grad_norm`` is the global norm before clipping."""
+
+CASE_SCHEMA = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("index", pa.int64()),
+        ("source", pa.string()),
+        ("domain", pa.string()),
+        ("fps", pa.float64()),
+        ("spacing_mm", pa.float64()),
+        ("num_frames", pa.int64()),
+        ("ef_percent", pa.float64()),
+        ("edv_ml", pa.float64()),
+        ("esv_ml", pa.float64()),
+        ("heart_rate_bpm", pa.float64()),
+        ("age_years", pa.float64()),
+        ("ed_frames", pa.list_(pa.int64())),
+        ("es_frames", pa.list_(pa.int64())),
+    ]
+)
+"""What is known of a case: the clip without its pixels, its conditions one column each."""
+
+_SCHEMAS = {
+    CaseScore: SCORE_SCHEMA,
+    LedgerRow: LEDGER_SCHEMA,
+    Quarantined: QUARANTINE_SCHEMA,
+    StageSpan: SPAN_SCHEMA,
+}
+
+
+def write_records(
+    storage: RunStorage, name: str, records: Sequence[CaseScore | LedgerRow | Quarantined | StageSpan]
+) -> None:
+    """Write records of one kind as the Parquet file ``name`` (relative to the run folder).
+
+    ``records`` must not be empty: an empty part says nothing, and its kind would be unknown.
+    """
+    assert records, f"{name}: no rows to write"
+    storage.write_table(name, (asdict(record) for record in records), _SCHEMAS[type(records[0])])
+
+
+def case_row(case: VideoClip) -> dict[str, object]:
+    """The row of `CASE_SCHEMA` for one evaluation case."""
+    return {
+        "clip_id": case.clip_id,
+        "index": case.index,
+        "source": case.source,
+        "domain": case.domain,
+        "fps": case.fps,
+        "spacing_mm": case.spacing_mm,
+        "num_frames": len(case.video),
+        **asdict(case.conditions),
+        "ed_frames": None if case.ed_frames is None else list(case.ed_frames),
+        "es_frames": None if case.es_frames is None else list(case.es_frames),
+    }
+
+
+def write_cases(storage: RunStorage, cases: Iterable[VideoClip]) -> None:
+    """Write ``cases.parquet``."""
+    storage.write_table("cases.parquet", (case_row(case) for case in cases), CASE_SCHEMA)

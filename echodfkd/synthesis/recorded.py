@@ -1,0 +1,245 @@
+"""Recorded videos in EchoNet-Dynamic's layout as a source of clips and of evaluation cases.
+
+Legend: T frames, H rows, W columns.
+
+Epochs are arithmetic on the clip index: of n videos, index i is video ``i % n`` of the permutation of epoch
+``i // n``, so that n indices in a row from a multiple of n visit each video once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from echodfkd.errors import ClipError, InputError
+from echodfkd.records import TRUTH_UNKNOWN, Conditions, VideoClip
+from echodfkd.video.echonet import EchoNetRow, read_file_list, read_tracings, read_video, select_split
+from echodfkd.video.tracing import order_by_area, tracing_to_mask
+from echodfkd.video.windows import (
+    permuted_index,
+    resample_positions,
+    resize_labels,
+    resize_video,
+    sample_video,
+    window_start,
+)
+
+
+class RecordedSource:
+    """A `ClipSource` over a folder with Videos/, FileList.csv and, for truth, VolumeTracings.csv.
+
+    Holds the file list only: it is small to pickle, and each call reads and decodes one file, once. A
+    frame that is not square is stretched to ``size`` x ``size``, and its truth with it. The frame rate is
+    FileList.csv's, or the header's where the list has none: published synthetic videos carry a default
+    rate in their headers.
+
+    Args:
+        path: the folder, a path or an fsspec URL.
+        split: a value of the Split column, or ALL.
+        seed: decides the order of videos and where windows start.
+        num_frames: frames of a training window.
+        fps: rate that clips are resampled to; 0 keeps each video's own.
+        size: H = W in pixels of clips and cases.
+        case_frames: largest number of frames of a case.
+
+    Raises:
+        InputError: the folder cannot be used at all (see `read_file_list` and `select_split`).
+    """
+
+    name = "recorded"
+
+    def __init__(
+        self, *, path: str, split: str, seed: int, num_frames: int, fps: float, size: int, case_frames: int
+    ) -> None:
+        self._path = path.rstrip("/")
+        self._rows = select_split(read_file_list(self._path), split, self._path)
+        self._seed = seed
+        self._num_frames = num_frames
+        self._fps = fps
+        self._size = size
+        self._case_frames = case_frames
+        self._tracings: dict[str, dict[int, np.ndarray]] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_tracings": None}  # read again where it is used
+
+    @property
+    def num_cases(self) -> int:
+        """Videos of the split."""
+        return len(self._rows)
+
+    def clip(self, index: int) -> VideoClip:
+        """The window of this index. See `ClipSource.clip`.
+
+        Raises:
+            ClipError: the video cannot be used or is shorter than the window. The error's ``clip_id``
+                attribute names the clip.
+        """
+        epoch, position = divmod(index, len(self._rows))
+        row = self._rows[permuted_index(self._seed, epoch, position, len(self._rows))]
+        clip_id = f"recorded-{row.name}-s{self._seed}-e{epoch}"
+        with _named(clip_id):
+            video, own_fps = self._read(row)
+            positions = resample_positions(len(video), fps=own_fps, target_fps=self._fps)
+            fps = self._fps or own_fps
+            if len(positions) < self._num_frames:
+                raise ClipError(
+                    f"{row.file} has {len(positions)} frames at {fps:g} fps, "
+                    f"a training window needs {self._num_frames} (window.frames)"
+                )
+            start = window_start(self._seed, row.name, epoch, len(positions), self._num_frames)
+            window = sample_video(video, positions[start : start + self._num_frames])
+        return VideoClip(
+            clip_id=f"{clip_id}-w{start}",
+            index=index,
+            seed=self._seed,
+            epoch=epoch,
+            window_start=start,
+            video=resize_video(window, self._size),
+            fps=fps,
+            source=self.name,
+            domain="echonet",
+            conditions=_conditions(row),
+        )
+
+    def case(self, index: int) -> VideoClip:
+        """Video ``index`` in FileList.csv's order, cut to a stretch around its traced frames.
+
+        One sample falls exactly on the traced ED frame; the sample nearest to the traced ES frame is moved
+        onto it, by at most half a period of the target rate. So both masks lie on exactly the images
+        that were traced. A stretch too short for both keeps ED; then, as where a video has fewer than two
+        traced frames, ``ed_frames`` and ``es_frames`` say None for what is not known or not in it.
+        ``window_start`` counts in samples of the resampled video.
+
+        Raises:
+            ClipError: the video cannot be used, or its tracings do not fit it. The error's ``clip_id``
+                attribute names the case.
+            InputError: there is no such case.
+        """
+        if not 0 <= index < len(self._rows):
+            raise InputError(f"case {index} was asked for (evaluation.cases), {self._path} has {len(self._rows)}")
+        row = self._rows[index]
+        clip_id = f"recorded-{row.name}-s{self._seed}-case"
+        with _named(clip_id):
+            video, own_fps = self._read(row)
+            masks = self._traced_masks(row, video)
+            grid = _case_grid(masks, len(video), own_fps, self._fps, row.file)
+            start = _stretch_start(grid, self._case_frames)
+        stop = min(start + self._case_frames, len(grid.positions))
+        inside = {sample: frame for sample, frame in grid.traced.items() if start <= sample < stop}
+        return VideoClip(
+            clip_id=f"{clip_id}-w{start}",
+            index=index,
+            seed=self._seed,
+            epoch=0,
+            window_start=start,
+            video=resize_video(sample_video(video, grid.positions[start:stop]), self._size),
+            fps=self._fps or own_fps,
+            source=self.name,
+            domain="echonet",
+            conditions=_conditions(row),
+            truth_labels=self._truth_labels(masks, inside, start, stop - start) if masks else None,
+            ed_frames=(grid.ed - start,) if grid.ed in inside else None,
+            es_frames=(grid.es - start,) if grid.es in inside else None,
+        )
+
+    def _read(self, row: EchoNetRow) -> tuple[np.ndarray, float]:
+        decoded = read_video(self._path, row)
+        fps = row.fps or decoded.fps
+        if not fps > 0:
+            raise ClipError(f"{row.file} has no frame rate, neither in FileList.csv (FPS) nor in its header")
+        return decoded.video, fps
+
+    def _traced_masks(self, row: EchoNetRow, video: np.ndarray) -> dict[int, np.ndarray]:
+        """Traced frame -> bool (H, W)."""
+        if self._tracings is None:
+            self._tracings = read_tracings(self._path, {known.name for known in self._rows})
+        masks = {}
+        for frame, rows in self._tracings.get(row.name, {}).items():
+            if not 0 <= frame < len(video):
+                raise ClipError(f"{row.file} has a tracing at frame {frame}, but only {len(video)} frames")
+            masks[frame] = tracing_to_mask(rows, *video.shape[1:])
+            if not masks[frame].any():
+                raise ClipError(f"{row.file} has a tracing at frame {frame} that lies outside the image")
+        return masks
+
+    def _truth_labels(
+        self, masks: dict[int, np.ndarray], inside: dict[int, int], start: int, length: int
+    ) -> np.ndarray:
+        labels = np.full((length, self._size, self._size), TRUTH_UNKNOWN, dtype=np.uint8)
+        for sample, frame in inside.items():
+            labels[sample - start] = resize_labels(masks[frame][None].astype(np.uint8), self._size)[0]
+        return labels
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Samples of a case: ``positions`` in the video's own frames; ``traced`` maps a sample to its frame.
+
+    ``ed`` and ``es`` are samples, -1 where unknown.
+    """
+
+    positions: np.ndarray
+    traced: dict[int, int]
+    ed: int = -1
+    es: int = -1
+
+
+def _case_grid(masks: dict[int, np.ndarray], num_frames: int, fps: float, target_fps: float, file: str) -> _Grid:
+    """Samples through the ED frame, with the nearest ones moved onto the other traced frames."""
+    if len(masks) < 2:  # whether a single traced frame is ED or ES is not known
+        anchor = next(iter(masks), 0)
+        positions = resample_positions(num_frames, fps=fps, target_fps=target_fps, anchor=anchor)
+        return _Grid(positions, {_nearest(positions, frame): frame for frame in masks})
+    ed_frame, es_frame = order_by_area(masks)
+    step = 1.0 if target_fps == 0 else fps / target_fps
+    positions = resample_positions(num_frames, fps=fps, target_fps=target_fps, anchor=ed_frame)
+    # A frame beyond the outermost samples may be nearer to a sample outside: that one is added.
+    if es_frame - positions[-1] > step / 2:
+        positions = np.append(positions, es_frame)
+    elif positions[0] - es_frame > step / 2:
+        positions = np.insert(positions, 0, es_frame)
+    ed, es = _nearest(positions, ed_frame), _nearest(positions, es_frame)
+    if ed == es:
+        raise ClipError(
+            f"{file}: its traced frames {ed_frame} and {es_frame} fall on one frame at {target_fps:g} fps (window.fps)"
+        )
+    traced = {ed: ed_frame, es: es_frame}
+    for frame in sorted(masks):
+        if abs(positions[_nearest(positions, frame)] - frame) <= step / 2:
+            traced.setdefault(_nearest(positions, frame), frame)
+    for sample, frame in traced.items():
+        positions[sample] = frame
+    return _Grid(positions, traced, ed, es)
+
+
+def _stretch_start(grid: _Grid, length: int) -> int:
+    """First sample of a stretch that holds ED and ES in its middle, or, where it is too short, ED alone."""
+    known = [sample for sample in (grid.ed, grid.es) if sample >= 0] or list(grid.traced) or [0]
+    first, last = min(known), max(known)
+    if last - first + 1 > length:
+        first = last = grid.ed
+    middle_start = first - (length - (last - first + 1)) // 2
+    return max(0, min(middle_start, len(grid.positions) - length))
+
+
+def _nearest(positions: np.ndarray, frame: int) -> int:
+    return int(np.argmin(np.abs(positions - frame)))
+
+
+def _conditions(row: EchoNetRow) -> Conditions:
+    return Conditions(ef_percent=row.ef_percent, edv_ml=row.edv_ml, esv_ml=row.esv_ml)
+
+
+@contextmanager
+def _named(clip_id: str) -> Iterator[None]:
+    """Put the clip's id on a `ClipError` that passes, for the quarantine's row."""
+    try:
+        yield
+    except ClipError as error:
+        error.clip_id = clip_id  # type: ignore[attr-defined]
+        raise

@@ -1,0 +1,233 @@
+"""Publish and read checkpoints: one commit holds the whole family of students, or nothing.
+
+``checkpoints/step_00000100/`` holds, per student, ``student.safetensors`` (fp32 weights and buffers) and
+``resume.safetensors`` (weights, Adam's moments and step by name), then ``consumed.json`` (the plan's slots
+trained so far), ``meta.json``, and last ``manifest.json``, made once. Only a manifest makes a commit, and it
+alone makes the ledger's part files valid. Steps count updates: step 100 is the state after 100 of them.
+
+`prune_resume` deletes the resume state of older commits to bound a run's size. Their manifests still list
+those files; nothing but `read_resume` opens them, and it then says that the state is gone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+
+from echodfkd.errors import InputError, RunError
+from echodfkd.records import PublishedCheckpoint
+from echodfkd.storage import RunStorage
+from echodfkd.training.engine import OptimizerState
+from echodfkd.training.plan import Intervals
+
+_MANIFEST = "manifest.json"
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True)
+class StudentState:
+    """One student, whole: weights and buffers by name, and Adam's state."""
+
+    weights: dict[str, torch.Tensor]
+    optimizer: OptimizerState
+
+
+def checkpoint_folder(step: int) -> str:
+    """Folder of a step's commit, relative to the run folder."""
+    return f"checkpoints/step_{step:08d}"
+
+
+def publish(
+    storage: RunStorage,
+    *,
+    step: int,
+    students: Mapping[str, StudentState],
+    consumed: Intervals,
+    ledger: Sequence[str],
+    quarantine: Sequence[str],
+    meta: Mapping[str, object],
+) -> PublishedCheckpoint:
+    """Write one commit; it exists once this returns.
+
+    Args:
+        storage: the run folder.
+        step: updates done.
+        students: state by name.
+        consumed: slots of the plan trained so far.
+        ledger: part files, relative to the run folder, that this commit makes valid.
+        quarantine: the same for quarantined indices.
+        meta: config hash, versions and the like, JSON values.
+
+    Raises:
+        RunError: this step is published already, so that another run writes to the same folder.
+    """
+    folder = checkpoint_folder(step)
+    taken = f"{storage.root}/{folder} is published already: another run writes to this folder, give one another name"
+    if storage.exists(f"{folder}/{_MANIFEST}"):
+        raise RunError(taken)
+    contents: dict[str, bytes] = {}
+    for name, state in students.items():
+        contents[f"{name}/student.safetensors"] = save_safetensors(state.weights)
+        contents[f"{name}/resume.safetensors"] = save_safetensors(_pack(state))
+    contents["consumed.json"] = consumed.to_json().encode()
+    contents["meta.json"] = json.dumps(dict(meta), indent=1, sort_keys=True).encode()
+    for file, data in contents.items():
+        storage.write(f"{folder}/{file}", data)
+    commit = PublishedCheckpoint(
+        step=step,
+        folder=folder,
+        students=tuple(students),
+        files={
+            file: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for file, data in contents.items()
+        },
+        ledger=tuple(ledger),
+        quarantine=tuple(quarantine),
+        meta=dict(meta),
+    )
+    if not storage.create_once(f"{folder}/{_MANIFEST}", json.dumps(asdict(commit), indent=1).encode()):
+        raise RunError(taken)
+    return commit
+
+
+def list_checkpoints(storage: RunStorage) -> list[PublishedCheckpoint]:
+    """Every commit, by step. A folder without a manifest is not one: its writer died or is still at work.
+
+    Raises:
+        InputError: a manifest cannot be read.
+    """
+    commits = (_read_manifest(storage, folder) for folder in storage.list("checkpoints"))
+    return sorted((commit for commit in commits if commit is not None), key=lambda commit: commit.step)
+
+
+def latest_checkpoint(storage: RunStorage) -> PublishedCheckpoint | None:
+    """The commit with the most steps, or None. Raises `InputError` where its manifest cannot be read."""
+    for folder in reversed(storage.list("checkpoints")):  # names sort by step
+        commit = _read_manifest(storage, folder)
+        if commit is not None:
+            return commit
+    return None
+
+
+def read_student(storage: RunStorage, checkpoint: PublishedCheckpoint, name: str) -> dict[str, torch.Tensor]:
+    """Weights and buffers of one student by name, fp32.
+
+    Raises:
+        InputError: no such student, or its file is missing or not the one that was published.
+    """
+    return _read_tensors(storage, checkpoint, f"{name}/student.safetensors")
+
+
+def read_resume(storage: RunStorage, checkpoint: PublishedCheckpoint, name: str) -> StudentState:
+    """Weights and Adam's state of one student.
+
+    Raises:
+        InputError: as `read_student`; also where the resume state has been pruned (train.keep_resume).
+    """
+    tensors = _read_tensors(storage, checkpoint, f"{name}/resume.safetensors")
+    parts: dict[str, dict[str, torch.Tensor]] = {"weights": {}, **{key: {} for key in _MOMENTS}}
+    for key, tensor in tensors.items():
+        part, _, own = key.partition("/")
+        if part in parts:
+            parts[part][own] = tensor
+    if "step" not in tensors:
+        raise InputError(f"{storage.root}/{checkpoint.folder}/{name}/resume.safetensors holds no step")
+    moments = {key: parts[key] for key in _MOMENTS}
+    return StudentState(parts["weights"], OptimizerState(int(tensors["step"]), **moments))
+
+
+def read_consumed(storage: RunStorage, checkpoint: PublishedCheckpoint) -> Intervals:
+    """Slots of the plan that the commit has consumed. Raises `InputError`."""
+    return Intervals.from_json(_read_verified(storage, checkpoint, "consumed.json").decode())
+
+
+def prune_resume(storage: RunStorage, keep: int) -> None:
+    """Delete the resume state of all commits but the newest ``keep``."""
+    kept = 0
+    for folder in reversed(storage.list("checkpoints")):
+        if not storage.exists(f"{folder}/{_MANIFEST}"):
+            continue
+        kept += 1
+        if kept <= keep:
+            continue
+        students = [name for name in storage.list(folder) if not name.endswith(".json")]
+        present = [name for name in students if storage.exists(f"{name}/resume.safetensors")]
+        if not present:
+            return  # commits before this one were pruned earlier
+        for name in present:
+            storage.fs.rm_file(storage.path(f"{name}/resume.safetensors"))
+
+
+def code_version() -> dict[str, str]:
+    """Version of the installed package, and the commit of the source tree where it is a git checkout."""
+    try:
+        version = metadata.version("echodfkd")
+    except metadata.PackageNotFoundError:
+        version = "unknown"
+    commit = ""
+    git = Path(__file__).resolve().parents[2] / ".git"
+    try:
+        commit = (git / "HEAD").read_text().strip()
+        if commit.startswith("ref: "):
+            commit = (git / commit.removeprefix("ref: ")).read_text().strip()
+    except OSError:
+        commit = ""
+    return {"version": version, "commit": commit}
+
+
+def _read_manifest(storage: RunStorage, folder: str) -> PublishedCheckpoint | None:
+    """The commit in a folder; None where there is no manifest."""
+    try:
+        text = storage.read(f"{folder}/{_MANIFEST}")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        values = json.loads(text)
+        for key in ("students", "ledger", "quarantine"):
+            values[key] = tuple(values[key])
+        return PublishedCheckpoint(**values)
+    except (TypeError, ValueError, KeyError) as error:
+        raise InputError(f"{storage.root}/{folder}/{_MANIFEST} is not a checkpoint's manifest: {error}") from error
+
+
+def _pack(state: StudentState) -> dict[str, torch.Tensor]:
+    packed = {f"weights/{name}": tensor for name, tensor in state.weights.items()}
+    for key in _MOMENTS:
+        packed.update({f"{key}/{name}": tensor for name, tensor in getattr(state.optimizer, key).items()})
+    return {**packed, "step": torch.tensor(state.optimizer.step)}
+
+
+def _read_tensors(storage: RunStorage, checkpoint: PublishedCheckpoint, file: str) -> dict[str, torch.Tensor]:
+    name = file.partition("/")[0]
+    if name not in checkpoint.students:
+        raise InputError(
+            f"{storage.root}/{checkpoint.folder} has no student {name!r}; it has {', '.join(checkpoint.students)}"
+        )
+    return load_safetensors(_read_verified(storage, checkpoint, file))
+
+
+def _read_verified(storage: RunStorage, checkpoint: PublishedCheckpoint, file: str) -> bytes:
+    """The file's bytes, checked against the manifest before anything parses them."""
+    path = f"{storage.root}/{checkpoint.folder}/{file}"
+    listed = checkpoint.files.get(file)
+    if listed is None:
+        raise InputError(f"{path} is not in the checkpoint's manifest")
+    try:
+        data = storage.read(f"{checkpoint.folder}/{file}")
+    except FileNotFoundError as error:
+        hint = ": older checkpoints lose it (train.keep_resume)" if file.endswith("/resume.safetensors") else ""
+        raise InputError(f"{path} is missing, but the checkpoint's manifest names it{hint}") from error
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != listed["sha256"]:
+        raise InputError(
+            f"{path} is damaged: sha256 {digest[:16]}..., {len(data)} bytes, but the manifest says"
+            f" {str(listed['sha256'])[:16]}..., {listed['size']} bytes"
+        )
+    return data

@@ -1,0 +1,187 @@
+"""The DeepSpeed engine, ZeRO stages 0 to 3: the only file that imports deepspeed.
+
+DeepSpeed keeps the update, the sharding and the exchange of gradients; checkpoints stay ours, because its
+own are pickles and do not load at another number of workers. Full fp32 weights and moments are gathered by
+name, and put back into whatever shards the next run has (`_set_moments`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import torch
+from torch import nn
+
+from echodfkd.training.collectives import ensure_group
+from echodfkd.training.engine import AdamSettings, OptimizerState, PrecisionModule, copy_to_cpu
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class DeepSpeedEngine:
+    """See `Engine`."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        adam: AdamSettings,
+        zero_stage: int,
+        precision: str,
+        accumulation: int,
+        micro_batch: int,
+        torch_adam: bool,
+        device: torch.device,
+        state: OptimizerState | None,
+    ) -> None:
+        deepspeed = _import_deepspeed(device)
+        ensure_group(device)
+        self.module = module
+        self._stage = zero_stage
+        self._named = dict(module.named_parameters())
+        optimizer = {
+            "lr": 0.0,
+            "betas": [adam.beta1, adam.beta2],
+            "eps": adam.eps,
+            "weight_decay": adam.weight_decay,
+            "adam_w_mode": False,
+            "torch_adam": torch_adam,
+        }
+        self._engine, _, _, _ = deepspeed.initialize(
+            model=PrecisionModule(module, precision=precision, device=device),
+            model_parameters=list(self._named.values()),
+            config={
+                "train_micro_batch_size_per_gpu": micro_batch,
+                "gradient_accumulation_steps": accumulation,
+                "gradient_clipping": adam.clip_norm,
+                "optimizer": {"type": "Adam", "params": optimizer},
+                "zero_optimization": {"stage": zero_stage, "overlap_comm": False},
+                "zero_allow_untested_optimizer": True,
+                "steps_per_print": 1_000_000_000,
+            },
+        )
+        if state is not None and state.step > 0:
+            self._set_moments(state)
+        self._engine.train()
+
+    def forward(self, video_BTHW: torch.Tensor) -> torch.Tensor:
+        """See `Engine.forward`."""
+        return self._engine(video_BTHW)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """See `Engine.backward`.
+
+        DeepSpeed would divide by the number of accumulation rounds, but the loss is already a share of
+        the whole step's loss.
+        """
+        self._engine.backward(loss, scale_wrt_gas=False)
+        if not self._engine.is_gradient_accumulation_boundary():
+            self._engine.step()  # between rounds this only counts the round
+
+    def step(self, learning_rate: float) -> float:
+        """See `Engine.step`. Gradients are already averaged: `backward` did that in the last round."""
+        norm = None
+        if self._stage == 0:  # stage 0 clips without keeping the norm
+            norm = torch.nn.utils.get_total_norm([p.grad for p in self._named.values() if p.grad is not None])
+            if not torch.isfinite(norm):
+                self.zero_grad()
+                return float(norm)
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._engine.step()
+        return float(norm if norm is not None else self._engine.get_global_grad_norm())
+
+    def zero_grad(self) -> None:
+        """See `Engine.zero_grad`. Under stages 2 and 3 shards of the gradient live inside DeepSpeed."""
+        self._engine.zero_grad()
+        if self._stage > 0:
+            self._engine.optimizer.zero_grad()
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """See `Engine.weights`."""
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        weights = {}
+        for name, tensor in self.module.state_dict().items():
+            if self._stage == 3 and name in self._named:
+                tensor = safe_get_full_fp32_param(self._named[name])
+            weights[name] = copy_to_cpu(tensor)
+        return weights
+
+    def optimizer_state(self) -> OptimizerState:
+        """See `Engine.optimizer_state`. Before the first step the moments are zero."""
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        step = self._steps_taken()
+        moments: dict[str, dict[str, torch.Tensor]] = {key: {} for key in _MOMENTS}
+        for key in _MOMENTS:
+            for name, parameter in self._named.items():
+                if step == 0:
+                    shape = getattr(parameter, "ds_shape", parameter.shape)
+                    moments[key][name] = torch.zeros(shape)
+                elif self._stage == 0:
+                    moments[key][name] = copy_to_cpu(self._adam.state[parameter][key])
+                else:
+                    moments[key][name] = copy_to_cpu(safe_get_full_optimizer_state(parameter, key))
+        return OptimizerState(step, **moments)
+
+    @property
+    def _adam(self) -> Any:
+        """The innermost optimiser: ZeRO wraps it around flat shards of the parameters."""
+        return getattr(self._engine.optimizer, "optimizer", self._engine.optimizer)
+
+    def _steps_taken(self) -> int:
+        steps = [int(own["step"]) for own in self._adam.state.values() if "step" in own]
+        return max(steps, default=0)
+
+    def _set_moments(self, state: OptimizerState) -> None:
+        """Give Adam its moments before the first step has made room for them.
+
+        Adam creates its state in the first `step` with zeros. Doing that here, for each flat shard, spares
+        the dummy pass that would otherwise be needed and that would disturb the running buffers of BatchNorm.
+        """
+        if self._stage == 3:  # whose shards enter Adam's groups only while it steps
+            shards = self._engine.optimizer.fp32_partitioned_groups_flat
+        else:
+            shards = [shard for group in self._adam.param_groups for shard in group["params"]]
+        is_torch = isinstance(self._adam, torch.optim.Adam)  # counts in a tensor, the fused kernel in an int
+        for shard in shards:
+            own = {key: torch.zeros_like(shard) for key in _MOMENTS}
+            self._adam.state[shard] = {"step": torch.tensor(float(state.step)) if is_torch else state.step, **own}
+        if self._stage in (1, 2):
+            self._engine.optimizer._lazy_init_hp_params_optimizer_state()
+        for key in _MOMENTS:
+            for name, parameter in self._named.items():
+                self._set_moment(parameter, key, getattr(state, key)[name])
+
+    def _set_moment(self, parameter: Any, key: str, value: torch.Tensor) -> None:
+        from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
+
+        value = value.to(parameter.device)
+        if self._stage == 0:
+            self._adam.state[parameter][key].copy_(value)
+        elif self._stage < 3:
+            safe_set_full_optimizer_state(parameter, value, key)
+        else:
+            # DeepSpeed's own split runs over the end where the size is no multiple of the number of workers
+            size = parameter.ds_tensor.numel()
+            rank = torch.distributed.get_rank()
+            local = torch.zeros(size, dtype=value.dtype, device=value.device)
+            own = value.flatten()[size * rank : size * (rank + 1)]
+            local[: own.numel()] = own
+            safe_set_local_optimizer_state(parameter, local, key)
+
+
+def _import_deepspeed(device: torch.device) -> Any:
+    """Import deepspeed so that it neither looks for a GPU nor compiles a kernel where there is none."""
+    if device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    os.environ.setdefault("LOCAL_RANK", "0")
+    import deepspeed
+
+    if device.type == "cpu":
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.utils.logger.setLevel(logging.WARNING)
+    return deepspeed

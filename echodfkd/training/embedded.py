@@ -1,0 +1,136 @@
+"""How the shipped teacher is made: a recipe on phantom clips, the weights, and a card that says both."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+
+from echodfkd.errors import ConfigError, InputError
+from echodfkd.models.unet import EMBEDDED_CHANNELS, PIXEL_MEAN, PIXEL_STD, EmbeddedTeacherNet
+from echodfkd.records import VideoClip
+from echodfkd.synthesis.phantom import PhantomSource
+from echodfkd.training.supervised import SupervisedRecipe, score_cases, train_segmentation
+
+SCORED_SIZES = (56, 112)
+"""Sides of the frames that the card's scores are measured on: the published training and inference sizes."""
+
+
+def train_embedded_teacher(
+    *,
+    out: str,
+    steps: int,
+    seed: int,
+    sizes: tuple[int, ...],
+    max_seconds: float,
+    num_cases: int,
+    report: Callable[[str], None],
+) -> dict[str, Any]:
+    """Train, score on cases that were never trained on, and write ``out`` and a JSON card beside it.
+
+    Args:
+        out: the safetensors file to write.
+        steps: optimiser steps.
+        seed: of the phantom's clips and cases (separate streams), of the first weights and of the jitter.
+        sizes: sides of training frames; one is drawn for each batch.
+        max_seconds: shorten the schedule to so long; 0 does not.
+        num_cases: held-out cases scored at each of `SCORED_SIZES`.
+        report: takes lines of progress.
+
+    Returns:
+        The card: recipe, versions and held-out scores.
+
+    Raises:
+        ConfigError: an option is out of range.
+        InputError: ``out`` cannot be written.
+        RunError: the loss is not finite.
+    """
+    _check(steps=steps, seed=seed, sizes=sizes, num_cases=num_cases)
+    path = Path(out)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)  # say so before the training, not after it
+    except OSError as error:
+        raise InputError(f"--out: {out} cannot be written: {error}") from error
+    recipe = embedded_recipe(steps=steps, seed=seed, sizes=sizes, max_seconds=max_seconds)
+    torch.manual_seed(seed)
+    network = EmbeddedTeacherNet()
+    steps_done = train_segmentation(network, _clip_maker(recipe), recipe, report=report)
+    card = _card(network, recipe, steps_done=steps_done, held_out=_score(network, recipe, num_cases))
+    try:
+        path.write_bytes(save({key: value.contiguous() for key, value in network.state_dict().items()}))
+        path.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n")
+    except OSError as error:
+        raise InputError(f"--out: {out} cannot be written: {error}") from error
+    return card
+
+
+def embedded_recipe(*, steps: int, seed: int, sizes: tuple[int, ...], max_seconds: float) -> SupervisedRecipe:
+    """The recipe of the shipped teacher; the arguments are those of `train_embedded_teacher`."""
+    return SupervisedRecipe(
+        steps=steps,
+        seed=seed,
+        sizes=sizes,
+        batch_pixels=32 * 56 * 56,
+        frames_per_clip=2,
+        learning_rate=3e-3,
+        weight_decay=1e-4,
+        warmup_steps=min(100, steps),
+        max_seconds=max_seconds,
+        mean=PIXEL_MEAN[0],
+        std=PIXEL_STD[0],
+        jitter=0.15,
+    )
+
+
+def _score(network: EmbeddedTeacherNet, recipe: SupervisedRecipe, num_cases: int) -> dict[str, dict[str, float]]:
+    held_out = {}
+    for size in SCORED_SIZES:
+        source = PhantomSource(seed=recipe.seed, num_frames=1, fps=32.0, size=size, case_frames=48)
+        cases = (source.case(index) for index in range(num_cases))
+        held_out[str(size)] = score_cases(network, cases, mean=recipe.mean, std=recipe.std, threshold=0.5)
+    return held_out
+
+
+def _card(
+    network: EmbeddedTeacherNet, recipe: SupervisedRecipe, *, steps_done: int, held_out: dict[str, dict[str, float]]
+) -> dict[str, Any]:
+    return {
+        "name": "embedded_teacher",
+        "input": "grey frames (N, 1, H, W), H and W divisible by 8, normalised by mean and std",
+        "channels": list(EMBEDDED_CHANNELS),
+        "parameters": sum(value.numel() for value in network.parameters()),
+        "recipe": asdict(recipe),
+        "steps_done": steps_done,
+        "data": "echodfkd.synthesis.phantom, clips 0, 1, ... of this seed; scored on its cases 0, 1, ...",
+        "held_out": held_out,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+    }
+
+
+def _clip_maker(recipe: SupervisedRecipe) -> Callable[[int, int], VideoClip]:
+    """Clips of two frames half a second apart, so that a batch holds many hearts, each in two states."""
+    sources = {
+        size: PhantomSource(
+            seed=recipe.seed, num_frames=recipe.frames_per_clip, fps=2.0, size=size, case_frames=recipe.frames_per_clip
+        )
+        for size in sorted(set(recipe.sizes))
+    }
+    return lambda index, size: sources[size].clip(index)
+
+
+def _check(*, steps: int, seed: int, sizes: tuple[int, ...], num_cases: int) -> None:
+    for option, value, least in (("--steps", steps, 1), ("--seed", seed, 0), ("--cases", num_cases, 1)):
+        if value < least:
+            raise ConfigError(f"{option}: got {value}, must be at least {least}")
+    for size in sizes:
+        if size < 32 or size % 8:
+            raise ConfigError(f"--size: got {size}, must be a multiple of 8 and at least 32")

@@ -1,0 +1,181 @@
+"""What the training loop asks of an engine, and the one place that chooses between plain torch and DeepSpeed.
+
+An engine owns one student: its forward pass, its gradients and its Adam. Both engines average gradients
+over the workers, so that a loss that is already normalised over all workers is multiplied by their number
+before `Engine.backward`. Neither writes files: `Engine.weights` and `Engine.optimizer_state` hand out full
+fp32 tensors by name, which any engine, ZeRO stage and number of workers can start from.
+
+Legend: B clips, T frames, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from echodfkd.errors import ConfigError, InputError
+
+
+@dataclass(frozen=True)
+class AdamSettings:
+    """Settings of Adam (Kingma and Ba 2015; weight decay as an L2 term of the gradient, as in torch's Adam)."""
+
+    beta1: float
+    beta2: float
+    eps: float
+    weight_decay: float
+    clip_norm: float
+    """Largest global gradient norm; 0 does not clip."""
+
+
+@dataclass(frozen=True)
+class OptimizerState:
+    """Adam's state by parameter name: full fp32 first and second moments, and the number of steps taken."""
+
+    step: int
+    exp_avg: dict[str, torch.Tensor]
+    exp_avg_sq: dict[str, torch.Tensor]
+
+
+class Engine(Protocol):
+    """One student in training."""
+
+    module: nn.Module
+    """The student itself. Under ZeRO stage 3 its parameters are empty between passes."""
+
+    def forward(self, video_BTHW: torch.Tensor) -> torch.Tensor:
+        """Logits float32 (B, T, H, W) of uint8 video, in the engine's precision."""
+        ...
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradient of ``loss``. Called once per micro-batch, ``accumulation`` times before `step`."""
+        ...
+
+    def step(self, learning_rate: float) -> float:
+        """Average gradients over the workers, clip, update, forget them. Returns the norm before clipping.
+
+        Where that norm is not finite, nothing is updated.
+        """
+        ...
+
+    def zero_grad(self) -> None:
+        """Forget the gradients gathered so far."""
+        ...
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Parameters (full, fp32) and buffers by name, on the CPU. Every worker must call it."""
+        ...
+
+    def optimizer_state(self) -> OptimizerState:
+        """Adam's moments by parameter name, on the CPU. Every worker must call it."""
+        ...
+
+
+class PrecisionModule(nn.Module):
+    """Runs a student under autocast and returns float32 logits.
+
+    It sits inside the engine because DeepSpeed switches off an autocast that surrounds its forward pass,
+    and its own mixed precision would send gradients in bfloat16.
+    """
+
+    def __init__(self, student: nn.Module, *, precision: str, device: torch.device) -> None:
+        super().__init__()
+        self.student = student
+        self._bf16 = precision == "bf16"
+        self._device_type = device.type
+
+    def forward(self, video_BTHW: torch.Tensor) -> torch.Tensor:
+        """Logits float32 (B, T, H, W)."""
+        with torch.autocast(self._device_type, dtype=torch.bfloat16, enabled=self._bf16):
+            logits = self.student(video_BTHW)
+        return logits.float()
+
+
+def build_engine(
+    kind: str,
+    module: nn.Module,
+    *,
+    adam: AdamSettings,
+    zero_stage: int,
+    precision: str,
+    accumulation: int,
+    micro_batch: int,
+    torch_adam: bool,
+    device: torch.device,
+    state: OptimizerState | None = None,
+) -> Engine:
+    """Build an engine around a student whose weights are already in place.
+
+    Args:
+        kind: plain or deepspeed.
+        module: the student; weights of a checkpoint are loaded into it before this call (`load_weights`).
+        adam: optimiser settings.
+        zero_stage: deepspeed: 0 to 3.
+        precision: fp32, or bf16 (autocast over fp32 weights).
+        accumulation: calls of `Engine.backward` before each `Engine.step`.
+        micro_batch: clips in one forward pass of one worker.
+        torch_adam: deepspeed: torch's Adam in place of DeepSpeed's fused kernel.
+        device: where the student runs.
+        state: Adam's state to go on from; None starts afresh.
+
+    Raises:
+        ConfigError: ``kind`` is unknown.
+        InputError: ``state`` belongs to another architecture.
+    """
+    if state is not None:
+        shapes = {name: parameter.shape for name, parameter in module.named_parameters()}
+        for moment in (state.exp_avg, state.exp_avg_sq):
+            check_same_keys(shapes, {k: v.shape for k, v in moment.items()}, "the optimiser state")
+    module.to(device)
+    if kind == "plain":
+        from echodfkd.training.plain_engine import PlainEngine
+
+        return PlainEngine(module, adam=adam, precision=precision, device=device, state=state)
+    if kind == "deepspeed":
+        from echodfkd.training.deepspeed_engine import DeepSpeedEngine
+
+        return DeepSpeedEngine(
+            module,
+            adam=adam,
+            zero_stage=zero_stage,
+            precision=precision,
+            accumulation=accumulation,
+            micro_batch=micro_batch,
+            torch_adam=torch_adam,
+            device=device,
+            state=state,
+        )
+    raise ConfigError(f"train.engine: got {kind!r}, allowed are deepspeed, plain")
+
+
+def load_weights(module: nn.Module, weights: Mapping[str, torch.Tensor], *, what: str) -> None:
+    """Copy named weights and buffers into a student of the same architecture.
+
+    Raises:
+        InputError: names the first key that is missing, unknown or of another shape.
+    """
+    own = module.state_dict()
+    check_same_keys({k: v.shape for k, v in own.items()}, {k: v.shape for k, v in weights.items()}, what)
+    module.load_state_dict(dict(weights))
+
+
+def check_same_keys(own: Mapping[str, torch.Size], stored: Mapping[str, torch.Size], what: str) -> None:
+    """Raise `InputError` naming the first key, in alphabetical order, that differs between student and file."""
+    for key in sorted(own.keys() | stored.keys()):
+        if key not in stored:
+            raise InputError(f"{what} does not fit the student: it has no {key}, shape {tuple(own[key])}")
+        if key not in own:
+            raise InputError(f"{what} does not fit the student: the student has no {key}, found in the file")
+        if own[key] != stored[key]:
+            raise InputError(
+                f"{what} does not fit the student: {key} has shape {tuple(stored[key])}, expected {tuple(own[key])}"
+            )
+
+
+def copy_to_cpu(tensor: torch.Tensor) -> torch.Tensor:
+    """A contiguous copy in main memory that later steps do not change."""
+    return tensor.detach().to("cpu", copy=True).contiguous()

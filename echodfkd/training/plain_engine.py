@@ -1,0 +1,96 @@
+"""The engine that needs torch alone: Adam, and one flattened all-reduce of the gradients per step."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
+
+from echodfkd.training.collectives import num_workers
+from echodfkd.training.engine import AdamSettings, OptimizerState, PrecisionModule, copy_to_cpu
+
+
+class PlainEngine:
+    """See `Engine`. Every worker holds the whole student and takes the same step."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        adam: AdamSettings,
+        precision: str,
+        device: torch.device,
+        state: OptimizerState | None,
+    ) -> None:
+        self.module = module
+        self._forward = PrecisionModule(module, precision=precision, device=device)
+        self._clip_norm = adam.clip_norm
+        self._named = dict(module.named_parameters())
+        self._adam = torch.optim.Adam(
+            self._named.values(),
+            lr=0.0,
+            betas=(adam.beta1, adam.beta2),
+            eps=adam.eps,
+            weight_decay=adam.weight_decay,
+        )
+        if state is not None:
+            for name, parameter in self._named.items():
+                self._adam.state[parameter] = {
+                    "step": torch.tensor(float(state.step)),
+                    "exp_avg": state.exp_avg[name].to(parameter.device, copy=True),
+                    "exp_avg_sq": state.exp_avg_sq[name].to(parameter.device, copy=True),
+                }
+        module.train()
+
+    def forward(self, video_BTHW: torch.Tensor) -> torch.Tensor:
+        """See `Engine.forward`."""
+        return self._forward(video_BTHW)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """See `Engine.backward`."""
+        loss.backward()
+
+    def step(self, learning_rate: float) -> float:
+        """See `Engine.step`."""
+        for parameter in self._named.values():
+            if parameter.grad is None:  # a parameter that no output depends on still travels with the others
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [p.grad for p in self._named.values() if p.grad is not None]
+        if num_workers() > 1:
+            flat = _flatten_dense_tensors(gradients)
+            dist.all_reduce(flat)
+            flat /= num_workers()
+            for gradient, mean in zip(gradients, _unflatten_dense_tensors(flat, gradients), strict=True):
+                gradient.copy_(mean)
+        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
+        if not torch.isfinite(norm):
+            self.zero_grad()
+            return float(norm)
+        if self._clip_norm > 0:
+            scale = (self._clip_norm / (norm + 1e-6)).clamp(max=1.0)
+            for gradient in gradients:
+                gradient.mul_(scale)
+        for group in self._adam.param_groups:
+            group["lr"] = learning_rate
+        self._adam.step()
+        self.zero_grad()
+        return float(norm)
+
+    def zero_grad(self) -> None:
+        """See `Engine.zero_grad`."""
+        self._adam.zero_grad(set_to_none=True)
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """See `Engine.weights`."""
+        return {name: copy_to_cpu(tensor) for name, tensor in self.module.state_dict().items()}
+
+    def optimizer_state(self) -> OptimizerState:
+        """See `Engine.optimizer_state`. Before the first step the moments are zero."""
+        step, exp_avg, exp_avg_sq = 0, {}, {}
+        for name, parameter in self._named.items():
+            own = self._adam.state.get(parameter)
+            step = int(own["step"]) if own else 0
+            exp_avg[name] = copy_to_cpu(own["exp_avg"] if own else torch.zeros_like(parameter))
+            exp_avg_sq[name] = copy_to_cpu(own["exp_avg_sq"] if own else torch.zeros_like(parameter))
+        return OptimizerState(step, exp_avg, exp_avg_sq)

@@ -1,0 +1,90 @@
+"""Numbers for the person who watches: a handful of sums on rank 0, reported at most once a second."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from echodfkd.config import RunConfig
+from echodfkd.records import DistillationBatch
+
+_EVERY_S = 1.0
+
+
+class Progress:
+    """Sums over the steps of this start of the worker, and what is made of them.
+
+    Args:
+        config: the run.
+        send: takes the numbers; None keeps them here.
+    """
+
+    def __init__(self, config: RunConfig, send: Callable[[dict[str, Any]], None] | None) -> None:
+        self._config = config
+        self._send = send
+        self._begin = time.time()
+        self._sent = 0.0
+        self._numbers: dict[str, Any] = {}
+        self._busy: dict[str, list[float]] = {}
+        self.losses: dict[str, float] = {}
+        self.wait_s = 0.0
+        """Seconds spent waiting for micro-batches."""
+        self.published = 0
+        """Step of the newest checkpoint."""
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds since this worker's students were built."""
+        return time.time() - self._begin
+
+    def add_step(
+        self,
+        step: int,
+        rounds: Sequence[DistillationBatch],
+        *,
+        asked: float,
+        started: float,
+        losses: dict[str, float],
+        rate: float,
+    ) -> None:
+        """Count a finished update: ``asked`` for its clips and ``started`` with them, in seconds since 1970."""
+        now = time.time()
+        self.wait_s += started - asked
+        self.losses = losses
+        taught = 0.0
+        for span in (span for batch in rounds for span in batch.spans):
+            clips, seconds = self._busy.get(span.stage, [0.0, 0.0])
+            self._busy[span.stage] = [clips + span.clips, seconds + span.end - span.start]
+            if span.stage == "teacher":
+                taught = max(taught, span.end)
+        if taught:
+            self._numbers["age_s"] = max(0.0, started - taught)
+        if "first_step" not in self._numbers:
+            self._numbers.update(first_step=step, first_step_time=now)
+        self._numbers.update(step=step, losses=losses, learning_rate=rate)
+
+    def report(self, *, force: bool) -> None:
+        """Send the newest numbers, unless that was done less than a second ago.
+
+        Keys: step, steps, losses, learning_rate, published, clips (all workers, of this start), wait_s,
+        wait_share, first_step and first_step_time (of this start), and where known age_s (how long a taught
+        clip waited) and ``<stage>_clips_s`` (clips per busy second of one actor).
+        """
+        now = time.time()
+        if self._send is None or not self._numbers or (now - self._sent < _EVERY_S and not force):
+            return
+        self._sent = now
+        done = self._numbers["step"] - self._numbers["first_step"] + 1
+        rates = {f"{stage}_clips_s": clips / max(busy, 1e-9) for stage, (clips, busy) in self._busy.items()}
+        self._send(
+            {
+                **self._numbers,
+                **rates,
+                "steps": self._config.train.steps,
+                "published": self.published,
+                "clips": done * self._config.train.global_batch,
+                "wait_s": self.wait_s,
+                "wait_share": self.wait_s / max(self.wall_s, 1e-9),
+            }
+        )

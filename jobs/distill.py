@@ -1,0 +1,19 @@
+"""Distil students from a teacher on a stream of clips: python jobs/distill.py --config configs/demo.yaml."""
+
+import sys
+
+from echodfkd.command import run_job
+from echodfkd.config import RunConfig
+
+
+def work(config: RunConfig) -> dict[str, object]:
+    """Run the distillation and say where its report lies."""
+    from echodfkd.runtime.distillation_run import run_distillation
+
+    summary = run_distillation(config, lambda line: print(line, flush=True))
+    print(f"report: {summary['report']}")
+    return {"ok": True, **summary}
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(work, description=__doc__))

@@ -1,0 +1,17 @@
+"""Say within 20 seconds whether the cluster can hold a run: python jobs/preflight.py --config FILE."""
+
+import sys
+
+from echodfkd.command import run_job
+from echodfkd.config import RunConfig
+
+
+def work(config: RunConfig) -> dict[str, object]:
+    """Check inputs, then the cluster."""
+    from echodfkd.runtime.preflight import run_preflight
+
+    return run_preflight(config, lambda line: print(line, flush=True))
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(work, description=__doc__))

@@ -1,0 +1,113 @@
+"""The main job on recorded input: an EchoNet-layout folder of AVI files, a DeepLabV3 checkpoint as teacher."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from echodfkd.config import RunConfig
+from echodfkd.errors import InputError, RunError
+from echodfkd.models.deeplabv3 import DeepLabV3
+from echodfkd.runtime.distillation_run import run_distillation
+from echodfkd.storage import RunStorage
+from echodfkd.training.ledger import check_ledger
+from tests.helpers_echonet import write_small_folder
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+def write_checkpoint(path: Path, *, spoil: bool = False) -> None:
+    """A file as EchoNet-Dynamic's training script leaves it, with random weights."""
+    torch.manual_seed(0)
+    state = DeepLabV3().state_dict()
+    if spoil:
+        state["classifier.4.bias"] = torch.tensor([float("nan")])
+    prefixed = {f"module.{key}": value for key, value in state.items()}
+    torch.save({"epoch": 3, "state_dict": prefixed, "best_loss": 0.1, "loss": 0.2, "opt_dict": {}}, path)
+
+
+def recorded(folder: Path) -> list[str]:
+    return [
+        "source.kind=recorded",
+        f"source.path={folder}",
+        "evaluation.source.kind=recorded",
+        f"evaluation.source.path={folder}",
+        "evaluation.source.split=TEST",
+    ]
+
+
+def test_avi_files_and_a_deeplabv3_checkpoint_with_one_truncated_file(
+    tiny_config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    folder = tmp_path / "echo net"
+    write_small_folder(str(folder), videos=6, splits=("TRAIN", "TRAIN", "TEST"))
+    broken = folder / "Videos" / "0XA1.avi"
+    broken.write_bytes(broken.read_bytes()[: broken.stat().st_size // 2])
+    write_checkpoint(tmp_path / "deeplabv3.pt")
+    config = tiny_config(
+        *recorded(folder),
+        "teacher.kind=echonet_deeplabv3",
+        f"teacher.weights={tmp_path}/deeplabv3.pt",
+        "train.steps=3",
+        "train.global_batch=2",
+        "evaluation.frames=8",
+        "data.quarantine_limit=0.9",
+    )
+    summary = run_distillation(config, quiet)
+    storage = RunStorage(config.root)
+    report = check_ledger(storage, config.plan_slots)
+    assert (report.clips, report.lost, report.repeated) == (6, 0, 0)
+    assert summary["ledger"]["quarantined"] == report.quarantined > 0
+    rows = [row for name in storage.list("quarantine") for row in storage.read_table(name).to_pylist()]
+    assert all("0XA1" in row["reason"] and "frames" in row["reason"] for row in rows)
+    assert summary["teacher"]["id"].startswith("echonet_deeplabv3-")
+    assert summary["students"]["a"]["scores"]["dice_ed"]["n"] == 2
+    assert summary["students"]["a"]["scores"]["dice_all"]["n"] == 2
+
+
+def test_a_folder_without_one_readable_video_ends_with_a_sentence_and_its_reasons(
+    tiny_config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    write_small_folder(str(tmp_path / "data"), videos=3, splits=("TRAIN", "TRAIN", "TEST"))
+    for path in (tmp_path / "data" / "Videos").iterdir():
+        path.write_text("this is not a video")
+    config = tiny_config(*recorded(tmp_path / "data"), "evaluation.enabled=false", "data.max_attempts=3")
+    with pytest.raises(RunError, match=r"found no usable clip in 3 attempts \(data.max_attempts\).*recorded-0XA"):
+        run_distillation(config, quiet)
+    assert RunStorage(config.root).list("quarantine")
+
+
+def test_a_teacher_that_gives_nan_ends_with_a_sentence(tiny_config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "nan.pt", spoil=True)
+    config = tiny_config(
+        "teacher.kind=echonet_deeplabv3",
+        f"teacher.weights={tmp_path}/nan.pt",
+        "evaluation.enabled=false",
+        "train.global_batch=1",
+        "data.max_attempts=2",
+    )
+    with pytest.raises(RunError, match=r"the teacher echonet_deeplabv3-.* gave a mask that is not finite"):
+        run_distillation(config, quiet)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["source.kind=recorded", "source.path=/no/such/folder"], "/no/such/folder"),
+        (["teacher.weights=/no/such/file.safetensors"], "teacher.weights"),
+        (["teacher.kind=echonet_deeplabv3", "teacher.weights=/no/such/file.pt"], "teacher.weights"),
+        (["storage=/proc/nowhere"], "cannot be written"),
+    ],
+)
+def test_unusable_input_is_one_sentence_before_the_cluster_is_asked(
+    tiny_config: Callable[..., RunConfig], overrides: list[str], words: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        run_distillation(tiny_config(*overrides), quiet)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,94 @@
+"""Whole tiny runs on a real local Ray cluster: everything at once, then what it left behind is checked."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+from echodfkd.config import RunConfig
+from echodfkd.errors import ConfigError, RunError
+from echodfkd.runtime.distillation_run import run_distillation
+from echodfkd.storage import RunStorage
+from echodfkd.training.ledger import check_ledger
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
+
+
+def weights(config: RunConfig, step: int, student: str = "a") -> dict[str, bytes]:
+    path = Path(config.root) / f"checkpoints/step_{step:08d}/{student}/student.safetensors"
+    return {name: tensor.tobytes() for name, tensor in load_file(path).items()}
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+def test_a_run_leaves_everything_it_promises_and_repeats_bit_for_bit(tiny_config: Callable[..., RunConfig]) -> None:
+    """Two workers, two students, two teacher actors; the second run stops half way and is resumed."""
+    many = [
+        "students.b={blocks: 1, layers: 2, filters: 4, norm: group}",
+        "train.workers=2",
+        "train.engine=plain",
+        "teacher.max_actors=2",
+        "teacher.min_actors=2",
+        "teacher.num_cpus=0.5",
+    ]
+    config = tiny_config(*many)
+    lines: list[str] = []
+    summary = run_distillation(config, lines.append)
+    storage = RunStorage(config.root)
+
+    report = check_ledger(storage, config.plan_slots)
+    assert (report.clips, report.lost, report.repeated, report.quarantined) == (24, 0, 0, 0)
+    assert not report.problems
+    assert summary["ledger"] == {"clips": 24, "lost": 0, "repeated": 0, "quarantined": 0}
+    assert set(summary["students"]) == {"a", "b"}
+    for name in ("config.yaml", "summary.json", "report.html", "cases.parquet", "run.json"):
+        assert storage.exists(name), name
+    assert json.loads(storage.read("summary.json"))["run"] == "tiny"
+    stages = summary["pipeline"]["stages"]
+    assert set(stages) == {"source", "teacher", "students", "evaluator"}
+    assert stages["source"]["clips"] == stages["teacher"]["clips"] == stages["students"]["clips"] == 24
+    assert stages["teacher"]["frames"] == 24 * config.window.frames
+    for student in summary["students"].values():
+        assert student["steps"] == 6
+        assert student["scores"]["dice_all"]["n"] == 2
+        assert student["scores"]["judge_score"]["n"] == 2
+    assert summary["teacher"]["scores"]["dice_all"]["n"] == 2
+    assert any("run tiny: 24 clips, 2 students" in line for line in lines)
+
+    # the same run, stopped at its first checkpoint: a config of 3 steps would be another run (other schedule),
+    # so the second checkpoint is unpublished as if the machine had died before its manifest
+    again = tiny_config(*many, "name=again")
+    run_distillation(again, quiet)
+    assert weights(again, 6) == weights(config, 6)
+    assert weights(again, 6, "b") == weights(config, 6, "b")
+    (Path(again.root) / "checkpoints/step_00000006/manifest.json").unlink()
+    resumed = run_distillation(again, quiet)
+    assert resumed["ledger"] == {"clips": 24, "lost": 0, "repeated": 0, "quarantined": 0}
+    assert weights(again, 6) == weights(config, 6)
+    assert weights(again, 6, "b") == weights(config, 6, "b")
+
+
+def test_a_name_that_exists_is_resumed_or_refused_and_never_overwritten(tiny_config: Callable[..., RunConfig]) -> None:
+    config = tiny_config("train.steps=2", "evaluation.enabled=false")
+    run_distillation(config, quiet)
+    before = Path(config.root, "checkpoints/step_00000002/manifest.json").read_bytes()
+    with pytest.raises(ConfigError, match=r"a run tiny exists in .* and on_exists is refuse"):
+        run_distillation(tiny_config("train.steps=2", "on_exists=refuse"), quiet)
+    with pytest.raises(ConfigError, match=r"has another config_hash .* give this run another name"):
+        run_distillation(tiny_config("train.steps=3", "evaluation.enabled=false"), quiet)
+    finished = run_distillation(config, quiet)  # nothing left to do: the report is written again
+    assert finished["ledger"]["clips"] == 8
+    assert Path(config.root, "checkpoints/step_00000002/manifest.json").read_bytes() == before
+
+
+def test_a_cluster_too_small_is_one_sentence_before_anything_starts(tiny_config: Callable[..., RunConfig]) -> None:
+    with pytest.raises(RunError, match=r"the cluster cannot hold this run: train: 0 of 1 student processes fit"):
+        run_distillation(tiny_config("train.num_cpus=64"), quiet)
+    with pytest.raises(RunError, match=r"teacher: 0 of 1 teacher processes fit \(1 CPU, 1 GPU each"):
+        run_distillation(tiny_config("teacher.num_gpus=1", "name=gpu"), quiet)
+    with pytest.raises(RunError, match=r"evaluation: 0 of 1 evaluator processes fit .* labelled pool=eval"):
+        run_distillation(tiny_config("evaluation.node_label=pool=eval", "name=label"), quiet)

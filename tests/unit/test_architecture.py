@@ -1,0 +1,86 @@
+"""The shape of the code: pure packages import neither ray nor deepspeed, and imports go one way."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PURE = [
+    "echodfkd.config",
+    "echodfkd.records",
+    "echodfkd.schemas",
+    "echodfkd.storage",
+    "echodfkd.losses",
+    "echodfkd.models.build",
+    "echodfkd.models.convlstm",
+    "echodfkd.models.deeplabv3",
+    "echodfkd.models.unet",
+    "echodfkd.models.judge",
+    "echodfkd.metrics.overlap",
+    "echodfkd.metrics.cardiac",
+    "echodfkd.metrics.summary",
+    "echodfkd.video.decode",
+    "echodfkd.synthesis.phantom",
+    "echodfkd.synthesis.recorded",
+    "echodfkd.teaching",
+    "echodfkd.scoring",
+    "echodfkd.training.worker",
+    "echodfkd.training.checkpoints",
+    "echodfkd.reporting.summary",
+    "echodfkd.reporting.report",
+]
+LAYERS = [
+    {"errors", "records", "config", "config_file", "storage", "schemas", "command"},
+    {"video", "models", "losses", "metrics"},
+    {"synthesis", "teaching", "training", "scoring", "reporting"},
+    {"runtime"},
+]
+
+
+def test_pure_modules_leave_ray_and_deepspeed_alone() -> None:
+    """One fresh interpreter imports them one by one and names the first that brings in a banned package."""
+    code = (
+        "import importlib, sys\n"
+        f"for name in {PURE!r}:\n"
+        "    importlib.import_module(name)\n"
+        "    for banned in ('ray', 'deepspeed'):\n"
+        "        assert banned not in sys.modules, f'{name} imports {banned}'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-800:]
+
+
+@pytest.mark.parametrize("module", ["echodfkd.losses", "echodfkd.models.convlstm", "echodfkd.synthesis.phantom"])
+def test_numeric_modules_need_no_config_or_decoder(module: str) -> None:
+    """They must run on a machine that has torch and numpy alone."""
+    code = (
+        f"import sys, {module}\n"
+        "found = {'omegaconf', 'av', 'ray', 'deepspeed', 's3fs'} & set(sys.modules)\n"
+        "assert not found, found\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-800:]
+
+
+def test_imports_go_from_left_to_right() -> None:
+    rank = {name: level for level, names in enumerate(LAYERS) for name in names}
+    wrong = []
+    for path in sorted((ROOT / "echodfkd").rglob("*.py")):
+        part = path.relative_to(ROOT / "echodfkd").parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            for name in names:
+                pieces = name.split(".")
+                if pieces[0] == "echodfkd" and len(pieces) > 1 and part in rank and rank[pieces[1]] > rank[part]:
+                    wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert not wrong, wrong
+
+
+def test_jobs_are_short_and_explain_themselves() -> None:
+    for path in sorted((ROOT / "jobs").glob("*.py")):
+        text = path.read_text()
+        assert len(text.splitlines()) <= 60, path.name
+        assert ast.get_docstring(ast.parse(text)), path.name

@@ -1,0 +1,59 @@
+"""The run folder: whole files or none, created once, on a disk and on an in-memory object store."""
+
+import threading
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from echodfkd.errors import InputError
+from echodfkd.storage import RunStorage
+
+
+@pytest.fixture(params=["local", "object store"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> RunStorage:
+    if request.param == "local":
+        return RunStorage(str(tmp_path / "with space" / "run"))
+    return RunStorage(f"memory://bucket-{tmp_path.name}/run")
+
+
+def test_write_read_list(storage: RunStorage) -> None:
+    assert storage.list("scores") == []
+    storage.write("scores/b.txt", b"2")
+    storage.write("scores/a.txt", b"1")
+    storage.replace("scores/a.txt", b"3")
+    assert storage.list("scores") == ["scores/a.txt", "scores/b.txt"]
+    assert storage.read("scores/a.txt") == b"3"
+    assert storage.exists("scores/a.txt")
+    assert not storage.exists("scores/c.txt")
+
+
+def test_tables_keep_their_rows(storage: RunStorage) -> None:
+    schema = pa.schema([("name", pa.string()), ("value", pa.float64())])
+    rows = [{"name": "a", "value": 1.5}, {"name": "b", "value": None}]
+    storage.write_table("t.parquet", rows, schema)
+    assert storage.read_table("t.parquet").to_pylist() == rows
+
+
+def test_only_one_of_many_writers_creates_a_local_file(tmp_path: Path) -> None:
+    storage = RunStorage(str(tmp_path))
+    made: list[int] = []
+
+    def create(number: int) -> None:
+        if storage.create_once("manifest.json", str(number).encode() * 1000):
+            made.append(number)
+
+    threads = [threading.Thread(target=create, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1
+    assert storage.read("manifest.json") == str(made[0]).encode() * 1000
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(InputError, match="cannot be written"):
+        RunStorage(str(tmp_path / "file" / "run")).check_writable()
