@@ -1,0 +1,44 @@
+"""The jobs as a user types them: exit codes, one sentence on failure, nothing on standard error on success."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from echodfkd.config_file import config_from_dict, load_config
+
+ROOT = Path(__file__).parents[2]
+DEMO = "configs/demo.yaml"
+
+
+def job(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, f"jobs/{name}.py", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_dry_run_prints_the_resolved_config() -> None:
+    done = job("distill", "--config", DEMO, "--dry-run", "train.steps=7")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert config_from_dict(yaml.safe_load(done.stdout)) == load_config(DEMO, ["train.steps=7"])
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "code", "words"),
+    [
+        ("distill", ["--config", DEMO, "trian.steps=3"], 2, "trian: unknown option; allowed are data,"),
+        ("distill", ["--config", "configs/none.yaml"], 2, "--config: no file configs/none.yaml"),
+        ("preflight", ["--config", DEMO, "train.workers=3"], 2, "train.global_batch: got"),
+        ("distill", ["--config", DEMO, "source.kind=recorded", "source.path=/no/such"], 1, "/no/such"),
+        ("distill", ["--config", DEMO, "teacher.weights=README.md"], 1, "teacher.weights"),
+        ("distill", ["--config", DEMO, "storage=/proc/nowhere"], 1, "cannot be written"),
+    ],
+)
+def test_a_mistake_is_one_line_and_an_exit_code(name: str, arguments: list[str], code: int, words: str) -> None:
+    done = job(name, *arguments)
+    assert done.returncode == code
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    assert words in lines[0]
