@@ -2,8 +2,6 @@
 # from a path with a space in it (all paths below are relative).
 PYTHON ?= python3.11
 PY := .venv/bin/python
-# Ray on this machine talks to itself over the loopback interface only; see cluster/README.md for clusters.
-export RAY_AUTH_MODE ?= disabled
 export RAY_USAGE_STATS_ENABLED ?= 0
 CONFIG ?= configs/demo.yaml
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import secrets
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,8 +20,27 @@ QUIET_RAY = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS_SKIP_REGEX": "worker processes have been started on node",
 }
-"""Environment of the driver and of every worker: our progress line instead of Ray's many. Ray reads some of
-it when it is imported, so that jobs set it first. (The last one is a warning about few cores and many roles.)"""
+"""Environment of the driver and of every worker: our progress line instead of Ray's many. (The last one hides a
+warning about few cores and many roles.)"""
+
+
+def cluster_address(option: str) -> str:
+    """What `ray.address` stands for here: auto is RAY_ADDRESS where it is set, else a new local cluster."""
+    return (os.environ.get("RAY_ADDRESS") or "local") if option == "auto" else option
+
+
+def prepare_ray(address: str) -> None:
+    """Set the environment that Ray reads when it is imported: call this before the first import of ray.
+
+    The ports of a local cluster listen on every interface, so that it gets a token of its own: only holders get
+    in. A token in the environment leaves no file behind, which later `ray start` commands would trip over.
+    """
+    for name, value in QUIET_RAY.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if cluster_address(address) == "local" and "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def run_job(
@@ -36,8 +56,6 @@ def run_job(
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and stop")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. train.steps=100")
     parsed = parser.parse_args(arguments)
-    for name, value in QUIET_RAY.items():
-        os.environ.setdefault(name, value)
     try:
         config = load_config(parsed.config, parsed.overrides)
     except EchoDFKDError as error:
@@ -45,6 +63,7 @@ def run_job(
     if parsed.dry_run:
         print(config_to_yaml(config), end="")
         return 0
+    prepare_ray(config.ray.address)
     return guarded(lambda: work(config))
 
 

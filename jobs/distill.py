@@ -7,12 +7,13 @@ from echodfkd.config import RunConfig
 
 
 def work(config: RunConfig) -> dict[str, object]:
-    """Run the distillation and say where its report lies."""
+    """Run the distillation, show its scores, and say where its report lies."""
+    from echodfkd.reporting.terminal import summary_lines
     from echodfkd.runtime.distillation_run import run_distillation
 
     summary = run_distillation(config, lambda line: print(line, flush=True))
-    print(f"report: {summary['report']}")
-    return {"ok": True, **summary}
+    print("\n".join(["", *summary_lines(summary), "", f"report: {summary['report']}"]))
+    return {"ok": True, "run": summary["run"], "report": summary["report"], "ledger": summary["ledger"]}
 
 
 if __name__ == "__main__":

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
+from echodfkd.command import prepare_ray
 from echodfkd.config import RunConfig
 from echodfkd.config_file import load_config
+
+os.environ.pop("RAY_ADDRESS", None)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+prepare_ray("local")
 
 TINY = [
     "students.a={blocks: 2, layers: 1, filters: 4}",

@@ -29,7 +29,7 @@ from ray.data.block import Block, BlockAccessor, BlockMetadata
 
 from echodfkd.config import RunConfig
 from echodfkd.records import DistillationBatch
-from echodfkd.runtime.cluster import actor_name, node_labels
+from echodfkd.runtime.cluster import actor_name, labels_of_stream
 from echodfkd.runtime.parts import slot_rules, training_source
 from echodfkd.runtime.teacher_pool import TeacherActor
 from echodfkd.storage import RunStorage
@@ -69,6 +69,7 @@ def build_stream(config: RunConfig, leg: int, teacher_id: str) -> Dataset:
         datasource,
         override_num_blocks=max(1, len(datasource.blocks)),
         num_cpus=config.data.source_num_cpus,
+        label_selector=labels_of_stream("", config.evaluation.node_label),
         compute=TaskPoolStrategy(size=config.data.source_tasks),
     )
     teacher = config.teacher
@@ -79,7 +80,7 @@ def build_stream(config: RunConfig, leg: int, teacher_id: str) -> Dataset:
         batch_format="numpy",
         num_cpus=teacher.num_cpus,
         num_gpus=teacher.num_gpus or None,
-        label_selector=node_labels(teacher.node_label),
+        label_selector=labels_of_stream(teacher.node_label, config.evaluation.node_label),
         compute=ActorPoolStrategy(
             min_size=teacher.min_actors, max_size=teacher.max_actors, max_tasks_in_flight_per_actor=2
         ),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import ray
 
-from echodfkd.command import QUIET_RAY
+from echodfkd.command import QUIET_RAY, cluster_address
 from echodfkd.config import RayConfig, RunConfig, SourceConfig
 from echodfkd.errors import RunError
 
@@ -27,14 +27,11 @@ def connected(options: RayConfig) -> Iterator[None]:
     Raises:
         RunError: the cluster cannot be reached or started.
     """
-    address = options.address
-    if address == "auto":
-        address = os.environ.get("RAY_ADDRESS") or "local"
+    address = cluster_address(options.address)
     started_here = not ray.is_initialized()
     if started_here:
         local = {}
         if address == "local":
-            os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # loopback only; a token file would outlive the run
             local = {
                 "num_cpus": options.num_cpus,
                 "object_store_memory": options.object_store_mb << 20,
@@ -80,6 +77,14 @@ def node_labels(option: str) -> dict[str, str] | None:
         return None
     key, value = option.split("=", 1)
     return {key: value}
+
+
+def labels_of_stream(option: str, evaluation: str) -> dict[str, str] | None:
+    """Label selector of a stage of the stream: its own label, else any node that is not the evaluators'."""
+    if option or not evaluation:
+        return node_labels(option)
+    key, value = evaluation.split("=", 1)
+    return {key: f"!{value}"}
 
 
 def machine_line() -> str:

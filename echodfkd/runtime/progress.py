@@ -87,11 +87,10 @@ class ProgressLine:
         queue = float(values.get("age_s", 0.0)) * mean_rate * batch
         scored = f" | scored {values['scored']}" if "scored" in values else ""
         return (
-            f"{elapsed:6.0f} s | step {step}/{total} | trained {rate * batch:.1f} clips/s"
-            f" | source busy {values.get('source_clips_s', 0.0):.0f}, teacher busy"
-            f" {values.get('teacher_clips_s', 0.0):.0f} clips/s | queue {queue:.0f}"
-            f" | waiting {100 * float(values.get('wait_share', 0.0)):.0f} %"
-            f" | loss {losses}{scored} | ETA {eta:.0f} s"
+            f"{elapsed:6.0f} s | step {step}/{total} | {rate * batch:.1f} clips/s | loss {losses}"
+            f" | one source can make {values.get('source_clips_s', 0.0):.0f}, one teacher teach"
+            f" {values.get('teacher_clips_s', 0.0):.0f} clips/s | queue {queue:.0f} clips"
+            f" | students wait {100 * float(values.get('wait_share', 0.0)):.0f} %{scored} | ETA {eta:.0f} s"
         )
 
 

@@ -17,7 +17,7 @@ def test_each_role_lands_on_its_own_nodes(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "tests/integration/fake_gpu_cluster.py", str(tmp_path)],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=400,

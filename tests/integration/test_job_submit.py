@@ -1,6 +1,7 @@
 """The same job through `ray start --head` and `ray job submit`, as a user of a cluster types it."""
 
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -31,7 +32,9 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
     temporary = Path("/tmp") / f"ray-{os.getpid()}-{port}"  # a socket's path may be 107 bytes long
     env = {
         **os.environ,
-        "RAY_AUTH_MODE": "disabled",
+        "RAY_AUTH_MODE": "token",
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "1",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "PATH": f"{RAY.parent}:{os.environ['PATH']}",
         "HOME": str(tmp_path),
     }
@@ -66,15 +69,12 @@ def wait_for_port(port: int) -> None:
 def test_a_submitted_job_runs_to_its_report(head: dict[str, str], tmp_path: Path) -> None:
     overrides = [f"storage={tmp_path}/runs", "name=submitted", *TINY, "train.steps=3"]
     command = [str(RAY), "job", "submit", "--working-dir", ".", "--", "python", "jobs/distill.py"]
-    done = subprocess.run(
-        [*command, "--config", "configs/demo.yaml", *[f"'{text}'" for text in overrides]],
-        cwd=ROOT,
-        env=head,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    command += ["--config", "configs/demo.yaml", *overrides]
+    for _ in range(20):  # the head answers before its agent can take jobs
+        done = subprocess.run(command, cwd=ROOT, env=head, capture_output=True, text=True, timeout=300, check=False)
+        if "No available agent" not in done.stderr:
+            break
+        time.sleep(2)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert f"report: {tmp_path}/runs/submitted/report.html" in done.stdout
     assert '"lost": 0, "repeated": 0' in done.stdout

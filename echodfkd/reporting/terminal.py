@@ -1,0 +1,41 @@
+"""The end of a run as a stranger reads it in a terminal: a small table of scores, and what the ledger says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_COLUMNS = (
+    ("Dice", "dice_all"),
+    ("Dice ED", "dice_ed"),
+    ("Dice ES", "dice_es"),
+    ("judge", "judge_score"),
+)
+
+
+def summary_lines(summary: dict[str, Any]) -> list[str]:
+    """Lines of plain text for summary.json's content: mean [95 % interval] per model and metric.
+
+    A score that a run does not have (no judge, no truth, no evaluation) is a dash.
+    """
+    rows = [("model", "weights", *(title for title, _ in _COLUMNS))]
+    rows.append(("teacher", "", *_scores(summary["teacher"]["scores"])))
+    for name, student in summary["students"].items():
+        rows.append((name, f"{student['parameters']:,}", *_scores(student["scores"])))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    ledger = summary["ledger"]
+    lines.append(
+        f"{ledger['clips']} clips trained, {ledger['lost']} lost, {ledger['repeated']} repeated,"
+        f" {ledger['quarantined']} quarantined"
+    )
+    return lines
+
+
+def _scores(scores: dict[str, dict[str, Any]]) -> tuple[str, ...]:
+    return tuple(_cell(scores.get(metric)) for _, metric in _COLUMNS)
+
+
+def _cell(score: dict[str, Any] | None) -> str:
+    if not score or score["mean"] is None:
+        return "-"
+    return f"{score['mean']:.3f} [{score['low']:.3f}, {score['high']:.3f}] n={score['n']}"
