@@ -7,6 +7,8 @@ import dataclasses
 import logging
 import os
 import re
+import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,7 +33,11 @@ def connected(options: RayConfig) -> Iterator[None]:
     started_here = not ray.is_initialized()
     if started_here:
         local = {}
+        runtime_env: dict[str, object] = {"env_vars": QUIET_RAY}
         if address == "local":
+            # Ray starts workers through a shell and leaves the interpreter's path unquoted: with a space in it
+            # no actor would ever start, without a word
+            runtime_env["py_executable"] = shlex.quote(sys.executable)
             local = {
                 "num_cpus": options.num_cpus,
                 "object_store_memory": options.object_store_mb << 20,
@@ -40,7 +46,7 @@ def connected(options: RayConfig) -> Iterator[None]:
         try:
             ray.init(
                 address=address,
-                runtime_env={"env_vars": QUIET_RAY},
+                runtime_env=runtime_env,
                 logging_level=logging.ERROR,
                 log_to_driver=False,
                 **local,

@@ -34,7 +34,7 @@ from echodfkd.reporting.summary import write_summary
 from echodfkd.runtime.cluster import connected, last_sentence, machine_line, with_absolute_paths
 from echodfkd.runtime.evaluator_pool import EvaluatorPool
 from echodfkd.runtime.parts import evaluation_source, load_teacher, training_source
-from echodfkd.runtime.progress import ProgressLine, start_board
+from echodfkd.runtime.progress import ProgressLine, start_board, wait_for_first_actor
 from echodfkd.runtime.resources import check_cluster
 from echodfkd.runtime.student_workers import build_trainer
 from echodfkd.schemas import SPAN_SCHEMA
@@ -72,6 +72,7 @@ def _run_stages(
 ) -> dict[str, Any]:
     """Everything that runs at once, until the plan is consumed and the last checkpoint is scored."""
     board = start_board()
+    wait_for_first_actor(board)
     progress = ProgressLine(config, board, print_line)
     evaluators = EvaluatorPool(config, board) if config.evaluation.enabled else None
     try:

@@ -11,6 +11,11 @@ import psutil
 import ray
 
 from echodfkd.config import RunConfig
+from echodfkd.errors import RunError
+
+
+FIRST_ACTOR_TIMEOUT_S = 120.0
+"""How long the first, smallest actor may take to start: seconds on a healthy cluster."""
 
 
 class Board:
@@ -34,6 +39,17 @@ class Board:
 def start_board() -> Any:
     """The actor handle of a new board, on the driver's own node."""
     return ray.remote(Board).options(num_cpus=0).remote()
+
+
+def wait_for_first_actor(board: Any) -> None:
+    """Raise `RunError` where the cluster starts no process: everything else would wait for ever, in silence."""
+    try:
+        ray.get(board.read.remote(), timeout=FIRST_ACTOR_TIMEOUT_S)
+    except ray.exceptions.GetTimeoutError as error:
+        raise RunError(
+            f"the cluster started no actor within {FIRST_ACTOR_TIMEOUT_S:g} s; its logs (session_latest/logs in"
+            " Ray's temporary folder, /tmp/ray by default) say why"
+        ) from error
 
 
 class ProgressLine:
