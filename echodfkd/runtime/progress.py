@@ -13,7 +13,6 @@ import ray
 from echodfkd.config import RunConfig
 from echodfkd.errors import RunError
 
-
 FIRST_ACTOR_TIMEOUT_S = 120.0
 """How long the first, smallest actor may take to start: seconds on a healthy cluster."""
 
