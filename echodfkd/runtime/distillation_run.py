@@ -16,6 +16,8 @@ report          rows                 summary, page          the end           al
 from __future__ import annotations
 
 import json
+import signal
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -60,8 +62,9 @@ def run_distillation(config: RunConfig, print_line: Callable[[str], None]) -> di
         with connected(config.ray):
             check_cluster(config)
             facts = _run_stages(config, storage, teacher_id, print_line)
-    except EchoDFKDError as error:
-        finish(config, storage, teacher_id, {"wall_s": time.time() - started, "error": str(error)})
+    except (EchoDFKDError, KeyboardInterrupt) as error:
+        reason = str(error) or "interrupted; the same command resumes it"
+        finish(config, storage, teacher_id, {"wall_s": time.time() - started, "error": reason})
         raise
     facts["wall_s"] = time.time() - started
     return finish(config, storage, teacher_id, facts)
@@ -100,8 +103,13 @@ def _train(config: RunConfig, teacher_id: str, board: Any) -> dict[str, Any]:
     started = time.time()
     try:
         build_trainer(config, teacher_id=teacher_id, board=board).fit()
+    except SystemExit as leaving:  # what Ray Train makes of Ctrl-C, after it has ended its workers
+        raise KeyboardInterrupt from leaving
     except TrainingFailedError as error:
         raise RunError(f"training failed after all restarts: {last_sentence(error)}") from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # Ray Train leaves its own behind
     values = ray.get(board.read.remote())
     if "failed" in values:
         raise RunError(str(values["failed"]))

@@ -1,5 +1,6 @@
 """The jobs as a user types them: exit codes, one sentence on failure, nothing on standard error on success."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import yaml
 
 from echodfkd.config_file import config_from_dict, load_config
+from tests.conftest import TINY
 
 ROOT = Path(__file__).parents[2]
 DEMO = "configs/demo.yaml"
@@ -42,3 +44,21 @@ def test_a_mistake_is_one_line_and_an_exit_code(name: str, arguments: list[str],
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith("error: ")
     assert words in lines[0]
+
+
+@pytest.mark.ray
+def test_ctrl_c_ends_with_a_sentence_a_page_and_a_run_that_resumes(tmp_path: Path) -> None:
+    arguments = [f"storage={tmp_path}", "name=stopped", *TINY, "train.steps=2000", "train.checkpoint_every=4"]
+    command = [sys.executable, "jobs/distill.py", *arguments, "ray.progress_s=1"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        for line in running.stdout:
+            if "| step " in line:
+                break
+        running.send_signal(signal.SIGINT)
+        _, errors = running.communicate(timeout=120)
+    assert running.returncode == 130, errors[-2000:]
+    assert "interrupted; the same command resumes from the last published checkpoint" in errors
+    assert "Traceback" not in errors
+    page = (tmp_path / "stopped" / "report.html").read_text()
+    assert "interrupted; the same command resumes it" in page
