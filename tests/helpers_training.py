@@ -152,6 +152,9 @@ def _in_group(rank: int, scenario: Callable[[int, str], None], folder: str, coun
     if count > 1:
         dist.init_process_group("gloo", init_method=f"file://{folder}/group-{count}", rank=rank, world_size=count)
     scenario(rank, folder)
+    if count > 1:
+        dist.barrier()
+    os._exit(0)  # gloo's threads can abort an orderly interpreter exit, long after the work is saved
 
 
 def save_result(folder: str, name: str, rank: int, values: Any) -> None:
