@@ -1,4 +1,4 @@
-"""The whole run as frozen dataclasses: the one place where a default stands.
+"""The whole run as frozen dataclasses: the one place where a default stands (with `config_sources`).
 
 A run is one YAML file merged over these defaults, then ``key=value`` overrides, through OmegaConf's
 structured mode (`config_file`). Numbers that follow from others (micro-batch, plan length, queue bounds)
@@ -9,23 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from echodfkd.config_sources import ConditionsConfig as ConditionsConfig
+from echodfkd.config_sources import MixturePart as MixturePart
+from echodfkd.config_sources import PartConfig as PartConfig
+from echodfkd.config_sources import SourceConfig as SourceConfig
+
 MAX_READ_TASKS = 5_000
 """Read tasks of one dataset pass. Ray Data plans every task before the first batch: 62,500 tasks took
 81 s and 682 MB in the coordinator, so that longer plans run in several passes (legs)."""
-
-
-@dataclass(frozen=True)
-class SourceConfig:
-    """Where clips come from."""
-
-    kind: str = "phantom"
-    """phantom (embedded generator) or recorded (a folder in EchoNet-Dynamic's layout)."""
-    path: str = ""
-    """recorded: the folder with Videos/ and FileList.csv (a path or an fsspec URL)."""
-    split: str = "TRAIN"
-    """recorded: the value of FileList.csv's Split column, or ALL."""
-    seed_offset: int = 0
-    """phantom: added to the run's seed, so that held-out cases never repeat training clips."""
 
 
 @dataclass(frozen=True)
@@ -185,6 +176,33 @@ class RayConfig:
 
 
 @dataclass(frozen=True)
+class SynthesizeConfig:
+    """Clips written to a folder (jobs/synthesize.py): ``source`` at window.fps and window.size, by index."""
+
+    out: str = ""
+    """Folder or fsspec URL that the clips are written to."""
+    format: str = "echonet"
+    """echonet (AVI files, FileList.csv, VolumeTracings.csv) or parquet (shards with the truth of every frame)."""
+    clips: int = 100
+    first_index: int = 0
+    """Index of the first clip; clips of other indices belong into another folder."""
+    frames: int = 64
+    """Frames of every clip; 0 draws each clip's own length from source.conditions.num_frames (phantom)."""
+    shard_clips: int = 16
+    """Clips that one task makes and commits together: what an interruption can cost, and one Parquet file."""
+    split: str = "TRAIN"
+    """FileList.csv's Split of all clips, where there are no split_shares."""
+    split_shares: dict[str, float] = field(default_factory=dict)
+    """Relative share of each split, e.g. {TRAIN: 0.75, VAL: 0.12, TEST: 0.13}; held to within one clip."""
+    num_cpus: float = 1.0
+    """CPUs that Ray reserves for one task."""
+    in_flight_per_cpu: int = 2
+    """Shards handed to Ray and not finished, per task that the cluster can run at once: one runs, one waits."""
+    preview: int = 24
+    """Clips in preview.png and preview.mp4; 0 draws none."""
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """One run."""
 
@@ -202,6 +220,7 @@ class RunConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    synthesize: SynthesizeConfig = field(default_factory=SynthesizeConfig)
     ray: RayConfig = field(default_factory=RayConfig)
 
     @property

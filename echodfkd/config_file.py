@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from echodfkd.config import RunConfig
+from echodfkd.config_source_checks import check_source
+from echodfkd.config_source_file import expand_source, pin_tables, replace_distributions, shorten_source, sources_in
+from echodfkd.config_synthesize_checks import check_synthesize
 from echodfkd.errors import ConfigError
 
 
@@ -23,37 +26,38 @@ def load_config(path: str | None, overrides: Sequence[str] = ()) -> RunConfig:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    merged = OmegaConf.structured(RunConfig)
-    _make_writable(merged)
     try:
+        layers = []
         if path is not None:
             if not Path(path).is_file():
                 raise ConfigError(f"--config: no file {path}; configs/ holds the ones that ship")
             loaded = OmegaConf.load(path)
             if not OmegaConf.is_dict(loaded):
                 raise ConfigError(f"--config: {path} must hold `key: value` lines, got a {type(loaded).__name__}")
-            merged = OmegaConf.merge(merged, loaded)
+            layers.append(loaded)
         for text in overrides:
             if "=" not in text:
                 raise ConfigError(f"override {text!r}: expected key=value, e.g. train.steps=100")
-        merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(list(overrides)))
-        config = OmegaConf.to_object(merged)
+        layers.append(OmegaConf.from_dotlist(list(overrides)))
+        config = _build(layers)
     except OmegaConfBaseException as error:
         raise ConfigError(_explain(error)) from error
     except Exception as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"the config could not be read: {_one_line(error)}") from error
-    assert isinstance(config, RunConfig)
     check_config(config)
-    return config
+    return pin_tables(config)
 
 
 def config_to_yaml(config: RunConfig) -> str:
     """The resolved config as YAML: what ``--dry-run`` prints and the run folder keeps."""
     from omegaconf import OmegaConf
 
-    return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
+    values = dataclasses.asdict(config)
+    for source in sources_in(values):
+        shorten_source(source)
+    return OmegaConf.to_yaml(OmegaConf.create(values))
 
 
 def config_from_dict(values: dict[str, Any]) -> RunConfig:
@@ -61,14 +65,31 @@ def config_from_dict(values: dict[str, Any]) -> RunConfig:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    merged = OmegaConf.structured(RunConfig)
-    _make_writable(merged)
     try:
-        config = OmegaConf.to_object(OmegaConf.merge(merged, OmegaConf.create(values)))
+        config = _build([OmegaConf.create(values)])
     except OmegaConfBaseException as error:
         raise ConfigError(_explain(error)) from error
-    assert isinstance(config, RunConfig)
     check_config(config)
+    return config
+
+
+def _build(layers: Sequence[Any]) -> RunConfig:
+    """Layers of options over the defaults, later ones over earlier ones."""
+    from omegaconf import OmegaConf
+
+    given: Any = OmegaConf.create({})
+    for layer in layers:
+        values = OmegaConf.to_container(layer)
+        for source in sources_in(values):
+            expand_source(source)
+        given = OmegaConf.merge(given, OmegaConf.create(values))
+    values = OmegaConf.to_container(given)
+    for source in sources_in(values):
+        replace_distributions(source)
+    merged = OmegaConf.structured(RunConfig)
+    _make_writable(merged)
+    config = OmegaConf.to_object(OmegaConf.merge(merged, OmegaConf.create(values)))
+    assert isinstance(config, RunConfig)
     return config
 
 
@@ -79,9 +100,13 @@ def config_hash(config: RunConfig) -> str:
     do not change the hash: a run may move to another cluster and still be the same run.
     """
     values = dataclasses.asdict(config)
-    for key in ("storage", "name", "on_exists", "ray"):
+    for key in ("storage", "name", "on_exists", "ray", "synthesize"):
         values.pop(key)
     values["teacher"].pop("weights")  # a teacher is known by the hash of its weights, not by its path
+    for source in sources_in(values):
+        shorten_source(source)
+        for part in (source, *source.get("parts", {}).values()):
+            part.get("conditions", {}).pop("table", None)  # known by table_sha256
     placement = (
         "num_cpus",
         "num_gpus",
@@ -111,8 +136,6 @@ def config_hash(config: RunConfig) -> str:
 
 _CHOICES = {
     "on_exists": ("resume", "refuse"),
-    "source.kind": ("phantom", "recorded"),
-    "evaluation.source.kind": ("phantom", "recorded"),
     "data.order": ("fixed", "arrival"),
     "teacher.kind": ("embedded", "echonet_deeplabv3"),
     "teacher.device": ("auto", "cpu", "cuda"),
@@ -195,12 +218,12 @@ def check_config(config: RunConfig) -> None:
     _check_sources(config)
     _check_batches(config)
     _check_students(config)
+    check_synthesize(config.synthesize, config.source)
 
 
 def _check_sources(config: RunConfig) -> None:
     for option, source in (("source", config.source), ("evaluation.source", config.evaluation.source)):
-        if source.kind == "recorded" and not source.path:
-            raise ConfigError(f"{option}.path: empty, but {option}.kind is recorded; name the folder with FileList.csv")
+        check_source(option, source)
     if config.teacher.kind == "echonet_deeplabv3" and not config.teacher.weights:
         raise ConfigError("teacher.weights: empty, but teacher.kind is echonet_deeplabv3; name its checkpoint file")
 
@@ -216,7 +239,7 @@ def _check_batches(config: RunConfig) -> None:
 
 
 def _check_students(config: RunConfig) -> None:
-    if not config.students:
+    if not config.students and not config.synthesize.out:
         raise ConfigError("students: empty, name at least one, e.g. students.c31.blocks=3 students.c31.layers=1")
     for name, student in config.students.items():
         option = f"students.{name}"
@@ -248,7 +271,7 @@ def _make_writable(node: Any) -> None:
     from omegaconf import Container, OmegaConf
 
     OmegaConf.set_readonly(node, False)
-    for key in node:
+    for key in range(len(node)) if OmegaConf.is_list(node) else node:
         child = node._get_node(key)
         if isinstance(child, Container):
             _make_writable(child)

@@ -25,7 +25,7 @@ CLASS_NAMES = ("background", "LV")
 
 @dataclass(frozen=True)
 class Conditions:
-    """Clinical conditions of a clip; None where unknown.
+    """Clinical conditions of a clip; None where unknown. Quality is 0 (barely readable) .. 1 (textbook).
 
     Example: ``Conditions(ef_percent=55.0, edv_ml=100.0, esv_ml=45.0, heart_rate_bpm=65.0)``.
     """
@@ -35,6 +35,10 @@ class Conditions:
     esv_ml: float | None = None
     heart_rate_bpm: float | None = None
     age_years: float | None = None
+    sex: str | None = None  # "F" or "M"
+    bsa_m2: float | None = None
+    view: str | None = None  # "A4C" or "A2C"
+    image_quality: float | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,8 @@ class LedgerRow:
     step: int
     rank: int
     attempt: str
+    source: str = ""  # in a mixture: the part's name
+    domain: str = ""
 
 
 @dataclass(frozen=True)
@@ -144,6 +150,8 @@ class DistillationBatch:
     video: np.ndarray
     teacher_prob: np.ndarray
     sample_weight: np.ndarray
+    source: tuple[str, ...] = ()
+    domain: tuple[str, ...] = ()
     quarantined: tuple[Quarantined, ...] = ()
     spans: tuple[StageSpan, ...] = ()
     fault: str = ""
@@ -167,6 +175,8 @@ class DistillationBatch:
             video=np.asarray(columns["video"]),
             teacher_prob=np.asarray(columns["teacher_prob"]),
             sample_weight=np.asarray(columns["sample_weight"], np.float32),
+            source=tuple(str(name) for name in columns["source"]),
+            domain=tuple(str(name) for name in columns["domain"]),
             quarantined=tuple(quarantined),
             spans=tuple(spans),
             fault=faults[0] if faults else "",
@@ -197,6 +207,8 @@ def clip_columns(
         "window_start": np.array([c.window_start for c in clips], np.int64),
         "video": np.stack([c.video for c in clips]),
         "sample_weight": np.array([c.sample_weight for c in clips], np.float32),
+        "source": np.array([c.source for c in clips], dtype=object),
+        "domain": np.array([c.domain for c in clips], dtype=object),
         "attempts": np.array(attempts, np.int64),
         "quarantined": np.array([_json(quarantined)] + ["[]"] * rest, dtype=object),
         "spans": np.array([_json(spans)] + ["[]"] * rest, dtype=object),

@@ -48,6 +48,8 @@ LEDGER_SCHEMA = pa.schema(
         ("step", pa.int64()),
         ("rank", pa.int64()),
         ("attempt", pa.string()),
+        ("source", pa.string()),
+        ("domain", pa.string()),
     ]
 )
 """`records.LedgerRow`."""
@@ -101,6 +103,11 @@ CASE_SCHEMA = pa.schema(
         ("esv_ml", pa.float64()),
         ("heart_rate_bpm", pa.float64()),
         ("age_years", pa.float64()),
+        ("sex", pa.string()),
+        ("bsa_m2", pa.float64()),
+        ("view", pa.string()),
+        ("image_quality", pa.float64()),
+        ("sample_weight", pa.float64()),
         ("ed_frames", pa.list_(pa.int64())),
         ("es_frames", pa.list_(pa.int64())),
     ]
@@ -137,6 +144,7 @@ def case_row(case: VideoClip) -> dict[str, object]:
         "spacing_mm": case.spacing_mm,
         "num_frames": len(case.video),
         **asdict(case.conditions),
+        "sample_weight": case.sample_weight,
         "ed_frames": None if case.ed_frames is None else list(case.ed_frames),
         "es_frames": None if case.es_frames is None else list(case.es_frames),
     }

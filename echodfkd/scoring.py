@@ -102,13 +102,7 @@ def score_case(
         RunError: the prediction holds a value that is not finite.
     """
     assert prob.shape == case.video.shape, f"{case.clip_id}: prediction {prob.shape}, video {case.video.shape}"
-    who = f"student {student} at step {step}" if student else f"teacher {teacher_id}"
-    if not np.isfinite(prob).all():
-        bad = int((~np.isfinite(prob)).any(axis=(1, 2)).sum())
-        raise RunError(
-            f"{who} predicts values that are not finite in {bad} of {len(prob)} frames of case {case.clip_id};"
-            " its weights are broken, look at the training loss before this step"
-        )
+    _check_finite(prob, f"student {student} at step {step}" if student else f"teacher {teacher_id}", case)
     mask = prob > threshold
     rows = [*_against_truth(mask, case), *_phases(mask, case)]
     rows.append(Measured("temporal_dice", temporal_dice(mask), max(0, len(mask) - 1), reference=""))
@@ -133,6 +127,15 @@ def score_case(
         )
         for row in rows
     ]
+
+
+def _check_finite(prob: np.ndarray, who: str, case: VideoClip) -> None:
+    if not np.isfinite(prob).all():
+        bad = int((~np.isfinite(prob)).any(axis=(1, 2)).sum())
+        raise RunError(
+            f"{who} predicts values that are not finite in {bad} of {len(prob)} frames of case {case.clip_id};"
+            " its weights are broken, look at the training loss before this step"
+        )
 
 
 def _against_truth(mask: np.ndarray, case: VideoClip) -> list[Measured]:

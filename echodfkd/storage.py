@@ -18,6 +18,12 @@ import pyarrow.parquet as pq
 from echodfkd.errors import InputError
 
 
+def read_bytes(path: str) -> bytes:
+    """The whole content of one file, a path or an fsspec URL. Raises `OSError`."""
+    with fsspec.open(path, "rb") as file:
+        return file.read()
+
+
 class RunStorage:
     """Files under one root (a path or an fsspec URL such as ``s3://bucket/prefix``), named by relative paths.
 

@@ -63,9 +63,7 @@ def teach_block(
     *,
     actor: str,
 ) -> dict[str, np.ndarray]:
-    """Add soft masks to a block: the work of one call of a teacher actor.
-
-    A clip whose masks are not finite is quarantined and replaced by the slot's next index.
+    """Add soft masks to a block; a clip whose masks are not finite is quarantined and replaced.
 
     Args:
         teacher: makes probabilities.
@@ -90,21 +88,19 @@ def teach_block(
     fault = ""
     while not fault and len(bad := np.flatnonzero(~np.isfinite(prob).all(axis=(1, 2, 3)))):
         block = {name: column.copy() for name, column in block.items()}
-        for row in bad:
+        for row in map(int, bad):
             slot = int(block["slot"][row])
             reason = f"the teacher {teacher.teacher_id} gave a mask that is not finite"
-            quarantined.append(
-                Quarantined(slot, int(block["index"][row]), str(block["clip_id"][row]), "teacher", reason)
-            )
+            found = Quarantined(slot, int(block["index"][row]), str(block["clip_id"][row]), "teacher", reason)
             draw = _draw(source(), slot, int(attempts[row]), rules)
             attempts[row] = draw.attempts
-            quarantined.extend(draw.quarantined)
+            quarantined += [found, *draw.quarantined]
             if draw.clip is None:
-                fault = draw.fault or _exhausted(slot, rules, quarantined[-1])
+                fault = draw.fault or _exhausted(slot, rules, found)
                 prob[row] = 0.0
-                continue
-            _replace_row(block, int(row), draw.clip)
-            prob[row] = _checked_masks(teacher, block["video"][row : row + 1])[0]
+            else:
+                _replace_row(block, row, draw.clip)
+                prob[row] = _checked_masks(teacher, block["video"][row : row + 1])[0]
     span = StageSpan("teacher", actor, start, time.time(), len(prob), prob.shape[0] * prob.shape[1])
     return append_bookkeeping({**block, "teacher_prob": quantise(prob)}, quarantined, [span], fault)
 
@@ -164,5 +160,5 @@ def _black_clip(slot: int, shape: tuple[int, ...]) -> VideoClip:
 
 def _replace_row(block: dict[str, np.ndarray], row: int, clip: VideoClip) -> None:
     block["video"][row] = clip.video
-    for name in ("index", "clip_id", "epoch", "window_start", "sample_weight"):
+    for name in ("index", "clip_id", "epoch", "window_start", "sample_weight", "source", "domain"):
         block[name][row] = getattr(clip, name)

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save
 
 from echodfkd.models.judge import EmbeddedJudge
-from echodfkd.synthesis.phantom import PhantomSource
+from echodfkd.synthesis.phantom import default_phantom
 from echodfkd.training.contrastive import FramePool, agreement, stopwatch, train_towers
 
 HELD_OUT_SEED = 7_000_002
@@ -33,7 +33,7 @@ def main() -> None:
 
     pools = []
     for size, share in ((56, 0.75), (112, 0.25)):
-        source = PhantomSource(seed=args.seed + size, num_frames=6, fps=7.0, size=size, case_frames=6)
+        source = default_phantom(seed=args.seed + size, num_frames=6, fps=7.0, size=size, case_frames=6)
         pools.append(FramePool.from_clips([source.clip(index) for index in range(int(args.clips * share))]))
     recipe = {"embedding": args.embedding, "steps": args.steps, "batch": args.batch}
     recipe |= {"learning_rate": args.learning_rate, "seed": args.seed}
@@ -42,7 +42,7 @@ def main() -> None:
 
     result = {}
     for size in (56, 112):
-        held_out = PhantomSource(seed=HELD_OUT_SEED, num_frames=16, fps=32.0, size=size, case_frames=16)
+        held_out = default_phantom(seed=HELD_OUT_SEED, num_frames=16, fps=32.0, size=size, case_frames=16)
         cases = [held_out.case(index) for index in range(args.cases)]
         result[f"size_{size}"] = agreement(EmbeddedJudge(towers), cases, seed=1)
     args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,8 @@ from pathlib import Path
 import ray
 
 from echodfkd.command import QUIET_RAY, cluster_address
-from echodfkd.config import RayConfig, RunConfig, SourceConfig
+from echodfkd.config import PartConfig, RayConfig, RunConfig, SourceConfig
+from echodfkd.config_source_file import map_parts
 from echodfkd.errors import RunError
 
 
@@ -71,6 +72,7 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     return dataclasses.replace(
         config,
         storage=_absolute(config.storage, base),
+        synthesize=dataclasses.replace(config.synthesize, out=_absolute(config.synthesize.out, base)),
         source=_absolute_source(config.source),
         evaluation=evaluation,
         teacher=dataclasses.replace(config.teacher, weights=_absolute(config.teacher.weights, Path.cwd())),
@@ -120,4 +122,9 @@ def _absolute(path: str, base: Path) -> str:
 
 
 def _absolute_source(source: SourceConfig) -> SourceConfig:
-    return dataclasses.replace(source, path=_absolute(source.path, Path.cwd()))
+    def absolute(_: str, part: PartConfig) -> PartConfig:
+        table = _absolute(part.conditions.table, Path.cwd())
+        conditions = dataclasses.replace(part.conditions, table=table)
+        return dataclasses.replace(part, path=_absolute(part.path, Path.cwd()), conditions=conditions)
+
+    return map_parts(source, absolute)

@@ -120,8 +120,11 @@ def check_inputs(config: RunConfig) -> str:
     """Load what the run needs once in the driver, before any actor starts. Returns the teacher's id.
 
     Raises:
+        ConfigError: there is no student to train.
         InputError: a folder or a weights file cannot be used.
     """
+    if not config.students:  # only a config that has clips written may do without
+        raise ConfigError("students: empty, name at least one, e.g. students.c31.blocks=3 students.c31.layers=1")
     teacher = load_teacher(config, device="cpu")
     training_source(config)
     if config.evaluation.enabled:

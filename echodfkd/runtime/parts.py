@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 from echodfkd.config import RunConfig, SourceConfig, WindowConfig
@@ -20,6 +21,12 @@ def training_source(config: RunConfig) -> ClipSource:
 def evaluation_source(config: RunConfig) -> ClipSource:
     """The source of held-out cases."""
     return _cached_source(config.evaluation.source, config.window, config.seed, config.evaluation.frames)
+
+
+def synthesis_source(config: RunConfig) -> ClipSource:
+    """The source of clips that are written to a folder: synthesize.frames frames each, or their own number."""
+    window = dataclasses.replace(config.window, frames=config.synthesize.frames)
+    return _cached_source(config.source, window, config.seed, config.evaluation.frames)
 
 
 def slot_rules(config: RunConfig) -> SlotRules:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 
-from echodfkd.config import SourceConfig, WindowConfig
+from echodfkd.config import PartConfig, SourceConfig, WindowConfig
+from echodfkd.config_source_checks import exact_shares
+from echodfkd.errors import ConfigError
 from echodfkd.synthesis.source import ClipSource
 
 
@@ -18,29 +21,51 @@ def build_source(source: SourceConfig, window: WindowConfig, *, seed: int, case_
         case_frames: frames of one evaluation case.
 
     Raises:
-        InputError: the source cannot be used at all (missing or empty folder).
+        InputError: the source cannot be used at all (missing or empty folder, unreadable table).
+        ConfigError: its options contradict each other or a table's rows, or name an unknown domain.
     """
-    return _BUILDERS[source.kind](source, window, seed + source.seed_offset, case_frames)
+    seed += source.seed_offset
+    if source.kind != "mixture":
+        return _BUILDERS[source.kind](source, window, seed, case_frames)
+    from echodfkd.synthesis.mixture import MixtureSource
+
+    counts = exact_shares({name: part.weight for name, part in source.parts.items()}, "source.parts")
+    parts = {
+        name: _BUILDERS[part.kind](part, window, part_seed(seed, name, part.seed_offset), case_frames)
+        for name, part in source.parts.items()
+    }
+    return MixtureSource(parts, counts, cases_from=source.cases_from)
 
 
-def _phantom(source: SourceConfig, window: WindowConfig, seed: int, case_frames: int) -> ClipSource:
+def part_seed(seed: int, name: str, seed_offset: int) -> int:
+    """Seed of a mixture's part: by its name, so that parts show different patients and others may come and go."""
+    return seed + seed_offset + (int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") >> 1)
+
+
+def _phantom(part: PartConfig, window: WindowConfig, seed: int, case_frames: int) -> ClipSource:
+    from echodfkd.synthesis.conditions import ConditionSampler
     from echodfkd.synthesis.phantom import PhantomSource
+    from echodfkd.synthesis.phantom_domains import DOMAINS
 
+    if part.domain not in DOMAINS:
+        raise ConfigError(f"source.domain: got {part.domain!r}, allowed are {', '.join(DOMAINS)}")
     return PhantomSource(
         seed=seed,
         num_frames=window.frames,
         fps=window.fps,
         size=window.size,
         case_frames=case_frames,
+        sampler=ConditionSampler(part.conditions, seed=seed),
+        domain=part.domain,
     )
 
 
-def _recorded(source: SourceConfig, window: WindowConfig, seed: int, case_frames: int) -> ClipSource:
+def _recorded(part: PartConfig, window: WindowConfig, seed: int, case_frames: int) -> ClipSource:
     from echodfkd.synthesis.recorded import RecordedSource
 
     return RecordedSource(
-        path=source.path,
-        split=source.split,
+        path=part.path,
+        split=part.split,
         seed=seed,
         num_frames=window.frames,
         fps=window.fps,
@@ -49,7 +74,7 @@ def _recorded(source: SourceConfig, window: WindowConfig, seed: int, case_frames
     )
 
 
-_BUILDERS: dict[str, Callable[[SourceConfig, WindowConfig, int, int], ClipSource]] = {
+_BUILDERS: dict[str, Callable[[PartConfig, WindowConfig, int, int], ClipSource]] = {
     "phantom": _phantom,
     "recorded": _recorded,
 }

@@ -1,11 +1,12 @@
-"""How the phantom's heart looks through a probe: an apical four-chamber sector image.
+"""How the phantom's heart looks through a probe: from echo levels to grey values.
 
-The chambers are painted in decibels (`phantom_chambers`), covered with speckle and compressed to grey. Speckle is
-the amplitude of a complex Gaussian field (Rayleigh), most of it fixed to the tissue and carried along by its motion.
-Beam effects follow: attenuation with depth, shadows along beams, clutter near the probe, and the sector's borders.
-All noise comes from the clip's own generator.
+The received power of a pixel is  P = 10^(level / 10) |s|^2 + noise + clutter  with ``s`` a complex Gaussian field
+(fully developed speckle: its amplitude |s| is Rayleigh distributed, Goodman 2007). The field is a texture in polar
+coordinates around the probe, read at the place where each pixel's tissue lies at end-diastole: it moves with the
+tissue, and its grains widen with depth as beams do. Electronic noise has an exponentially distributed power, new in
+each frame. Log compression comes last: grey = (10 log10 P + gain) / dynamic range + 1, bent and clipped.
 
-Legend: T frames, H rows, W columns. Lengths in mm, levels in dB, angles in rad.
+Legend: N clips, T frames, H rows, W columns. Lengths in mm, levels in dB, angles in rad. Optics are (N, 1, 1, 1).
 """
 
 from __future__ import annotations
@@ -13,174 +14,176 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
+import torch
+import torch.nn.functional as F
 
-from echodfkd.synthesis.phantom_anatomy import Anatomy, Motion
-from echodfkd.synthesis.phantom_chambers import Canvas, Echo, Heart, column
+from echodfkd.synthesis.phantom_chambers import Heart
+from echodfkd.synthesis.phantom_draws import gaussian_texture, scramble, uniform_of
+from echodfkd.synthesis.phantom_view import Optics, Pose
 
-_F = np.float32
+_NEPER = math.log(10.0) / 10.0
+TEXELS_PER_SIGMA = 1.5
+"""Fineness of the speckle texture against its point spread."""
+_LATERAL_TEXELS = 224
 
 
 @dataclass(frozen=True)
-class View:
-    """Where the probe stands and how the machine is set."""
+class Grid:
+    """Pixel centres against the probe: x (N, 1, 1, W) and y (N, 1, H, 1) in mm, and the pixel's side (N, 1, 1, 1)."""
 
-    side: float
-    """Side of the square image in mm."""
-    probe_x: float
-    probe_y: float
-    depth: float
-    half_angle: float
-    apex_x: float
-    apex_y: float
-    tilt: float
-    swing: float
-    drift: float
-    drift_phase: float
-    gain: float
-    dynamic_range: float
-    attenuation: float
-    gamma: float
-    clutter: float
-    noise: float
-    echo: Echo
-    shadow_angles: tuple[float, ...]
-    shadow_levels: tuple[float, ...]
+    x: torch.Tensor
+    y: torch.Tensor
+    pixel: torch.Tensor
+    size: int
 
 
-def draw_view(anatomy: Anatomy, rng: np.random.Generator) -> View:
-    """Draw a probe position and machine settings that show the whole left ventricle of this heart."""
-    scale = anatomy.length / 79.0
-    apex_y = rng.uniform(15.0, 23.0) * scale
-    depth = (apex_y + anatomy.length + anatomy.la_depth) * rng.uniform(0.92, 1.08)
-    side = depth * rng.uniform(1.0, 1.08)
-    half_angle = math.radians(rng.uniform(37.0, 46.0))
-    shadows = rng.integers(0, 3)
-    return View(
-        side=side,
-        probe_x=side * rng.uniform(0.46, 0.54),
-        probe_y=side * rng.uniform(0.0, 0.05),
-        depth=depth,
-        half_angle=half_angle,
-        apex_x=rng.uniform(0.0, 12.0) * scale,
-        apex_y=apex_y,
-        tilt=math.radians(rng.uniform(-8.0, 14.0)),
-        swing=math.radians(rng.uniform(-3.0, 3.0)),
-        drift=rng.uniform(0.0, 2.5),
-        drift_phase=rng.uniform(0.0, 2.0 * math.pi),
-        gain=rng.uniform(-3.0, 7.0),
-        dynamic_range=rng.uniform(42.0, 58.0),
-        attenuation=rng.uniform(0.0, 12.0),
-        gamma=rng.uniform(0.9, 1.4),
-        clutter=rng.uniform(0.0, 28.0),
-        noise=rng.uniform(1.6, 5.0),
-        echo=Echo(
-            myocardium=rng.uniform(-22.0, -16.0),
-            blood=rng.uniform(-48.0, -37.0),
-            haze=rng.uniform(-40.0, -30.0),
-            dropout=rng.uniform(-10.0, 18.0),
-            dropout_level=rng.uniform(0.1, 0.8),
-            dropout_lateral=bool(rng.uniform() < 0.7),
-        ),
-        shadow_angles=tuple(rng.uniform(-0.9, 0.9, shadows) * half_angle),
-        shadow_levels=tuple(rng.uniform(4.0, 18.0, shadows)),
+@dataclass(frozen=True)
+class Still:
+    """What does not move in a clip, (N, 1, H, W).
+
+    ``tissue`` is what the beam adds to tissue in dB, ``floor`` the factor of the noise's power, ``clutter`` the
+    power of reverberation, ``haze`` the level of what lies around the heart, ``sector`` the share of each pixel in
+    the sector, ``width`` how much the beam's width smears levels (0..1), ``words`` int32 counters of the noise.
+    ``texture`` (N, 3, R, C) is what is fixed to the tissue.
+    """
+
+    tissue: torch.Tensor
+    floor: torch.Tensor
+    clutter: torch.Tensor
+    haze: torch.Tensor
+    sector: torch.Tensor
+    width: torch.Tensor
+    words: torch.Tensor
+    texture: torch.Tensor
+
+
+def pixel_grid(optics: Optics, size: int) -> Grid:
+    """Centres of ``size`` x ``size`` pixels."""
+    pixel = optics.side / size
+    centres = torch.arange(size, dtype=torch.float32, device=pixel.device) + 0.5
+    x = centres * pixel - optics.probe_x
+    y = centres[:, None] * pixel - optics.probe_y
+    return Grid(x, y, pixel, size)
+
+
+def heart_axes(grid: Grid, pose: Pose) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pixel centres in the heart's axes u and v, each (N, T, H, W)."""
+    x, y = grid.x - pose.apex_x, grid.y - pose.apex_y
+    u = (x * (pose.cos * pose.stretch_u)) - (y * (pose.sin * pose.stretch_u))
+    v = (x * (pose.sin * pose.stretch_v)) + (y * (pose.cos * pose.stretch_v))
+    return u, v
+
+
+def prepare_still(grid: Grid, optics: Optics, counters: dict[str, torch.Tensor]) -> Still:
+    """Everything about a clip that is the same in all frames; ``counters`` as from `Draws.counters`."""
+    radius = torch.sqrt(grid.x * grid.x + grid.y * grid.y)
+    depth = radius / optics.depth
+    angle = torch.atan2(grid.x, grid.y.clamp(min=1e-3))
+    tgc = optics.tgc * torch.sin(5.0 * depth + optics.tgc_phase)
+    tissue = tgc - optics.attenuation * depth
+    for level, centre in ((optics.shadow_1, optics.shadow_angle_1), (optics.shadow_2, optics.shadow_angle_2)):
+        tissue = tissue - level * torch.exp(-(((angle - centre) / optics.shadow_width) ** 2))
+    texture = _tissue_texture(counters, grid.size)
+    patches = F.interpolate(gaussian_texture(counters["patches"], 12, 12, 1.2), size=(grid.size,) * 2, mode="bicubic")
+    reverberation = _power(_read_polar(texture.flip(2, 3), grid.x, grid.y, optics, grid)).clamp_(max=4.0)
+    outside = torch.abs(grid.x) * torch.cos(optics.half_angle) - grid.y * torch.sin(optics.half_angle)
+    outside = torch.maximum(torch.maximum(outside, radius - optics.depth), 3.0 - radius)
+    pixels = grid.size * grid.size
+    place = torch.arange(pixels, dtype=torch.int32, device=radius.device) * 0x1E3779B1
+    words = scramble(place + counters["noise"][:, None])
+    return Still(
+        tissue=tissue,
+        floor=torch.exp(_NEPER * (optics.noise + tgc + 6.0 * depth)),
+        clutter=torch.exp(_NEPER * (optics.clutter - radius * (8.7 / 9.0))) * reverberation,
+        haze=optics.haze + optics.patches * 1.4 * patches[:, :1],
+        sector=(0.5 - outside / grid.pixel).clamp(0.0, 1.0),
+        width=(30.0 * optics.lateral * depth / 0.6).clamp(0.0, 1.0),
+        words=words.view(-1, 1, grid.size, grid.size),
+        texture=texture,
     )
 
 
-def render(
-    anatomy: Anatomy, motion: Motion, view: View, *, size: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Paint a clip.
+def tissue_texture(
+    heart: Heart, grid: Grid, optics: Optics, texture: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What is fixed to the tissue of each pixel, two fields (N, T, H, W).
 
-    Returns:
-        video uint8 (T, size, size) and the mask of the left ventricle's cavity, bool (T, size, size).
+    The first is |s|^2: exponentially distributed, with a mean of about 0.9 (1 at the texels, less between them).
+    The second is a slow Gaussian field of about unit variance, for the patchiness of walls. Tissue is followed back
+    to end-diastole: across by the ratio of widths up to the outer wall and along by that of lengths; torsion shears
+    it.
     """
-    pixel = view.side / size
-    centres = ((np.arange(size) + 0.5) * pixel).astype(_F)
-    x_HW, y_HW = np.meshgrid(centres - _F(view.probe_x), centres - _F(view.probe_y))
-    u, v = _heart_axes(x_HW, y_HW, motion, view)
-    heart = Heart(u, v, anatomy, motion, pixel)
-    canvas = Canvas(heart, view.echo)
-    canvas.paint_all()
-    level = canvas.level
-    level += _speckle(heart, rng) * (_F(0.45) + _F(0.55) * canvas.solid)
-    level += rng.standard_normal(level.shape, dtype=_F) * _F(view.noise)
-    level[:, :, 1:-1] = level[:, :, 1:-1] * _F(0.5) + (level[:, :, 2:] + level[:, :, :-2]) * _F(0.25)  # beam width
-    level += _beam(x_HW, y_HW, view)
-    grey = np.clip(level * _F(1.0 / view.dynamic_range) + _F(1.0 + view.gain / view.dynamic_range), 0.0, 1.0)
-    grey = np.power(grey, _F(view.gamma))
-    grey *= _sector(x_HW, y_HW, view, pixel) * _F(255.0)
-    return np.rint(grey).astype(np.uint8), heart.lv_mask
+    anatomy, motion = heart.anatomy, heart.motion
+    reach = heart.face
+    back_u = heart.u.clamp(-reach, reach).mul_(anatomy.half_width / motion.half_width - 1.0).add_(heart.u)
+    back_u.addcmul_(heart.along - 0.5, 0.3 * motion.twist * motion.half_width)
+    back_v = (heart.along * (anatomy.length - motion.length)).add_(heart.v)
+    field = _read_polar(texture, back_u.sub_(optics.probe_u), back_v.sub_(optics.probe_v), optics, grid)
+    return _power(field), field[:, 2]
 
 
-def _heart_axes(x_HW: np.ndarray, y_HW: np.ndarray, motion: Motion, view: View) -> tuple[np.ndarray, np.ndarray]:
-    """Pixel centres in the heart's axes u and v, each (T, H, W); the heart sways with breath and twists with beats."""
-    tilt = view.tilt + view.swing * motion.ejected
-    sway = view.drift * np.sin(0.25 * 2.0 * math.pi * motion.phase + view.drift_phase)
-    x = x_HW - column(view.apex_x + sway)
-    y = y_HW - column(view.apex_y + 0.4 * sway)
-    cos, sin = column(np.cos(tilt)), column(np.sin(tilt))
-    return x * cos - y * sin, x * sin + y * cos
+def compress(
+    level: torch.Tensor, speckle: torch.Tensor, still: Still, optics: Optics, frame_numbers: torch.Tensor
+) -> torch.Tensor:
+    """Grey 0..1 (N, T, H, W) of echo levels in dB and speckle power, with noise, clutter and log compression.
+
+    Args:
+        level: dB (N, T, H, W); used up.
+        speckle: power with mean 1 (N, T, H, W).
+        still: what does not move.
+        optics: machine settings.
+        frame_numbers: int32 (T,) of the frames in their clip, from which their noise follows.
+    """
+    power = _beam_width(level, still.width).add_(still.tissue).mul_(_NEPER).exp_().mul_(speckle)
+    words = scramble(still.words + frame_numbers.view(1, -1, 1, 1) * 0x2545F491)
+    noise = uniform_of(words).log_().neg_()
+    power.addcmul_(noise, still.floor).add_(still.clutter)
+    grey = power.log_().mul_(1.0 / _NEPER / optics.dynamic_range).add_(1.0 + optics.gain / optics.dynamic_range)
+    grey.clamp_(0.0, 1.0)
+    grey.mul_((grey - 1.0).mul_(optics.contrast).add_(1.0))
+    blurred = grey.mul(0.5)
+    blurred[..., 1:].add_(grey[..., :-1], alpha=0.25)
+    blurred[..., :-1].add_(grey[..., 1:], alpha=0.25)
+    return blurred.mul_(still.sector)
 
 
-def _speckle(heart: Heart, rng: np.random.Generator) -> np.ndarray:
-    """Tissue-locked speckle in dB about its mean, (T, H, W): a texture read at where the tissue was at rest."""
-    anatomy, motion, pixel = heart.anatomy, heart.motion, heart.pixel
-    reach = heart.half_width + _F(anatomy.wall_septal) * column(motion.thickening)
-    rest_width = _F(motion.half_width.max())
-    u_rest = heart.u + np.clip(heart.u, -reach, reach) * (rest_width / heart.half_width - 1.0)
-    v_rest = heart.v + np.clip(heart.v, 0.0, heart.length) * (_F(anatomy.length) / heart.length - 1.0)
-    texels = 160
-    across = _blur(rng.standard_normal((2, texels, texels), dtype=_F), 2, max(0.75, 1.6 / pixel))
-    field = _blur(across, 1, max(0.5, 0.8 / pixel))
-    amplitude = np.sqrt(field[0] ** 2 + field[1] ** 2)
-    texture = np.maximum(_F(20.0) * np.log10(amplitude / amplitude.mean() + _F(1e-3)), _F(-18.0)).astype(_F)
-    slow = _blur(_blur(rng.standard_normal((texels, texels), dtype=_F), 1, 7.0 / pixel), 0, 7.0 / pixel)
-    texture += slow * _F(2.2)
-    return _sample(texture, u_rest * _F(1.0 / pixel), v_rest * _F(1.0 / pixel))
+def _beam_width(level: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+    """Levels smeared over five columns to this share, which grows with depth as the beam widens."""
+    blurred = level * (3.0 / 9.0)
+    for offset, weight in ((1, 2.0 / 9.0), (2, 1.0 / 9.0)):
+        blurred[..., offset:].add_(level[..., :-offset], alpha=weight)
+        blurred[..., :offset].add_(level[..., :offset], alpha=weight)
+        blurred[..., :-offset].add_(level[..., offset:], alpha=weight)
+        blurred[..., -offset:].add_(level[..., -offset:], alpha=weight)
+    return level.lerp_(blurred, share)
 
 
-def _sample(texture: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Bilinear reading of a texture that repeats in both directions."""
-    side = texture.shape[0]
-    x0, y0 = np.floor(x), np.floor(y)
-    fx, fy = x - x0, y - y0
-    column, row = x0.astype(np.int32) % side, y0.astype(np.int32) % side
-    right, lower = (column + 1) % side, (row + 1) % side * side
-    row *= side
-    flat = texture.ravel()
-    top = flat[row + column]
-    top += (flat[row + right] - top) * fx
-    bottom = flat[lower + column]
-    bottom += (flat[lower + right] - bottom) * fx
-    return top + (bottom - top) * fy
+def _tissue_texture(counters: dict[str, torch.Tensor], size: int) -> torch.Tensor:
+    """Real and imaginary part of the speckle and the slow field, float32 (N, 3, R, C)."""
+    speckle = gaussian_texture(counters["speckle"], 3 * size, _LATERAL_TEXELS, TEXELS_PER_SIGMA)
+    slow = gaussian_texture(counters["slow"], 36, 20, 0.8)[:, :1]
+    slow = F.interpolate(slow, size=speckle.shape[2:], mode="bilinear", align_corners=False)
+    return torch.cat([speckle, slow.mul_(math.sqrt(2.0))], dim=1)
 
 
-def _blur(field: np.ndarray, axis: int, sigma: float) -> np.ndarray:
-    """Periodic Gaussian blur along one axis, scaled back to the variance of white noise."""
-    radius = int(3.0 * sigma) + 1
-    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
-    weights /= math.sqrt(float((weights**2).sum()))
-    result = np.zeros_like(field)
-    for offset, weight in zip(range(-radius, radius + 1), weights, strict=True):
-        result += np.roll(field, offset, axis) * _F(weight)
-    return result
+def _power(field: torch.Tensor) -> torch.Tensor:
+    return (field[:, 0] * field[:, 0]).addcmul_(field[:, 1], field[:, 1])
 
 
-def _beam(x_HW: np.ndarray, y_HW: np.ndarray, view: View) -> np.ndarray:
-    """What the beam adds in dB (H, W): attenuation, shadows along beams, clutter near the probe."""
-    radius = np.sqrt(x_HW * x_HW + y_HW * y_HW)
-    angle = np.arctan2(x_HW, np.maximum(y_HW, _F(1e-3)))
-    beam = -_F(view.attenuation) * radius * _F(1.0 / view.depth)
-    beam += _F(view.clutter) * np.exp(-radius * _F(1.0 / 14.0))
-    for centre, depth in zip(view.shadow_angles, view.shadow_levels, strict=True):
-        beam -= _F(depth) * np.exp(-(((angle - _F(centre)) * _F(1.0 / 0.09)) ** 2))
-    return beam
+def _read_polar(texture: torch.Tensor, x: torch.Tensor, y: torch.Tensor, optics: Optics, grid: Grid) -> torch.Tensor:
+    """A texture at points against the probe, bilinear, mirrored beyond its border: (N, channels, T, H, W).
 
-
-def _sector(x_HW: np.ndarray, y_HW: np.ndarray, view: View, pixel: float) -> np.ndarray:
-    """Share of each pixel inside the sector, 0..1 (H, W)."""
-    radius = np.sqrt(x_HW * x_HW + y_HW * y_HW)
-    off = np.abs(x_HW) * _F(math.cos(view.half_angle)) - y_HW * _F(math.sin(view.half_angle))
-    outside = np.maximum(np.maximum(off, radius - _F(view.depth)), _F(3.0) - radius)
-    return np.clip(_F(0.5) - outside * _F(1.0 / pixel), 0.0, 1.0)
+    A pixel's own footprint (half a pixel) widens the point spread. Rows are texels along the beam, columns across.
+    """
+    rows, columns = texture.shape[2:]
+    axial = torch.sqrt(optics.axial**2 + (0.5 * grid.pixel) ** 2) / TEXELS_PER_SIGMA
+    footprint = 0.5 * grid.pixel / (0.6 * optics.depth)
+    lateral = torch.sqrt(optics.lateral**2 + footprint**2) / TEXELS_PER_SIGMA
+    y = y.clamp(min=1.0)
+    radius = torch.sqrt(x * x + y * y)
+    places = torch.stack([(x / y) * (2.0 / (columns * lateral)), radius.mul_(2.0 / (rows * axial)).sub_(1.0)], dim=-1)
+    N, T, H, W = places.shape[:4]
+    field = F.grid_sample(
+        texture, places.view(N, T * H, W, 2), mode="bilinear", padding_mode="reflection", align_corners=False
+    )
+    return field.view(N, -1, T, H, W)

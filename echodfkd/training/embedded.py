@@ -17,7 +17,7 @@ from safetensors.torch import save
 from echodfkd.errors import ConfigError, InputError
 from echodfkd.models.unet import EMBEDDED_CHANNELS, PIXEL_MEAN, PIXEL_STD, EmbeddedTeacherNet
 from echodfkd.records import VideoClip
-from echodfkd.synthesis.phantom import PhantomSource
+from echodfkd.synthesis.phantom import default_phantom
 from echodfkd.training.supervised import SupervisedRecipe, score_cases, train_segmentation
 
 SCORED_SIZES = (56, 112)
@@ -93,7 +93,7 @@ def embedded_recipe(*, steps: int, seed: int, sizes: tuple[int, ...], max_second
 def _score(network: EmbeddedTeacherNet, recipe: SupervisedRecipe, num_cases: int) -> dict[str, dict[str, float]]:
     held_out = {}
     for size in SCORED_SIZES:
-        source = PhantomSource(seed=recipe.seed, num_frames=1, fps=32.0, size=size, case_frames=48)
+        source = default_phantom(seed=recipe.seed, num_frames=1, fps=32.0, size=size, case_frames=48)
         cases = (source.case(index) for index in range(num_cases))
         held_out[str(size)] = score_cases(network, cases, mean=recipe.mean, std=recipe.std, threshold=0.5)
     return held_out
@@ -119,7 +119,7 @@ def _card(
 def _clip_maker(recipe: SupervisedRecipe) -> Callable[[int, int], VideoClip]:
     """Clips of two frames half a second apart, so that a batch holds many hearts, each in two states."""
     sources = {
-        size: PhantomSource(
+        size: default_phantom(
             seed=recipe.seed, num_frames=recipe.frames_per_clip, fps=2.0, size=size, case_frames=recipe.frames_per_clip
         )
         for size in sorted(set(recipe.sizes))

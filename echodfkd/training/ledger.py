@@ -57,6 +57,8 @@ class LedgerBuffer:
                 step=step,
                 rank=self._rank,
                 attempt=self._attempt,
+                source=batch.source[place] if batch.source else "",
+                domain=batch.domain[place] if batch.domain else "",
             )
             self._rows["ledger"].append(asdict(row))
 

@@ -11,7 +11,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,9 +26,9 @@ from echodfkd.video.decode import DecodedVideo, decode_video
 from echodfkd.video.encode import encode_avi
 from echodfkd.video.tracing import mask_to_tracing
 
-_COLUMNS = ("FileName", "EF", "ESV", "EDV", "FrameHeight", "FrameWidth", "FPS", "NumberOfFrames", "Split")
+FILE_LIST_COLUMNS = ("FileName", "EF", "ESV", "EDV", "FrameHeight", "FrameWidth", "FPS", "NumberOfFrames", "Split")
 _REQUIRED = ("FileName", "FPS", "NumberOfFrames", "Split")
-_TRACING_COLUMNS = ("FileName", "X1", "Y1", "X2", "Y2", "Frame")
+TRACING_COLUMNS = ("FileName", "X1", "Y1", "X2", "Y2", "Frame")
 _EXPECTED = "expected a folder with Videos/ and FileList.csv"
 
 
@@ -123,7 +123,7 @@ def read_tracings(root: str, names: Collection[str] | None = None) -> dict[str, 
     if not fs.exists(f"{base}/VolumeTracings.csv"):
         return {}
     where = f"{root}/VolumeTracings.csv"
-    types = {column: pa.float64() for column in _TRACING_COLUMNS[1:]} | {"FileName": pa.string()}
+    types = {column: pa.float64() for column in TRACING_COLUMNS[1:]} | {"FileName": pa.string()}
     try:
         table = pa.csv.read_csv(
             io.BytesIO(fs.cat_file(f"{base}/VolumeTracings.csv")),
@@ -131,11 +131,11 @@ def read_tracings(root: str, names: Collection[str] | None = None) -> dict[str, 
         )
     except pa.ArrowInvalid as error:
         raise InputError(f"{where} cannot be read: {_one_line(error)}") from error
-    missing = [column for column in _TRACING_COLUMNS if column not in table.column_names]
+    missing = [column for column in TRACING_COLUMNS if column not in table.column_names]
     if missing:
-        raise InputError(f"{where} lacks the columns {', '.join(missing)}; it needs {', '.join(_TRACING_COLUMNS)}")
-    if any(table[column].null_count for column in _TRACING_COLUMNS):
-        raise InputError(f"{where} has blank fields; every row needs {', '.join(_TRACING_COLUMNS)}")
+        raise InputError(f"{where} lacks the columns {', '.join(missing)}; it needs {', '.join(TRACING_COLUMNS)}")
+    if any(table[column].null_count for column in TRACING_COLUMNS):
+        raise InputError(f"{where} has blank fields; every row needs {', '.join(TRACING_COLUMNS)}")
     return _group_tracings(table, names)
 
 
@@ -161,13 +161,13 @@ def write_echonet_folder(
         raise InputError(f"the folder {root} already holds a FileList.csv; write to another one")
     files, tracings = io.StringIO(newline=""), io.StringIO(newline="")
     file_writer, tracing_writer = csv.writer(files), csv.writer(tracings)
-    file_writer.writerow(_COLUMNS)
-    tracing_writer.writerow(_TRACING_COLUMNS)
+    file_writer.writerow(FILE_LIST_COLUMNS)
+    tracing_writer.writerow(TRACING_COLUMNS)
     rows: dict[str, EchoNetRow] = {}
     try:
         fs.makedirs(f"{base}/Videos", exist_ok=True)
         for position, clip in enumerate(clips):
-            name = _plain_name(clip.clip_id, f"clip {position}")
+            name = plain_name(clip.clip_id, f"clip {position}")
             if name in rows:
                 raise InputError(f"clip {position}: the clip id {name!r} comes twice; files need different names")
             known, count = clip.conditions, len(clip.video)
@@ -175,9 +175,8 @@ def write_echonet_folder(
             where = split if isinstance(split, str) else split(position)
             rows[name] = EchoNetRow(name, f"{name}.avi", where, clip.fps, count, *volumes)
             fs.pipe_file(f"{base}/Videos/{name}.avi", encode_avi(clip.video, clip.fps))
-            line = (name, known.ef_percent, known.esv_ml, known.edv_ml, *clip.video.shape[1:], clip.fps, count, where)
-            file_writer.writerow(["" if field is None else field for field in line])
-            tracing_writer.writerows(_tracing_lines(clip, name))
+            file_writer.writerow(file_list_fields(clip, name, where))
+            tracing_writer.writerows(tracing_fields(name, _traced_masks(clip)))
         if not rows:
             raise InputError(f"no clips to write to {root}")
         fs.pipe_file(f"{base}/VolumeTracings.csv", tracings.getvalue().encode())
@@ -185,6 +184,26 @@ def write_echonet_folder(
     except OSError as error:
         raise InputError(f"the folder {root} cannot be written: {error}") from error
     return list(rows.values())
+
+
+def file_list_fields(clip: VideoClip, name: str, split: str) -> list[str]:
+    """The row of FileList.csv (`FILE_LIST_COLUMNS`) of a clip that is stored as ``name``.avi; unknown is blank."""
+    known, (count, height, width) = clip.conditions, clip.video.shape
+    fields = (name, known.ef_percent, known.esv_ml, known.edv_ml, height, width, clip.fps, count, split)
+    return ["" if field is None else str(field) for field in fields]
+
+
+def tracing_fields(name: str, masks: Mapping[int, np.ndarray]) -> list[list[str]]:
+    """The rows of VolumeTracings.csv (`TRACING_COLUMNS`) of bool (H, W) masks by frame, none of them empty.
+
+    FileName ends in ``.avi`` here, not in FileList.csv, as in the published files: the authors' loader drops a
+    video whose tracings are not under that name.
+    """
+    return [
+        [f"{name}.avi", *(f"{value:.4f}" for value in row), str(frame)]
+        for frame, mask in masks.items()
+        for row in mask_to_tracing(mask)
+    ]
 
 
 def _open_folder(root: str) -> tuple[Any, str]:
@@ -210,7 +229,7 @@ def _text(fs: Any, path: str, root: str) -> str:
 
 def _read_row(fields: dict[str, str | None], where: str) -> EchoNetRow:
     text = (fields["FileName"] or "").strip()
-    name = _plain_name(re.sub(r"\.avi$", "", text, flags=re.IGNORECASE), where)
+    name = plain_name(re.sub(r"\.avi$", "", text, flags=re.IGNORECASE), where)
     has_suffix = text.lower().endswith((".avi", ".mp4"))
     frames = _number(fields, "NumberOfFrames", where)
     return EchoNetRow(
@@ -225,7 +244,7 @@ def _read_row(fields: dict[str, str | None], where: str) -> EchoNetRow:
     )
 
 
-def _plain_name(name: str, where: str) -> str:
+def plain_name(name: str, where: str) -> str:
     """Refuse a name that could lead out of Videos/ or means something to a file system."""
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+= -]{0,199}", name):
         raise InputError(
@@ -253,7 +272,7 @@ def _group_tracings(table: pa.Table, names: Collection[str] | None) -> dict[str,
     files = [re.sub(r"\.avi$", "", str(file), flags=re.IGNORECASE) for file in encoded.dictionary.to_pylist()]
     file_of_row = encoded.indices.to_numpy()
     frame_of_row = table["Frame"].to_numpy().astype(np.int64)
-    lines = np.stack([table[column].to_numpy() for column in _TRACING_COLUMNS[1:5]], axis=1)
+    lines = np.stack([table[column].to_numpy() for column in TRACING_COLUMNS[1:5]], axis=1)
     order = np.lexsort((frame_of_row, file_of_row))  # stable: rows of a frame keep the file's order
     file_sorted, frame_sorted = file_of_row[order], frame_of_row[order]
     starts = np.flatnonzero(np.diff(file_sorted, prepend=-1) | np.diff(frame_sorted, prepend=-1))
@@ -266,18 +285,15 @@ def _group_tracings(table: pa.Table, names: Collection[str] | None) -> dict[str,
     return tracings
 
 
-def _tracing_lines(clip: VideoClip, name: str) -> list[tuple[object, ...]]:
+def _traced_masks(clip: VideoClip) -> dict[int, np.ndarray]:
     if clip.truth_labels is None or not clip.ed_frames or not clip.es_frames:
-        return []
+        return {}
     ed_frame = clip.ed_frames[0]
     es_frame = next((frame for frame in clip.es_frames if frame > ed_frame), clip.es_frames[0])
-    lines: list[tuple[object, ...]] = []
-    for frame in (ed_frame, es_frame):
-        labels = clip.truth_labels[frame]
-        if not (labels == 1).any() or (labels == TRUTH_UNKNOWN).any():
-            return []
-        lines.extend((name, *(f"{value:.4f}" for value in row), frame) for row in mask_to_tracing(labels == 1))
-    return lines
+    labels = {frame: clip.truth_labels[frame] for frame in (ed_frame, es_frame)}
+    if any(not (known == 1).any() or (known == TRUTH_UNKNOWN).any() for known in labels.values()):
+        return {}
+    return {frame: known == 1 for frame, known in labels.items()}
 
 
 def _one_line(error: Exception) -> str:

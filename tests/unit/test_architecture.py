@@ -23,8 +23,14 @@ PURE = [
     "echodfkd.metrics.cardiac",
     "echodfkd.metrics.summary",
     "echodfkd.video.decode",
+    "echodfkd.synthesis.conditions",
+    "echodfkd.synthesis.mixture",
     "echodfkd.synthesis.phantom",
     "echodfkd.synthesis.recorded",
+    "echodfkd.synthesis.preview",
+    "echodfkd.synthesis.shards",
+    "echodfkd.synthesis.stored",
+    "echodfkd.synthesis.writing",
     "echodfkd.teaching",
     "echodfkd.scoring",
     "echodfkd.training.worker",
@@ -33,7 +39,7 @@ PURE = [
     "echodfkd.reporting.report",
 ]
 LAYERS = [
-    {"errors", "records", "config", "config_file", "storage", "schemas", "command"},
+    {"errors", "records", "storage", "schemas", "command"} | {p.stem for p in (ROOT / "echodfkd").glob("config*.py")},
     {"video", "models", "losses", "metrics"},
     {"synthesis", "teaching", "training", "scoring", "reporting"},
     {"runtime"},

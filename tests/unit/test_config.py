@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from echodfkd.config import RunConfig
+from echodfkd.config import ConditionsConfig, RunConfig
 from echodfkd.config_file import config_from_dict, config_hash, config_to_yaml, load_config
+from echodfkd.config_sources import ChoiceSpec, ConditionSpec, StratifySpec, WeightedSpec
 from echodfkd.errors import ConfigError
 
 ONE_STUDENT = "students.a.blocks=2"
@@ -52,10 +53,13 @@ def test_overrides_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Pa
         ([ONE_STUDENT, "teacher.max_actors=0"], "teacher.max_actors: got 0, must be at least teacher.min_actors (1)"),
         ([ONE_STUDENT, "teacher.kind=echonet_deeplabv3"], "teacher.weights: empty"),
         ([ONE_STUDENT, "source.kind=recorded"], "source.path: empty"),
+        ([ONE_STUDENT, "source.kind=film"], "source.kind: got 'film', allowed are phantom, recorded, mixture"),
         ([ONE_STUDENT, "name=../up"], "name: got '../up'"),
         ([ONE_STUDENT, "evaluation.node_label=eval"], "evaluation.node_label: got 'eval', expected key=value"),
         ([ONE_STUDENT, "optimizer.learning_rate=0"], "optimizer.learning_rate: got 0.0, must be above 0"),
         ([ONE_STUDENT, "data.quarantine_limit=2"], "data.quarantine_limit: got 2.0, must lie in 0 .. 1"),
+        ([ONE_STUDENT, "synthesize.frames=1"], "synthesize.frames: got 1, must be at least 2, or 0 (each clip's own"),
+        ([ONE_STUDENT, "synthesize.frames=0", "source.kind=recorded", "source.path=/d"], "for clips of the phantom"),
         ([], "students: empty, name at least one"),
     ],
 )
@@ -84,6 +88,173 @@ def test_the_hash_sees_what_decides_numbers_and_not_where_they_are_made() -> Non
         assert config_hash(load_config(None, [ONE_STUDENT, same])) == config_hash(base), same
     for other in ("seed=1", "train.steps=3", "window.size=64", "students.a.layers=2", "optimizer.beta1=0.8"):
         assert config_hash(load_config(None, [ONE_STUDENT, other])) != config_hash(base), other
+
+
+def conditions(text: str) -> list[str]:
+    return [ONE_STUDENT, f"source.conditions.{text}"]
+
+
+def test_a_distribution_that_is_given_replaces_the_default_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "students: {a: {blocks: 1}}\n"
+        "source:\n"
+        "  conditions:\n"
+        "    ef_percent: {low: 20, high: 40}\n"
+        "    heart_rate_bpm: [90, 120]\n"
+        "    age_years: 75\n"
+        "    bsa_m2: {mixture: [{value: 1.7, weight: 2}, 2.0, [1.8, 1.9]]}\n"
+        "    view: {A4C: 1, A2C: 3}\n"
+        "    sex: F\n"
+        "    stratify: {condition: ef_percent, edges: [30], shares: [1, 1]}\n"
+    )
+    found = load_config(str(path), ["source.conditions.ef_percent.high=35"]).source.conditions
+    assert found.ef_percent == ConditionSpec(low=20, high=35)
+    assert found.heart_rate_bpm == ConditionSpec(low=90, high=120)
+    assert found.age_years == ConditionSpec(value=75)
+    assert found.bsa_m2.mixture == [
+        WeightedSpec(value=1.7, weight=2),
+        WeightedSpec(value=2.0),
+        WeightedSpec(low=1.8, high=1.9),
+    ]
+    assert found.view == ChoiceSpec(shares={"A4C": 1, "A2C": 3})
+    assert found.sex == ChoiceSpec(value="F")
+    assert found.edv_ml == ConditionsConfig().edv_ml
+    assert found.stratify == StratifySpec("ef_percent", [30.0], [1.0, 1.0])
+    config = load_config(str(path))
+    assert config_from_dict(yaml.safe_load(config_to_yaml(config))) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("ef_percent=[40,20]", "source.conditions.ef_percent: low is 40 and high is 20; low must be below high"),
+        ("ef_percent=[40,20,10]", "conditions.ef_percent: got a list of 3, expected [low, high]"),
+        ("ef_percent=120", "source.conditions.ef_percent.value: got 120, must lie in 1 .. 99"),
+        ("ef_percent.mean=50", "source.conditions.ef_percent: a normal distribution needs mean and sd, got no sd"),
+        ("ef_percent.low=50", "source.conditions.ef_percent: a uniform distribution needs high and low, got no high"),
+        ("ef_percent={mean: 50, sd: 0}", "source.conditions.ef_percent.sd: got 0, must be above 0"),
+        (
+            "ef_percent={value: 50, low: 20}",
+            "source.conditions.ef_percent: low contradicts a fixed distribution, which takes value",
+        ),
+        (
+            "ef_percent={distribution: gauss, mean: 1}",
+            "ef_percent.distribution: got 'gauss', allowed are fixed, uniform, normal, lognormal, mixture",
+        ),
+        (
+            "ef_percent={mean: 50, sd: 1, low: 80, high: 90}",
+            "a normal distribution of mean 50 and sd 1 leaves nothing between 80 and 90",
+        ),
+        (
+            "edv_ml={distribution: lognormal, mean: -5, sd: 2}",
+            "edv_ml.mean: got -5, a lognormal distribution needs a mean above 0",
+        ),
+        (
+            "edv_ml.mixture=[{value: 90, weight: 0}]",
+            "source.conditions.edv_ml.mixture[0].weight: got 0, must be above 0",
+        ),
+        ("edv_ml.mixture=[{low: 90, high: 80}]", "source.conditions.edv_ml.mixture[0]: low is 90 and high is 80"),
+        ("view=A3C", "source.conditions.view: got 'A3C', allowed are A4C, A2C"),
+        ("sex={F: -1}", "source.conditions.sex.shares.F: got -1, must be at least 0"),
+        ("sex={F: 0}", "source.conditions.sex.shares: they sum to 0, at least one must be above 0"),
+        ("sex={value: F, shares: {M: 1}}", "source.conditions.sex: value and shares contradict each other"),
+        ("blood_pressure=120", "source.conditions.blood_pressure: unknown option; allowed are age_years"),
+        ("ef_percent={vale: 3}", "source.conditions.ef_percent.vale: unknown option; allowed are distribution"),
+        ("table=nowhere.csv", "source.conditions.table: nowhere.csv cannot be read: No such file or directory"),
+        ("table_sha256=ab", "source.conditions.table_sha256: set, but source.conditions.table is empty"),
+        ("stratify.edges=[3]", "source.conditions.stratify.condition: empty, but edges or shares are given"),
+        ("stratify.condition=sex", "source.conditions.stratify.condition: got 'sex', allowed are ef_percent"),
+        (
+            "stratify={condition: ef_percent, edges: [50, 40], shares: [1, 1, 1]}",
+            "source.conditions.stratify.edges: got [50.0, 40.0], must be at least one number, each above the one",
+        ),
+        (
+            "stratify={condition: ef_percent, edges: [40], shares: [1]}",
+            "source.conditions.stratify.shares: got 1 for 1 edges, which cut 2 strata",
+        ),
+        (
+            "stratify={condition: ef_percent, edges: [40], shares: [1, 0]}",
+            "source.conditions.stratify.shares[1]: got 0, must be above 0",
+        ),
+    ],
+)
+def test_conditions_that_cannot_be_drawn_are_one_sentence(text: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, conditions(text))
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+MIXTURE = (
+    "students: {a: {blocks: 1}}\n"
+    "source:\n"
+    "  kind: mixture\n"
+    "  parts:\n"
+    "    real: {weight: 7, kind: recorded, path: /data}\n"
+    "    made: {weight: 3, conditions: {ef_percent: [20, 40]}}\n"
+)
+
+
+def test_a_mixture_survives_its_own_dump_and_builds_once(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(MIXTURE)
+    config = load_config(str(path))
+    assert config.source.parts["made"].conditions.ef_percent == ConditionSpec(low=20, high=40)
+    dumped = yaml.safe_load(config_to_yaml(config))
+    assert "conditions" not in dumped["source"]
+    assert "conditions" not in dumped["source"]["parts"]["real"]
+    again = config_from_dict(dumped)
+    assert again == config
+    assert hash(again.source) == hash(config.source)
+    for other in ("source.parts.made.weight=4", "source.parts.made.conditions.ef_percent.low=25"):
+        changed = load_config(str(path), [other])
+        assert changed.source != config.source
+        assert config_hash(changed) != config_hash(config)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("source.kind=phantom", "source.parts: set, but source.kind is phantom; only a mixture has parts"),
+        ("source.path=/x", "source.path: set, but source.kind is mixture; give it to its parts"),
+        ("source.conditions.ef_percent=30", "source.conditions: set, but source.kind is mixture; give it to its parts"),
+        ("source.parts.made.kind=mixture", "source.parts.made.kind: got 'mixture', allowed are phantom, recorded"),
+        ("source.parts.real.path=''", "source.parts.real.path: empty, but source.parts.real.kind is recorded"),
+        (
+            "source.parts.real.conditions.ef_percent=30",
+            "source.parts.real.conditions: set, but source.parts.real.kind is recorded; videos have their own",
+        ),
+        ("source.parts.made.weight=0", "source.parts.made.weight: got 0, must be above 0"),
+        ("source.parts.made-up.weight=1", "source.parts.made-up: a part's name may hold letters, digits and '_'"),
+        ("source.cases_from=other", "source.cases_from: got 'other', allowed are made, real"),
+        ("source.parts.made.conditions.view=PLAX", "source.parts.made.conditions.view: got 'PLAX', allowed are A4C"),
+        ("source.parts.made.wieght=1", "source.parts.made.wieght: unknown option; allowed are conditions"),
+    ],
+)
+def test_a_mixture_that_cannot_work_is_one_sentence(tmp_path: Path, override: str, words: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(MIXTURE)
+    with pytest.raises(ConfigError) as caught:
+        load_config(str(path), [override])
+    assert words in str(caught.value)
+
+
+def test_a_mixture_needs_parts() -> None:
+    with pytest.raises(ConfigError, match=r"source.parts: empty, but source.kind is mixture; name at least one part"):
+        load_config(None, [ONE_STUDENT, "source.kind=mixture"])
+
+
+def test_a_table_is_known_by_its_content(tmp_path: Path) -> None:
+    one, copy = tmp_path / "one.csv", tmp_path / "copy.csv"
+    for path in (one, copy):
+        path.write_text("ef_percent\n35\n")
+    first, second = (load_config(None, conditions(f"table={path}")) for path in (one, copy))
+    assert len(first.source.conditions.table_sha256) == 64
+    assert config_hash(first) == config_hash(second)
+    assert config_from_dict(yaml.safe_load(config_to_yaml(first))) == first
+    copy.write_text("ef_percent\n36\n")
+    assert config_hash(load_config(None, conditions(f"table={copy}"))) != config_hash(first)
 
 
 def test_a_long_plan_runs_in_legs_that_end_at_checkpoints() -> None:

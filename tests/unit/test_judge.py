@@ -14,7 +14,7 @@ from echodfkd.errors import ConfigError, InputError
 from echodfkd.models import judge as judge_module
 from echodfkd.models.build import load_judge
 from echodfkd.models.judge import WEIGHTS, MaskJudge, dilate, dilation_radius, load_embedded_judge
-from echodfkd.synthesis.phantom import PhantomSource
+from echodfkd.synthesis.phantom import default_phantom
 from echodfkd.training.contrastive import contrastive_loss, finding_chances, spearman
 from echodfkd.training.degradations import erode, halve, shift
 
@@ -28,7 +28,7 @@ def embedded():
 
 @pytest.fixture(scope="module")
 def cases():
-    source = PhantomSource(seed=HELD_OUT_SEED, num_frames=8, fps=16.0, size=56, case_frames=8)
+    source = default_phantom(seed=HELD_OUT_SEED, num_frames=8, fps=16.0, size=56, case_frames=8)
     clips = [source.case(index) for index in range(4)]
     return [(clip.video, clip.truth_labels == 1) for clip in clips]
 

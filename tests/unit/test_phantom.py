@@ -1,4 +1,4 @@
-"""The embedded phantom: pure, labelled, consistent with its conditions, and not to be had by a threshold."""
+"""The embedded phantom as a source: pure, labelled, true to its conditions, and not to be had by a threshold."""
 
 import hashlib
 import subprocess
@@ -7,22 +7,29 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
+from echodfkd.config_sources import ChoiceSpec, ConditionsConfig, ConditionSpec
 from echodfkd.errors import ConfigError
 from echodfkd.records import VideoClip
-from echodfkd.synthesis.phantom import PhantomSource, draw_conditions
-from echodfkd.synthesis.phantom_anatomy import draw_anatomy, ejected_fraction, move
-from echodfkd.synthesis.phantom_chambers import Heart, ellipse
+from echodfkd.synthesis.conditions import ConditionSampler
+from echodfkd.synthesis.phantom import PhantomSource, default_phantom
+from echodfkd.synthesis.phantom_chambers import PHANTOM_CLASSES
+from echodfkd.synthesis.phantom_domains import DOMAINS
+from echodfkd.synthesis.phantom_proofs import best_threshold_dice
+from echodfkd.synthesis.phantom_renderer import PhantomRenderer
 from echodfkd.synthesis.source import ClipSource
 
 
-def make_source(seed: int = 0, size: int = 56, frames: int = 16, fps: float = 32.0, case_frames: int = 48):
-    return PhantomSource(seed=seed, num_frames=frames, fps=fps, size=size, case_frames=case_frames)
+def make_source(
+    seed: int = 0, size: int = 56, frames: int = 16, fps: float = 32.0, case_frames: int = 48, domain: str = "default"
+) -> PhantomSource:
+    return default_phantom(seed=seed, num_frames=frames, fps=fps, size=size, case_frames=case_frames, domain=domain)
 
 
 @pytest.fixture(scope="module")
 def cases() -> list[VideoClip]:
-    source = make_source(seed=5, case_frames=40)  # 1.22 s: a beat at 50 per minute
+    source = make_source(seed=5, case_frames=50)  # 1.56 s: a beat at 40 per minute
     return [source.case(index) for index in range(24)]
 
 
@@ -37,12 +44,15 @@ def test_is_a_clip_source_with_the_documented_records() -> None:
     assert isinstance(source, ClipSource)
     assert source.num_cases is None
     clip, case = source.clip(17), source.case(17)
-    assert clip.clip_id == "phantom-s3-i17-e0-w0"
-    assert "case" in case.clip_id
+    assert clip.clip_id == "phantom-default-s3-i17-e0-w0"
+    assert case.clip_id == "phantom-default-s3-case17-e0-w0"
     assert clip.video.shape == clip.truth_labels.shape == (16, 56, 56)
     assert case.video.shape == case.truth_labels.shape == (48, 56, 56)
     assert clip.video.dtype == clip.truth_labels.dtype == np.uint8
     assert (clip.index, clip.seed, clip.epoch, clip.window_start, clip.fps) == (17, 3, 0, 0, 32.0)
+    assert (clip.class_names, clip.domain) == (PHANTOM_CLASSES, "default")
+    assert clip.conditions == ConditionSampler(ConditionsConfig(), seed=3).draw(17).conditions
+    assert clip.conditions != case.conditions
 
 
 def test_same_clip_again_and_in_another_process() -> None:
@@ -59,51 +69,116 @@ def test_same_clip_again_and_in_another_process() -> None:
     assert done.stdout.split() == first
 
 
-def test_seeds_indices_and_purposes_draw_different_hearts() -> None:
+@pytest.mark.parametrize("domain", list(DOMAINS))
+def test_same_clip_alone_in_a_batch_and_on_more_threads(domain: str) -> None:
+    source = make_source(seed=2, domain=domain, frames=5)
+    patients = [source.patient(index)[0] for index in range(4)]
+    renderer = PhantomRenderer("cpu", domain=DOMAINS[domain], size=56)
+    batch = renderer.render(patients, num_frames=5)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3 - min(threads, 2))
+    try:
+        for index in range(4):
+            clip = source.clip(index)
+            assert np.array_equal(batch.video[index].numpy(), clip.video)
+            assert np.array_equal(batch.labels[index].numpy(), clip.truth_labels)
+            assert batch.ed_frames[index] == clip.ed_frames
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_all_clips_at_once_are_the_clips_one_by_one() -> None:
+    """The way of a GPU, taken on a CPU. Vectors end elsewhere, so that last digits, and few grey levels, may differ."""
+    patients = [make_source(seed=2).patient(index)[0] for index in range(6)]
+    renderer = PhantomRenderer("cpu", domain=DOMAINS["handheld"], size=50)
+    single = renderer.render(patients, num_frames=3)
+    at_once = renderer._render(patients, 3, True, False)
+    assert torch.equal(single.labels, at_once.labels)
+    assert (single.video.float() - at_once.video.float()).abs().mean() < 0.01
+    assert single.ed_frames == at_once.ed_frames
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_renders_the_same_clips() -> None:
+    """Not bit for bit: sines and logarithms differ in their last digits. Labels may differ where a border is cut."""
+    patients = [make_source(seed=2).patient(index)[0] for index in range(6)]
+    here, there = (
+        PhantomRenderer(device, domain=DOMAINS["default"], size=112).render(patients, num_frames=8)
+        for device in ("cpu", "cuda")
+    )
+    assert (here.labels != there.labels.cpu()).float().mean() < 1e-3
+    difference = (here.video.float() - there.video.cpu().float()).abs()
+    assert difference.mean() < 0.5
+
+
+def test_seeds_indices_and_domains_draw_different_images() -> None:
     drawn = {make_source(seed=seed).clip(index).video.tobytes() for seed in (0, 1) for index in (0, 1)}
-    assert len(drawn) == 4
-    assert draw_conditions(0, 3) != draw_conditions(0, 3, purpose="case")
-    assert draw_conditions(0, 3) == draw_conditions(0, 3)
+    drawn |= {make_source(domain=domain).clip(0).video.tobytes() for domain in ("clear", "handheld")}
+    assert len(drawn) == 6
 
 
-def test_truth_is_binary_and_its_size_is_plausible(cases: list[VideoClip]) -> None:
+def test_a_domain_changes_the_image_and_not_the_patient() -> None:
+    renderers = [PhantomRenderer("cpu", domain=domain, size=56) for domain in DOMAINS.values()]
+    patient = make_source().patient(3)[0]
+    found = [renderer.render([patient], num_frames=6) for renderer in renderers]
+    for other in found[1:]:
+        assert torch.equal(found[0].volume_ml, other.volume_ml)
+        assert torch.equal(found[0].length_mm, other.length_mm)
+        assert not torch.equal(found[0].video, other.video)
+    assert {make_source(domain=name).clip(3).conditions for name in DOMAINS} == {patient.conditions}
+    assert len({make_source(domain=name).clip(3).clip_id for name in DOMAINS}) == len(DOMAINS)
+
+
+def test_conditions_and_weights_pass_through() -> None:
+    config = ConditionsConfig(ef_percent=ConditionSpec(value=30.0), view=ChoiceSpec(value="A2C"))
+    sampler = ConditionSampler(config, seed=4)
+    settings = {"num_frames": 2, "size": 56, "case_frames": 4, "sampler": sampler, "domain": "clear"}
+    clip = PhantomSource(seed=4, fps=0.0, **settings).clip(0)
+    draw = sampler.draw(0)
+    assert (clip.conditions, clip.fps, clip.sample_weight) == (draw.conditions, draw.fps, draw.sample_weight)
+    assert clip.conditions.ef_percent == 30.0
+    assert set(np.unique(clip.truth_labels)) == {0, 1, 2, 3}  # no right heart in a two-chamber view
+
+
+def test_truth_labels_and_their_size_are_plausible(cases: list[VideoClip]) -> None:
     for case in cases:
-        assert set(np.unique(case.truth_labels)) == {0, 1}
+        assert set(np.unique(case.truth_labels)) <= set(range(6))
         share = (case.truth_labels == 1).mean((1, 2))
-        assert share.min() > 0.02
+        assert share.min() > 0.01
         assert share.max() < 0.3
         border = np.concatenate([case.truth_labels[:, [0, -1]].ravel(), case.truth_labels[:, :, [0, -1]].ravel()])
-        assert not border.any()
+        assert not (border == 1).any()
+    four = [case for case in cases if case.conditions.view == "A4C"]
+    assert len(four) > 8
+    for case in four:  # left of the image: RV; below: atria
+        row, column = (
+            {k: np.argwhere(case.truth_labels[0] == k).mean(0)[axis] for k in range(1, 5)} for axis in (0, 1)
+        )
+        assert column[4] < column[1]
+        assert row[3] > row[1]
 
 
-def test_no_threshold_finds_the_ventricle(cases: list[VideoClip]) -> None:
+@pytest.mark.parametrize("domain", list(DOMAINS))
+def test_no_threshold_finds_the_ventricle(domain: str) -> None:
     """All 256 thresholds, both polarities, over the set and for each case by itself."""
-    video = np.stack([case.video for case in cases])
-    truth = np.stack([case.truth_labels for case in cases]) == 1
-
-    def best_dice(video: np.ndarray, truth: np.ndarray) -> float:
-        inside = np.bincount(video[truth], minlength=256).cumsum()
-        chosen = np.bincount(video.ravel(), minlength=256).cumsum()
-        dark = 2 * inside / (chosen + truth.sum())
-        bright = 2 * (truth.sum() - inside) / (video.size - chosen + truth.sum())
-        return float(max(dark.max(), bright.max()))
-
-    assert best_dice(video, truth) <= 0.5
-    assert max(best_dice(v, t) for v, t in zip(video, truth, strict=True)) <= 0.5
+    source = make_source(seed=5, frames=4, fps=4.0, domain=domain)
+    clips = [source.clip(index) for index in range(40)]
+    video = np.stack([clip.video for clip in clips])
+    truth = np.stack([clip.truth_labels for clip in clips]) == 1
+    assert best_threshold_dice(video, truth) <= 0.5
+    assert max(map(best_threshold_dice, video, truth)) <= 0.5
 
 
-def test_ed_and_es_frames_are_the_extrema_of_the_area(cases: list[VideoClip]) -> None:
-    """Each event is the extremum of its neighbourhood; a case lasts a beat, so that it holds both."""
+def test_ed_and_es_frames_are_where_the_area_turns(cases: list[VideoClip]) -> None:
+    """A case lasts a beat, so that it holds both; breathing and the pixel grid leave a few per cent of area."""
     for case in cases:
         area = (case.truth_labels == 1).sum((1, 2)).astype(float)
         assert case.ed_frames
         assert case.es_frames
-        for frame in case.ed_frames:
-            assert area[frame] == area[max(0, frame - 2) : frame + 3].max()
-            assert area[frame] >= 0.96 * area.max()  # beats differ by sway of the pixel grid alone
-        for frame in case.es_frames:
-            assert area[frame] == area[max(0, frame - 2) : frame + 3].min()
-            assert area[frame] <= area.min() + 0.04 * area.max()
+        slack = 0.05 * area.max()
+        assert all(area[frame] >= area.max() - slack for frame in case.ed_frames)
+        assert all(area[frame] <= area.min() + slack for frame in case.es_frames)
 
 
 def test_windows_without_an_event_say_so() -> None:
@@ -134,76 +209,6 @@ def test_area_change_follows_ejection_fraction(cases: list[VideoClip]) -> None:
     assert np.corrcoef(*ranks)[0, 1] > 0.95
 
 
-def test_one_heart_empties_more_at_a_higher_ejection_fraction() -> None:
-    base = draw_conditions(2, 0)
-    smallest = []
-    for ef in (20.0, 35.0, 50.0, 65.0, 80.0):
-        conditions = replace(base, ef_percent=ef, esv_ml=base.edv_ml * (1 - ef / 100))
-        anatomy = draw_anatomy(conditions, np.random.default_rng(0))
-        motion = move(anatomy, conditions, start_phase=0.0, num_frames=64, fps=64.0)
-        smallest.append((motion.half_width * motion.length).min())
-        assert 1 - motion.volume.min() / motion.volume.max() == pytest.approx(ef / 100, abs=0.01)
-    assert np.all(np.diff(smallest) < 0)
-
-
-def test_area_length_volume_of_the_rasterised_shape() -> None:
-    """Count 0.25 mm pixels of the cavity; V = 8 A^2 / (3 pi L) must give back the volume asked for (1 %)."""
-    conditions = draw_conditions(9, 1)
-    anatomy = draw_anatomy(conditions, np.random.default_rng(1))
-    motion = move(anatomy, conditions, start_phase=0.0, num_frames=6, fps=16.0)
-    step = 0.25
-    u, v = np.meshgrid(np.arange(-70, 70, step, np.float32), np.arange(-5, 140, step, np.float32))
-    frames = (6, *u.shape)
-    heart = Heart(np.broadcast_to(u, frames), np.broadcast_to(v, frames), anatomy, motion, step)
-    area = heart.lv_mask.sum((1, 2)) * step**2
-    volume_ml = 8 * area**2 / (3 * np.pi * motion.length) / 1000
-    np.testing.assert_allclose(volume_ml, motion.volume, rtol=0.01)
-
-
-def test_ellipse_distance_is_exact_on_a_circle() -> None:
-    x, y = np.meshgrid(np.linspace(-9, 9, 37, dtype=np.float32), np.linspace(-8, 8, 33, dtype=np.float32))
-    distance = ellipse(x, y, np.float32(5), np.float32(5))
-    away = np.hypot(x, y) > 0.1
-    np.testing.assert_allclose(distance[away], np.hypot(x, y)[away] - 5, atol=1e-4)
-
-
-def test_volume_curve_over_a_beat() -> None:
-    """0 at both end-diastoles, 1 at end-systole, falling towards it and rising after it, without a jump."""
-    phase = np.linspace(0, 1, 2001)
-    ejected = ejected_fraction(phase, systole=0.35, early_share=0.7)
-    assert ejected[0] == pytest.approx(0, abs=1e-12)
-    assert ejected[-1] == pytest.approx(0, abs=1e-12)
-    assert phase[ejected.argmax()] == pytest.approx(0.35)
-    assert ejected.max() == pytest.approx(1)
-    assert np.all(np.diff(ejected[phase <= 0.35]) >= 0)
-    assert np.all(np.diff(ejected[phase >= 0.35]) < 0)
-    assert np.abs(np.diff(ejected)).max() < 0.01
-
-
-def test_marginals_of_the_conditions() -> None:
-    """Means and deviations of 4000 draws; tolerances are 4 standard errors plus the shift that clipping makes."""
-    drawn = [draw_conditions(1, index) for index in range(4000)]
-    ef = np.array([c.ef_percent for c in drawn])
-    edv = np.array([c.edv_ml for c in drawn])
-    rate = np.array([c.heart_rate_bpm for c in drawn])
-    assert ef.mean() == pytest.approx(55.7, abs=1.0)
-    assert ef.std() == pytest.approx(12.4, abs=1.0)
-    assert edv.mean() == pytest.approx(91, abs=4)
-    assert edv.std() == pytest.approx(46, abs=6)
-    assert (ef.min(), ef.max()) == (15, 80)
-    assert 35 <= edv.min() < edv.max() <= 220
-    assert 50 <= rate.min() < rate.max() <= 110
-    assert all(c.esv_ml == pytest.approx(c.edv_ml * (1 - c.ef_percent / 100)) for c in drawn[:50])
-
-
-def test_heart_rate_is_the_one_asked_for() -> None:
-    """Over a long case, ED frames come 60 / rate seconds apart, to the frame's own rounding."""
-    case = make_source(case_frames=200, size=48).case(0)
-    beats = np.diff(case.ed_frames) / case.fps
-    assert len(beats) >= 4
-    assert beats.mean() == pytest.approx(60 / case.conditions.heart_rate_bpm, rel=0.03)
-
-
 @pytest.mark.parametrize("size", [48, 50, 64, 112, 128])
 def test_sizes_show_the_same_heart(size: int) -> None:
     clip, small = make_source(size=size, frames=2).clip(1), make_source(size=56, frames=2).clip(1)
@@ -214,26 +219,23 @@ def test_sizes_show_the_same_heart(size: int) -> None:
     assert clip.conditions == small.conditions
 
 
-def test_frame_rate_zero_draws_one_per_clip() -> None:
-    rates = {make_source(fps=0, frames=2).clip(index).fps for index in range(20)}
-    assert 50.0 in rates
-    assert len(rates) > 1
-    assert all(30 <= rate <= 60 for rate in rates)
+def test_pixel_statistics_of_the_default_mixture() -> None:
+    """Within 15 % of EchoNet-Dynamic's published mean 32 and deviation 50."""
+    source = make_source(seed=123, size=112, frames=2, fps=2.0)
+    video = np.stack([source.clip(index).video for index in range(80)])
+    assert video.mean() == pytest.approx(32, rel=0.15)
+    assert video.std() == pytest.approx(50, rel=0.15)
 
 
-def test_outside_of_the_sector_is_black_and_walls_are_brighter_than_the_cavity(cases: list[VideoClip]) -> None:
-    for case in cases[:8]:
-        assert case.video[:, :4, :4].max() == 0
-        assert case.video[:, :4, -4:].max() == 0
-    cavity = np.concatenate([case.video[case.truth_labels == 1] for case in cases])
-    ring = []
-    for case in cases:
-        mask = case.truth_labels == 1
-        grown = mask.copy()
-        for _ in range(3):
-            grown[:, 1:-1, 1:-1] |= grown[:, 2:, 1:-1] | grown[:, :-2, 1:-1] | grown[:, 1:-1, 2:] | grown[:, 1:-1, :-2]
-        ring.append(case.video[grown & ~mask])
-    assert np.concatenate(ring).mean() > 1.5 * cavity.mean()
+def test_cavity_is_darker_than_its_wall_and_the_corners_are_dark() -> None:
+    for domain in DOMAINS:
+        source = make_source(seed=5, frames=2, fps=2.0, size=112, domain=domain)
+        clips = [source.clip(index) for index in range(12)]
+        video = np.stack([clip.video for clip in clips])
+        labels = np.stack([clip.truth_labels for clip in clips])
+        assert video[labels == 2].mean() > 1.8 * video[labels == 1].mean()
+        plain = np.median(video[:, :, :4, :4])  # text may stand in a corner
+        assert plain <= 3
 
 
 @pytest.mark.parametrize(
@@ -244,8 +246,29 @@ def test_outside_of_the_sector_is_black_and_walls_are_brighter_than_the_cavity(c
         ({"frames": 0}, "window.frames: got 0"),
         ({"fps": -1.0}, "window.fps: got -1.0"),
         ({"case_frames": 0}, "evaluation.frames: got 0"),
+        ({"domain": "mri"}, "source.domain: got 'mri', the phantom has default, clear, handheld"),
     ],
 )
 def test_impossible_settings_are_named(change: dict, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         make_source(**change)
+
+
+def test_a_heart_rate_changes_the_pace_and_nothing_else() -> None:
+    source = make_source(seed=8)
+    patient = source.patient(0)[0]
+    slow, fast = (
+        replace(patient, conditions=replace(patient.conditions, heart_rate_bpm=rate), start_phase=0.0)
+        for rate in (50.0, 100.0)
+    )
+    found = source._renderer.render([slow, fast], num_frames=50)
+    assert found.volume_ml[0, 0] == found.volume_ml[1, 0]
+    assert found.phase[1, 10] == pytest.approx(2 * float(found.phase[0, 10]))
+
+
+def test_without_a_length_each_clip_has_the_one_its_patient_was_recorded_with() -> None:
+    sampler = ConditionSampler(ConditionsConfig(), seed=5)
+    source = PhantomSource(seed=5, num_frames=0, fps=0.0, size=16, case_frames=8, sampler=sampler, domain="default")
+    drawn = [sampler.draw(index).num_frames for index in range(3)]
+    assert [len(source.clip(index).video) for index in range(3)] == drawn
+    assert len(set(drawn)) == 3

@@ -173,6 +173,6 @@ def test_truth_does_not_cross_to_the_students() -> None:
     names = set(taught_columns([TaughtClip(1, clip, clip.video, "t")]))
     assert names == {
         *("slot", "index", "clip_id", "epoch", "window_start", "video", "teacher_prob", "sample_weight"),
-        *("quarantined", "spans", "fault"),
+        *("source", "domain", "quarantined", "spans", "fault"),
     }
     assert json.loads(str(clip_columns([clip], slots=[1], attempts=[1])["spans"][0])) == []

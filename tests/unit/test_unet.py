@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from echodfkd.errors import ConfigError, InputError, RunError
 from echodfkd.models.unet import PIXEL_MEAN, PIXEL_STD, EmbeddedTeacherNet, load_embedded_teacher
 from echodfkd.records import TRUTH_UNKNOWN
-from echodfkd.synthesis.phantom import PhantomSource
+from echodfkd.synthesis.phantom import PhantomSource, default_phantom
 from echodfkd.training.embedded import train_embedded_teacher
 from echodfkd.training.supervised import SupervisedRecipe, score_cases, segmentation_loss, train_segmentation
 
@@ -34,7 +34,7 @@ RECIPE = SupervisedRecipe(
 
 
 def phantom(size: int = 56, seed: int = 77, fps: float = 32.0) -> PhantomSource:
-    return PhantomSource(seed=seed, num_frames=2, fps=fps, size=size, case_frames=48)
+    return default_phantom(seed=seed, num_frames=2, fps=fps, size=size, case_frames=48)
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 56, 56), (1, 1, 112, 112), (2, 1, 64, 48), (1, 1, 8, 16)])

@@ -1,0 +1,184 @@
+"""The part of the config that says where clips come from and which patients they show.
+
+`config` imports everything here; `config_source_checks` refuses what cannot work. Defaults of the conditions follow
+what EchoNet-Dynamic reports of its 10,030 apical four-chamber videos (Ouyang et al., Nature 2020): ejection fraction
+55.7 +- 12.4 % (6.9 .. 97), end-diastolic volume 91 +- 46 mL, end-systolic volume 43 +- 36 mL, 50 frames a second in
+most videos, 177 +- 58 frames (28 .. 1002). What that paper's file list does not hold (heart rate, age, sex, body
+surface, quality) is chosen, and says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class NumberSpec:
+    """The distribution of one number. What is given says which one it is:
+
+    ``value`` alone: always this number. ``low`` and ``high`` alone: uniform between them. ``mean`` and ``sd``: a
+    normal distribution, cut to low .. high where they are given (mean and sd are those before the cut);
+    ``distribution: lognormal`` takes the log-normal with this mean and sd instead. Every distribution is cut to
+    what is possible at all (`LIMITS`).
+    """
+
+    distribution: str = ""
+    """fixed, uniform, normal, lognormal or mixture; empty reads it off the other options."""
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    mean: float | None = None
+    sd: float | None = None
+
+
+@dataclass(frozen=True)
+class WeightedSpec(NumberSpec):
+    """One component of a mixture."""
+
+    weight: float = 1.0
+    """Share of this component, relative to the others."""
+
+
+@dataclass(frozen=True)
+class ConditionSpec(NumberSpec):
+    """The distribution of one condition: a `NumberSpec`, or a weighted mixture of several."""
+
+    mixture: list[WeightedSpec] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ChoiceSpec:
+    """The distribution of one condition that is a word: one ``value``, or relative shares; without, all are equal."""
+
+    value: str = ""
+    shares: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StratifySpec:
+    """Over-samples rare patients, and says by how much in every clip's ``sample_weight``.
+
+    ``edges`` cut the condition's range into strata (one more than edges; a stratum holds its lower edge). Stratum
+    k is drawn with share ``shares[k]`` (relative) instead of its own probability p, and its clips get the weight
+    p / share: a weighted mean over clips is the mean over patients of the configured distribution.
+    """
+
+    condition: str = ""
+    """Name of a numeric condition; empty draws from the configured distribution itself."""
+    edges: list[float] = field(default_factory=list)
+    shares: list[float] = field(default_factory=list)
+
+
+def _mixture(*parts: WeightedSpec) -> ConditionSpec:
+    return ConditionSpec(mixture=list(parts))
+
+
+@dataclass(frozen=True)
+class ConditionsConfig:
+    """Which patients, at which settings of the machine. End-systolic volume follows: EDV * (1 - EF / 100).
+
+    A condition that is given replaces the default's distribution as a whole; it does not select among default
+    patients. (To select, give the default's mean and sd with a ``high`` or ``low``, or use ``stratify``.)
+    """
+
+    ef_percent: ConditionSpec = field(default_factory=lambda: ConditionSpec(mean=55.7, sd=12.4, low=6.9, high=97.0))
+    edv_ml: ConditionSpec = field(
+        default_factory=lambda: ConditionSpec(distribution="lognormal", mean=91.0, sd=46.0, low=15.0, high=450.0)
+    )
+    heart_rate_bpm: ConditionSpec = field(
+        default_factory=lambda: ConditionSpec(mean=70.0, sd=13.0, low=40.0, high=140.0)
+    )
+    """Chosen: resting adults."""
+    age_years: ConditionSpec = field(default_factory=lambda: ConditionSpec(mean=68.0, sd=18.0, low=18.0, high=100.0))
+    """Chosen: adults referred to echocardiography."""
+    sex: ChoiceSpec = field(default_factory=ChoiceSpec)
+    """F or M. Chosen: in equal shares."""
+    bsa_m2: ConditionSpec = field(default_factory=lambda: ConditionSpec(mean=1.87, sd=0.24, low=1.2, high=2.8))
+    """Chosen: body surface area of adults."""
+    fps: ConditionSpec = field(
+        default_factory=lambda: _mixture(
+            WeightedSpec(value=50.0, weight=0.8),
+            WeightedSpec(value=30.0, weight=0.07),
+            WeightedSpec(value=40.0, weight=0.05),
+            WeightedSpec(value=60.0, weight=0.08),
+        )
+    )
+    """Frames a second of the recording, used where window.fps is 0. Published: 7,959 of 10,030 videos have 50."""
+    num_frames: ConditionSpec = field(
+        default_factory=lambda: ConditionSpec(distribution="lognormal", mean=177.0, sd=58.0, low=28.0, high=1002.0)
+    )
+    """Frames of the whole recording, for jobs that write whole videos; windows and cases have their own length."""
+    view: ChoiceSpec = field(default_factory=lambda: ChoiceSpec(value="A4C"))
+    """A4C or A2C (EchoNet-Dynamic holds A4C alone)."""
+    image_quality: ConditionSpec = field(default_factory=lambda: ConditionSpec(low=0.0, high=1.0))
+    """0 (barely readable) .. 1 (textbook). Chosen: uniform."""
+    correlate: bool = True
+    """Draw conditions together, as physiology does (`synthesis.conditions.CORRELATIONS`); the distributions of the
+    single conditions stay exactly as given. false draws each by itself."""
+    table: str = ""
+    """CSV or Parquet file of patients (a path or an fsspec URL): its columns, named like conditions, replace theirs."""
+    table_sha256: str = ""
+    """sha256 of the table; filled in when the config is loaded, so that a run knows its patients by content."""
+    stratify: StratifySpec = field(default_factory=StratifySpec)
+
+
+@dataclass(frozen=True)
+class PartConfig:
+    """Where clips come from."""
+
+    kind: str = "phantom"
+    """phantom (embedded generator), recorded (a folder in EchoNet-Dynamic's layout) or mixture (of ``parts``)."""
+    path: str = ""
+    """recorded: the folder with Videos/ and FileList.csv (a path or an fsspec URL)."""
+    split: str = "TRAIN"
+    """recorded: the value of FileList.csv's Split column, or ALL."""
+    seed_offset: int = 0
+    """Added to the run's seed, so that held-out cases never repeat training clips."""
+    domain: str = "default"
+    """phantom: the scanner it imitates (`synthesis.phantom_domains.DOMAINS`)."""
+    conditions: ConditionsConfig = field(default_factory=ConditionsConfig)
+    """phantom: which patients."""
+
+
+@dataclass(frozen=True)
+class MixturePart(PartConfig):
+    """One source of a mixture; not a mixture itself."""
+
+    weight: float = 1.0
+    """Share of this part relative to the others; the shares are held exactly (`synthesis.mixture`)."""
+
+
+@dataclass(frozen=True)
+class SourceConfig(PartConfig):
+    """Where clips come from: one source, or a mixture of several."""
+
+    parts: dict[str, MixturePart] = field(default_factory=dict)
+    """mixture: its sources by name."""
+    cases_from: str = ""
+    """mixture: the part that gives evaluation cases; empty takes all parts, in the shares of the clips."""
+
+    def __hash__(self) -> int:
+        """By value: a process builds each source once (dicts and lists have no hash of their own)."""
+        return hash(json.dumps(dataclasses.asdict(self), sort_keys=True))
+
+
+NUMERIC = ("ef_percent", "edv_ml", "heart_rate_bpm", "age_years", "bsa_m2", "fps", "num_frames", "image_quality")
+"""Names of the conditions that are numbers."""
+
+CHOICES: dict[str, tuple[str, ...]] = {"sex": ("F", "M"), "view": ("A4C", "A2C")}
+"""Names of the conditions that are words, and what they may be."""
+
+LIMITS: dict[str, tuple[float, float]] = {
+    "ef_percent": (1.0, 99.0),
+    "edv_ml": (5.0, 1000.0),
+    "esv_ml": (0.05, 990.0),
+    "heart_rate_bpm": (20.0, 250.0),
+    "age_years": (0.0, 120.0),
+    "bsa_m2": (0.1, 4.0),
+    "fps": (1.0, 1000.0),
+    "num_frames": (1.0, 100_000.0),
+    "image_quality": (0.0, 1.0),
+}
+"""What a condition may be at all; every distribution is cut to it."""

@@ -1,0 +1,235 @@
+"""Clips written to a folder by tasks of a cluster, one task per shard; what is committed is never made again.
+
+     shards that have no commit record --> tasks (source -> files -> commit record) --> lists, previews, manifest
+
+part      consumes          produces                  waits for          unblocked by
+driver    commit records    shard numbers, the lists  a task's end       a task
+task      a shard number    files, a commit record    a CPU              the end of another task
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+import yaml
+
+import echodfkd
+from echodfkd.config import RunConfig
+from echodfkd.config_file import config_to_yaml
+from echodfkd.errors import ConfigError, RunError
+from echodfkd.runtime.cluster import connected, last_sentence, with_absolute_paths
+from echodfkd.runtime.parts import synthesis_source
+from echodfkd.runtime.resources import live_nodes
+from echodfkd.storage import RunStorage
+from echodfkd.synthesis.preview import animated_preview, preview_sheet
+from echodfkd.synthesis.stored import merge_lists, open_folder, pending_shards, write_manifest
+from echodfkd.synthesis.writing import Shard, Splits, plan_shards, write_shard
+
+TASK_RETRIES = 3
+"""Times that Ray starts a task again whose process or node died; what it had written is written again."""
+
+
+def run_synthesis(config: RunConfig, print_line: Callable[[str], None]) -> dict[str, Any]:
+    """Write the clips of the config's source to synthesize.out, or what is missing there.
+
+    Returns:
+        ``{"out", "format", "clips", "quarantined", "made", "wall_s", "clips_s"}``: ``made`` counts the clips of
+        this call, ``clips_s`` is their rate.
+
+    Raises:
+        EchoDFKDError: one sentence; what was committed until then stays.
+    """
+    started = time.time()
+    if not config.synthesize.out:
+        raise ConfigError("synthesize.out: empty, name the folder to write clips to, e.g. synthesize.out=clips")
+    config = with_absolute_paths(config)
+    options = config.synthesize
+    synthesis_source(config)  # an unusable source is said before anything starts
+    storage = open_folder(options.out, identity_of(config), on_exists=config.on_exists)
+    shards = shards_of(config)
+    pending, quarantined = pending_shards(storage, shards, layout=options.format)
+    print_line(
+        f"{options.clips} clips to {options.out}: {len(shards) - len(pending)} of {len(shards)} shards are there"
+    )
+    made = sum(shard.count for shard in pending)
+    with connected(config.ray):
+        _check_room(config)
+        _write_pending(config, pending, quarantined, print_line)
+        manifest = merge_lists(storage, shards, layout=options.format)
+        if options.preview and manifest["clips"]:
+            print_line("all shards are there; the previews are being drawn")
+            _wait(ray.remote(_draw_previews).options(num_cpus=options.num_cpus).remote(config), config)
+    write_manifest(storage, manifest)
+    wall_s = time.time() - started
+    return {
+        "out": options.out,
+        "format": options.format,
+        "clips": manifest["clips"],
+        "quarantined": len(manifest["quarantined"]),
+        "made": made,
+        "wall_s": round(wall_s, 2),
+        "clips_s": round(made / wall_s, 2),
+    }
+
+
+def shards_of(config: RunConfig) -> list[Shard]:
+    """The shards of this request."""
+    options = config.synthesize
+    return plan_shards(clips=options.clips, shard_clips=options.shard_clips, first_index=options.first_index)
+
+
+def identity_of(config: RunConfig) -> dict[str, Any]:
+    """All that decides what is written: one folder holds clips of one request. Its values are JSON's."""
+    source = yaml.safe_load(config_to_yaml(RunConfig(source=config.source)))["source"]
+    for part in (source, *source.get("parts", {}).values()):
+        part.get("conditions", {}).pop("table", None)  # known by the table's sha256
+    decisive = ("format", "clips", "first_index", "frames", "shard_clips", "split", "split_shares")
+    return {
+        "version": echodfkd.__version__,
+        "seed": config.seed,
+        "source": source,
+        "window": {"fps": config.window.fps, "size": config.window.size},
+        "synthesize": {name: getattr(config.synthesize, name) for name in decisive},
+    }
+
+
+def max_in_flight(config: RunConfig) -> int:
+    """Shards handed to Ray and not finished: in_flight_per_cpu for each task that the cluster can run at once.
+
+    Asked again before each hand-over, so that a growing cluster gets more. Memory in the tasks is bounded by one
+    shard per running task: a waiting one is a number.
+    """
+    options = config.synthesize
+    slots = sum(int(node.cpus // options.num_cpus) for node in live_nodes())
+    return max(1, slots) * options.in_flight_per_cpu
+
+
+def _check_room(config: RunConfig) -> None:
+    wanted = config.synthesize.num_cpus
+    largest = max((node.cpus for node in live_nodes()), default=0.0)
+    if wanted > largest:
+        raise RunError(f"synthesize.num_cpus: got {wanted:g}, the largest node of the cluster has {largest:g} CPU")
+
+
+def _write_pending(
+    config: RunConfig, pending: Sequence[Shard], quarantined: int, print_line: Callable[[str], None]
+) -> None:
+    """Have every pending shard written, at most `max_in_flight` at a time."""
+    task = ray.remote(_write_one).options(
+        num_cpus=config.synthesize.num_cpus, max_retries=TASK_RETRIES, scheduling_strategy="SPREAD"
+    )
+    queue = iter(pending)
+    running: dict[Any, Shard] = {}
+    line = _ProgressLine(config, pending, print_line)
+    _check_quarantine(config, quarantined, "")
+    try:
+        while True:
+            for shard in itertools.islice(queue, max(0, max_in_flight(config) - len(running))):
+                running[task.remote(config, shard)] = shard
+            if not running:
+                return
+            done, _ = ray.wait(list(running), num_returns=1, timeout=1.0)
+            line.check_progress(moved=bool(done))
+            for reference in done:
+                reasons = _wait(reference, config)
+                quarantined += len(reasons)
+                _check_quarantine(config, quarantined, reasons[-1] if reasons else "")
+                line.finished(running.pop(reference))
+            line.show(len(running), quarantined)
+    finally:
+        for reference in running:  # after an error: what waits must not run on in a shared cluster
+            ray.cancel(reference)
+
+
+def _check_quarantine(config: RunConfig, quarantined: int, reason: str) -> None:
+    limit, clips = config.data.quarantine_limit, config.synthesize.clips
+    if quarantined > limit * clips:
+        raise RunError(
+            f"{quarantined} indices are quarantined, more than data.quarantine_limit ({limit:g}) of {clips} clips;"
+            f" {config.synthesize.out}/shards has the reasons" + (f", one of the last: {reason}" if reason else "")
+        )
+
+
+def _wait(reference: Any, config: RunConfig) -> Any:
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayError as error:
+        raise RunError(f"a task that writes to {config.synthesize.out} failed: {last_sentence(error)}") from error
+
+
+def _write_one(config: RunConfig, shard: Shard) -> list[str]:
+    """Task: make, write and commit a shard. Returns the reasons of what was quarantined."""
+    torch.set_num_threads(1)  # sums over several threads round otherwise: the same bytes on any machine
+    options = config.synthesize
+    shares = options.split_shares or {options.split: 1.0}
+    splits = Splits(clips=options.clips, seed=config.seed, shares=shares)
+    record = write_shard(
+        RunStorage(options.out),
+        synthesis_source(config),
+        shard,
+        layout=options.format,
+        splits=[splits[index - options.first_index] for index in shard.indices],
+    )
+    return [row["reason"] for row in record["quarantined"]]
+
+
+def _draw_previews(config: RunConfig) -> None:
+    """Task: make some clips again, evenly over the list, and draw them."""
+    torch.set_num_threads(1)
+    storage, source = RunStorage(config.synthesize.out), synthesis_source(config)
+    indices = storage.read_table("clips.parquet")["index"].to_numpy()
+    wanted = min(config.synthesize.preview, len(indices))
+    chosen = indices[np.linspace(0, len(indices) - 1, wanted).round().astype(int)]
+    clips = [source.clip(int(index)) for index in chosen]
+    storage.replace("preview.png", preview_sheet(clips))
+    storage.replace("preview.mp4", animated_preview(clips))
+
+
+@dataclasses.dataclass
+class _ProgressLine:
+    """One line every ray.progress_s seconds, and an end to waiting for nothing."""
+
+    config: RunConfig
+    pending: Sequence[Shard]
+    print_line: Callable[[str], None]
+
+    def __post_init__(self) -> None:
+        self.started = self.shown = self.moved = time.time()
+        self.total = sum(shard.count for shard in self.pending)
+        self.clips = 0
+
+    def finished(self, shard: Shard) -> None:
+        """Count a shard."""
+        self.clips += shard.count
+
+    def check_progress(self, *, moved: bool) -> None:
+        """Raise `RunError` where no shard was finished for data.no_progress_timeout_s."""
+        now, limit = time.time(), self.config.data.no_progress_timeout_s
+        if moved:
+            self.moved = now
+        elif limit and now - self.moved > limit:
+            raise RunError(
+                f"no shard was finished for {limit:g} s (data.no_progress_timeout_s): is the cluster taken by others,"
+                f" or are {self.config.synthesize.shard_clips} clips (synthesize.shard_clips) too many for one task?"
+            )
+
+    def show(self, in_flight: int, quarantined: int) -> None:
+        """Print, where it is time."""
+        every, now = self.config.ray.progress_s, time.time()
+        if not every or now - self.shown < every:
+            return
+        self.shown = now
+        rate = self.clips / (now - self.started)
+        left = (self.total - self.clips) / rate if rate else float("nan")
+        before = self.config.synthesize.clips - self.total
+        self.print_line(
+            f"{now - self.started:6.0f} s | clips {before + self.clips}/{self.config.synthesize.clips}"
+            f" | {rate:.1f} clips/s | shards in flight {in_flight} | quarantined {quarantined} | ETA {left:.0f} s"
+        )

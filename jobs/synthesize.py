@@ -1,0 +1,20 @@
+"""Write clips to a folder: python jobs/synthesize.py --config configs/synthesize.yaml synthesize.out=FOLDER."""
+
+import sys
+
+from echodfkd.command import run_job
+from echodfkd.config import RunConfig
+
+
+def work(config: RunConfig) -> dict[str, object]:
+    """Write what is missing in the folder and say where its preview lies."""
+    from echodfkd.runtime.synthesis_run import run_synthesis
+
+    result = run_synthesis(config, lambda line: print(line, flush=True))
+    if config.synthesize.preview:
+        print(f"preview: {result['out']}/preview.png and preview.mp4")
+    return {"ok": True, **result}
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(work, description=__doc__))
