@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from echodfkd.command import prepare_ray
 from echodfkd.config import RunConfig
@@ -13,6 +14,8 @@ from echodfkd.config_file import load_config
 os.environ.pop("RAY_ADDRESS", None)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 prepare_ray("local")
+settings.register_profile("repeatable", derandomize=True)  # the same examples on every machine
+settings.load_profile("repeatable")
 
 TINY = [
     "students.a={blocks: 2, layers: 1, filters: 4}",

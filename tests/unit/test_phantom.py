@@ -243,7 +243,7 @@ def test_cavity_is_darker_than_its_wall_and_the_corners_are_dark() -> None:
     [
         ({"size": 8}, "window.size: got 8, the phantom needs at least 16"),
         ({"seed": -1}, "seed: got -1"),
-        ({"frames": 0}, "window.frames: got 0"),
+        ({"frames": -1}, "window.frames: got -1"),
         ({"fps": -1.0}, "window.fps: got -1.0"),
         ({"case_frames": 0}, "evaluation.frames: got 0"),
         ({"domain": "mri"}, "source.domain: got 'mri', the phantom has default, clear, handheld"),

@@ -163,8 +163,8 @@ def test_every_grid_meets_both_traced_frames(data):
     fps, target_fps = data.draw(st.floats(20, 100)), data.draw(st.sampled_from([0.0, 25.0, 32.0, 50.0, 120.0]))
     step = fps / target_fps if target_fps else 1.0
     masks = {ed: np.ones((2, 2), bool), es: np.eye(2, dtype=bool)}
-    if abs(ed - es) <= step / 2:
-        return  # both on one sample: refused, tested below
+    if abs(ed - es) <= step / 2 + 1e-9:
+        return  # both on one sample (a tie may round either way): refused, tested below
     grid = _case_grid(masks, num_frames, fps, target_fps, "a.avi")
     assert (grid.positions[grid.ed], grid.positions[grid.es]) == (ed, es)
     assert (grid.traced[grid.ed], grid.traced[grid.es]) == (ed, es)
