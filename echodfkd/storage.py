@@ -95,7 +95,8 @@ class RunStorage:
         except FileNotFoundError:
             return []
         found = (str(name).rstrip("/").rsplit("/", 1)[-1] for name in names)
-        return sorted(f"{folder}/{name}" for name in found if name and not name.startswith("."))
+        prefix = f"{folder}/" if folder else ""
+        return sorted(f"{prefix}{name}" for name in found if name and not name.startswith("."))
 
     def write_table(self, name: str, rows: Iterable[dict[str, object]], schema: pa.Schema) -> None:
         """Write rows as one Parquet file (zstd)."""

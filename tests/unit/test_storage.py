@@ -23,6 +23,7 @@ def test_write_read_list(storage: RunStorage) -> None:
     storage.write("scores/a.txt", b"1")
     storage.replace("scores/a.txt", b"3")
     assert storage.list("scores") == ["scores/a.txt", "scores/b.txt"]
+    assert storage.list("") == ["scores"]
     assert storage.read("scores/a.txt") == b"3"
     assert storage.exists("scores/a.txt")
     assert not storage.exists("scores/c.txt")
