@@ -35,10 +35,11 @@ def connected(options: RayConfig) -> Iterator[None]:
     if started_here:
         local = {}
         runtime_env: dict[str, object] = {"env_vars": QUIET_RAY}
-        if address == "local":
+        if shlex.quote(sys.executable) != sys.executable:
             # Ray starts workers through a shell and leaves the interpreter's path unquoted: with a space in it
             # no actor would ever start, without a word
             runtime_env["py_executable"] = shlex.quote(sys.executable)
+        if address == "local":
             local = {
                 "num_cpus": options.num_cpus,
                 "object_store_memory": options.object_store_mb << 20,

@@ -66,6 +66,7 @@ def wait_for_port(port: int) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.skipif(" " in sys.executable, reason="Ray's own job actor does not start from a path with a space in it")
 def test_a_submitted_job_runs_to_its_report(head: dict[str, str], tmp_path: Path) -> None:
     overrides = [f"storage={tmp_path}/runs", "name=submitted", *TINY, "train.steps=3"]
     command = [str(RAY), "job", "submit", "--working-dir", ".", "--", "python", "jobs/distill.py"]
