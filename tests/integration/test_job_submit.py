@@ -73,8 +73,8 @@ def test_a_submitted_job_runs_to_its_report(head: dict[str, str], tmp_path: Path
     command += ["--config", "configs/demo.yaml", *overrides]
     for _ in range(20):  # the head answers before its agent can take jobs
         done = subprocess.run(command, cwd=ROOT, env=head, capture_output=True, text=True, timeout=300, check=False)
-        if "No available agent" not in done.stderr:
-            break
+        if "No available agent" not in done.stderr and "WebSocket connection closed unexpectedly" not in done.stderr:
+            break  # the second is the log's connection on a machine under load; the same command then resumes
         time.sleep(2)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert f"report: {tmp_path}/runs/submitted/report.html" in done.stdout
