@@ -5,13 +5,15 @@ PY := .venv/bin/python
 export RAY_USAGE_STATS_ENABLED ?= 0
 CONFIG ?= configs/demo.yaml
 
-.PHONY: help demo test test-slow check check-style format clean
+.PHONY: help demo test test-slow check check-style sbom audit format clean
 
 help:
 	@echo "make demo       install into .venv, distil the demo's students, print where the report lies"
 	@echo "make test       install into .venv, run the test suite"
 	@echo "make check      ruff, mypy and the fast tests"
 	@echo "make test-slow  the longer proofs"
+	@echo "make sbom       build/sbom.json: what is installed, as CycloneDX"
+	@echo "make audit      pinned versions against the advisory database"
 
 .venv/installed: setup.cfg pyproject.toml constraints.txt
 	test -x $(PY) || $(PYTHON) -m venv .venv
@@ -35,6 +37,17 @@ check-style: .venv/installed
 
 check: check-style
 	$(PY) -m pytest -q -m "not slow and not ray" tests/unit
+
+.venv/audit-installed: .venv/installed
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[audit]'
+	touch $@
+
+sbom: .venv/audit-installed
+	mkdir -p build
+	$(PY) -m cyclonedx_py environment --output-reproducible --of JSON -o build/sbom.json $(PY)
+
+audit: .venv/audit-installed
+	$(PY) .ci/audit.py
 
 format: .venv/installed
 	$(PY) -m ruff format .

@@ -13,6 +13,7 @@ from typing import Any
 from echodfkd.config import RunConfig
 from echodfkd.config_file import config_to_yaml, load_config
 from echodfkd.errors import EchoDFKDError
+from echodfkd.redaction import redact
 
 QUIET_RAY = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
@@ -61,7 +62,7 @@ def run_job(
     except EchoDFKDError as error:
         return fail(error, code=2)
     if parsed.dry_run:
-        print(config_to_yaml(config), end="")
+        print(config_to_yaml(config), end="")  # without secrets
         return 0
     prepare_ray(config.ray.address)
     return guarded(lambda: work(config))
@@ -76,8 +77,13 @@ def guarded(work: Callable[[], dict[str, Any]]) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command resumes from the last published checkpoint", file=sys.stderr)
         return 130
-    print(json.dumps(result), flush=True)
+    say(json.dumps(result))
     return 0 if result.get("ok", True) else 1
+
+
+def say(line: str) -> None:
+    """Print one line of progress without secrets."""
+    print(redact(line), flush=True)
 
 
 def fail(error: Exception, *, code: int) -> int:

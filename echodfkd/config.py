@@ -36,9 +36,9 @@ class TeacherConfig:
     """The model that makes soft masks, and the actor pool that runs it."""
 
     kind: str = "embedded"
-    """embedded (shipped U-Net) or echonet_deeplabv3 (EchoNet-Dynamic's checkpoint)."""
+    """embedded or embedded_chambers (shipped U-Nets), or echonet_deeplabv3 (EchoNet-Dynamic's checkpoint)."""
     weights: str = ""
-    """Checkpoint file; empty takes the shipped weights of `embedded`."""
+    """Checkpoint file; empty takes the shipped weights of an embedded teacher."""
     device: str = "auto"
     """auto (a GPU where the actor holds one), cpu, or cuda."""
     batch_frames: int = 128
@@ -51,17 +51,47 @@ class TeacherConfig:
     """GPUs that Ray reserves for one teacher actor."""
     node_label: str = ""
     """`key=value`: run teachers only on nodes with this Ray label."""
+    timeout_s: float = 300.0
+    """An actor that holds one block for longer hangs: it is ended, replaced, and its block taught by another. An
+    actor's first block, which may compile or tune, has WARM_UP_FACTOR times as long (0: wait for ever)."""
 
 
 @dataclass(frozen=True)
 class StudentConfig:
-    """One student: k blocks of n ConvLSTM layers, filters * 2^i channels in block i."""
+    """One student: k blocks of n recurrent layers, filters * 2^i channels in block i. Defaults: the paper's."""
 
     blocks: int = 3
     layers: int = 1
     filters: int = 12
+    """0: the largest widths with no more weights than the paper's network of the same blocks and layers has."""
     norm: str = "batch"
     """batch (statistics over all workers) or group."""
+    classes: list[str] = field(default_factory=lambda: ["LV"])
+    """What it segments, by the teacher's names (embedded_chambers: LV, myocardium, LA, RV, RA); LV is always one."""
+    tasks: list[str] = field(default_factory=list)
+    """What else it learns: phase (of every frame), ef (the clip's ejection fraction), both or nothing."""
+    recurrence: str = "convlstm"
+    """convlstm, convlstm_separable, convgru, mingru, or shift (no recurrence: channels come one frame late)."""
+    skips: bool = False
+    """The decoder also sees the encoder's features of its own resolution."""
+    activation: str = "none"
+    """After each norm of the decoder: none, relu, gelu or silu."""
+    bidirectional: bool = False
+    """Half of every recurrent layer runs against time: for recordings, not for a live stream."""
+    input: str = "normalised"
+    """normalised (grey levels centred and scaled), or raw (0 .. 255 as they are, as in the authors' checkpoints)."""
+    initial: str = ""
+    """Weights that training starts from: a student.safetensors, or a .ckpt of the authors; empty draws them."""
+    initial_sha256: str = ""
+    """Of that file's bytes; filled in when the config is read, and checked before training."""
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """Weights of the loss's further terms, beside 1 for the masks; a student has the terms of its tasks."""
+
+    phase_weight: float = 0.1  # cross-entropy, over the frames of clips in which the teacher's masks show a whole beat
+    ef_weight: float = 0.1  # smooth L1 of the ejection fraction (0..1), over such clips
 
 
 @dataclass(frozen=True)
@@ -95,14 +125,31 @@ class TrainConfig:
     """deepspeed: ZeRO stage 0, 1, 2 or 3. Students this small gain nothing above 1."""
     precision: str = "fp32"
     """fp32, or bf16 (autocast, fp32 weights)."""
+    placement: str = "replicate"
+    """replicate (each worker holds every student and a share of the batch) or spread (each worker holds a part of the
+    students and trains them on the whole batch: for families that do not fit one device)."""
+    memory_share: float = 0.9
+    """Share of a device's free memory that the students may fill, as estimated before training; 0 does not check."""
     torch_adam: bool = True
     """deepspeed: use torch's Adam; false compiles DeepSpeed's fused kernel on first use."""
     checkpoint_every: int = 50
     """Optimiser steps between published checkpoints; the last step is always published."""
     keep_resume: int = 2
     """How many of the newest checkpoints keep their resume state (weights stay in all)."""
+    early_stop_window: int = 0
+    """Updates in one window of early stopping, which each student does alone; 0 trains all to the last step.
+
+    A window's score is the mean of its updates' losses, each taken before its update. While the stream is endless
+    no clip of it was trained on before, so that this is a held-out loss without a held-out set (of the network in
+    training mode, averaged over the window). It is not one once a recorded source begins its second epoch."""
+    early_stop_patience: int = 10
+    """A student stops after so many windows in a row without a better score (published: 10 epochs)."""
+    early_stop_min_delta: float = 0.0
+    """Share of the best score that a window must gain to count as better."""
     max_failures: int = 3
-    """Restarts of the worker group before the run gives up."""
+    """Restarts of the worker group without a new checkpoint in between before the run gives up."""
+    stop_grace_s: float = 25.0
+    """After SIGTERM the run publishes a checkpoint and has ended within this time (Kubernetes waits for 30 s)."""
     num_cpus: float = 1.0
     """CPUs that Ray reserves for one worker."""
     num_gpus: float = 0.0
@@ -167,6 +214,8 @@ class RayConfig:
 
     address: str = "auto"
     """auto (the cluster of the environment, else a new local one), local, or host:port."""
+    allow_unauthenticated: bool = False
+    """Go on without RAY_AUTH_MODE=token: only where nobody else reaches the cluster's ports."""
     num_cpus: int = 8
     """Logical CPUs of a new local cluster."""
     object_store_mb: int = 512
@@ -203,6 +252,16 @@ class SynthesizeConfig:
 
 
 @dataclass(frozen=True)
+class StudyConfig:
+    """Students compared over several runs of one config (jobs/study.py)."""
+
+    seeds: int = 3
+    """Runs: the i-th has seed + i, and that number in its name."""
+    baseline: str = ""
+    """Student that the others are compared with; empty takes the first."""
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """One run."""
 
@@ -212,15 +271,19 @@ class RunConfig:
     seed: int = 0
     on_exists: str = "resume"
     """A run folder of this name exists: resume it, or refuse."""
+    lease_s: float = 60.0
+    """A run that shows no sign of life for so many seconds may be taken over by another one (docs/reliability.md)."""
     source: SourceConfig = field(default_factory=SourceConfig)
     window: WindowConfig = field(default_factory=WindowConfig)
     data: DataConfig = field(default_factory=DataConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     students: dict[str, StudentConfig] = field(default_factory=dict)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     synthesize: SynthesizeConfig = field(default_factory=SynthesizeConfig)
+    study: StudyConfig = field(default_factory=StudyConfig)
     ray: RayConfig = field(default_factory=RayConfig)
 
     @property
@@ -256,9 +319,21 @@ class RunConfig:
         return -(-self.train.steps // self.leg_steps)
 
     @property
+    def taught_classes(self) -> tuple[str, ...]:
+        """Classes whose soft masks cross to the students: those that any of them asks for, and no others."""
+        return tuple(dict.fromkeys(name for student in self.students.values() for name in student.classes)) or ("LV",)
+
+    @property
+    def taught_tasks(self) -> tuple[str, ...]:
+        """Further targets that cross to the students, likewise."""
+        return tuple(dict.fromkeys(name for student in self.students.values() for name in student.tasks))
+
+    @property
     def clip_bytes(self) -> int:
-        """Bytes of one taught clip in the object store: video and soft mask, and its ids."""
-        return 2 * self.window.frames * self.window.size**2 + 512
+        """Bytes of one taught clip in the object store: video, soft masks, further targets, and its ids."""
+        planes = 1 + len(self.taught_classes)
+        targets = 4 * self.window.frames * ("phase" in self.taught_tasks) + 4 * ("ef" in self.taught_tasks)
+        return planes * self.window.frames * self.window.size**2 + targets + 512
 
     @property
     def taught_ahead_bound(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import re
 from collections.abc import Sequence
@@ -11,10 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from echodfkd.config import RunConfig
+from echodfkd.config_head_checks import check_heads, drop_unused_heads
+from echodfkd.config_initial import check_initial_option, pin_initial
 from echodfkd.config_source_checks import check_source
 from echodfkd.config_source_file import expand_source, pin_tables, replace_distributions, shorten_source, sources_in
+from echodfkd.config_student_checks import check_student
 from echodfkd.config_synthesize_checks import check_synthesize
-from echodfkd.errors import ConfigError
+from echodfkd.config_train_checks import check_batches, check_placement
+from echodfkd.config_value_checks import MAX_CLIP_BYTES, check_values, explain
+from echodfkd.errors import ConfigError, EchoDFKDError, one_line
+from echodfkd.redaction import redact_values
+from echodfkd.untrusted import check_yaml
 
 
 def load_config(path: str | None, overrides: Sequence[str] = ()) -> RunConfig:
@@ -31,44 +39,49 @@ def load_config(path: str | None, overrides: Sequence[str] = ()) -> RunConfig:
         if path is not None:
             if not Path(path).is_file():
                 raise ConfigError(f"--config: no file {path}; configs/ holds the ones that ship")
-            loaded = OmegaConf.load(path)
+            data = Path(path).read_bytes()
+            check_yaml(data, f"--config: {path}")
+            loaded = OmegaConf.load(io.StringIO(data.decode("utf-8-sig")))
             if not OmegaConf.is_dict(loaded):
                 raise ConfigError(f"--config: {path} must hold `key: value` lines, got a {type(loaded).__name__}")
             layers.append(loaded)
         for text in overrides:
             if "=" not in text:
                 raise ConfigError(f"override {text!r}: expected key=value, e.g. train.steps=100")
+            check_yaml(text.partition("=")[2].encode("utf-8", "surrogatepass"), f"override {text[:100]!r}")
         layers.append(OmegaConf.from_dotlist(list(overrides)))
         config = _build(layers)
     except OmegaConfBaseException as error:
-        raise ConfigError(_explain(error)) from error
+        raise ConfigError(explain(error)) from error
     except Exception as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(f"the config could not be read: {_one_line(error)}") from error
+        if isinstance(error, EchoDFKDError):
+            raise ConfigError(str(error)) from error
+        raise ConfigError(f"the config could not be read: {one_line(error)}") from error
     check_config(config)
-    return pin_tables(config)
+    return pin_initial(pin_tables(config))
 
 
 def config_to_yaml(config: RunConfig) -> str:
-    """The resolved config as YAML: what ``--dry-run`` prints and the run folder keeps."""
+    """The resolved config as YAML without secrets: what ``--dry-run`` prints and the run folder keeps."""
     from omegaconf import OmegaConf
 
     values = dataclasses.asdict(config)
     for source in sources_in(values):
         shorten_source(source)
-    return OmegaConf.to_yaml(OmegaConf.create(values))
+    return OmegaConf.to_yaml(OmegaConf.create(redact_values(values)))
 
 
 def config_from_dict(values: dict[str, Any]) -> RunConfig:
-    """Build a config from plain values (a stored config.yaml). Raises `ConfigError`."""
+    """Build a config from plain values (a stored config.yaml, already resolved). Raises `ConfigError`."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    if "${" in json.dumps(values, default=str):  # it would read this process's environment
+        raise ConfigError("a stored config holds ${...}, which only a config file may")
     try:
         config = _build([OmegaConf.create(values)])
     except OmegaConfBaseException as error:
-        raise ConfigError(_explain(error)) from error
+        raise ConfigError(explain(error)) from error
     check_config(config)
     return config
 
@@ -99,10 +112,12 @@ def config_hash(config: RunConfig) -> str:
     Where a run is stored, how its actors are placed and how it talks do not change its result, and so
     do not change the hash: a run may move to another cluster and still be the same run.
     """
-    values = dataclasses.asdict(config)
-    for key in ("storage", "name", "on_exists", "ray", "synthesize"):
+    values = redact_values(dataclasses.asdict(config))  # a password that is changed leaves a run what it is
+    for key in ("storage", "name", "on_exists", "lease_s", "ray", "synthesize", "study"):
         values.pop(key)
     values["teacher"].pop("weights")  # a teacher is known by the hash of its weights, not by its path
+    for student in values["students"].values():
+        student.pop("initial")  # known by initial_sha256
     for source in sources_in(values):
         shorten_source(source)
         for part in (source, *source.get("parts", {}).values()):
@@ -117,8 +132,12 @@ def config_hash(config: RunConfig) -> str:
         "actors",
         "device",
         "max_failures",
+        "stop_grace_s",
+        "timeout_s",
         "keep_resume",
         "workers",
+        "placement",
+        "memory_share",
         "engine",
         "zero_stage",
         "torch_adam",
@@ -131,21 +150,27 @@ def config_hash(config: RunConfig) -> str:
     for section in ("teacher", "train", "evaluation", "data"):
         for key in placement:
             values[section].pop(key, None)
+    if not config.train.early_stop_window:  # off: it decides nothing
+        for key in ("early_stop_window", "early_stop_patience", "early_stop_min_delta"):
+            values["train"].pop(key)
+    drop_unused_heads(values)
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 _CHOICES = {
     "on_exists": ("resume", "refuse"),
     "data.order": ("fixed", "arrival"),
-    "teacher.kind": ("embedded", "echonet_deeplabv3"),
+    "teacher.kind": ("embedded", "embedded_chambers", "echonet_deeplabv3"),
     "teacher.device": ("auto", "cpu", "cuda"),
     "train.engine": ("deepspeed", "plain"),
     "train.zero_stage": (0, 1, 2, 3),
     "train.precision": ("fp32", "bf16"),
+    "train.placement": ("replicate", "spread"),
     "evaluation.judge": ("embedded", "none"),
 }
 
 _AT_LEAST: dict[str, float] = {
+    "lease_s": 1,
     "window.frames": 2,
     "window.fps": 0,
     "window.size": 16,
@@ -153,6 +178,7 @@ _AT_LEAST: dict[str, float] = {
     "teacher.min_actors": 1,
     "teacher.num_cpus": 0,
     "teacher.num_gpus": 0,
+    "teacher.timeout_s": 0,
     "optimizer.warmup_steps": 0,
     "optimizer.weight_decay": 0,
     "optimizer.clip_norm": 0,
@@ -162,7 +188,10 @@ _AT_LEAST: dict[str, float] = {
     "train.workers": 1,
     "train.checkpoint_every": 1,
     "train.keep_resume": 1,
+    "train.early_stop_window": 0,
+    "train.early_stop_patience": 1,
     "train.max_failures": 0,
+    "train.stop_grace_s": 1,
     "train.num_cpus": 0,
     "train.num_gpus": 0,
     "train.threads": 0,
@@ -187,6 +216,7 @@ _AT_LEAST: dict[str, float] = {
 
 def check_config(config: RunConfig) -> None:
     """Refuse values and combinations that cannot work. Raises `ConfigError`."""
+    check_values(dataclasses.asdict(config))
     for option, allowed in _CHOICES.items():
         value = _get(config, option)
         if value not in allowed:
@@ -195,15 +225,17 @@ def check_config(config: RunConfig) -> None:
         value = _get(config, option)
         if not value >= least:
             raise ConfigError(f"{option}: got {value}, must be at least {least:g}")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", config.name):
-        raise ConfigError(f"name: got {config.name!r}, allowed are letters, digits, '.', '_' and '-'")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", config.name):
+        raise ConfigError(f"name: got {config.name!r}, allowed are up to 100 letters, digits, '.', '_' and '-'")
+    if config.clip_bytes > MAX_CLIP_BYTES:
+        raise ConfigError(f"window: a clip would have {config.clip_bytes} bytes, at most {MAX_CLIP_BYTES} are allowed")
     for option in ("optimizer.learning_rate", "optimizer.eps", "data.source_num_cpus"):
         if not _get(config, option) > 0:
             raise ConfigError(f"{option}: got {_get(config, option)}, must be above 0")
-    for option in ("optimizer.final_fraction", "evaluation.threshold", "data.quarantine_limit"):
+    for option in ("optimizer.final_fraction", "evaluation.threshold", "data.quarantine_limit", "train.memory_share"):
         if not 0 <= _get(config, option) <= 1:
             raise ConfigError(f"{option}: got {_get(config, option)}, must lie in 0 .. 1")
-    for option in ("optimizer.beta1", "optimizer.beta2"):
+    for option in ("optimizer.beta1", "optimizer.beta2", "train.early_stop_min_delta"):
         if not 0 <= _get(config, option) < 1:
             raise ConfigError(f"{option}: got {_get(config, option)}, must lie in 0 <= value < 1")
     if config.teacher.max_actors < config.teacher.min_actors:
@@ -216,8 +248,10 @@ def check_config(config: RunConfig) -> None:
         if value and not re.fullmatch(r"[^=\s]+=[^=\s]+", value):
             raise ConfigError(f"{option}: got {value!r}, expected key=value, e.g. pool=teacher")
     _check_sources(config)
-    _check_batches(config)
+    check_batches(config)
     _check_students(config)
+    check_placement(config)
+    check_heads(config)
     check_synthesize(config.synthesize, config.source)
 
 
@@ -228,35 +262,25 @@ def _check_sources(config: RunConfig) -> None:
         raise ConfigError("teacher.weights: empty, but teacher.kind is echonet_deeplabv3; name its checkpoint file")
 
 
-def _check_batches(config: RunConfig) -> None:
-    train = config.train
-    parts = train.workers * train.accumulation
-    if train.global_batch % parts:
-        raise ConfigError(
-            f"train.global_batch: got {train.global_batch}, must be a multiple of train.workers"
-            f" ({train.workers}) x train.accumulation ({train.accumulation}) = {parts}"
-        )
-
-
 def _check_students(config: RunConfig) -> None:
     if not config.students and not config.synthesize.out:
         raise ConfigError("students: empty, name at least one, e.g. students.c31.blocks=3 students.c31.layers=1")
     for name, student in config.students.items():
         option = f"students.{name}"
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", name):
-            raise ConfigError(f"{option}: a student's name may hold letters, digits, '_' and '-'")
-        for key, low, high in (("blocks", 1, 6), ("layers", 1, 8), ("filters", 1, 1024)):
-            value = getattr(student, key)
-            if not low <= value <= high:
-                raise ConfigError(f"{option}.{key}: got {value}, must lie in {low} .. {high}")
-        if student.norm not in ("batch", "group"):
-            raise ConfigError(f"{option}.norm: got {student.norm!r}, allowed are batch, group")
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}", name):
+            raise ConfigError(f"{option}: a student's name may hold up to 100 letters, digits, '_' and '-'")
+        check_student(option, student)
+        check_initial_option(option, student)
         multiple = 2 ** (student.blocks - 1)
         if config.window.size % multiple:
             raise ConfigError(
                 f"window.size: got {config.window.size}, must be a multiple of {multiple}"
                 f" because {option}.blocks is {student.blocks}"
             )
+    if not 2 <= config.study.seeds <= 10:  # an interval over runs needs two; its table ends at ten
+        raise ConfigError(f"study.seeds: got {config.study.seeds}, must lie in 2 .. 10")
+    if config.study.baseline not in ("", *config.students):
+        raise ConfigError(f"study.baseline: got {config.study.baseline!r}, allowed are {', '.join(config.students)}")
 
 
 def _get(config: RunConfig, option: str) -> Any:
@@ -275,20 +299,3 @@ def _make_writable(node: Any) -> None:
         child = node._get_node(key)
         if isinstance(child, Container):
             _make_writable(child)
-
-
-def _explain(error: Any) -> str:
-    """One sentence out of an OmegaConf error: the option, what it got, what is allowed."""
-    option = getattr(error, "full_key", None) or getattr(error, "key", None) or "config"
-    kind = type(error).__name__
-    if kind == "ConfigKeyError":
-        owner = getattr(error, "parent_node", None)
-        allowed = sorted(str(key) for key in owner) if owner is not None else []
-        hint = f"; allowed are {', '.join(allowed)}" if allowed else ""
-        return f"{option}: unknown option{hint}"
-    return f"{option}: {_one_line(getattr(error, 'msg', None) or error)}"
-
-
-def _one_line(error: object) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

@@ -1,6 +1,6 @@
 """Losses of distillation, normalised so that shards of a batch add up to the whole batch.
 
-Legend: B clips, T frames, H rows, W columns.
+Legend: B clips, T frames, C classes, H rows, W columns.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 def soft_mask_bce(
     logits: torch.Tensor, target_prob: torch.Tensor, weight: torch.Tensor, *, total_weight: float | torch.Tensor
 ) -> torch.Tensor:
-    """Binary cross-entropy with soft targets, averaged over the pixels of the whole batch.
+    """Binary cross-entropy with soft targets, averaged over the pixels (and classes) of the whole batch.
 
     sum_b w_b * sum_thw bce(z, p) / (total_weight * T * H * W), with bce(z, p) = softplus(z) - p * z: the
     authors' ``binary_cross_entropy_with_logits`` on the teacher's probabilities, where weights are 1.
@@ -21,8 +21,8 @@ def soft_mask_bce(
     that averages gradients over R ranks must be given R times this loss.
 
     Args:
-        logits: (B, T, H, W), any floating dtype; computed in at least float32.
-        target_prob: (B, T, H, W) floating, 0..1.
+        logits: (B, T, H, W) or (B, T, C, H, W), any floating dtype; computed in at least float32.
+        target_prob: floating, 0..1, of the same shape.
         weight: (B,), weight of each clip; 0 leaves a clip out, whatever its values.
         total_weight: sum of the weights of all clips of the optimiser step, above 0.
 
@@ -35,7 +35,7 @@ def soft_mask_bce(
     if logits.shape != target_prob.shape or weight.shape != logits.shape[:1]:
         raise ValueError(
             f"logits {tuple(logits.shape)}, target_prob {tuple(target_prob.shape)} and weight {tuple(weight.shape)}"
-            " must be (B, T, H, W), (B, T, H, W) and (B,)"
+            " must be (B, T, H, W) or (B, T, C, H, W), the same, and (B,)"
         )
     if not target_prob.is_floating_point():
         raise ValueError(f"target_prob must be floating point in 0..1, got {target_prob.dtype}; divide codes by 255")
@@ -44,3 +44,58 @@ def soft_mask_bce(
     clip_mean_B = F.binary_cross_entropy_with_logits(z, p, reduction="none").flatten(1).mean(dim=1)
     # where() and not a product alone: a clip of weight 0 must not bring in 0 * inf
     return (torch.where(w > 0, clip_mean_B, 0) * w).sum() / total_weight
+
+
+EF_BETA = 0.05
+"""Error of an ejection fraction (0..1) below which the loss is quadratic: about that of the targets themselves."""
+
+
+def phase_bce(
+    logits: torch.Tensor, target_phase: torch.Tensor, weight: torch.Tensor, *, total_weight: float | torch.Tensor
+) -> torch.Tensor:
+    """Binary cross-entropy with soft targets, averaged over the frames of the whole batch whose phase is known.
+
+    Args:
+        logits: (B, T).
+        target_phase: (B, T), 0..1, NaN where unknown.
+        weight: (B,), weight of each clip.
+        total_weight: sum over all clips of the optimiser step of weight times known frames; where it is 0 so is the
+            loss.
+
+    Returns:
+        Scalar, as in `soft_mask_bce`; its gradient is 0, and not missing, where nothing is known.
+    """
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    known = torch.isfinite(target_phase) & (weight > 0)[:, None]
+    target = torch.where(known, target_phase, 0).to(dtype)
+    frame_BT = F.binary_cross_entropy_with_logits(logits.to(dtype), target, reduction="none")
+    return _mean_of_known(frame_BT, known, weight[:, None], total_weight)
+
+
+def ef_smooth_l1(
+    ef: torch.Tensor, target_ef: torch.Tensor, weight: torch.Tensor, *, total_weight: float | torch.Tensor
+) -> torch.Tensor:
+    """Smooth L1 loss (Girshick 2015) with beta `EF_BETA`, averaged over the clips of the whole batch whose EF is known.
+
+    Args:
+        ef: predicted ejection fraction (B,), 0..1.
+        target_ef: (B,), 0..1, NaN where unknown.
+        weight: (B,), weight of each clip.
+        total_weight: sum of the weights of all clips of the optimiser step whose EF is known; where it is 0 so is
+            the loss.
+
+    Returns:
+        Scalar, as in `phase_bce`.
+    """
+    dtype = torch.promote_types(ef.dtype, torch.float32)
+    known = torch.isfinite(target_ef) & (weight > 0)
+    target = torch.where(known, target_ef, 0).to(dtype)
+    clip_B = F.smooth_l1_loss(ef.to(dtype), target, reduction="none", beta=EF_BETA)
+    return _mean_of_known(clip_B, known, weight, total_weight)
+
+
+def _mean_of_known(
+    values: torch.Tensor, known: torch.Tensor, weight: torch.Tensor, total_weight: float | torch.Tensor
+) -> torch.Tensor:
+    total = torch.as_tensor(total_weight, dtype=values.dtype, device=values.device)
+    return (torch.where(known, values, 0) * weight.to(values.dtype)).sum() / torch.where(total > 0, total, 1)

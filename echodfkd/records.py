@@ -1,6 +1,6 @@
 """What crosses a process boundary: frozen records with shapes, dtypes, ranges, units and an example.
 
-Legend: N clips, T frames, H rows, W columns, B clips of one micro-batch. Video is grey, uint8.
+Legend: N clips, T frames, C classes, H rows, W columns, B clips of one micro-batch. Video is grey, uint8.
 
 The unit of the plan is the *slot*: a run of N clips has the slots 0 .. N-1, and each slot ends as
 exactly one trained clip. Slot ``s`` first draws the clip of index ``s``; where that clip is
@@ -20,7 +20,8 @@ TRUTH_UNKNOWN = 255
 """Value in a truth label map where nobody annotated (whole frames, in EchoNet-Dynamic)."""
 
 CLASS_NAMES = ("background", "LV")
-"""Class names of truth label maps: value 1 is the left ventricle's cavity."""
+CHAMBER_NAMES = ("background", "LV", "myocardium", "LA", "RV", "RA")
+"""Class names of truth label maps, of the LV's cavity (value 1) alone or of all chambers."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class StageSpan:
 
 @dataclass(frozen=True)
 class TaughtClip:
-    """A window with its soft masks. ``teacher_prob`` uint8 (T, H, W) = round(255 * probability of LV).
+    """A window with its soft masks. ``teacher_prob`` uint8 (T, H, W) or (T, C, H, W) = round(255 * probability).
 
     Example: ``TaughtClip(slot=17, clip=clip, teacher_prob=np.zeros((16, 56, 56), np.uint8),
     teacher_id="embedded-1a2b3c4d")``.
@@ -136,8 +137,10 @@ class LedgerRow:
 class DistillationBatch:
     """What one rank trains on in one micro-batch. No truth crosses to the students.
 
-    Shapes: ``slot`` and ``index`` int64 (B,), ``video`` and ``teacher_prob`` uint8 (B, T, H, W),
-    ``sample_weight`` float32 (B,). ``fault`` is "" or the sentence that must stop the run.
+    Shapes: ``slot`` and ``index`` int64 (B,), ``video`` uint8 (B, T, H, W), ``teacher_prob`` uint8 (B, T, H, W), or
+    (B, T, C, H, W) in the order of `RunConfig.taught_classes`, ``sample_weight`` float32 (B,). ``teacher_phase``
+    float32 (B, T), 1 at ED and 0 at ES, and ``teacher_ef`` float32 (B,), 0..1: None where no student learns them, NaN
+    where the teacher's masks do not tell. ``fault`` is "" or the sentence that must stop the run.
 
     Example: ``DistillationBatch.from_columns(next(iter(stream)))``.
     """
@@ -155,6 +158,8 @@ class DistillationBatch:
     quarantined: tuple[Quarantined, ...] = ()
     spans: tuple[StageSpan, ...] = ()
     fault: str = ""
+    teacher_phase: np.ndarray | None = None
+    teacher_ef: np.ndarray | None = None
 
     @staticmethod
     def from_columns(columns: dict[str, np.ndarray]) -> DistillationBatch:
@@ -180,6 +185,8 @@ class DistillationBatch:
             quarantined=tuple(quarantined),
             spans=tuple(spans),
             fault=faults[0] if faults else "",
+            teacher_phase=columns.get("teacher_phase"),
+            teacher_ef=columns.get("teacher_ef"),
         )
 
 
@@ -259,7 +266,7 @@ class PublishedCheckpoint:
     """One commit for the whole family of students, readable because its manifest exists.
 
     ``folder`` is relative to the run folder. ``files`` maps each file's name inside ``folder`` to its
-    size in bytes and sha256. ``ledger`` and ``quarantine`` name the part files that this commit makes valid.
+    size and sha256. ``ledger`` and ``quarantine`` name the part files that it makes valid, ``parts`` describes them.
 
     Example: ``PublishedCheckpoint(step=100, folder="checkpoints/step_00000100", students=("c31",),
     files={"c31/student.safetensors": {"size": 1234, "sha256": "..."}}, ledger=(...), meta={...})``.
@@ -272,6 +279,25 @@ class PublishedCheckpoint:
     ledger: tuple[str, ...] = ()
     quarantine: tuple[str, ...] = ()
     meta: dict[str, object] = field(default_factory=dict)
+    parts: dict[str, dict[str, object]] = field(default_factory=dict)
+    lease_epoch: int = 0  # of its run (`echodfkd.lease`)
+    layout: int = 1
+
+    def stopped_at(self, student: str) -> int | None:
+        """Updates after which early stopping ended this student's training; None while it goes on."""
+        stopping = self.meta.get("early_stopping")
+        state = stopping.get(student) if isinstance(stopping, dict) else None
+        return state.get("stopped_at") if isinstance(state, dict) else None
+
+    def steps_of(self, student: str) -> int:
+        """Updates that this student's weights have seen."""
+        stopped = self.stopped_at(student)
+        return self.step if stopped is None else min(stopped, self.step)
+
+    @property
+    def ended(self) -> bool:
+        """Whether all students have stopped: the run is over, and its plan is what it has consumed."""
+        return bool(self.students) and all(self.stopped_at(student) is not None for student in self.students)
 
 
 @dataclass(frozen=True)

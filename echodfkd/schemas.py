@@ -14,13 +14,17 @@ cases.parquet           what is known of one evaluation case   `CASE_SCHEMA`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import io
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
+from echodfkd.errors import InputError
 from echodfkd.records import CaseScore, LedgerRow, Quarantined, StageSpan, VideoClip
-from echodfkd.storage import RunStorage
+from echodfkd.storage import RunStorage, check_described
 
 SCORE_SCHEMA = pa.schema(
     [
@@ -85,9 +89,11 @@ TRAINING_SCHEMA = pa.schema(
         ("learning_rate", pa.float64()),
         ("grad_norm", pa.float64()),
         ("time", pa.float64()),
+        ("busy_s", pa.float64()),
     ]
 )
-"""``time`` is seconds since 1970 (UTC); ``grad_norm`` is the global norm before clipping."""
+"""``time`` is seconds since 1970 (UTC); ``grad_norm`` is the global norm before clipping; ``busy_s`` is how long the
+forward passes, backward passes and update took on the worker that wrote the row (null in rows of older versions)."""
 
 CASE_SCHEMA = pa.schema(
     [
@@ -114,6 +120,15 @@ CASE_SCHEMA = pa.schema(
 )
 """What is known of a case: the clip without its pixels, its conditions one column each."""
 
+MAX_PART_ROWS = 20_000_000
+"""Most rows of one Parquet file: a few bytes can promise any number."""
+
+_NEVER_NULL = {"clip_id", "student", "step", "metric", "slot", "index", "stage", "actor", "start", "end", "clips"}
+"""Columns that every reader computes with."""
+
+_ADDED_LATER = {"busy_s"}
+"""Columns that files of older versions do not have: read as null."""
+
 _SCHEMAS = {
     CaseScore: SCORE_SCHEMA,
     LedgerRow: LEDGER_SCHEMA,
@@ -124,13 +139,13 @@ _SCHEMAS = {
 
 def write_records(
     storage: RunStorage, name: str, records: Sequence[CaseScore | LedgerRow | Quarantined | StageSpan]
-) -> None:
-    """Write records of one kind as the Parquet file ``name`` (relative to the run folder).
+) -> dict[str, object]:
+    """Write records of one kind as the Parquet file ``name`` (relative to the run folder); returns `describe`'s facts.
 
     ``records`` must not be empty: an empty part says nothing, and its kind would be unknown.
     """
     assert records, f"{name}: no rows to write"
-    storage.write_table(name, (asdict(record) for record in records), _SCHEMAS[type(records[0])])
+    return storage.write_table(name, (asdict(record) for record in records), _SCHEMAS[type(records[0])])
 
 
 def case_row(case: VideoClip) -> dict[str, object]:
@@ -153,3 +168,45 @@ def case_row(case: VideoClip) -> dict[str, object]:
 def write_cases(storage: RunStorage, cases: Iterable[VideoClip]) -> None:
     """Write ``cases.parquet``."""
     storage.write_table("cases.parquet", (case_row(case) for case in cases), CASE_SCHEMA)
+
+
+def read_part(storage: RunStorage, name: str, schema: pa.Schema, known: Mapping[str, object] | None = None) -> pa.Table:
+    """Read one Parquet file of a run folder: exactly the columns of ``schema``, in its types.
+
+    Args:
+        storage: the run folder.
+        name: the file.
+        schema: its columns.
+        known: what a manifest says of it (`storage.describe`); None where none does.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        InputError: it is not the file that the manifest describes, is damaged, lacks a column or holds another type,
+            a column that must not has nulls, or a time is not finite.
+    """
+    data, where = storage.read(name), f"{storage.root}/{name}"
+    if known is not None:
+        check_described(where, data, known)
+    try:
+        file = pq.ParquetFile(io.BytesIO(data))
+        if file.metadata.num_rows > MAX_PART_ROWS:
+            raise InputError(f"{where} promises {file.metadata.num_rows} rows, at most {MAX_PART_ROWS} are allowed")
+        missing = [column for column in schema.names if column not in file.schema_arrow.names]
+        if foreign := [column for column in missing if column not in _ADDED_LATER]:
+            raise InputError(f"{where} lacks the columns {', '.join(foreign)}")
+        table = file.read(columns=[column for column in schema.names if column not in missing])
+        for column in missing:
+            table = table.append_column(column, pa.nulls(len(table), schema.field(column).type))
+        table = table.select(schema.names).cast(schema)
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, MemoryError, KeyError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{where} is not a readable table: {error}") from error
+    for column in _NEVER_NULL & set(schema.names):
+        if table[column].null_count:
+            raise InputError(f"{where} has rows without {column}")
+    for column in {"start", "end"} & set(schema.names):
+        if not pc.all(pc.is_finite(table[column])).as_py():
+            raise InputError(f"{where} has a {column} that is not a time")
+    return table

@@ -16,7 +16,8 @@ from torch import nn
 from echodfkd.errors import RunError
 from echodfkd.metrics import cardiac
 from echodfkd.metrics.overlap import dice, iou
-from echodfkd.metrics.temporal import temporal_dice
+from echodfkd.metrics.temporal import area_jitter, temporal_dice
+from echodfkd.models.heads import StudentOutput
 from echodfkd.records import TRUTH_UNKNOWN, CaseScore, VideoClip
 
 LV = 1
@@ -28,6 +29,9 @@ UNITS = {
     "ed_error_frames": "frames",
     "es_error_frames": "frames",
     "ef_area": "percent",
+    "phase_ed_error_frames": "frames",
+    "phase_es_error_frames": "frames",
+    "ef_head_abs_error": "percent",
 }
 """Unit of each metric that has one; the others are pure numbers."""
 
@@ -53,22 +57,31 @@ class Measured:
 
 
 @torch.inference_mode()
-def predict_student(network: nn.Module, video: np.ndarray, device: str | torch.device) -> np.ndarray:
-    """Probability of LV, float32 (T, H, W), for one uint8 video (T, H, W).
+def run_network(network: nn.Module, video: np.ndarray, device: str | torch.device) -> StudentOutput:
+    """A student's output for one uint8 video (T, H, W), as a batch of one.
 
-    Args:
-        network: maps uint8 (B, T, H, W) to logits (B, T, H, W); it is moved to ``device`` and run in
-            evaluation mode, and left in the mode it came in.
-        video: one whole case.
-        device: torch device.
+    The network is moved to ``device`` and run in evaluation mode, and left in the mode it came in.
     """
     was_training = network.training
     network.to(device).eval()
     try:
-        x_BTHW = torch.from_numpy(np.ascontiguousarray(video)).unsqueeze(0).to(device)
-        return network(x_BTHW).float().sigmoid()[0].cpu().numpy()
+        return network(torch.from_numpy(np.ascontiguousarray(video)).unsqueeze(0).to(device))
     finally:
         network.train(was_training)
+
+
+def predict_student(network: nn.Module, video: np.ndarray, device: str | torch.device) -> np.ndarray:
+    """Probability of LV, float32 (T, H, W), for one uint8 video (T, H, W).
+
+    Args:
+        network: maps uint8 (B, T, H, W) to logits (B, T, H, W); see `run_network`. One with heads is run by
+            `scoring_heads.predict_with_heads`.
+        video: one whole case.
+        device: torch device.
+    """
+    logits = run_network(network, video, device)
+    assert isinstance(logits, torch.Tensor), "a student with heads gives more than logits"
+    return logits.float().sigmoid()[0].cpu().numpy()
 
 
 def score_case(
@@ -81,6 +94,7 @@ def score_case(
     student: str,
     step: int,
     teacher_prob: np.ndarray | None = None,
+    further: Sequence[Measured] = (),
 ) -> list[CaseScore]:
     """All scores of one prediction.
 
@@ -93,6 +107,7 @@ def score_case(
         student: the student's name; "" where ``prob`` is the teacher's own.
         step: the student's step; -1 for the teacher.
         teacher_prob: the teacher's prediction of the same case; None gives no ``dice_teacher`` row.
+        further: what was measured of the student's other heads (`scoring_heads.score_heads`).
 
     Returns:
         Rows of what could be measured: metrics against truth appear only where truth is, and a value
@@ -102,9 +117,9 @@ def score_case(
         RunError: the prediction holds a value that is not finite.
     """
     assert prob.shape == case.video.shape, f"{case.clip_id}: prediction {prob.shape}, video {case.video.shape}"
-    _check_finite(prob, f"student {student} at step {step}" if student else f"teacher {teacher_id}", case)
+    check_finite(prob, f"student {student} at step {step}" if student else f"teacher {teacher_id}", case)
     mask = prob > threshold
-    rows = [*_against_truth(mask, case), *_phases(mask, case)]
+    rows = [*_against_truth(mask, case), *_phases(mask, case), *further]
     rows.append(Measured("temporal_dice", temporal_dice(mask), max(0, len(mask) - 1), reference=""))
     if teacher_prob is not None:
         agreement = dice(mask, teacher_prob > threshold)
@@ -129,7 +144,8 @@ def score_case(
     ]
 
 
-def _check_finite(prob: np.ndarray, who: str, case: VideoClip) -> None:
+def check_finite(prob: np.ndarray, who: str, case: VideoClip) -> None:
+    """Raise `RunError` where a prediction (T, H, W) holds a value that is not finite."""
     if not np.isfinite(prob).all():
         bad = int((~np.isfinite(prob)).any(axis=(1, 2)).sum())
         raise RunError(
@@ -159,6 +175,8 @@ def _against_truth(mask: np.ndarray, case: VideoClip) -> list[Measured]:
         rows.append(Measured(metric, float(dice(predicted, wanted).mean()), len(chosen)))
         if metric == "dice_all":
             rows.append(Measured("iou_all", float(iou(predicted, wanted).mean()), len(chosen)))
+    if annotated.all():
+        rows.append(Measured("area_jitter", area_jitter(mask & known, truth), max(0, len(mask) - 2)))
     return rows
 
 

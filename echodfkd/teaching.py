@@ -4,14 +4,15 @@ replacement of what is at fault.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from echodfkd import clock
 from echodfkd.errors import ClipError, RunError
-from echodfkd.models.teacher import Teacher
+from echodfkd.metrics.beat import beat_targets
+from echodfkd.models.teacher import Teacher, pick_classes
 from echodfkd.records import Quarantined, StageSpan, VideoClip, append_bookkeeping, clip_columns
 from echodfkd.synthesis.source import ClipSource
 
@@ -26,11 +27,17 @@ def quantise(prob: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class SlotRules:
-    """How slots become clips: N slots, ``max_attempts`` indices for one of them, windows of (T, H, W)."""
+    """How slots become clips: N slots, ``max_attempts`` indices for one of them, windows of (T, H, W).
+
+    ``classes`` and ``tasks`` are what the students of the run ask for, ``fps`` the windows' frame rate.
+    """
 
     plan_slots: int
     max_attempts: int
     video_shape: tuple[int, int, int]
+    classes: tuple[str, ...] = ("LV",)
+    tasks: tuple[str, ...] = ()
+    fps: float = 0.0
 
 
 def make_block(source: ClipSource, slots: Sequence[int], rules: SlotRules, *, actor: str) -> dict[str, np.ndarray]:
@@ -39,7 +46,7 @@ def make_block(source: ClipSource, slots: Sequence[int], rules: SlotRules, *, ac
     Returns the columns of `clip_columns`. Indices at fault are quarantined and replaced (see `records`);
     a slot without any usable clip leaves a sentence in ``fault`` and a black video in its place.
     """
-    start = time.time()
+    start = clock.now()
     draws = [_draw(source, slot, 0, rules) for slot in slots]
     usable = [draw.clip for draw in draws if draw.clip is not None]
     assert all(clip.video.shape == rules.video_shape for clip in usable), "a source must cut its windows"
@@ -50,7 +57,7 @@ def make_block(source: ClipSource, slots: Sequence[int], rules: SlotRules, *, ac
         slots=slots,
         attempts=[draw.attempts for draw in draws],
         quarantined=[row for draw in draws for row in draw.quarantined],
-        spans=[StageSpan("source", actor, start, time.time(), len(usable), frames)],
+        spans=[StageSpan("source", actor, start, clock.now(), len(usable), frames)],
         fault=next((draw.fault for draw in draws if draw.fault), ""),
     )
 
@@ -73,20 +80,21 @@ def teach_block(
         actor: name of this actor in the timeline.
 
     Returns:
-        The block's columns with ``teacher_prob`` uint8 (N, T, H, W), without ``attempts``.
+        The block's columns without ``attempts``, with ``teacher_prob`` uint8 (N, T, H, W), or (N, T, C, H, W) where
+        more classes are asked for, and with ``teacher_phase`` and ``teacher_ef`` where they are (see `records`).
 
     Raises:
         RunError: the teacher returned another shape than it was given.
     """
-    start = time.time()
+    start = clock.now()
     block = dict(block)
     attempts = block.pop("attempts").copy()
     if str(block["fault"][0]):
-        return {**block, "teacher_prob": np.zeros(block["video"].shape, np.uint8)}
+        return {**block, **_targets(teacher, np.zeros(_mask_shape(teacher, block["video"]), np.float32), rules)}
     prob = _checked_masks(teacher, block["video"])
     quarantined: list[Quarantined] = []
     fault = ""
-    while not fault and len(bad := np.flatnonzero(~np.isfinite(prob).all(axis=(1, 2, 3)))):
+    while not fault and len(bad := np.flatnonzero(~np.isfinite(prob).all(axis=tuple(range(1, prob.ndim))))):
         block = {name: column.copy() for name, column in block.items()}
         for row in map(int, bad):
             slot = int(block["slot"][row])
@@ -101,8 +109,8 @@ def teach_block(
             else:
                 _replace_row(block, row, draw.clip)
                 prob[row] = _checked_masks(teacher, block["video"][row : row + 1])[0]
-    span = StageSpan("teacher", actor, start, time.time(), len(prob), prob.shape[0] * prob.shape[1])
-    return append_bookkeeping({**block, "teacher_prob": quantise(prob)}, quarantined, [span], fault)
+    span = StageSpan("teacher", actor, start, clock.now(), len(prob), prob.shape[0] * prob.shape[1])
+    return append_bookkeeping({**block, **_targets(teacher, prob, rules)}, quarantined, [span], fault)
 
 
 @dataclass(frozen=True)
@@ -135,9 +143,25 @@ def _exhausted(slot: int, rules: SlotRules, last: Quarantined) -> str:
     )
 
 
+def _targets(teacher: Teacher, prob: np.ndarray, rules: SlotRules) -> dict[str, np.ndarray]:
+    """The columns that the students learn from: what they ask for, and nothing else."""
+    columns = {"teacher_prob": quantise(pick_classes(prob, teacher.class_names, rules.classes))}
+    if rules.tasks:
+        phase, ef = beat_targets(pick_classes(prob, teacher.class_names, ("LV",)), fps=rules.fps)
+        columns |= {f"teacher_{name}": column for name, column in (("phase", phase), ("ef", ef)) if name in rules.tasks}
+    return columns
+
+
+def _mask_shape(teacher: Teacher, video_NTHW: np.ndarray) -> tuple[int, ...]:
+    """Shape of this teacher's masks: see `Teacher.soft_masks`."""
+    N, T, H, W = video_NTHW.shape
+    count = len(teacher.class_names) - 1
+    return (N, T, H, W) if count == 1 else (N, T, count, H, W)
+
+
 def _checked_masks(teacher: Teacher, video_NTHW: np.ndarray) -> np.ndarray:
     prob = teacher.soft_masks(video_NTHW)
-    if prob.shape != video_NTHW.shape:
+    if prob.shape != _mask_shape(teacher, video_NTHW):
         raise RunError(
             f"the teacher {teacher.teacher_id} returned masks of shape {prob.shape} for video {video_NTHW.shape}"
         )

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 
-from echodfkd.benchmarks import CASES, describe_cases, run_case
+from echodfkd.benchmarks.cases import CASES, describe_cases, run_case
 
 
 def main() -> int:
@@ -15,11 +15,12 @@ def main() -> int:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--case", choices=sorted(CASES), help="what to measure")
     which.add_argument("--list", action="store_true", help="name the cases and stop")
+    parser.add_argument("--quick", action="store_true", help="a shorter run, where the case has one, for a first look")
     args = parser.parse_args()
     if args.list:
         print("\n".join(describe_cases()))
         return 0
-    result = run_case(args.case, lambda line: print(line, flush=True))
+    result = run_case(args.case, lambda line: print(line, flush=True), quick=args.quick)
     print(json.dumps(result), flush=True)
     return 0 if result["holds"] else 1
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from echodfkd.command import run_job
+from echodfkd.command import run_job, say
 from echodfkd.config import RunConfig
 
 
@@ -11,9 +11,10 @@ def work(config: RunConfig) -> dict[str, object]:
     from echodfkd.reporting.terminal import summary_lines
     from echodfkd.runtime.distillation_run import run_distillation
 
-    summary = run_distillation(config, lambda line: print(line, flush=True))
-    print("\n".join(["", *summary_lines(summary), "", f"report: {summary['report']}"]))
-    return {"ok": True, "run": summary["run"], "report": summary["report"], "ledger": summary["ledger"]}
+    summary = run_distillation(config, say)
+    say("\n".join(["", *summary_lines(summary), "", f"report: {summary['report']}"]))
+    keys = ("run", "report", "ledger", "stopped")
+    return {"ok": True, **{key: summary[key] for key in keys}}
 
 
 if __name__ == "__main__":

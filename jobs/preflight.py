@@ -2,7 +2,7 @@
 
 import sys
 
-from echodfkd.command import run_job
+from echodfkd.command import run_job, say
 from echodfkd.config import RunConfig
 
 
@@ -10,7 +10,7 @@ def work(config: RunConfig) -> dict[str, object]:
     """Check inputs, then the cluster."""
     from echodfkd.runtime.preflight import run_preflight
 
-    return run_preflight(config, lambda line: print(line, flush=True))
+    return run_preflight(config, say)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import sys
 
-from echodfkd.command import run_job
+from echodfkd.command import run_job, say
 from echodfkd.config import RunConfig
 
 
@@ -10,9 +10,9 @@ def work(config: RunConfig) -> dict[str, object]:
     """Write what is missing in the folder and say where its preview lies."""
     from echodfkd.runtime.synthesis_run import run_synthesis
 
-    result = run_synthesis(config, lambda line: print(line, flush=True))
+    result = run_synthesis(config, say)
     if config.synthesize.preview:
-        print(f"preview: {result['out']}/preview.png and preview.mp4")
+        say(f"preview: {result['out']}/preview.png and preview.mp4")
     return {"ok": True, **result}
 
 

@@ -13,6 +13,7 @@ def main() -> int:
     """Parse, train, print the scores; 1 and one sentence where it cannot."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", default="embedded_teacher.safetensors", help="weights; a .json is written beside")
+    parser.add_argument("--classes", nargs="+", default=["LV"], help="LV, or LV myocardium LA RV RA")
     parser.add_argument("--steps", type=int, default=4000, help="optimiser steps")
     parser.add_argument("--seed", type=int, default=7, help="of clips, first weights and jitter")
     parser.add_argument("--size", type=int, nargs="+", default=[56, 56, 56, 64, 80, 112], help="sides of frames drawn")
@@ -28,6 +29,7 @@ def main() -> int:
             max_seconds=60.0 * args.minutes,
             num_cases=args.cases,
             report=lambda line: print(line, flush=True),
+            classes=tuple(args.classes),
         )
     except EchoDFKDError as error:
         print(f"train_teacher: {error}", file=sys.stderr)

@@ -1,8 +1,11 @@
 """One local Ray cluster for the whole session, started when the first test asks for it."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
@@ -11,10 +14,13 @@ from echodfkd.command import prepare_ray
 from echodfkd.config import RunConfig
 from echodfkd.config_file import load_config
 
+if TYPE_CHECKING:
+    from tests.helpers_s3 import FaultyProxy, S3Server
+
 os.environ.pop("RAY_ADDRESS", None)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 prepare_ray("local")
-settings.register_profile("repeatable", derandomize=True)  # the same examples on every machine
+settings.register_profile("repeatable", derandomize=True, deadline=None)  # the same on every machine, busy or not
 settings.load_profile("repeatable")
 
 TINY = [
@@ -50,3 +56,32 @@ def tiny_config(tmp_path: Path) -> Callable[..., RunConfig]:
         return load_config(None, [f"storage={tmp_path}/runs", "name=tiny", *TINY, *overrides])
 
     return make
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """A server that speaks S3, on this machine."""
+    from tests.helpers_s3 import S3Server
+
+    server = S3Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def s3_proxy(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
+    """A proxy before that server, to which S3 clients of this process go for the time of the test."""
+    from tests.helpers_s3 import FaultyProxy, environment, forgetting_clients
+
+    proxy = FaultyProxy(s3_server.port)
+    for name, value in environment(proxy.port).items():
+        monkeypatch.setenv(name, value)
+    with forgetting_clients():
+        yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def s3_bucket(s3_server: S3Server, s3_proxy: FaultyProxy) -> str:
+    """Name of a new bucket of that server, reached through the proxy."""
+    return s3_server.bucket()

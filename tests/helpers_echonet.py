@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from echodfkd.records import Conditions, VideoClip
-from echodfkd.video.echonet import write_echonet_folder
+from echodfkd.video.echonet_writing import write_echonet_folder
 
 
 def beating_clip(

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from echodfkd.config import DataConfig, OptimizerConfig, RunConfig, StudentConfig, TrainConfig
+from echodfkd.config import DataConfig, OptimizerConfig, RunConfig, StudentConfig, TrainConfig, WindowConfig
 from echodfkd.errors import EchoDFKDError
 from echodfkd.records import DistillationBatch, Quarantined
 from echodfkd.storage import RunStorage
@@ -34,8 +34,20 @@ GROUP_STUDENT = {"a": StudentConfig(blocks=2, layers=1, filters=3, norm="group")
 PAIR = {**BATCH_STUDENT, "b": StudentConfig(blocks=2, layers=1, filters=2, norm="batch")}
 
 
+FAMILY = {
+    f"c{blocks}{layers}": StudentConfig(blocks=blocks, layers=layers, filters=2)
+    for blocks in (1, 2, 3, 4)
+    for layers in (1, 2, 3, 4)
+}
+
+
 def small_config(
-    *, engine: str = "plain", workers: int = 1, students: dict[str, StudentConfig] | None = None, **train_options: Any
+    *,
+    engine: str = "plain",
+    workers: int = 1,
+    students: dict[str, StudentConfig] | None = None,
+    size: int = SIZE,
+    **train_options: Any,
 ) -> RunConfig:
     """10 steps of 4 clips; ``engine`` is a key of ENGINES."""
     kind, stage = ENGINES[engine]
@@ -44,19 +56,20 @@ def small_config(
     )
     return RunConfig(
         students=students or BATCH_STUDENT,
+        window=WindowConfig(frames=FRAMES, size=size),
         optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=3, clip_norm=0.2),
         data=DataConfig(quarantine_limit=0.1),
         train=dataclasses.replace(train_config, **train_options),
     )
 
 
-def make_batch(slots: list[int]) -> DistillationBatch:
+def make_batch(slots: list[int], size: int = SIZE) -> DistillationBatch:
     """Clips whose pixels, masks and weights follow from their slots alone."""
     videos, masks = [], []
     for slot in slots:
         rng = np.random.default_rng(slot)
-        centre = rng.uniform(2, SIZE - 2, size=(2, 1, 1))
-        rows, columns = np.mgrid[:SIZE, :SIZE]
+        centre = rng.uniform(2, size - 2, size=(2, 1, 1))
+        rows, columns = np.mgrid[:size, :size]
         radius = rng.uniform(1.5, 3, size=(FRAMES, 1, 1))
         prob = 1 / (1 + np.exp(np.hypot(rows - centre[0], columns - centre[1]) - radius))
         masks.append(np.rint(255 * prob).astype(np.uint8))
@@ -83,7 +96,7 @@ def plan_stream(config: RunConfig, rank: int, *, start: int, stop: int | None = 
         for turn in range(train_config.accumulation):
             place = turn * train_config.workers + rank
             first = step * train_config.global_batch + place * config.micro_batch
-            yield make_batch(list(range(first, first + config.micro_batch)))
+            yield make_batch(list(range(first, first + config.micro_batch)), config.window.size)
 
 
 def run_training(
@@ -111,6 +124,19 @@ def run_training(
         return train(context, map(change or (lambda batch: batch), stream), config, storage, TEACHER)
     except EchoDFKDError as error:
         return {"error": str(error)}
+
+
+def training_rows(root: Path | str) -> list[dict[str, Any]]:
+    """The training log of a run, every part."""
+    storage = RunStorage(str(root))
+    parts = [part for part in storage.list("logs") if "/training-" in part]
+    return [row for part in parts for row in storage.read_table(part).to_pylist()]
+
+
+def loss_curve(root: Path | str, student: str) -> list[float]:
+    """A student's losses by update."""
+    rows = [row for row in training_rows(root) if row["student"] == student]
+    return [row["loss"] for row in sorted(rows, key=lambda row: row["step"])]
 
 
 def quarantine_one(batch: DistillationBatch) -> DistillationBatch:

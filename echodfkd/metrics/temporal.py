@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from echodfkd.metrics.cardiac import area_curve
 from echodfkd.metrics.overlap import dice
 
 
@@ -22,3 +23,25 @@ def temporal_dice(mask: np.ndarray) -> float:
     if len(mask) < 2:
         return float("nan")
     return float(dice(mask[:-1], mask[1:]).mean())
+
+
+def area_jitter(mask: np.ndarray, truth_mask: np.ndarray) -> float:
+    """How much the mask's area trembles from frame to frame, as a multiple of the truth's own trembling.
+
+    Root mean square over frames of the area's second difference a[t+1] - 2 a[t] + a[t-1], divided by that of the
+    truth: about 1 for a mask as smooth as the truth, more for one that flickers, less for one that lags or hardly
+    moves. Second differences of a shape's attributes are how Painchaud et al. ("Echocardiography segmentation with
+    enforced temporal consistency", IEEE TMI 41, 2022) look for temporal inconsistency.
+
+    Args:
+        mask: bool (T, H, W).
+        truth_mask: bool, the same shape.
+
+    Returns:
+        0 or more; NaN where there are fewer than three frames or the truth's area changes evenly.
+    """
+    assert mask.shape == truth_mask.shape, f"masks differ in shape: {mask.shape} and {truth_mask.shape}"
+    if len(mask) < 3:
+        return float("nan")
+    own, wanted = (np.sqrt(np.square(np.diff(area_curve(m), n=2)).mean()) for m in (mask, truth_mask))
+    return float(own / wanted) if wanted > 0 else float("nan")

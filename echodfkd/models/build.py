@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
 
 from echodfkd.errors import ConfigError, InputError
+from echodfkd.records import CHAMBER_NAMES, CLASS_NAMES
 
 if TYPE_CHECKING:
     from echodfkd.models.judge import Judge
@@ -22,25 +24,86 @@ STUDENT_INPUT_STD = 50.0
 50.1, 50.5, 51.3. The authors feed raw grey levels; centred inputs train faster at the same architecture."""
 
 
-def build_student(*, blocks: int, layers: int, filters: int, norm: str) -> nn.Module:
-    """A student (B, T, H, W) grey 0..255 -> LV logits (B, T, H, W); weights are drawn from torch's global generator."""
-    from echodfkd.models.convlstm import ConvLSTMStudent
+def build_student(
+    *,
+    blocks: int,
+    layers: int,
+    filters: int,
+    norm: str,
+    classes: Sequence[str] = ("LV",),
+    tasks: Sequence[str] = (),
+    recurrence: str = "convlstm",
+    skips: bool = False,
+    activation: str = "none",
+    bidirectional: bool = False,
+    input: str = "normalised",
+    initial: str = "",
+    initial_sha256: str = "",
+) -> nn.Module:
+    """A student (B, T, H, W) grey 0..255 -> LV logits (B, T, H, W); weights are drawn from torch's global generator.
 
-    return ConvLSTMStudent(
-        blocks=blocks,
-        layers=layers,
-        filters=filters,
-        norm=norm,
-        input_mean=STUDENT_INPUT_MEAN,
-        input_std=STUDENT_INPUT_STD,
-    )
+    With more ``classes`` or with ``tasks`` it gives `echodfkd.models.heads.HeadOutputs`.
+
+    Args:
+        blocks: k, encoder blocks.
+        layers: n, recurrent layers per block.
+        filters: channels of the first block, doubled in each further one; 0 takes the largest widths
+            (`matching.matched_widths`) whose parameter count does not exceed that of the authors' network of the
+            same blocks and layers, both with one class and no task.
+        norm: batch or group.
+        classes: what it segments.
+        tasks: phase, ef.
+        recurrence: one of `recurrences.RECURRENCES`.
+        skips: the decoder sees the encoder's features.
+        activation: one of `convlstm.ACTIVATIONS`.
+        bidirectional: half of each recurrent layer runs against time.
+        input: normalised, or raw grey levels.
+        initial: where training starts from does not shape the network; taken so that a student's config is all
+            that this function needs.
+        initial_sha256: likewise.
+
+    All but the first four have the authors' values where they are not given.
+    """
+    from echodfkd.models.convlstm import ConvLSTMStudent
+    from echodfkd.models.heads import add_heads
+    from echodfkd.models.matching import doubled_widths
+
+    options: dict[str, Any] = {
+        "layers": layers,
+        "norm": norm,
+        "recurrence": recurrence,
+        "skips": skips,
+        "activation": activation,
+        "bidirectional": bidirectional,
+    }
+    widths = doubled_widths(blocks, filters) if filters else _matched_widths(blocks, **options)
+    mean, std = (0.0, 1.0) if input == "raw" else (STUDENT_INPUT_MEAN, STUDENT_INPUT_STD)
+    network = ConvLSTMStudent(widths=widths, input_mean=mean, input_std=std, **options)
+    return add_heads(network, classes=classes, tasks=tasks)
+
+
+@functools.lru_cache
+def _matched_widths(blocks: int, **options: Any) -> tuple[int, ...]:
+    """Widths of a student of these options at the weights of the authors' network. Draws no random number."""
+    from echodfkd.models.convlstm import ConvLSTMStudent, count_parameters
+    from echodfkd.models.matching import AUTHORS_FILTERS, doubled_widths, matched_widths
+
+    authors = {"norm": "batch", "recurrence": "convlstm", "skips": False, "activation": "none", "bidirectional": False}
+
+    def count(widths: Sequence[int], options: Mapping[str, Any] = options) -> int:
+        with torch.device("meta"):
+            return count_parameters(ConvLSTMStudent(widths=widths, input_mean=0.0, input_std=1.0, **options))
+
+    most = count(doubled_widths(blocks, AUTHORS_FILTERS), {**authors, "layers": options["layers"]})
+    halved = options["bidirectional"] and options["recurrence"] != "shift"
+    return matched_widths(count, blocks=blocks, most=most, even=halved)
 
 
 def build_teacher(*, kind: str, weights: str, device: str, batch_frames: int) -> Teacher:
     """The teacher of this kind, ready to make soft masks.
 
     Args:
-        kind: embedded or echonet_deeplabv3.
+        kind: embedded, embedded_chambers or echonet_deeplabv3.
         weights: checkpoint file; "" takes the shipped weights where there are any.
         device: auto (cuda where there is one), cpu or cuda.
         batch_frames: frames in one forward pass.
@@ -78,12 +141,21 @@ def _choose(builders: dict[str, _Builder], name: str, option: str) -> _Builder:
 
 
 def _embedded_teacher(weights: str, device: str, batch_frames: int) -> Teacher:
+    return _embedded("embedded", CLASS_NAMES, weights, device, batch_frames)
+
+
+def _chambers_teacher(weights: str, device: str, batch_frames: int) -> Teacher:
+    return _embedded("embedded_chambers", CHAMBER_NAMES, weights, device, batch_frames)
+
+
+def _embedded(name: str, class_names: tuple[str, ...], weights: str, device: str, batch_frames: int) -> Teacher:
     from echodfkd.models import unet
     from echodfkd.models.teacher import PixelStatistics, TorchTeacher
 
     return TorchTeacher(
-        unet.load_embedded_teacher(weights or None),
-        name="embedded",
+        unet.load_embedded_teacher(weights or None, num_classes=len(class_names) - 1),
+        name=name,
+        class_names=class_names,
         statistics=PixelStatistics(mean=unet.PIXEL_MEAN, std=unet.PIXEL_STD),
         input_size=None,
         device=device,
@@ -118,6 +190,7 @@ def _embedded_judge() -> Judge:
 
 _TEACHERS: dict[str, Callable[[str, str, int], Teacher]] = {
     "embedded": _embedded_teacher,
+    "embedded_chambers": _chambers_teacher,
     "echonet_deeplabv3": _echonet_teacher,
 }
 

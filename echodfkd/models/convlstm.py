@@ -1,66 +1,38 @@
-"""The student family: k blocks of n ConvLSTM layers (the authors' network, ConvLSTM-Segmentation/models.py).
+"""The student family: k blocks of n recurrent layers (the authors' network, ConvLSTM-Segmentation/models.py).
 
 Legend: B clips, T frames, C channels, H rows, W columns; N = B * T images.
 
 An encoder block holds n ConvLSTM layers, each followed by a norm, and every block but the last ends in a
 2 x 2 max-pool while the channels double. A decoder level is: nearest upsampling by 2, Conv2d 3 x 3, norm;
-it has no skip connection and no activation. A 1 x 1 convolution gives one logit per pixel. State-dict keys
-are those of the authors' checkpoints without their leading ``model.``.
+in the authors' network it has no skip connection and no activation. A 1 x 1 convolution gives one logit per
+pixel. State-dict keys are those of the authors' checkpoints without their leading ``model.``; variants
+keep them where they have the same weights.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from echodfkd.models.convlstm_cell import KERNEL_SIZE
 from echodfkd.models.norm import build_norm
+from echodfkd.models.recurrences import build_recurrence
 
-KERNEL_SIZE = 3
-
-
-class RecurrentConv2d(nn.Conv2d):
-    """The one convolution of a ConvLSTM cell, run over a whole sequence.
-
-    Its weight maps input and hidden channels to the four gates in the order input, forget, output,
-    candidate (sigmoid, sigmoid, sigmoid, tanh); then c = f * c + i * g and h = o * tanh(c), from zero
-    states and without peepholes (Shi et al. 2015, as the authors simplified it).
-
-    The input's half of the convolution does not depend on time, so it runs once over all frames; only
-    the hidden half stays in the loop. Weight and bias are used in this module's own forward alone, which
-    is what parameter sharding (ZeRO stage 3) asks for.
-    """
-
-    def __init__(self, in_channels: int, hidden_channels: int) -> None:
-        super().__init__(in_channels + hidden_channels, 4 * hidden_channels, KERNEL_SIZE, padding=KERNEL_SIZE // 2)
-        self.hidden_channels = hidden_channels
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Hidden states (B, T, hidden, H, W) of an input (B, T, C, H, W)."""
-        B, T, C, H, W = input.shape
-        weight_x, weight_h = self.weight.split([C, self.hidden_channels], dim=1)
-        frames_NCHW = input.reshape(B * T, C, H, W)
-        fixed = F.conv2d(frames_NCHW, weight_x, self.bias, padding=self.padding).view(B, T, -1, H, W)
-        hidden: list[torch.Tensor] = []
-        c_BCHW: torch.Tensor | None = None
-        for gates in fixed.unbind(1):  # indexing by t would make the backward pass quadratic in T
-            if hidden:  # before the first frame the hidden state is zero and adds nothing
-                gates = gates + F.conv2d(hidden[-1], weight_h, None, padding=self.padding)
-            if gates.dtype in (torch.bfloat16, torch.float16):
-                gates = gates.float()  # the cell state sums over frames: autocast must not round it
-            ifo, g = gates.split([3 * self.hidden_channels, self.hidden_channels], dim=1)
-            i, f, o = ifo.sigmoid().chunk(3, dim=1)
-            c_BCHW = i * g.tanh() if c_BCHW is None else f * c_BCHW + i * g.tanh()
-            hidden.append(o * c_BCHW.tanh())
-        return torch.stack(hidden, dim=1)
+ACTIVATIONS: dict[str, type[nn.Module]] = {"none": nn.Identity, "relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
+"""Values of a student's option ``activation``."""
 
 
 class ConvLSTMLayer(nn.Module):
-    """One ConvLSTM layer; its convolution is named as in the authors' checkpoints."""
+    """One recurrent layer; its convolution is named as in the authors' checkpoints."""
 
-    def __init__(self, in_channels: int, filters: int) -> None:
+    def __init__(self, in_channels: int, filters: int, *, recurrence: str, bidirectional: bool) -> None:
         super().__init__()
-        self.cell = nn.ModuleDict({"conv": RecurrentConv2d(in_channels, filters)})
+        layer = build_recurrence(recurrence, in_channels, filters, bidirectional=bidirectional)
+        self.cell = nn.ModuleDict({"conv": layer})
 
     def forward(self, x_BTCHW: torch.Tensor) -> torch.Tensor:
         """(B, T, C, H, W) -> (B, T, filters, H, W)."""
@@ -80,14 +52,16 @@ class FrameLayer(nn.Module):
 
 
 class ConvLSTMBlock(nn.Module):
-    """n ConvLSTM layers of the same width, a norm after each. (B, T, C, H, W) -> (B, T, filters, H, W)."""
+    """n recurrent layers of the same width, a norm after each. (B, T, C, H, W) -> (B, T, filters, H, W)."""
 
-    def __init__(self, *, in_channels: int, filters: int, layers: int, norm: str) -> None:
+    def __init__(
+        self, *, in_channels: int, filters: int, layers: int, norm: str, recurrence: str, bidirectional: bool
+    ) -> None:
         super().__init__()
         self.conv_lstm_layers = nn.ModuleList()
-        for layer in range(layers):
-            self.conv_lstm_layers.append(ConvLSTMLayer(in_channels if layer == 0 else filters, filters))
-            self.conv_lstm_layers.append(FrameLayer(build_norm(norm, filters)))
+        for before in [in_channels] + [filters] * (layers - 1):
+            recurrent = ConvLSTMLayer(before, filters, recurrence=recurrence, bidirectional=bidirectional)
+            self.conv_lstm_layers.extend([recurrent, FrameLayer(build_norm(norm, filters))])
 
     def forward(self, x_BTCHW: torch.Tensor) -> torch.Tensor:
         """Run the layers in turn."""
@@ -98,11 +72,15 @@ class ConvLSTMBlock(nn.Module):
 
 
 class UpsamplingBlock(nn.Module):
-    """Nearest upsampling by 2, Conv2d 2c -> c, norm. (N, 2c, H, W) -> (N, c, 2H, 2W)."""
+    """Nearest upsampling by 2, Conv2d, norm, activation. (N, C, H, W) -> (N, filters, 2H, 2W).
 
-    def __init__(self, *, filters: int, norm: str) -> None:
+    With a skip connection the convolution also sees the channels of the encoder block of the same resolution,
+    after the upsampled ones (Ronneberger et al. 2015, "U-Net").
+    """
+
+    def __init__(self, *, in_channels: int, filters: int, norm: str, activation: str) -> None:
         super().__init__()
-        conv = nn.Conv2d(2 * filters, filters, KERNEL_SIZE, padding=KERNEL_SIZE // 2)
+        conv = nn.Conv2d(in_channels, filters, KERNEL_SIZE, padding=KERNEL_SIZE // 2)
         self.conv_lstm_layers = nn.ModuleList(
             [
                 nn.Upsample(scale_factor=2, mode="nearest"),
@@ -110,42 +88,71 @@ class UpsamplingBlock(nn.Module):
                 FrameLayer(build_norm(norm, filters)),
             ]
         )
+        self.activation = ACTIVATIONS[activation]()
 
-    def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
-        """One decoder level."""
-        for layer in self.conv_lstm_layers:
-            x_NCHW = layer(x_NCHW)
-        return x_NCHW
+    def forward(self, x_NCHW: torch.Tensor, skip_NCHW: torch.Tensor | None) -> torch.Tensor:
+        """One decoder level; ``skip_NCHW`` is (N, C', 2H, 2W), or None without skip connections."""
+        upsample, conv, norm = self.conv_lstm_layers
+        x_NCHW = upsample(x_NCHW)
+        if skip_NCHW is not None:
+            x_NCHW = torch.cat([x_NCHW, skip_NCHW.to(x_NCHW.dtype)], dim=1)
+        return self.activation(norm(conv(x_NCHW)))
 
 
 class ConvLSTMStudent(nn.Module):
     """One student of the family.
 
     Args:
-        blocks: k, encoder blocks; sides must be divisible by 2^(k-1).
-        layers: n, ConvLSTM layers per block.
-        filters: channels of the first block, doubled in each further one.
+        widths: channels of each of the k encoder blocks; sides must be divisible by 2^(k-1). The authors'
+            double from block to block.
+        layers: n, recurrent layers per block.
         norm: batch (`SyncedBatchNorm2d`) or group.
+        recurrence: one of `recurrences.RECURRENCES`; the authors': convlstm.
+        skips: the decoder sees the encoder's features of its resolution; the authors': False.
+        activation: one of `ACTIVATIONS`, after each norm of the decoder; the authors': none.
+        bidirectional: half of each recurrent layer runs against time; the authors': False. Without it the
+            student is causal: no logit depends on a later frame (of one in evaluation mode).
         input_mean: grey level that becomes 0.
         input_std: grey levels that become 1. Both are constants and not in the state dict.
     """
 
     def __init__(
-        self, *, blocks: int, layers: int, filters: int, norm: str, input_mean: float, input_std: float
+        self,
+        *,
+        widths: Sequence[int],
+        layers: int,
+        norm: str,
+        recurrence: str,
+        skips: bool,
+        activation: str,
+        bidirectional: bool,
+        input_mean: float,
+        input_std: float,
     ) -> None:
         super().__init__()
         self.input_mean = input_mean
         self.input_std = input_std
-        self.multiple = 2 ** (blocks - 1)
-        widths = [filters * 2**level for level in range(blocks)]
+        self.widths = tuple(widths)
+        self.multiple = 2 ** (len(widths) - 1)
+        self.skips = skips
         self.conv_lstm_blocks = nn.ModuleList(
-            ConvLSTMBlock(in_channels=before, filters=width, layers=layers, norm=norm)
+            ConvLSTMBlock(
+                in_channels=before,
+                filters=width,
+                layers=layers,
+                norm=norm,
+                recurrence=recurrence,
+                bidirectional=bidirectional,
+            )
             for before, width in zip([1, *widths], widths, strict=False)
         )
         self.conv_lstm_upsampling = nn.ModuleList(
-            UpsamplingBlock(filters=width, norm=norm) for width in reversed(widths[:-1])
+            UpsamplingBlock(
+                in_channels=below + width if skips else below, filters=width, norm=norm, activation=activation
+            )
+            for width, below in reversed(list(pairwise(widths)))
         )
-        self.output_layer = FrameLayer(nn.Conv2d(filters, 1, 1))
+        self.output_layer = FrameLayer(nn.Conv2d(widths[0], 1, 1))
 
     def forward(self, video: torch.Tensor) -> torch.Tensor:
         """LV logits (B, T, H, W) of grey video (B, T, H, W), uint8 or float, 0..255.
@@ -161,17 +168,34 @@ class ConvLSTMStudent(nn.Module):
                 f"frames of {H} x {W} pixels do not fit a student of {len(self.conv_lstm_blocks)} blocks:"
                 f" height and width must be multiples of {self.multiple}"
             )
+        logits_NCHW = self.output_layer(self.decode(self.encode(video)))
+        return logits_NCHW.view(B, T, H, W)
+
+    def encode(self, video: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """Features (B, T, C, h, w) of the deepest block, for video (B, T, H, W); h = H / 2^(blocks-1).
+
+        With skip connections a tuple: the features of every block, the deepest last.
+        """
+        B, T = video.shape[:2]
         dtype = next(self.parameters()).dtype
         x = (video.to(dtype) - self.input_mean) / self.input_std
         x = x.unsqueeze(2)
-        for block in self.conv_lstm_blocks:
-            if block is not self.conv_lstm_blocks[0]:
+        features: list[torch.Tensor] = []
+        for level, block in enumerate(self.conv_lstm_blocks):
+            if level:
                 x = F.max_pool2d(x.flatten(0, 1), 2).unflatten(0, (B, T))
             x = block(x)
-        x = x.flatten(0, 1)
+            if self.skips:  # otherwise nothing is kept that nobody reads
+                features.append(x)
+        return tuple(features) if self.skips else x
+
+    def decode(self, encoded: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
+        """Features (B * T, filters, H, W) that the output layer reads, out of `encode`'s."""
+        features = encoded if isinstance(encoded, tuple) else (encoded,)
+        *shallower, x = [feature.flatten(0, 1) for feature in features]
         for level in self.conv_lstm_upsampling:
-            x = level(x)
-        return self.output_layer(x).view(B, T, H, W)
+            x = level(x, shallower.pop() if shallower else None)
+        return x
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -180,9 +204,9 @@ def count_parameters(module: nn.Module) -> int:
 
 
 def macs_per_frame(blocks: int, layers: int, filters: int, size: int) -> int:
-    """Multiply-accumulates of the convolutions for one frame of size x size pixels.
+    """Multiply-accumulates of the authors' network for one frame of size x size pixels, in closed form.
 
-    Gates, norms and biases are not counted, as is usual.
+    Gates, norms and biases are not counted, as is usual. `cost.count_macs_per_frame` counts those of any student.
     """
     total = filters * size**2  # the 1 x 1 head
     for level in range(blocks):

@@ -133,7 +133,7 @@ def load_echonet_checkpoint(path: str) -> nn.Module:
         InputError: no such file, not a checkpoint, pickled objects in it, or another architecture.
     """
     weights = _read_state_dict(path)
-    state = {name.removeprefix("module."): value for name, value in weights.items()}
+    state = {str(name).removeprefix("module."): value for name, value in weights.items()}
     with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
         network = DeepLabV3()
     expected = network.state_dict()
@@ -143,6 +143,11 @@ def load_echonet_checkpoint(path: str) -> nn.Module:
         f"has {name} of shape {tuple(state[name].shape)} instead of {tuple(value.shape)}"
         for name, value in expected.items()
         if name in state and state[name].shape != value.shape
+    ]
+    faults += [
+        f"has {name} as {state[name].layout} {state[name].dtype} instead of dense {value.dtype}"
+        for name, value in expected.items()
+        if name in state and (state[name].dtype, state[name].layout) != (value.dtype, torch.strided)
     ]
     if faults:
         raise InputError(

@@ -26,17 +26,19 @@ PIXEL_STD = (43.0,)
 EMBEDDED_CHANNELS = (24, 48, 96)
 """Channels of the shipped network at 1/2, 1/4 and 1/8 of the frame's resolution."""
 
-SHIPPED_WEIGHTS = "embedded_teacher.safetensors"
+SHIPPED_WEIGHTS = {1: "embedded_teacher.safetensors", 5: "embedded_chambers_teacher.safetensors"}
+"""File of the shipped weights by number of classes: the left ventricle, or all of `CHAMBER_NAMES`."""
 
 
 class EmbeddedTeacherNet(nn.Module):
-    """U-Net: normalised grey frames -> logits of the left ventricle.
+    """U-Net: normalised grey frames -> logits of the left ventricle, or of several classes.
 
     Args:
         channels: channels per level, fine to coarse, each a multiple of 8. Each level halves H and W.
+        num_classes: logits per pixel, independent of each other (a sigmoid each).
     """
 
-    def __init__(self, *, channels: tuple[int, ...] = EMBEDDED_CHANNELS) -> None:
+    def __init__(self, *, channels: tuple[int, ...] = EMBEDDED_CHANNELS, num_classes: int = 1) -> None:
         super().__init__()
         if len(channels) < 2 or any(width < 8 or width % 8 for width in channels):
             raise ValueError(f"channels: got {channels}, expected at least two levels, each a multiple of 8")
@@ -48,10 +50,10 @@ class EmbeddedTeacherNet(nn.Module):
             _Block(coarse + fine, fine) for coarse, fine in zip(channels[:0:-1], channels[-2::-1], strict=True)
         )
         self.bottom = _Block(channels[-1], channels[-1])
-        self.head = nn.Conv2d(channels[0], 4, kernel_size=1)
+        self.head = nn.Conv2d(channels[0], 4 * num_classes, kernel_size=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """LV logits (N, 1, H, W) of frames (N, 1, H, W).
+        """Logits (N, num_classes, H, W) of frames (N, 1, H, W).
 
         Raises:
             ValueError: the input is not (N, 1, H, W), or H or W is not divisible by `multiple`.
@@ -90,26 +92,27 @@ class _Block(nn.Module):
         return F.relu(self.pointwise_norm(self.pointwise(self.depthwise(x))))
 
 
-def load_embedded_teacher(path: str | None) -> EmbeddedTeacherNet:
+def load_embedded_teacher(path: str | None, *, num_classes: int = 1) -> EmbeddedTeacherNet:
     """Load the embedded teacher, in eval mode.
 
     Args:
         path: a safetensors file of the same architecture, or None for the shipped weights.
+        num_classes: 1 (the left ventricle) or 5 (`echodfkd.records.CHAMBER_NAMES` after the background).
 
     Raises:
         InputError: the file cannot be read, or holds another architecture.
     """
-    name = path if path is not None else SHIPPED_WEIGHTS
+    name = path if path is not None else SHIPPED_WEIGHTS[num_classes]
     try:
         if path is None:
-            data = resources.files("echodfkd").joinpath("weights", SHIPPED_WEIGHTS).read_bytes()
+            data = resources.files("echodfkd").joinpath("weights", name).read_bytes()
         else:
             with open(path, "rb") as file:
                 data = file.read()
         state = load(data)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError, MemoryError) as error:
         raise InputError(f"teacher.weights: {name} cannot be read as a safetensors file: {error}") from error
-    network = EmbeddedTeacherNet()
+    network = EmbeddedTeacherNet(num_classes=num_classes)
     expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in state.items()}
     if found != expected:

@@ -66,7 +66,7 @@ def line_chart(
         colour = PALETTE[number % len(PALETTE)]
         marker = MARKERS[number % len(MARKERS)] if len(line.x) <= 60 else ""
         x, y = _thin(line.x), _thin(line.y)
-        axes.plot(x, y, color=colour, marker=marker, markersize=4, linewidth=1.6, label=line.label)
+        axes.plot(x, y, color=colour, marker=marker, markersize=4, linewidth=1.6, label=_plain(line.label))
         if line.low is not None and line.high is not None and len(x) > 1:
             axes.fill_between(x, _thin(line.low), _thin(line.high), color=colour, alpha=0.15, linewidth=0)
     if level is not None:
@@ -94,7 +94,9 @@ def size_chart(points: Sequence[tuple[str, float, float, float, float]], *, name
         error = [[max(0.0, mean - low)], [max(0.0, high - mean)]]
         marker = MARKERS[number % len(MARKERS)]
         axes.errorbar([parameters], [mean], yerr=error, color=colour, marker=marker, markersize=6, capsize=3)
-        axes.annotate(label, (parameters, mean), textcoords="offset points", xytext=(7, 5), fontsize=8, color=INK)
+        axes.annotate(
+            _plain(label), (parameters, mean), textcoords="offset points", xytext=(7, 5), fontsize=8, color=INK
+        )
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.margins(x=0.18)
@@ -130,7 +132,12 @@ def timeline_chart(stages: Mapping[str, Mapping[str, np.ndarray]], *, name: str,
 
 def _actor_label(stage: str, actor: str) -> str:
     shown = actor if actor.startswith(stage.rstrip("s")) else f"{stage}: {actor}"
-    return shown if len(shown) <= 28 else shown[:27] + "…"
+    return _plain(shown if len(shown) <= 28 else shown[:27] + "…")
+
+
+def _plain(label: str) -> str:
+    """A name as matplotlib shows it: between dollars it would be read as a formula, and a wrong one is an error."""
+    return label.replace("$", r"\$")
 
 
 def _thin(values: np.ndarray) -> np.ndarray:

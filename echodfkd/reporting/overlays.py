@@ -6,11 +6,15 @@ Legend: T frames, H rows, W columns of the clip; h = 4 H, w = 4 W of the drawing
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+
+from echodfkd.errors import ClipError
+from echodfkd.video.decode import open_video
 
 SCALE = 4
 STRIP_PX = 56
@@ -40,19 +44,26 @@ def draw_overlay(video: np.ndarray, masks: Mapping[str, np.ndarray], *, strip: b
     return np.concatenate([canvas, _draw_strip(masks, frames=len(video), width=canvas.shape[2])], axis=1)
 
 
-def stills_png(mp4: bytes, frames: Sequence[int]) -> bytes:
+def stills_png(mp4: bytes, frames: Sequence[int], *, name: str) -> bytes:
     """Some frames of a stored overlay side by side as PNG, without the strip of areas.
 
     Args:
         mp4: a video of `draw_overlay` with its strip.
         frames: numbers of the frames wanted; those beyond the end give the last one.
+        name: the file's name, for the error's sentence.
+
+    Raises:
+        ClipError: it is not such a video.
     """
-    import av
     from PIL import Image
 
-    with av.open(io.BytesIO(mp4), mode="r") as container:
-        drawing = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    chosen = [drawing[min(frame, len(drawing) - 1)][:-STRIP_PX] for frame in frames]
+    drawing = []
+    with open_video(mp4, name=name) as (container, stream):
+        for frame in itertools.islice(container.decode(stream), 1 + max(0, *frames)):
+            drawing.append(frame.to_ndarray(format="rgb24"))
+    if not drawing:
+        raise ClipError(f"{name} has no readable frame")
+    chosen = [drawing[min(max(frame, 0), len(drawing) - 1)][:-STRIP_PX] for frame in frames]
     sink = io.BytesIO()
     Image.fromarray(np.concatenate(chosen, axis=1)).save(sink, format="PNG", optimize=True)
     return sink.getvalue()

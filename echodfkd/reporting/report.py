@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from echodfkd.errors import ClipError, InputError
 from echodfkd.metrics.summary import bootstrap_mean
 from echodfkd.reporting import charts, tables
 from echodfkd.reporting.overlays import COLOURS, stills_png
@@ -29,7 +30,7 @@ def write_report(storage: RunStorage) -> str:
     Raises:
         InputError: see `rows.read_rows`.
     """
-    storage.replace("report.html", render_report(storage).encode())
+    storage.write("report.html", render_report(storage).encode())
     return f"{storage.root}/report.html"
 
 
@@ -56,6 +57,7 @@ def _context(rows: RunRows) -> dict[str, Any]:
         "headline": tables.headline_table(rows, summary),
         "missing_scores": tables.missing_scores(rows),
         "charts": _charts(rows, summary),
+        "students": tables.student_table(rows, summary),
         "timeline": tables.timeline(rows, summary),
         "ledger": {
             "text": ledger_text[0].upper() + ledger_text[1:],
@@ -145,10 +147,8 @@ def _loss_chart(rows: RunRows) -> dict[str, str]:
     for name in rows.students:
         mine = students == name
         if mine.any():
-            # A step trained again after a restart is logged again: its last row stands.
-            last = dict(zip(steps[mine].tolist(), losses[mine].tolist(), strict=True))
-            order = sorted(last)
-            lines.append(charts.Line(name, np.array(order, np.float64), np.array([last[step] for step in order])))
+            order = np.argsort(steps[mine])
+            lines.append(charts.Line(name, steps[mine][order].astype(np.float64), losses[mine][order]))
     svg = charts.line_chart(
         lines, name="chart-loss", title="Distillation loss over steps", x_label="step", y_label="loss", log_y=True
     )
@@ -178,12 +178,16 @@ def _overlays(storage: RunStorage, rows: RunRows) -> list[dict[str, str]]:
         case = cases.get(int(number), {}) if number.isdigit() else {}
         stills = [(case.get(key) or [default])[0] for key, default in (("ed_frames", 0), ("es_frames", 8))]
         mp4 = storage.read(name)
+        try:
+            png = stills_png(mp4, stills, name=name)
+        except ClipError as error:
+            raise InputError(f"{storage.root}: {error}; delete it to have the report without it") from error
         items.append(
             {
                 "student": student,
                 "clip_id": case.get("clip_id") or f"case {number}",
                 "frames": "{} and {}".format(*stills),
-                "png": base64.b64encode(stills_png(mp4, stills)).decode(),
+                "png": base64.b64encode(png).decode(),
                 "mp4": base64.b64encode(mp4).decode(),
             }
         )

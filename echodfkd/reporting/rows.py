@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +13,21 @@ import pyarrow as pa
 from echodfkd import schemas
 from echodfkd.errors import InputError
 from echodfkd.records import PublishedCheckpoint
-from echodfkd.storage import RunStorage
+from echodfkd.redaction import redact_values
+from echodfkd.storage import RunStorage, check_layout
+from echodfkd.training.checkpoints import list_checkpoints
+from echodfkd.untrusted import parse_json_object, parse_yaml
+
+_CONFIG_TYPES = {
+    "seed": int,
+    "students": dict,
+    **dict.fromkeys(("source", "window", "train", "evaluation"), dict),
+}
+_RUN_TYPES = {
+    "plan_slots": int,
+    "students": dict,
+    **dict.fromkeys(("wall_s", "first_step_s", "peak_memory_mb"), int | float),
+}
 
 
 @dataclass(frozen=True)
@@ -23,7 +36,8 @@ class RunRows:
 
     ``config`` is config.yaml as plain values. ``run`` is run.json, empty while a run has not ended.
     ``identity`` is identity.json: what is known from the start. ``ledger`` holds only rows of parts that a
-    manifest names.
+    manifest names, and ``training`` only those of the same workers and updates: one per student and step, from
+    the attempt whose weights were published.
     """
 
     config: dict[str, Any]
@@ -36,6 +50,8 @@ class RunRows:
     spans: pa.Table
     training: pa.Table
     cases: pa.Table
+    memory: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Student -> state_mb and activations_mb that the run expected it to take, and its worker's rank where spread."""
 
     @cached_property
     def students(self) -> tuple[str, ...]:
@@ -63,36 +79,27 @@ def read_rows(storage: RunStorage) -> RunRows:
     """Read a run folder, whole or half-finished.
 
     Raises:
-        InputError: the folder holds no config.yaml (it is no run folder), or a file that a manifest
-            names is missing.
+        InputError: the folder holds no config.yaml (it is no run folder), a newer version made it, or a file
+            that a manifest names is missing or damaged.
     """
-    manifests = read_manifests(storage)
+    manifests = tuple(list_checkpoints(storage))
+    known = {name: facts for manifest in manifests for name, facts in manifest.parts.items()}
+    identity = _read_json(storage, "identity.json")
+    check_layout(identity, f"{storage.root}/identity.json")
+    ledger = _named(manifests, "ledger")
     return RunRows(
         config=_read_config(storage),
         run=_read_json(storage, "run.json"),
-        identity=_read_json(storage, "identity.json"),
+        identity=identity,
         manifests=manifests,
         scores=_latest(_read_folder(storage, "scores", "part-", schemas.SCORE_SCHEMA)),
-        ledger=_read_parts(storage, _named(manifests, "ledger"), schemas.LEDGER_SCHEMA),
-        quarantine=_read_quarantine(storage, _named(manifests, "quarantine")),
+        ledger=_read_parts(storage, ledger, schemas.LEDGER_SCHEMA, known),
+        quarantine=_read_quarantine(storage, _named(manifests, "quarantine"), known),
         spans=_distinct(_read_folder(storage, "logs", "spans-", schemas.SPAN_SCHEMA)),
-        training=_read_folder(storage, "logs", "training-", schemas.TRAINING_SCHEMA),
+        training=_read_training(storage, ledger),
         cases=_read_cases(storage),
+        memory=_read_json(storage, "logs/memory.json").get("students", {}),
     )
-
-
-def read_manifests(storage: RunStorage) -> tuple[PublishedCheckpoint, ...]:
-    """All published checkpoints, by step. A checkpoint folder without a manifest is not one."""
-    found = []
-    for folder in storage.list("checkpoints"):
-        try:
-            values = json.loads(storage.read(f"{folder}/manifest.json"))
-        except FileNotFoundError:
-            continue
-        for key in ("students", "ledger", "quarantine"):
-            values[key] = tuple(values.get(key, ()))
-        found.append(PublishedCheckpoint(**values))
-    return tuple(sorted(found, key=lambda manifest: manifest.step))
 
 
 def column(table: pa.Table, name: str) -> np.ndarray:
@@ -101,29 +108,47 @@ def column(table: pa.Table, name: str) -> np.ndarray:
 
 
 def _read_config(storage: RunStorage) -> dict[str, Any]:
-    import yaml
-
     try:
-        values = yaml.safe_load(storage.read("config.yaml"))
+        text = storage.read("config.yaml")
     except FileNotFoundError as error:
         raise InputError(f"{storage.root} is not a run folder: it holds no config.yaml") from error
+    where = f"{storage.root}/config.yaml"
+    values = parse_yaml(text, where)
     if not isinstance(values, dict):
-        raise InputError(f"{storage.root}/config.yaml must hold `key: value` lines, got a {type(values).__name__}")
-    return values
+        raise InputError(f"{where} must hold `key: value` lines, got a {type(values).__name__}")
+    _check_types(values, _CONFIG_TYPES, where)
+    _check_types(values.get("train", {}), {"steps": int, "global_batch": int}, f"{where}: train")
+    return redact_values(values)
 
 
 def _read_json(storage: RunStorage, name: str) -> dict[str, Any]:
-    """A small JSON file; empty where it does not exist (yet)."""
+    """run.json or identity.json; empty where it does not exist (yet)."""
     try:
-        return json.loads(storage.read(name))
+        text = storage.read(name)
     except FileNotFoundError:
         return {}
+    where = f"{storage.root}/{name}"
+    values = parse_json_object(text, where)
+    _check_types(values, _RUN_TYPES, where)
+    for student, known in values.get("students", {}).items():
+        _check_types({student: known}, {student: dict}, f"{where}: students")
+        _check_types(known, {"parameters": int}, f"{where}: students.{student}")
+    return values
+
+
+def _check_types(values: dict[str, Any], types: dict[str, Any], where: str) -> None:
+    """Refuse what the summary could not compute with; null stands for not known. Raises `InputError`."""
+    for key, wanted in types.items():
+        value = values.get(key)
+        usual = value is None or (isinstance(value, wanted) and not isinstance(value, bool))
+        if not usual or (isinstance(value, int | float) and not abs(value) < 1 << 53):
+            raise InputError(f"{where}: {key} is {value!r}, which no run writes there")
 
 
 def _read_cases(storage: RunStorage) -> pa.Table:
     if not storage.exists("cases.parquet"):
         return schemas.CASE_SCHEMA.empty_table()
-    return storage.read_table("cases.parquet")
+    return schemas.read_part(storage, "cases.parquet", schemas.CASE_SCHEMA)
 
 
 def _named(manifests: Sequence[PublishedCheckpoint], kind: str) -> list[str]:
@@ -132,11 +157,13 @@ def _named(manifests: Sequence[PublishedCheckpoint], kind: str) -> list[str]:
     return sorted(name if "/" in name else f"{kind}/{name}" for name in names)
 
 
-def _read_parts(storage: RunStorage, names: Sequence[str], schema: pa.Schema) -> pa.Table:
+def _read_parts(
+    storage: RunStorage, names: Sequence[str], schema: pa.Schema, known: Mapping[str, dict[str, object]] | None = None
+) -> pa.Table:
     parts = []
     for name in names:
         try:
-            parts.append(storage.read_table(name).select(schema.names).cast(schema))
+            parts.append(schemas.read_part(storage, name, schema, (known or {}).get(name)))
         except FileNotFoundError as error:
             raise InputError(f"{storage.root}: {name} is missing, but a checkpoint's manifest names it") from error
     return pa.concat_tables([schema.empty_table(), *parts])
@@ -148,13 +175,24 @@ def _read_folder(storage: RunStorage, folder: str, prefix: str, schema: pa.Schem
     return _read_parts(storage, names, schema)
 
 
-def _read_quarantine(storage: RunStorage, named: Sequence[str]) -> pa.Table:
+def _read_training(storage: RunStorage, ledger: Sequence[str]) -> pa.Table:
+    """Log rows of the updates that a commit holds.
+
+    A worker writes its parts of the ledger and of this log together, under one ending (step, rank and attempt).
+    Where it died before the commit, neither counts: the next attempt takes those steps again, and logs them again.
+    """
+    published = {name.replace("ledger/part-", "logs/training-") for name in ledger}
+    names = [name for name in storage.list("logs") if name in published]
+    return _read_parts(storage, names, schemas.TRAINING_SCHEMA)
+
+
+def _read_quarantine(storage: RunStorage, named: Sequence[str], known: Mapping[str, dict[str, object]]) -> pa.Table:
     """Parts that manifests name and loose ones alike: a bad clip is bad whether or not a commit followed.
 
     An index quarantined again after a restart is still one index.
     """
     loose = [name for name in storage.list("quarantine") if name.endswith(".parquet")]
-    return _distinct(_read_parts(storage, sorted({*named, *loose}), schemas.QUARANTINE_SCHEMA))
+    return _distinct(_read_parts(storage, sorted({*named, *loose}), schemas.QUARANTINE_SCHEMA, known))
 
 
 def _distinct(table: pa.Table) -> pa.Table:

@@ -34,14 +34,14 @@ def build_summary(storage: RunStorage) -> dict[str, Any]:
 def write_summary(storage: RunStorage) -> dict[str, Any]:
     """`build_summary`, also stored as ``summary.json``."""
     summary = build_summary(storage)
-    storage.replace("summary.json", (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
+    storage.write("summary.json", (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
     return summary
 
 
 def summarise(rows: RunRows) -> dict[str, Any]:
     """The summary of rows already read."""
-    seed = int(rows.config.get("seed", 0))
-    known = rows.run.get("students", {})
+    seed = int(rows.config.get("seed") or 0)
+    known = rows.run.get("students") or {}
     facts = {**rows.identity, **rows.run}
     return {
         "run": str(rows.config.get("name", "")),
@@ -50,8 +50,11 @@ def summarise(rows: RunRows) -> dict[str, Any]:
         "seed": seed,
         "students": {
             name: {
-                "parameters": known.get(name, {}).get("parameters"),
-                "steps": _trained_steps(rows, name),
+                "parameters": (known.get(name) or {}).get("parameters"),
+                "steps": trained_steps(rows, name),
+                "stopped_early": bool(rows.manifests) and rows.manifests[-1].stopped_at(name) is not None,
+                "step_s": median_step_s(rows, name),
+                "memory_mb": _memory_mb(rows, name),
                 "scores": final_scores(rows, name, seed=seed),
             }
             for name in rows.students
@@ -97,22 +100,29 @@ def ledger_counts(rows: RunRows) -> dict[str, int]:
     """
     slots = np.unique(column(rows.ledger, "slot"))
     trained, plan = len(slots), plan_slots(rows)
+    ended = bool(rows.manifests) and rows.manifests[-1].ended  # in arrival order its slots need not be the first ones
+    planned = slots >= 0 if ended else (slots >= 0) & (slots < plan)
     bad = zip(column(rows.quarantine, "slot"), column(rows.quarantine, "index"), strict=True)
     quarantined = {(slot, index) for slot, index in bad if slot >= 0}
     return {
         "clips": trained,
-        "lost": plan - int(((slots >= 0) & (slots < plan)).sum()),
+        "lost": plan - int(planned.sum()),
         "repeated": len(rows.ledger) - trained,
         "quarantined": len(quarantined),
     }
 
 
 def plan_slots(rows: RunRows) -> int:
-    """Slots of the plan: from run.json, or from the config while the run has not ended."""
-    if "plan_slots" in rows.run:
+    """Slots of the plan: from run.json, or from the config while the run has not ended.
+
+    Where early stopping has ended all students, the plan is what they have consumed.
+    """
+    if rows.manifests and rows.manifests[-1].ended:
+        return rows.manifests[-1].step * int(rows.config.get("train", {}).get("global_batch", 0))
+    if rows.run.get("plan_slots") is not None:
         return int(rows.run["plan_slots"])
-    train = rows.config.get("train", {})
-    return int(train.get("steps", 0)) * int(train.get("global_batch", 0))
+    train = rows.config.get("train") or {}
+    return int(train.get("steps") or 0) * int(train.get("global_batch") or 0)
 
 
 def spans_by_actor(rows: RunRows) -> dict[str, dict[str, np.ndarray]]:
@@ -149,6 +159,19 @@ def _pipeline(rows: RunRows) -> dict[str, Any]:
     }
 
 
-def _trained_steps(rows: RunRows, student: str) -> int:
-    """The last published step of a student; 0 before the first commit."""
-    return max((m.step for m in rows.manifests if student in m.students), default=0)
+def trained_steps(rows: RunRows, student: str) -> int:
+    """Published updates of a student: up to the last commit, or to where it stopped; 0 before the first commit."""
+    return max((m.steps_of(student) for m in rows.manifests if student in m.students), default=0)
+
+
+def _memory_mb(rows: RunRows, student: str) -> dict[str, float] | None:
+    """Megabytes of a student's state (weights, gradients, moments) and activations on one worker, as estimated."""
+    known = rows.memory.get(student)
+    return {"state": known["state_mb"], "activations": known["activations_mb"]} if known else None
+
+
+def median_step_s(rows: RunRows, student: str) -> float | None:
+    """Median seconds that one update of a student keeps its worker busy; None where no row says."""
+    busy = column(rows.training, "busy_s")[column(rows.training, "student") == student]
+    known = busy[np.isfinite(busy)]
+    return float(np.median(known)) if len(known) else None

@@ -33,13 +33,21 @@ METRICS = (
     Metric("dice_es", "Dice ES", "overlap", "↑", 3, "Dice with the truth at end-systole."),
     Metric("iou_all", "IoU", "overlap", "↑", 3, "Intersection over union with the truth, all annotated frames."),
     Metric("dice_teacher", "to teacher", "overlap", "↑", 3, "Dice with the teacher's mask: how well it imitates."),
+    Metric("dice_myocardium", "myocardium", "chambers", "↑", 3, "Dice with the truth over all annotated frames."),
+    Metric("dice_la", "LA", "chambers", "↑", 3, "Likewise, left atrium."),
+    Metric("dice_rv", "RV", "chambers", "↑", 3, "Likewise, right ventricle; 1 where neither shows any."),
+    Metric("dice_ra", "RA", "chambers", "↑", 3, "Likewise, right atrium."),
     Metric("temporal_dice", "frame to frame", "time", "", 3, "Dice of a mask with the next frame's."),
     Metric("afd_ed", "aFD ED", "time", "↓", 2, "Frames off at ED; the reference picks the beat (oracle-assisted)."),
     Metric("afd_es", "aFD ES", "time", "↓", 2, "Frames off at ES, found likewise."),
     Metric("ed_error_frames", "blind ED", "time", "↓", 2, "Frames from ED to the nearest blind detection."),
     Metric("es_error_frames", "blind ES", "time", "↓", 2, "Frames from ES to the nearest blind detection."),
+    Metric("phase_ed_error_frames", "phase ED", "time", "↓", 2, "Blind ED in the phase head's curve."),
+    Metric("phase_es_error_frames", "phase ES", "time", "↓", 2, "Blind ES in the phase head's curve."),
+    Metric("phase_pearson", "phase r", "time", "↑", 3, "Correlation of the phase head with the truth's LV area."),
     Metric("ef_pearson", "EF r", "function", "↑", 3, "Pearson correlation of the naive area EF with the known EF."),
     Metric("ef_mae", "EF error", "function", "↓", 1, "Mean error of the naive area EF in points, biased by design."),
+    Metric("ef_head_abs_error", "EF head", "function", "↓", 1, "Mean error of the EF head in points."),
     Metric("judge_score", "judge", "judge", "↑", 3, "The auxiliary model's rating, which sees no truth."),
 )  # fmt: skip
 """All columns that the table can have, in order; a run shows those it measured."""
@@ -85,6 +93,27 @@ def _cells(shown: list[Metric], first: set[str], scores: dict[str, Any]) -> list
     return cells
 
 
+def student_table(rows: RunRows, summary: dict[str, Any]) -> dict[str, Any]:
+    """Size, updates, and what a student takes: memory on its worker and time of an update."""
+    lines = []
+    for name, student in summary["students"].items():
+        memory, seconds = student["memory_mb"], student["step_s"]
+        rank = rows.memory.get(name, {}).get("rank")
+        lines.append(
+            {
+                "name": name,
+                "parameters": f"{student['parameters']:,}" if student["parameters"] else "–",
+                "steps": f"{student['steps']:,}",
+                "about": "stopped early" if student["stopped_early"] else "",
+                "step": f"{1000 * seconds:,.1f}" if seconds is not None else "–",
+                "state": f"{memory['state']:,.1f}" if memory else "–",
+                "activations": f"{memory['activations']:,.1f}" if memory else "–",
+                "worker": "every" if rank is None else str(rank),
+            }
+        )
+    return {"rows": lines}
+
+
 def missing_scores(rows: RunRows) -> list[str]:
     """A sentence for everything that a reader looks for in the table and does not find."""
     if len(rows.scores) == 0:
@@ -107,6 +136,9 @@ def missing_scores(rows: RunRows) -> list[str]:
 def notes(rows: RunRows, summary: dict[str, Any]) -> list[dict[str, str]]:
     """How the run stands, in one or two sentences at the top of the page."""
     counts, plan = summary["ledger"], plan_slots(rows)
+    if rows.run.get("stopped"):
+        done = f"{plan - counts['lost']:,} of {plan:,} slots are trained and published"
+        return [{"kind": "open", "text": f"This run was {rows.run['stopped']}; {done}."}]
     if rows.run.get("error"):
         return [{"kind": "bad", "text": f"This run failed: {rows.run['error']}"}]
     if not rows.run:
@@ -116,7 +148,8 @@ def notes(rows: RunRows, summary: dict[str, Any]) -> list[dict[str, str]]:
         ]
     if counts["lost"] or counts["repeated"]:
         return [{"kind": "bad", "text": f"This run has ended, but {ledger_sentence(rows, summary)}"}]
-    return [{"kind": "good", "text": f"This run is complete: {ledger_sentence(rows, summary)}"}]
+    early = " Early stopping has ended all students." if rows.manifests and rows.manifests[-1].ended else ""
+    return [{"kind": "good", "text": f"This run is complete: {ledger_sentence(rows, summary)}{early}"}]
 
 
 def ledger_sentence(rows: RunRows, summary: dict[str, Any]) -> str:
@@ -207,7 +240,7 @@ def facts(rows: RunRows, summary: dict[str, Any]) -> list[dict[str, str]]:
         "Students": students,
         "Clips": f"{source.get('kind', '')} {source.get('path', '')}".strip(),
         "Window": f"{frames} frames at {fps} fps, {side} x {side} pixels",
-        "Plan": f"{train.get('steps', 0):,} steps of {train.get('global_batch', 0)} clips = {plan_slots(rows):,} slots",
+        "Plan": _plan_text(rows),
         "Engine": f"{engine}, {train.get('workers', 1)} worker(s), {train.get('precision', '')}",
         "Seed": str(summary["seed"]),
         "Config hash": summary["config_hash"],
@@ -215,6 +248,14 @@ def facts(rows: RunRows, summary: dict[str, Any]) -> list[dict[str, str]]:
         "Machine": str(machine),
     }
     return [{"label": label, "value": value or "not recorded yet"} for label, value in values.items()]
+
+
+def _plan_text(rows: RunRows) -> str:
+    train = rows.config.get("train", {})
+    most, batch = train.get("steps", 0), train.get("global_batch", 0)
+    ended = bool(rows.manifests) and rows.manifests[-1].ended
+    done = f"{rows.manifests[-1].step:,} of at most {most:,}" if ended else f"{most:,}"
+    return f"{done} steps of {batch} clips = {plan_slots(rows):,} slots"
 
 
 def config_yaml(rows: RunRows) -> str:

@@ -23,12 +23,35 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
         rows.append((name, f"{student['parameters']:,}", *_scores(student["scores"])))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines += _cost_lines(summary["students"])
     ledger = summary["ledger"]
     lines.append(
         f"{ledger['clips']} clips trained, {ledger['lost']} lost, {ledger['repeated']} repeated,"
         f" {ledger['quarantined']} quarantined"
     )
     return lines
+
+
+def _cost_lines(students: dict[str, dict[str, Any]]) -> list[str]:
+    """What each student took, where the run knows it: updates, time of one, memory on its worker."""
+    rows = []
+    for name, student in students.items():
+        seconds, memory = student.get("step_s"), student.get("memory_mb")
+        if seconds is None and memory is None:
+            continue
+        stopped = " (stopped early)" if student.get("stopped_early") else ""
+        took = f"{1000 * seconds:,.1f} ms an update" if seconds is not None else "-"
+        kept = f"{memory['state']:,.1f} + {memory['activations']:,.1f} MB" if memory else "-"
+        rows.append((name, f"{student['steps']:,} updates{stopped}", took, kept))
+    if not rows:
+        return []
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return [
+        "",
+        "what each student took (memory: weights, gradients and moments + activations, as estimated)",
+        *("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows),
+        "",
+    ]
 
 
 def _scores(scores: dict[str, dict[str, Any]]) -> tuple[str, ...]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import ipaddress
 import logging
 import os
 import re
 import shlex
+import socket
 import sys
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +20,7 @@ import ray
 from echodfkd.command import QUIET_RAY, cluster_address
 from echodfkd.config import PartConfig, RayConfig, RunConfig, SourceConfig
 from echodfkd.config_source_file import map_parts
-from echodfkd.errors import RunError
+from echodfkd.errors import RunError, plain_sentence
 
 
 @contextlib.contextmanager
@@ -28,11 +31,12 @@ def connected(options: RayConfig) -> Iterator[None]:
     does not look for stray clusters on the machine: their address files outlive them.
 
     Raises:
-        RunError: the cluster cannot be reached or started.
+        RunError: the cluster cannot be reached or started, or would let anybody in.
     """
     address = cluster_address(options.address)
     started_here = not ray.is_initialized()
     if started_here:
+        check_authentication(address, allowed=options.allow_unauthenticated)
         local = {}
         runtime_env: dict[str, object] = {"env_vars": QUIET_RAY}
         if shlex.quote(sys.executable) != sys.executable:
@@ -62,6 +66,61 @@ def connected(options: RayConfig) -> Iterator[None]:
             ray.shutdown()
 
 
+def check_authentication(address: str, *, allowed: bool) -> None:
+    """Refuse a cluster that runs the code of whoever reaches its ports.
+
+    Ray's ports listen on every interface, also those of a local cluster. Without a token a cluster of this machine
+    that others have started is taken with a warning, one on another machine not at all.
+
+    Args:
+        address: local, or a cluster's address.
+        allowed: ray.allow_unauthenticated.
+
+    Raises:
+        RunError: the environment holds no token mode.
+    """
+    mode = os.environ.get("RAY_AUTH_MODE", "")
+    if mode == "token" or allowed:
+        return
+    is_own = address != "local" and _is_this_machine(address)
+    if is_own and _is_loopback(address):
+        return
+    what = "a new local cluster" if address == "local" else f"the cluster at {address}"
+    sentence = (
+        f"ray.address: {what} would be used without authentication (RAY_AUTH_MODE is {mode or 'not set'}), and whoever"
+        " reaches its ports could run code on it"
+    )
+    if is_own:
+        print(f"warning: {plain_sentence(sentence)}", file=sys.stderr, flush=True)
+        return
+    raise RunError(
+        f"{sentence}; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or ray.allow_unauthenticated=true where nobody else"
+        " reaches them"
+    )
+
+
+def _hosts(address: str) -> set[str]:
+    """IP addresses that the host of an address stands for; none where it cannot be resolved."""
+    host = urllib.parse.urlsplit(address if "://" in address else f"ray://{address}").hostname or ""
+    try:
+        return {str(found[4][0]).partition("%")[0] for found in socket.getaddrinfo(host, None)}
+    except (OSError, UnicodeError):
+        return set()
+
+
+def _is_loopback(address: str) -> bool:
+    hosts = _hosts(address)
+    return bool(hosts) and all(ipaddress.ip_address(host).is_loopback for host in hosts)
+
+
+def _is_this_machine(address: str) -> bool:
+    """Whether an address is one of this machine's own; Ray's `auto` looks for clusters of this machine alone."""
+    import psutil
+
+    own = {found.address.partition("%")[0] for addresses in psutil.net_if_addrs().values() for found in addresses}
+    return address == "auto" or _is_loopback(address) or (bool(hosts := _hosts(address)) and hosts <= own)
+
+
 def with_absolute_paths(config: RunConfig) -> RunConfig:
     """The config with local paths made absolute: actors run in folders of their own.
 
@@ -70,8 +129,13 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     """
     base = Path.home() if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else Path.cwd()
     evaluation = dataclasses.replace(config.evaluation, source=_absolute_source(config.evaluation.source))
+    students = {
+        name: dataclasses.replace(student, initial=_absolute(student.initial, Path.cwd()))
+        for name, student in config.students.items()
+    }
     return dataclasses.replace(
         config,
+        students=students,
         storage=_absolute(config.storage, base),
         synthesize=dataclasses.replace(config.synthesize, out=_absolute(config.synthesize.out, base)),
         source=_absolute_source(config.source),

@@ -18,30 +18,36 @@ from __future__ import annotations
 import json
 import signal
 import threading
-import time
+import uuid
 from collections.abc import Callable
 from typing import Any
 
-import ray
+from ray.exceptions import RayActorError
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 import echodfkd
+from echodfkd import clock
 from echodfkd.config import RunConfig
-from echodfkd.config_file import config_hash, config_to_yaml
-from echodfkd.errors import ConfigError, EchoDFKDError, InputError, RunError
+from echodfkd.config_file import config_hash
+from echodfkd.config_head_checks import check_teacher_gives
+from echodfkd.errors import ConfigError, EchoDFKDError, RunError
+from echodfkd.lease import Lease, held
 from echodfkd.models.build import build_student, load_judge
 from echodfkd.models.convlstm import count_parameters
 from echodfkd.reporting.report import write_report
 from echodfkd.reporting.summary import write_summary
+from echodfkd.run_folder import open_run_folder
 from echodfkd.runtime.cluster import connected, last_sentence, machine_line, with_absolute_paths
 from echodfkd.runtime.evaluator_pool import EvaluatorPool
 from echodfkd.runtime.parts import evaluation_source, load_teacher, training_source
-from echodfkd.runtime.progress import ProgressLine, start_board, wait_for_first_actor
+from echodfkd.runtime.preemption import StopNotice, StopSignal
+from echodfkd.runtime.progress import ProgressLine, first_update_time, start_board, wait_for_first_actor
 from echodfkd.runtime.resources import check_cluster
 from echodfkd.runtime.student_workers import build_trainer
 from echodfkd.schemas import SPAN_SCHEMA
 from echodfkd.storage import RunStorage
 from echodfkd.training.checkpoints import latest_checkpoint
+from echodfkd.training.student_files import check_initial
 
 
 def run_distillation(config: RunConfig, print_line: Callable[[str], None]) -> dict[str, Any]:
@@ -56,22 +62,44 @@ def run_distillation(config: RunConfig, print_line: Callable[[str], None]) -> di
     config = with_absolute_paths(config)
     teacher_id = check_inputs(config)
     storage = open_run_folder(config, teacher_id)
-    started = time.time()
+    with held(storage, lease_s=config.lease_s, say=print_line) as lease:
+        return _run_leased(config, lease, teacher_id, print_line)
+
+
+def _run_leased(config: RunConfig, lease: Lease, teacher_id: str, print_line: Callable[[str], None]) -> dict[str, Any]:
+    """The run, while its folder is its own."""
+    storage = lease.storage
+    started = clock.now()
     print_line(f"run {config.name}: {config.plan_slots} clips, {len(config.students)} students, folder {config.root}")
     try:
-        with connected(config.ray):
+        with StopSignal(config.train.stop_grace_s) as stop, connected(config.ray):
+            stop.listen()
             check_cluster(config)
-            facts = _run_stages(config, storage, teacher_id, print_line)
+            facts = _run_stages(config, lease, teacher_id, print_line, stop)
+    except StopNotice as notice:
+        facts = {"stopped": str(notice)}
     except (EchoDFKDError, KeyboardInterrupt) as error:
+        lease.check()  # the report of a folder that another run has taken over is that run's
         reason = str(error) or "interrupted; the same command resumes it"
-        finish(config, storage, teacher_id, {"wall_s": time.time() - started, "error": reason})
+        _finish_after(error, config, storage, teacher_id, {"wall_s": clock.now() - started, "error": reason})
         raise
-    facts["wall_s"] = time.time() - started
-    return finish(config, storage, teacher_id, facts)
+    lease.check()
+    facts["wall_s"] = clock.now() - started
+    return {**finish(config, storage, teacher_id, facts), "stopped": facts.get("stopped", "")}
+
+
+def _finish_after(
+    error: BaseException, config: RunConfig, storage: RunStorage, teacher_id: str, facts: dict[str, Any]
+) -> None:
+    """`finish` a failed run. What made it fail (a full disk) may forbid a report too, and is the sentence to show."""
+    try:
+        finish(config, storage, teacher_id, facts)
+    except (OSError, EchoDFKDError) as second:
+        error.add_note(f"the report could not be written either: {second}")
 
 
 def _run_stages(
-    config: RunConfig, storage: RunStorage, teacher_id: str, print_line: Callable[[str], None]
+    config: RunConfig, lease: Lease, teacher_id: str, print_line: Callable[[str], None], stop: StopSignal
 ) -> dict[str, Any]:
     """Everything that runs at once, until the plan is consumed and the last checkpoint is scored."""
     board = start_board()
@@ -79,7 +107,7 @@ def _run_stages(
     progress = ProgressLine(config, board, print_line)
     evaluators = EvaluatorPool(config, board) if config.evaluation.enabled else None
     try:
-        facts = _train(config, teacher_id, board)
+        facts = _train(config, teacher_id, board, lease, stop, print_line)
         if evaluators is not None:
             print_line("training is done; the last checkpoint is being scored")
             evaluators.finish()
@@ -89,77 +117,68 @@ def _run_stages(
         if evaluators is not None:
             if evaluators.spans:
                 rows = (vars(span) for span in evaluators.spans)
-                storage.write_table(f"logs/spans-evaluators-{int(time.time())}.parquet", rows, SPAN_SCHEMA)
+                name = f"logs/spans-evaluators-{uuid.uuid4().hex[:8]}.parquet"
+                lease.storage.write_table(name, rows, SPAN_SCHEMA)
             evaluators.close()
     facts["peak_memory_mb"] = progress.peak_memory_mb
     return facts
 
 
-def _train(config: RunConfig, teacher_id: str, board: Any) -> dict[str, Any]:
-    """Block until the students have consumed the plan. Raises `RunError` with the reason where they cannot."""
-    newest = latest_checkpoint(RunStorage(config.root))
-    if newest is not None and newest.step >= config.train.steps:
-        return {"first_step_s": None}
-    started = time.time()
-    try:
-        build_trainer(config, teacher_id=teacher_id, board=board).fit()
-    except SystemExit as leaving:  # what Ray Train makes of Ctrl-C, after it has ended its workers
-        raise KeyboardInterrupt from leaving
-    except TrainingFailedError as error:
-        raise RunError(f"training failed after all restarts: {last_sentence(error)}") from error
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # Ray Train leaves its own behind
-    values = ray.get(board.read.remote())
-    if "failed" in values:
-        raise RunError(str(values["failed"]))
-    return {"first_step_s": float(values["first_step_time"]) - started}
+def _train(
+    config: RunConfig, teacher_id: str, board: Any, lease: Lease, stop: StopSignal, print_line: Callable[[str], None]
+) -> dict[str, Any]:
+    """Block until the students have consumed the plan. Raises `RunError` with the reason where they cannot.
+
+    Ray Train counts a group's restarts over the whole run, which would end any long enough run on machines that
+    come and go. A trainer that gives up after it has published is therefore followed by a new one, and so is one
+    whose controller died: what ends the run is train.max_failures of these with no checkpoint in between.
+    """
+    newest, started = latest_checkpoint(lease.storage), clock.now()
+    deaths = 0
+    while newest is None or not (newest.step >= config.train.steps or newest.ended):
+        stop.training(board)
+        try:
+            trainer = build_trainer(config, teacher_id=teacher_id, board=board, lease_epoch=lease.epoch)
+            outcome = trainer.fit().return_value
+        except SystemExit as leaving:  # what Ray Train makes of Ctrl-C, after it has ended its workers
+            raise KeyboardInterrupt from leaving
+        except (TrainingFailedError, RayActorError) as error:
+            stop.check()
+            before, newest = newest, latest_checkpoint(lease.storage)
+            deaths = deaths + 1 if newest == before else 0
+            if deaths > config.train.max_failures or (deaths and isinstance(error, TrainingFailedError)):
+                raise RunError(f"training failed after all restarts: {last_sentence(error)}") from error
+            step = newest.step if newest else 0
+            print_line(f"training starts again from step {step}: {last_sentence(error)}")
+            continue
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, signal.default_int_handler)  # Ray Train leaves its own behind
+        if "failed" in outcome:
+            raise RunError(str(outcome["failed"]))
+        stop.check()
+        first = first_update_time(board)
+        return {"first_step_s": first - started if first else None}
+    return {"first_step_s": None}
 
 
 def check_inputs(config: RunConfig) -> str:
     """Load what the run needs once in the driver, before any actor starts. Returns the teacher's id.
 
     Raises:
-        ConfigError: there is no student to train.
+        ConfigError: there is no student to train, or one asks for what the teacher does not give.
         InputError: a folder or a weights file cannot be used.
     """
     if not config.students:  # only a config that has clips written may do without
         raise ConfigError("students: empty, name at least one, e.g. students.c31.blocks=3 students.c31.layers=1")
     teacher = load_teacher(config, device="cpu")
+    check_teacher_gives(config, teacher.class_names)
+    check_initial(config)
     training_source(config)
     if config.evaluation.enabled:
         evaluation_source(config)
         load_judge(config.evaluation.judge)
     return teacher.teacher_id
-
-
-def open_run_folder(config: RunConfig, teacher_id: str) -> RunStorage:
-    """Make the run folder, or check that the one there is this very run and may be resumed.
-
-    Raises:
-        ConfigError: a run of this name exists, and is another one or must not be resumed.
-        InputError: the folder cannot be written.
-    """
-    storage = RunStorage(config.root)
-    identity = {"config_hash": config_hash(config), "teacher_id": teacher_id}
-    if storage.exists("identity.json"):
-        stored = json.loads(storage.read("identity.json"))
-        if config.on_exists == "refuse":
-            raise ConfigError(f"name: a run {config.name} exists in {config.storage} and on_exists is refuse")
-        for key, value in identity.items():
-            if stored.get(key) != value:
-                raise ConfigError(
-                    f"name: the run {config.name} in {config.storage} has another {key} ({stored.get(key)}, now"
-                    f" {value}); give this run another name"
-                )
-        return storage
-    if storage.list(""):
-        raise ConfigError(f"name: {config.root} exists and is not a run folder; give this run another name")
-    storage.check_writable()
-    storage.write("config.yaml", config_to_yaml(config).encode())
-    if not storage.create_once("identity.json", json.dumps(identity, indent=1).encode()):
-        raise InputError(f"name: another process has just made the run folder {config.root}")
-    return storage
 
 
 def finish(config: RunConfig, storage: RunStorage, teacher_id: str, facts: dict[str, Any]) -> dict[str, Any]:
@@ -179,6 +198,6 @@ def finish(config: RunConfig, storage: RunStorage, teacher_id: str, facts: dict[
         "machine": machine_line(),
         **facts,
     }
-    storage.replace("run.json", json.dumps(run, indent=1).encode())
+    storage.write("run.json", json.dumps(run, indent=1).encode())
     summary = write_summary(storage)
     return {**summary, "report": write_report(storage)}

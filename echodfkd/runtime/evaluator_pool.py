@@ -11,25 +11,25 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import ray
 import torch
 from ray.exceptions import RayActorError
 
+from echodfkd import clock
 from echodfkd.config import RunConfig
-from echodfkd.errors import ClipError, RunError
+from echodfkd.errors import ClipError, InputError, RunError
 from echodfkd.models.build import build_student, load_judge
 from echodfkd.records import CaseScore, PublishedCheckpoint, Quarantined, StageSpan, VideoClip
 from echodfkd.reporting.overlays import draw_overlay
 from echodfkd.runtime.cluster import actor_name, last_sentence, node_labels
 from echodfkd.runtime.parts import evaluation_source, load_teacher, num_cases
 from echodfkd.schemas import CASE_SCHEMA, QUARANTINE_SCHEMA, SCORE_SCHEMA, case_row
-from echodfkd.scoring import predict_student, score_case
+from echodfkd.scoring import score_case
+from echodfkd.scoring_heads import Prediction, predict_with_heads, predict_with_teacher, score_heads
 from echodfkd.storage import RunStorage
 from echodfkd.training.checkpoints import list_checkpoints, read_student
 from echodfkd.video.encode import encode_mp4
@@ -78,12 +78,12 @@ class Evaluator:
         self.teacher = load_teacher(config, device=self.device)
         self.name = actor_name("evaluator")
         self._cases: dict[int, VideoClip] = {}
-        self._teacher_prob: dict[int, np.ndarray] = {}
+        self._of_teacher: dict[int, Prediction] = {}
         self._network: tuple[tuple[int, str], torch.nn.Module] | None = None
 
     def score(self, task: ScoringTask) -> dict[str, Any]:
         """Score one task. Returns rows (dictionaries of `CaseScore`), case rows, quarantine rows and the span."""
-        start = time.time()
+        start = clock.now()
         scores: list[CaseScore] = []
         cases = []
         quarantined = []
@@ -98,7 +98,7 @@ class Evaluator:
             frames += len(case.video)
             cases.append(case_row(case))
             scores.extend(self._score_case(task, number, case))
-        span = StageSpan("evaluator", self.name, start, time.time(), len(cases), frames)
+        span = StageSpan("evaluator", self.name, start, clock.now(), len(cases), frames)
         return {
             "scores": [asdict(score) for score in scores],
             "cases": cases,
@@ -111,28 +111,30 @@ class Evaluator:
         case = self._case(number)
         level = self.config.evaluation.threshold
         masks = {
-            "teacher": self._prob_of_teacher(number) > level,
-            "student": self._prob_of_student(checkpoint, student, case) > level,
+            "teacher": self._teachers(number).lv_prob > level,
+            "student": self._students(checkpoint, student, case).lv_prob > level,
         }
         if case.truth_labels is not None:
             masks["truth"] = case.truth_labels == 1
         return f"overlays/{student}-{number:04d}.mp4", encode_mp4(draw_overlay(case.video, masks), case.fps)
 
     def _score_case(self, task: ScoringTask, number: int, case: VideoClip) -> list[CaseScore]:
-        teacher_prob = self._prob_of_teacher(number)
+        threshold = self.config.evaluation.threshold
         if task.checkpoint is None:
-            prob, against = teacher_prob, None
+            found, against, who = self._teachers(number), None, f"teacher {self.teacher.teacher_id}"
         else:
-            prob, against = self._prob_of_student(task.checkpoint, task.student, case), teacher_prob
+            found, against = self._students(task.checkpoint, task.student, case), self._teachers(number)
+            who = f"student {task.student} at step {task.step}"
         return score_case(
-            prob,
+            found.lv_prob,
             case,
-            threshold=self.config.evaluation.threshold,
+            threshold=threshold,
             judge=self.judge,
             teacher_id=self.teacher.teacher_id,
             student=task.student,
             step=task.step,
-            teacher_prob=against,
+            teacher_prob=against.lv_prob if against else None,
+            further=score_heads(found, case, threshold=threshold, who=who, teacher=against),
         )
 
     def _case(self, number: int) -> VideoClip:
@@ -140,18 +142,22 @@ class Evaluator:
             self._cases[number] = self.source.case(number)
         return self._cases[number]
 
-    def _prob_of_teacher(self, number: int) -> np.ndarray:
-        if number not in self._teacher_prob:
-            self._teacher_prob[number] = self.teacher.soft_masks(self._case(number).video[None])[0]
-        return self._teacher_prob[number]
+    def _teachers(self, number: int) -> Prediction:
+        if number not in self._of_teacher:
+            classes, tasks = self.config.taught_classes, self.config.taught_tasks
+            self._of_teacher[number] = predict_with_teacher(
+                self.teacher, self._case(number), classes=classes, tasks=tasks
+            )
+        return self._of_teacher[number]
 
-    def _prob_of_student(self, checkpoint: PublishedCheckpoint, student: str, case: VideoClip) -> np.ndarray:
+    def _students(self, checkpoint: PublishedCheckpoint, student: str, case: VideoClip) -> Prediction:
         key = (checkpoint.step, student)
         if self._network is None or self._network[0] != key:
             network = build_student(**asdict(self.config.students[student]))
             network.load_state_dict(read_student(self.storage, checkpoint, student))
             self._network = (key, network.to(self.device).eval())
-        return predict_student(self._network[1], case.video, device=self.device)
+        classes = self.config.students[student].classes
+        return predict_with_heads(self._network[1], case.video, classes=classes, device=self.device)
 
 
 class EvaluatorPool:
@@ -167,8 +173,9 @@ class EvaluatorPool:
         self.spans: list[StageSpan] = []
         self.error: Exception | None = None
         self._waiting: list[tuple[ScoringTask, int]] = []
-        self._seen: set[int] = set()
-        self._done: set[str] = set(self.storage.list("scores"))
+        self._seen: set[str] = set()
+        self._seen_weights: set[tuple[str, object]] = set()
+        self._done: set[str] = {name for name in self.storage.list("scores") if self._is_whole(name)}
         self._cases: dict[str, dict[str, Any]] = {}
         self._closing = threading.Event()
         self._actors = [self._start_actor() for _ in range(config.evaluation.actors)]
@@ -189,12 +196,17 @@ class EvaluatorPool:
             return
         count = min(self.config.evaluation.overlays, num_cases(self.config))
         futures = [
-            self._actors[number % len(self._actors)].overlay.remote(published[-1], student, number)
+            self._actors[number % len(self._actors)]
+            .overlay.options(max_task_retries=MAX_TRIES - 1)
+            .remote(published[-1], student, number)
             for student in published[-1].students
             for number in range(count)
         ]
         for future in futures:
-            name, data = ray.get(future)
+            try:
+                name, data = ray.get(future)
+            except RayActorError as error:
+                raise RunError(f"an overlay failed {MAX_TRIES} times: {last_sentence(error)}") from error
             self.storage.write(name, data)
 
     def close(self) -> None:
@@ -254,11 +266,21 @@ class EvaluatorPool:
         self.board.update.remote({"scored": f"step {task.step}" if task.checkpoint else "teacher"})
 
     def _look_for_checkpoints(self) -> None:
-        for checkpoint in list_checkpoints(self.storage):
-            if checkpoint.step not in self._seen:
-                self._seen.add(checkpoint.step)
-                for student in checkpoint.students:
+        for checkpoint in list_checkpoints(self.storage, known=self._seen):
+            self._seen.add(checkpoint.folder)
+            for student in checkpoint.students:
+                weights = (student, checkpoint.files[f"{student}/student.safetensors"]["sha256"])
+                if weights not in self._seen_weights:  # early stopping may have ended it: scored already
+                    self._seen_weights.add(weights)
                     self._add_tasks(checkpoint, student)
+
+    def _is_whole(self, name: str) -> bool:
+        """Whether a part of an earlier start can be read: version 0.1 could leave a torn one on a disk."""
+        try:
+            self.storage.read_table(name)
+        except InputError:
+            return False
+        return True
 
     def _add_tasks(self, checkpoint: PublishedCheckpoint | None, student: str) -> None:
         numbers: Sequence[int] = range(num_cases(self.config))

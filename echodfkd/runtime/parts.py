@@ -32,7 +32,14 @@ def synthesis_source(config: RunConfig) -> ClipSource:
 def slot_rules(config: RunConfig) -> SlotRules:
     """How this run's slots become clips."""
     window = config.window
-    return SlotRules(config.plan_slots, config.data.max_attempts, (window.frames, window.size, window.size))
+    return SlotRules(
+        config.plan_slots,
+        config.data.max_attempts,
+        (window.frames, window.size, window.size),
+        classes=config.taught_classes,
+        tasks=config.taught_tasks,
+        fps=window.fps,
+    )
 
 
 def load_teacher(config: RunConfig, device: str | None = None) -> Teacher:

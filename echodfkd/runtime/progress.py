@@ -2,37 +2,50 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
 import psutil
 import ray
 
+from echodfkd import clock
 from echodfkd.config import RunConfig
 from echodfkd.errors import RunError
 
 FIRST_ACTOR_TIMEOUT_S = 120.0
 """How long the first, smallest actor may take to start: seconds on a healthy cluster."""
 
+MAX_LOSSES = 4
+"""Students whose losses stand in one line each by name."""
+
 
 class Board:
-    """Holds the newest numbers of each stage. Writers do not wait for it; a lost one costs a line.
+    """Holds the newest numbers of each stage, and the driver's wish to stop. Nothing that a run needs hangs on it.
 
     consumes: dictionaries from rank 0 and the evaluator pool / produces: the driver's progress line
     """
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
+        self.stopping = asyncio.Event()
 
-    def update(self, values: dict[str, Any]) -> None:
+    async def update(self, values: dict[str, Any]) -> None:
         """Merge new values."""
         self.values.update(values)
 
-    def read(self) -> dict[str, Any]:
+    async def read(self) -> dict[str, Any]:
         """Everything so far."""
         return self.values
+
+    async def stop(self) -> None:
+        """Ask the workers to publish after their next update and to stop."""
+        self.stopping.set()
+
+    async def wait_for_stop(self) -> bool:
+        """Return, True, once `stop` was called."""
+        return await self.stopping.wait()
 
 
 def start_board() -> Any:
@@ -51,6 +64,14 @@ def wait_for_first_actor(board: Any) -> None:
         ) from error
 
 
+def first_update_time(board: Any) -> float | None:
+    """When the workers finished their first update since they last started; None where the board cannot say."""
+    try:
+        return ray.get(board.read.remote(), timeout=5).get("first_step_time")
+    except ray.exceptions.RayError:
+        return None
+
+
 class ProgressLine:
     """A thread that prints the board and samples memory until it is closed."""
 
@@ -58,9 +79,10 @@ class ProgressLine:
         self.config = config
         self.board = board
         self.print_line = print_line
-        self.started = time.time()
+        self.started = clock.now()
         self.peak_memory_mb = 0.0
         self._last: tuple[float, int] = (self.started, 0)
+        self._memory: list[str] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
         self._thread.start()
@@ -77,14 +99,22 @@ class ProgressLine:
             self.peak_memory_mb = max(self.peak_memory_mb, memory_mb())
             try:
                 values = ray.get(self.board.read.remote(), timeout=5)
-            except Exception:  # a progress line must never end a run
+            except Exception:  # noqa: S112 a progress line must never end a run
                 continue
             if every:
+                self._print_memory(values.get("memory", []))
                 self.print_line(self.line(values))
+
+    def _print_memory(self, lines: list[str]) -> None:
+        """What the students take: once, and again where a restart has placed them anew."""
+        if lines != self._memory:
+            self._memory = lines
+            for line in lines:
+                self.print_line(line)
 
     def line(self, values: dict[str, Any]) -> str:
         """One line out of the board's numbers."""
-        now = time.time()
+        now = clock.now()
         elapsed = now - self.started
         step = int(values.get("step", 0))
         total = self.config.train.steps
@@ -97,7 +127,7 @@ class ProgressLine:
         first = int(values.get("first_step", 0))
         mean_rate = (step - first) / max(now - float(values.get("first_step_time", now)), 1e-9)
         eta = (total - step) / mean_rate if mean_rate > 0 else float("nan")
-        losses = " ".join(f"{name} {loss:.4f}" for name, loss in dict(values.get("losses", {})).items())
+        losses = _loss_text(dict(values.get("losses", {})), len(self.config.students))
         # Little's law: clips taught and not yet trained = rate of trained clips x time a taught clip waited
         queue = float(values.get("age_s", 0.0)) * mean_rate * batch
         scored = f" | scored {values['scored']}" if "scored" in values else ""
@@ -107,6 +137,17 @@ class ProgressLine:
             f" {values.get('teacher_clips_s', 0.0):.0f} clips/s | queue {queue:.0f} clips"
             f" | students wait {100 * float(values.get('wait_share', 0.0)):.0f} %{scored} | ETA {eta:.0f} s"
         )
+
+
+def _loss_text(losses: dict[str, float], students: int) -> str:
+    """Each student's loss; of many students the lowest and the highest, and how many early stopping has ended."""
+    shown = sorted(losses.items(), key=lambda item: item[1])
+    if len(shown) > MAX_LOSSES:
+        text = "{} {:.4f} .. {} {:.4f}".format(*shown[0], *shown[-1])
+    else:
+        text = " ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
+    stopped = students - len(losses)
+    return f"{text} ({stopped} of {students} students have stopped)" if losses and stopped > 0 else text
 
 
 def memory_mb() -> float:

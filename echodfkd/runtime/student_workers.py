@@ -9,25 +9,25 @@ from __future__ import annotations
 import functools
 import math
 import os
-import time
 import uuid
 from typing import Any
 
-import ray
 import ray.train
 import torch
 from ray.train import DataConfig, FailureConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from echodfkd import clock
 from echodfkd.config import RunConfig
 from echodfkd.errors import EchoDFKDError
 from echodfkd.runtime.clip_stream import build_stream, execution_options, leg_name, stream_batches
 from echodfkd.runtime.cluster import actor_name, node_labels
+from echodfkd.runtime.preemption import StopWatch
 from echodfkd.storage import RunStorage
 from echodfkd.training.worker import WorkerContext, first_step, train
 
 
-def build_trainer(config: RunConfig, *, teacher_id: str, board: Any) -> TorchTrainer:
+def build_trainer(config: RunConfig, *, teacher_id: str, board: Any, lease_epoch: int) -> TorchTrainer:
     """The trainer of this run: one worker group, one dataset per leg, restarts that resume from the manifests.
 
     Datasets are callables: Train calls them again at every restart, and each skips what is consumed by then.
@@ -36,7 +36,7 @@ def build_trainer(config: RunConfig, *, teacher_id: str, board: Any) -> TorchTra
     legs = {leg_name(leg): functools.partial(build_stream, config, leg, teacher_id) for leg in range(config.num_legs)}
     return TorchTrainer(
         train_loop,
-        train_loop_config={"config": config, "teacher_id": teacher_id, "board": board},
+        train_loop_config={"config": config, "teacher_id": teacher_id, "board": board, "lease_epoch": lease_epoch},
         torch_config=TorchConfig(backend="nccl" if _real_gpu(config) else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=workers.workers,
@@ -79,14 +79,15 @@ def train_loop(loop: dict[str, Any]) -> dict[str, Any]:
         name=actor_name(f"student{context.get_world_rank()}"),
         attempt=uuid.uuid4().hex[:8],
         report=lambda values: board.update.remote(values),
+        lease_epoch=loop["lease_epoch"],
+        stop_asked=StopWatch(board) if context.get_world_rank() == 0 else lambda: False,
     )
-    board.update.remote({f"pid_{worker.rank}": os.getpid(), "started": time.time()})
+    board.update.remote({f"pid_{worker.rank}": os.getpid(), "started": clock.now()})
     storage = RunStorage(config.root)
     try:
         batches = stream_batches(config, first_step(storage))
         return train(worker, batches, config, storage, loop["teacher_id"])
     except EchoDFKDError as error:
-        ray.get(board.update.remote({"failed": str(error)}))
         return {"failed": str(error)}
 
 

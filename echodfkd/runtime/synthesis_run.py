@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,9 +20,11 @@ import torch
 import yaml
 
 import echodfkd
+from echodfkd import clock
 from echodfkd.config import RunConfig
 from echodfkd.config_file import config_to_yaml
 from echodfkd.errors import ConfigError, RunError
+from echodfkd.lease import held
 from echodfkd.runtime.cluster import connected, last_sentence, with_absolute_paths
 from echodfkd.runtime.parts import synthesis_source
 from echodfkd.runtime.resources import live_nodes
@@ -46,13 +47,22 @@ def run_synthesis(config: RunConfig, print_line: Callable[[str], None]) -> dict[
     Raises:
         EchoDFKDError: one sentence; what was committed until then stays.
     """
-    started = time.time()
+    started = clock.now()
     if not config.synthesize.out:
         raise ConfigError("synthesize.out: empty, name the folder to write clips to, e.g. synthesize.out=clips")
     config = with_absolute_paths(config)
     options = config.synthesize
     synthesis_source(config)  # an unusable source is said before anything starts
     storage = open_folder(options.out, identity_of(config), on_exists=config.on_exists)
+    with held(storage, lease_s=config.lease_s, say=print_line):
+        return _write_clips(config, storage, started, print_line)
+
+
+def _write_clips(
+    config: RunConfig, storage: RunStorage, started: float, print_line: Callable[[str], None]
+) -> dict[str, Any]:
+    """Everything that is missing, while the folder is this run's own."""
+    options = config.synthesize
     shards = shards_of(config)
     pending, quarantined = pending_shards(storage, shards, layout=options.format)
     print_line(
@@ -67,7 +77,7 @@ def run_synthesis(config: RunConfig, print_line: Callable[[str], None]) -> dict[
             print_line("all shards are there; the previews are being drawn")
             _wait(ray.remote(_draw_previews).options(num_cpus=options.num_cpus).remote(config), config)
     write_manifest(storage, manifest)
-    wall_s = time.time() - started
+    wall_s = clock.now() - started
     return {
         "out": options.out,
         "format": options.format,
@@ -188,8 +198,8 @@ def _draw_previews(config: RunConfig) -> None:
     wanted = min(config.synthesize.preview, len(indices))
     chosen = indices[np.linspace(0, len(indices) - 1, wanted).round().astype(int)]
     clips = [source.clip(int(index)) for index in chosen]
-    storage.replace("preview.png", preview_sheet(clips))
-    storage.replace("preview.mp4", animated_preview(clips))
+    storage.write("preview.png", preview_sheet(clips))
+    storage.write("preview.mp4", animated_preview(clips))
 
 
 @dataclasses.dataclass
@@ -201,7 +211,7 @@ class _ProgressLine:
     print_line: Callable[[str], None]
 
     def __post_init__(self) -> None:
-        self.started = self.shown = self.moved = time.time()
+        self.started = self.shown = self.moved = clock.now()
         self.total = sum(shard.count for shard in self.pending)
         self.clips = 0
 
@@ -211,7 +221,7 @@ class _ProgressLine:
 
     def check_progress(self, *, moved: bool) -> None:
         """Raise `RunError` where no shard was finished for data.no_progress_timeout_s."""
-        now, limit = time.time(), self.config.data.no_progress_timeout_s
+        now, limit = clock.now(), self.config.data.no_progress_timeout_s
         if moved:
             self.moved = now
         elif limit and now - self.moved > limit:
@@ -222,7 +232,7 @@ class _ProgressLine:
 
     def show(self, in_flight: int, quarantined: int) -> None:
         """Print, where it is time."""
-        every, now = self.config.ray.progress_s, time.time()
+        every, now = self.config.ray.progress_s, clock.now()
         if not every or now - self.shown < every:
             return
         self.shown = now

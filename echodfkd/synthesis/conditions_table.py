@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from echodfkd.config_sources import CHOICES, LIMITS
-from echodfkd.errors import ConfigError, InputError
+from echodfkd.errors import ConfigError, EchoDFKDError, InputError
 from echodfkd.storage import read_bytes
+
+MAX_ROWS = 1_000_000
+"""Most patients of a table: a few bytes of Parquet can promise any number."""
 
 EF_SLACK = 1.0
 """Points of ejection fraction by which a row's three volumes numbers may disagree (rounding in published lists)."""
@@ -49,9 +52,6 @@ def read_patient_table(path: str, sha256: str) -> PatientTable:
             " the table has changed, or differs on this machine"
         )
     rows = _parse(path, data)
-    allowed = (*LIMITS, *CHOICES)
-    if unknown := sorted(set(rows[0]) - set(allowed)):
-        raise ConfigError(f"conditions.table: {path} has a column {unknown[0]!r}, allowed are {', '.join(allowed)}")
     if "esv_ml" in rows[0] and not {"ef_percent", "edv_ml"} & set(rows[0]):
         raise ConfigError(f"conditions.table: {path} has esv_ml, which needs ef_percent or edv_ml beside it")
     checked = [_check_row(f"conditions.table: {path} row {number}", row) for number, row in enumerate(rows, 1)]
@@ -73,18 +73,35 @@ def _parse(path: str, data: bytes) -> list[dict[str, Any]]:
 
     try:
         if path.endswith(".parquet"):
-            table = pyarrow.parquet.read_table(io.BytesIO(data))
+            file = pyarrow.parquet.ParquetFile(io.BytesIO(data))
+            _check_shape(path, file.schema_arrow.names, file.metadata.num_rows)
+            table = file.read()
         elif path.endswith(".csv"):
             table = pyarrow.csv.read_csv(
                 io.BytesIO(data), convert_options=pyarrow.csv.ConvertOptions(strings_can_be_null=True)
             )
         else:
             raise InputError(f"conditions.table: {path} must end in .csv or .parquet")
-    except pa.ArrowException as error:
-        raise InputError(f"conditions.table: {path} is not readable: {str(error).splitlines()[0]}") from error
-    if not table.num_rows or not table.num_columns:
+        _check_shape(path, table.column_names, table.num_rows)
+        table.validate(full=True)
+        return table.to_pylist()
+    except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
+        if isinstance(error, EchoDFKDError):
+            raise
+        raise InputError(f"conditions.table: {path} is not readable: {error}") from error
+
+
+def _check_shape(path: str, names: list[str], num_rows: int) -> None:
+    """Refuse columns that are no conditions or come twice, no rows, or too many. Raises `ConfigError`, `InputError`."""
+    allowed = (*LIMITS, *CHOICES)
+    if unknown := sorted(set(names) - set(allowed)):
+        raise ConfigError(f"conditions.table: {path} has a column {unknown[0]!r}, allowed are {', '.join(allowed)}")
+    if twice := sorted(name for name in set(names) if names.count(name) > 1):
+        raise ConfigError(f"conditions.table: {path} has the column {twice[0]!r} twice; which one counts?")
+    if not num_rows or not names:
         raise InputError(f"conditions.table: {path} holds no rows")
-    return table.to_pylist()
+    if num_rows > MAX_ROWS:
+        raise InputError(f"conditions.table: {path} promises {num_rows} rows, at most {MAX_ROWS} are allowed")
 
 
 def _check_row(where: str, row: dict[str, Any]) -> dict[str, float | str | None]:

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 import torch
 
+from echodfkd.records import CHAMBER_NAMES
 from echodfkd.synthesis.phantom_anatomy import APICAL_WALL, Anatomy, Motion
 
-PHANTOM_CLASSES = ("background", "LV", "myocardium", "LA", "RV", "RA")
+PHANTOM_CLASSES = CHAMBER_NAMES
 """Classes of the label map; papillary muscles count as cavity, as in EchoNet-Dynamic's tracings."""
 
 

@@ -28,6 +28,9 @@ from echodfkd.video.windows import (
     window_start,
 )
 
+MAX_FPS = 10_000.0
+"""Ultrafast scanners reach some thousand frames a second."""
+
 
 class RecordedSource:
     """A `ClipSource` over a folder with Videos/, FileList.csv and, for truth, VolumeTracings.csv.
@@ -152,6 +155,8 @@ class RecordedSource:
         fps = row.fps or decoded.fps
         if not fps > 0:
             raise ClipError(f"{row.file} has no frame rate, neither in FileList.csv (FPS) nor in its header")
+        if not 1 <= fps <= MAX_FPS:  # resampled to window.fps, it would be millions of frames or none
+            raise ClipError(f"{row.file} has {fps:g} frames a second, expected 1 .. {MAX_FPS:g}")
         return decoded.video, fps
 
     def _traced_masks(self, row: EchoNetRow, video: np.ndarray) -> dict[int, np.ndarray]:

@@ -12,10 +12,13 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
+
 from echodfkd.errors import ConfigError, InputError
 from echodfkd.schemas import CASE_SCHEMA
-from echodfkd.storage import RunStorage
-from echodfkd.synthesis.writing import Record, Shard, describe
+from echodfkd.storage import LAYOUT, RunStorage, check_described, check_layout, describe
+from echodfkd.synthesis.writing import Record, Shard
+from echodfkd.untrusted import parse_json_object
 from echodfkd.video.echonet import FILE_LIST_COLUMNS, TRACING_COLUMNS
 
 IDENTITY = "synthesis.json"
@@ -35,19 +38,23 @@ def open_folder(root: str, identity: Mapping[str, object], *, on_exists: str) ->
 
     Raises:
         ConfigError: the folder belongs to another request or to something else, or must not be resumed.
-        InputError: the folder cannot be written.
+        InputError: the folder cannot be written, or a newer version of this software made it.
     """
     storage = RunStorage(root)
+    storage.check_readable("synthesize.out")
     wanted = json.loads(json.dumps(identity))
     if not storage.exists(IDENTITY):
         if storage.list(""):
             raise ConfigError(
                 f"synthesize.out: {root} is not empty and holds no clips of this job; name another folder"
             )
-        storage.check_writable()
-        if storage.create_once(IDENTITY, json.dumps(wanted, indent=1, sort_keys=True).encode()):
+        storage.check_writable("synthesize.out")
+        text = json.dumps({"layout": LAYOUT, **wanted}, indent=1, sort_keys=True)
+        if storage.create_once(IDENTITY, text.encode()):
             return storage
-    stored = json.loads(storage.read(IDENTITY))
+    stored = parse_json_object(storage.read(IDENTITY), f"{root}/{IDENTITY}")
+    check_layout(stored, f"{root}/{IDENTITY}")
+    stored.pop("layout", None)  # an older one still takes clips
     if on_exists == "refuse":
         raise ConfigError(f"synthesize.out: {root} holds clips already and on_exists is refuse")
     was, now = _flat(stored), _flat(wanted)
@@ -67,8 +74,37 @@ def read_records(storage: RunStorage, shards: Iterable[Shard]) -> Iterator[tuple
     for first in range(0, len(waiting), _RECORDS_AT_ONCE):
         part = waiting[first : first + _RECORDS_AT_ONCE]
         found = storage.fs.cat([storage.path(shard.record) for shard in part])  # one round trip on an object store
-        texts = {json.loads(text)["shard"]: text for text in found.values()}
-        yield from ((shard, json.loads(texts[shard.number]), texts[shard.number]) for shard in part)
+        texts = {str(path).rsplit("/", 1)[-1]: text for path, text in found.items()}
+        for shard in part:
+            text = texts[shard.record.rsplit("/", 1)[-1]]
+            yield shard, _parse_record(text, shard, f"{storage.root}/{shard.record}"), text
+
+
+def _parse_record(text: bytes, shard: Shard, where: str) -> Record:
+    """A commit record, with what the lists are made of in its place. Raises `InputError`."""
+    record = parse_json_object(text, where)
+    lists: dict[str, Any] = {key: record.get(key) for key in ("clips", "quarantined")}
+    lists |= {key: record.get(key, []) for key in ("file_list", "tracings")}
+    inner = {"clips": dict, "quarantined": dict, "file_list": list, "tracings": list}
+    fits = record.get("shard") == shard.number and isinstance(record.get("files"), dict)
+    fits = fits and all(isinstance(rows, list) for rows in lists.values())
+    fits = fits and all(isinstance(row, inner[key]) for key, rows in lists.items() for row in rows or ())
+    fits = fits and all(isinstance(row.get("clip_id"), str) for row in record["clips"])
+    fits = fits and all(
+        isinstance(cell, str) for key in ("file_list", "tracings") for row in lists[key] for cell in row
+    )
+    if not fits:
+        raise InputError(f"{where} is not the commit record of shard {shard.number}; delete it to have the shard made")
+    for name, known in record["files"].items():
+        _check_entry(name, known, where)
+    return record
+
+
+def _check_entry(name: object, known: object, where: str) -> None:
+    """Refuse a file's entry without size and sha256. Raises `InputError`."""
+    entry = known if isinstance(known, dict) else {}
+    if not (isinstance(name, str) and type(entry.get("size")) is int and isinstance(entry.get("sha256"), str)):
+        raise InputError(f"{where} has no size and sha256 of {name!r}")
 
 
 def pending_shards(storage: RunStorage, shards: Sequence[Shard], *, layout: str) -> tuple[list[Shard], int]:
@@ -96,7 +132,7 @@ def merge_lists(storage: RunStorage, shards: Sequence[Shard], *, layout: str) ->
     """Write the lists of what is committed, in index order. Returns the manifest, which `write_manifest` writes.
 
     Raises:
-        InputError: two clips have the same id.
+        InputError: two clips have the same id, or a commit record is damaged.
     """
     file_list, tracings = [FILE_LIST_COLUMNS], [TRACING_COLUMNS]
     rows: list[dict[str, Any]] = []
@@ -115,10 +151,14 @@ def merge_lists(storage: RunStorage, shards: Sequence[Shard], *, layout: str) ->
             raise InputError(f"the clip id {row['clip_id']!r} comes twice; the source breaks its promise of unique ids")
         seen.add(row["clip_id"])
     lists = {"VolumeTracings.csv": _csv(tracings), "FileList.csv": _csv(file_list)} if layout == "echonet" else {}
-    storage.write_table("clips.parquet", rows, CASE_SCHEMA)
+    try:
+        storage.write_table("clips.parquet", rows, CASE_SCHEMA)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"{storage.root}/shards: a record holds clips of another form: {error}") from error
     for name, data in lists.items():
-        storage.replace(name, data)
+        storage.write(name, data)
     return {
+        "layout": LAYOUT,
         "format": layout,
         "clips": len(rows),
         "bytes": size,
@@ -131,7 +171,7 @@ def merge_lists(storage: RunStorage, shards: Sequence[Shard], *, layout: str) ->
 
 def write_manifest(storage: RunStorage, manifest: Mapping[str, Any]) -> None:
     """Write manifest.json; a reader that finds it with ``complete`` may rely on everything it names."""
-    storage.replace(MANIFEST, json.dumps(manifest, indent=1).encode())
+    storage.write(MANIFEST, json.dumps(manifest, indent=1).encode())
 
 
 def check_folder(storage: RunStorage) -> int:
@@ -142,22 +182,34 @@ def check_folder(storage: RunStorage) -> int:
     """
     if not storage.exists(MANIFEST):
         raise InputError(f"{storage.root} holds no {MANIFEST}: it is not whole; run the job that wrote it again")
-    manifest = json.loads(storage.read(MANIFEST))
-    for name, known in manifest["lists"].items():
-        _check_file(storage, name, known)
-    for entry in manifest["shards"]:
-        for name, known in json.loads(_check_file(storage, entry["record"], entry))["files"].items():
-            _check_file(storage, name, known)
-    return int(manifest["clips"])
+    where = f"{storage.root}/{MANIFEST}"
+    manifest = parse_json_object(storage.read(MANIFEST), where)
+    check_layout(manifest, where)
+    lists, shards, clips = manifest.get("lists"), manifest.get("shards"), manifest.get("clips")
+    if not (isinstance(lists, dict) and isinstance(shards, list) and type(clips) is int):
+        raise InputError(f"{where} is not the manifest of stored clips")
+    for name, known in lists.items():
+        _check_file(storage, name, known, where)
+    for entry in shards:
+        record = entry.get("record") if isinstance(entry, dict) else None
+        text = _check_file(storage, record, entry, where)
+        files = parse_json_object(text, f"{storage.root}/{record}").get("files")
+        if not isinstance(files, dict):
+            raise InputError(f"{storage.root}/{record} is not a commit record")
+        for name, known in files.items():
+            _check_file(storage, name, known, f"{storage.root}/{record}")
+    return clips
 
 
-def _check_file(storage: RunStorage, name: str, known: Mapping[str, object]) -> bytes:
+def _check_file(storage: RunStorage, name: Any, known: Any, where: str) -> bytes:
+    _check_entry(name, known, where)
     try:
         data = storage.read(name)
     except FileNotFoundError as error:
         raise InputError(f"{storage.path(name)} is in the manifest and missing") from error
-    if describe(data) != {key: known[key] for key in ("size", "sha256")}:
-        raise InputError(f"{storage.path(name)} is damaged: {len(data)} bytes, the manifest has {known['size']}")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{storage.root}/{name} cannot be read: {error}") from error
+    check_described(storage.path(name), data, known)
     return data
 
 

@@ -17,7 +17,6 @@ function of its index alone. What is listed at the end is read from the records,
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -29,10 +28,10 @@ import numpy as np
 from echodfkd.errors import ClipError, InputError, RunError
 from echodfkd.records import TRUTH_UNKNOWN, VideoClip
 from echodfkd.schemas import case_row
-from echodfkd.storage import RunStorage
+from echodfkd.storage import RunStorage, describe
 from echodfkd.synthesis.shards import encode_shard
 from echodfkd.synthesis.source import ClipSource
-from echodfkd.video.echonet import file_list_fields, tracing_fields
+from echodfkd.video.echonet_writing import file_list_fields, tracing_fields
 from echodfkd.video.encode import encode_avi
 from echodfkd.video.windows import permuted_index
 
@@ -186,11 +185,6 @@ def file_name(clip_id: str) -> str:
             " and '='; synthesize.format=parquet takes every id"
         )
     return clip_id
-
-
-def describe(data: bytes) -> dict[str, object]:
-    """Size and sha256 of a file, as records and the manifest hold them."""
-    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def _echonet_files(clips: Sequence[VideoClip]) -> dict[str, bytes]:

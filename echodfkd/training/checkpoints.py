@@ -3,7 +3,8 @@
 ``checkpoints/step_00000100/`` holds, per student, ``student.safetensors`` (fp32 weights and buffers) and
 ``resume.safetensors`` (weights, Adam's moments and step by name), then ``consumed.json`` (the plan's slots
 trained so far), ``meta.json``, and last ``manifest.json``, made once. Only a manifest makes a commit, and it
-alone makes the ledger's part files valid. Steps count updates: step 100 is the state after 100 of them.
+alone makes the ledger's part files valid, by name and sha256. Steps count updates: step 100 is the state after
+100 of them.
 
 `prune_resume` deletes the resume state of older commits to bound a run's size. Their manifests still list
 those files; nothing but `read_resume` opens them, and it then says that the state is gone.
@@ -11,22 +12,25 @@ those files; nothing but `read_resume` opens them, and it then says that the sta
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
 from echodfkd.errors import InputError, RunError
+from echodfkd.lease import check_epoch
 from echodfkd.records import PublishedCheckpoint
-from echodfkd.storage import RunStorage
+from echodfkd.storage import LAYOUT, RunStorage, check_described, describe
 from echodfkd.training.engine import OptimizerState
 from echodfkd.training.plan import Intervals
+from echodfkd.untrusted import parse_manifest
 
 _MANIFEST = "manifest.json"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -51,9 +55,10 @@ def publish(
     step: int,
     students: Mapping[str, StudentState],
     consumed: Intervals,
-    ledger: Sequence[str],
-    quarantine: Sequence[str],
+    ledger: Mapping[str, dict[str, object]],
+    quarantine: Mapping[str, dict[str, object]],
     meta: Mapping[str, object],
+    lease_epoch: int = 0,
 ) -> PublishedCheckpoint:
     """Write one commit; it exists once this returns.
 
@@ -62,12 +67,14 @@ def publish(
         step: updates done.
         students: state by name.
         consumed: slots of the plan trained so far.
-        ledger: part files, relative to the run folder, that this commit makes valid.
+        ledger: part files, relative to the run folder, that this commit makes valid, with size and sha256.
         quarantine: the same for quarantined indices.
         meta: config hash, versions and the like, JSON values.
+        lease_epoch: the lease that this run holds, looked at before the first file and again before the manifest;
+            0 where nothing can run beside it.
 
     Raises:
-        RunError: this step is published already, so that another run writes to the same folder.
+        RunError: another run has taken the folder over, or this step is published already.
     """
     folder = checkpoint_folder(step)
     taken = f"{storage.root}/{folder} is published already: another run writes to this folder, give one another name"
@@ -76,34 +83,44 @@ def publish(
     contents: dict[str, bytes] = {}
     for name, state in students.items():
         contents[f"{name}/student.safetensors"] = save_safetensors(state.weights)
-        contents[f"{name}/resume.safetensors"] = save_safetensors(_pack(state))
+        contents[f"{name}/resume.safetensors"] = save_safetensors(pack_state(state))
     contents["consumed.json"] = consumed.to_json().encode()
     contents["meta.json"] = json.dumps(dict(meta), indent=1, sort_keys=True).encode()
+    if lease_epoch:
+        check_epoch(storage, lease_epoch)
     for file, data in contents.items():
         storage.write(f"{folder}/{file}", data)
     commit = PublishedCheckpoint(
         step=step,
         folder=folder,
         students=tuple(students),
-        files={
-            file: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for file, data in contents.items()
-        },
+        files={file: describe(data) for file, data in contents.items()},
         ledger=tuple(ledger),
         quarantine=tuple(quarantine),
         meta=dict(meta),
+        parts={**ledger, **quarantine},
+        lease_epoch=lease_epoch,
+        layout=LAYOUT,
     )
+    if lease_epoch:
+        check_epoch(storage, lease_epoch)
     if not storage.create_once(f"{folder}/{_MANIFEST}", json.dumps(asdict(commit), indent=1).encode()):
         raise RunError(taken)
     return commit
 
 
-def list_checkpoints(storage: RunStorage) -> list[PublishedCheckpoint]:
+def list_checkpoints(storage: RunStorage, known: Container[str] = ()) -> list[PublishedCheckpoint]:
     """Every commit, by step. A folder without a manifest is not one: its writer died or is still at work.
+
+    Args:
+        storage: the run folder.
+        known: folders of commits that the caller has: they never change, and are not read again.
 
     Raises:
         InputError: a manifest cannot be read.
     """
-    commits = (_read_manifest(storage, folder) for folder in storage.list("checkpoints"))
+    folders = (folder for folder in storage.list("checkpoints") if folder not in known)
+    commits = (_read_manifest(storage, folder) for folder in folders)
     return sorted((commit for commit in commits if commit is not None), key=lambda commit: commit.step)
 
 
@@ -131,21 +148,26 @@ def read_resume(storage: RunStorage, checkpoint: PublishedCheckpoint, name: str)
     Raises:
         InputError: as `read_student`; also where the resume state has been pruned (train.keep_resume).
     """
-    tensors = _read_tensors(storage, checkpoint, f"{name}/resume.safetensors")
+    file = f"{name}/resume.safetensors"
+    return unpack_state(_read_tensors(storage, checkpoint, file), f"{storage.root}/{checkpoint.folder}/{file}")
+
+
+def unpack_state(tensors: Mapping[str, torch.Tensor], what: str) -> StudentState:
+    """A student's state out of the tensors of `pack_state`; `InputError` begins with ``what`` where one lacks."""
     parts: dict[str, dict[str, torch.Tensor]] = {"weights": {}, **{key: {} for key in _MOMENTS}}
     for key, tensor in tensors.items():
         part, _, own = key.partition("/")
         if part in parts:
             parts[part][own] = tensor
-    if "step" not in tensors:
-        raise InputError(f"{storage.root}/{checkpoint.folder}/{name}/resume.safetensors holds no step")
+    if "step" not in tensors or tensors["step"].numel() != 1:
+        raise InputError(f"{what} holds no step")
     moments = {key: parts[key] for key in _MOMENTS}
     return StudentState(parts["weights"], OptimizerState(int(tensors["step"]), **moments))
 
 
 def read_consumed(storage: RunStorage, checkpoint: PublishedCheckpoint) -> Intervals:
     """Slots of the plan that the commit has consumed. Raises `InputError`."""
-    return Intervals.from_json(_read_verified(storage, checkpoint, "consumed.json").decode())
+    return Intervals.from_json(_read_verified(storage, checkpoint, "consumed.json"))
 
 
 def prune_resume(storage: RunStorage, keep: int) -> None:
@@ -183,21 +205,18 @@ def code_version() -> dict[str, str]:
 
 
 def _read_manifest(storage: RunStorage, folder: str) -> PublishedCheckpoint | None:
-    """The commit in a folder; None where there is no manifest."""
+    """The commit in a folder; None where there is no manifest, or the folder's name is not that of a step."""
+    if not re.fullmatch(r"checkpoints/step_\d{8,18}", folder):
+        return None
     try:
         text = storage.read(f"{folder}/{_MANIFEST}")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    try:
-        values = json.loads(text)
-        for key in ("students", "ledger", "quarantine"):
-            values[key] = tuple(values[key])
-        return PublishedCheckpoint(**values)
-    except (TypeError, ValueError, KeyError) as error:
-        raise InputError(f"{storage.root}/{folder}/{_MANIFEST} is not a checkpoint's manifest: {error}") from error
+    return parse_manifest(text, folder=folder, where=f"{storage.root}/{folder}/{_MANIFEST}")
 
 
-def _pack(state: StudentState) -> dict[str, torch.Tensor]:
+def pack_state(state: StudentState) -> dict[str, torch.Tensor]:
+    """A student's state as named tensors: what resume.safetensors holds."""
     packed = {f"weights/{name}": tensor for name, tensor in state.weights.items()}
     for key in _MOMENTS:
         packed.update({f"{key}/{name}": tensor for name, tensor in getattr(state.optimizer, key).items()})
@@ -210,7 +229,10 @@ def _read_tensors(storage: RunStorage, checkpoint: PublishedCheckpoint, file: st
         raise InputError(
             f"{storage.root}/{checkpoint.folder} has no student {name!r}; it has {', '.join(checkpoint.students)}"
         )
-    return load_safetensors(_read_verified(storage, checkpoint, file))
+    try:
+        return load_safetensors(_read_verified(storage, checkpoint, file))
+    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        raise InputError(f"{storage.root}/{checkpoint.folder}/{file} holds no tensors: {error}") from error
 
 
 def _read_verified(storage: RunStorage, checkpoint: PublishedCheckpoint, file: str) -> bytes:
@@ -224,10 +246,5 @@ def _read_verified(storage: RunStorage, checkpoint: PublishedCheckpoint, file: s
     except FileNotFoundError as error:
         hint = ": older checkpoints lose it (train.keep_resume)" if file.endswith("/resume.safetensors") else ""
         raise InputError(f"{path} is missing, but the checkpoint's manifest names it{hint}") from error
-    digest = hashlib.sha256(data).hexdigest()
-    if digest != listed["sha256"]:
-        raise InputError(
-            f"{path} is damaged: sha256 {digest[:16]}..., {len(data)} bytes, but the manifest says"
-            f" {str(listed['sha256'])[:16]}..., {listed['size']} bytes"
-        )
+    check_described(path, data, listed)
     return data

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from echodfkd.training.collectives import ensure_group
+from echodfkd.models.heads import StudentOutput
+from echodfkd.training.collectives import ensure_group, num_workers
 from echodfkd.training.engine import AdamSettings, OptimizerState, PrecisionModule, copy_to_cpu
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -39,6 +40,7 @@ class DeepSpeedEngine:
         deepspeed = _import_deepspeed(device)
         ensure_group(device)
         self.module = module
+        self.workers = num_workers()
         self._stage = zero_stage
         self._named = dict(module.named_parameters())
         optimizer = {
@@ -66,7 +68,7 @@ class DeepSpeedEngine:
             self._set_moments(state)
         self._engine.train()
 
-    def forward(self, video_BTHW: torch.Tensor) -> torch.Tensor:
+    def forward(self, video_BTHW: torch.Tensor) -> StudentOutput:
         """See `Engine.forward`."""
         return self._engine(video_BTHW)
 

@@ -1,4 +1,4 @@
-"""How the shipped teacher is made: a recipe on phantom clips, the weights, and a card that says both."""
+"""How the shipped teachers are made: a recipe on phantom clips, the weights, and a card that says both."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from safetensors.torch import save
 
 from echodfkd.errors import ConfigError, InputError
 from echodfkd.models.unet import EMBEDDED_CHANNELS, PIXEL_MEAN, PIXEL_STD, EmbeddedTeacherNet
-from echodfkd.records import VideoClip
+from echodfkd.records import CHAMBER_NAMES, CLASS_NAMES, VideoClip
 from echodfkd.synthesis.phantom import default_phantom
 from echodfkd.training.supervised import SupervisedRecipe, score_cases, train_segmentation
 
@@ -33,6 +33,7 @@ def train_embedded_teacher(
     max_seconds: float,
     num_cases: int,
     report: Callable[[str], None],
+    classes: tuple[str, ...] = CLASS_NAMES[1:],
 ) -> dict[str, Any]:
     """Train, score on cases that were never trained on, and write ``out`` and a JSON card beside it.
 
@@ -44,6 +45,7 @@ def train_embedded_teacher(
         max_seconds: shorten the schedule to so long; 0 does not.
         num_cases: held-out cases scored at each of `SCORED_SIZES`.
         report: takes lines of progress.
+        classes: what the teacher segments: LV alone, or all of `CHAMBER_NAMES` after the background.
 
     Returns:
         The card: recipe, versions and held-out scores.
@@ -53,15 +55,15 @@ def train_embedded_teacher(
         InputError: ``out`` cannot be written.
         RunError: the loss is not finite.
     """
-    _check(steps=steps, seed=seed, sizes=sizes, num_cases=num_cases)
+    _check(steps=steps, seed=seed, sizes=sizes, num_cases=num_cases, classes=classes)
     path = Path(out)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)  # say so before the training, not after it
     except OSError as error:
         raise InputError(f"--out: {out} cannot be written: {error}") from error
-    recipe = embedded_recipe(steps=steps, seed=seed, sizes=sizes, max_seconds=max_seconds)
+    recipe = embedded_recipe(steps=steps, seed=seed, sizes=sizes, max_seconds=max_seconds, classes=classes)
     torch.manual_seed(seed)
-    network = EmbeddedTeacherNet()
+    network = EmbeddedTeacherNet(num_classes=len(classes))
     steps_done = train_segmentation(network, _clip_maker(recipe), recipe, report=report)
     card = _card(network, recipe, steps_done=steps_done, held_out=_score(network, recipe, num_cases))
     try:
@@ -72,8 +74,10 @@ def train_embedded_teacher(
     return card
 
 
-def embedded_recipe(*, steps: int, seed: int, sizes: tuple[int, ...], max_seconds: float) -> SupervisedRecipe:
-    """The recipe of the shipped teacher; the arguments are those of `train_embedded_teacher`."""
+def embedded_recipe(
+    *, steps: int, seed: int, sizes: tuple[int, ...], max_seconds: float, classes: tuple[str, ...] = CLASS_NAMES[1:]
+) -> SupervisedRecipe:
+    """The recipe of the shipped teachers; the arguments are those of `train_embedded_teacher`."""
     return SupervisedRecipe(
         steps=steps,
         seed=seed,
@@ -87,6 +91,7 @@ def embedded_recipe(*, steps: int, seed: int, sizes: tuple[int, ...], max_second
         mean=PIXEL_MEAN[0],
         std=PIXEL_STD[0],
         jitter=0.15,
+        classes=classes,
     )
 
 
@@ -95,7 +100,9 @@ def _score(network: EmbeddedTeacherNet, recipe: SupervisedRecipe, num_cases: int
     for size in SCORED_SIZES:
         source = default_phantom(seed=recipe.seed, num_frames=1, fps=32.0, size=size, case_frames=48)
         cases = (source.case(index) for index in range(num_cases))
-        held_out[str(size)] = score_cases(network, cases, mean=recipe.mean, std=recipe.std, threshold=0.5)
+        held_out[str(size)] = score_cases(
+            network, cases, mean=recipe.mean, std=recipe.std, threshold=0.5, classes=recipe.classes
+        )
     return held_out
 
 
@@ -103,7 +110,7 @@ def _card(
     network: EmbeddedTeacherNet, recipe: SupervisedRecipe, *, steps_done: int, held_out: dict[str, dict[str, float]]
 ) -> dict[str, Any]:
     return {
-        "name": "embedded_teacher",
+        "name": "embedded_teacher" if len(recipe.classes) == 1 else "embedded_chambers_teacher",
         "input": "grey frames (N, 1, H, W), H and W divisible by 8, normalised by mean and std",
         "channels": list(EMBEDDED_CHANNELS),
         "parameters": sum(value.numel() for value in network.parameters()),
@@ -127,7 +134,10 @@ def _clip_maker(recipe: SupervisedRecipe) -> Callable[[int, int], VideoClip]:
     return lambda index, size: sources[size].clip(index)
 
 
-def _check(*, steps: int, seed: int, sizes: tuple[int, ...], num_cases: int) -> None:
+def _check(*, steps: int, seed: int, sizes: tuple[int, ...], num_cases: int, classes: tuple[str, ...]) -> None:
+    if classes not in (CLASS_NAMES[1:], CHAMBER_NAMES[1:]):
+        allowed = f"{' '.join(CLASS_NAMES[1:])}, or {' '.join(CHAMBER_NAMES[1:])}"
+        raise ConfigError(f"--classes: got {' '.join(classes)}, allowed are {allowed}, in this order")
     for option, value, least in (("--steps", steps, 1), ("--seed", seed, 0), ("--cases", num_cases, 1)):
         if value < least:
             raise ConfigError(f"{option}: got {value}, must be at least {least}")

@@ -1,9 +1,9 @@
 """What the training loop asks of an engine, and the one place that chooses between plain torch and DeepSpeed.
 
 An engine owns one student: its forward pass, its gradients and its Adam. Both engines average gradients
-over the workers, so that a loss that is already normalised over all workers is multiplied by their number
-before `Engine.backward`. Neither writes files: `Engine.weights` and `Engine.optimizer_state` hand out full
-fp32 tensors by name, which any engine, ZeRO stage and number of workers can start from.
+over the workers that hold the student, so that a loss that is already normalised over all workers is multiplied
+by `Engine.workers` before `Engine.backward`. Neither writes files: `Engine.weights` and `Engine.optimizer_state`
+hand out full fp32 tensors by name, which any engine, ZeRO stage and number of workers can start from.
 
 Legend: B clips, T frames, H rows, W columns.
 """
@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from echodfkd.errors import ConfigError, InputError
+from echodfkd.models.heads import StudentOutput, as_float32
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,11 @@ class Engine(Protocol):
 
     module: nn.Module
     """The student itself. Under ZeRO stage 3 its parameters are empty between passes."""
+    workers: int
+    """Workers whose gradients `step` averages: a loss normalised over all of them is multiplied by this."""
 
-    def forward(self, video_BTHW: torch.Tensor) -> torch.Tensor:
-        """Logits float32 (B, T, H, W) of uint8 video, in the engine's precision."""
+    def forward(self, video_BTHW: torch.Tensor) -> StudentOutput:
+        """Logits float32 (B, T, H, W) of uint8 video, or all heads' outputs, in the engine's precision."""
         ...
 
     def backward(self, loss: torch.Tensor) -> None:
@@ -76,7 +79,7 @@ class Engine(Protocol):
 
 
 class PrecisionModule(nn.Module):
-    """Runs a student under autocast and returns float32 logits.
+    """Runs a student under autocast and returns float32 outputs.
 
     It sits inside the engine because DeepSpeed switches off an autocast that surrounds its forward pass,
     and its own mixed precision would send gradients in bfloat16.
@@ -88,11 +91,11 @@ class PrecisionModule(nn.Module):
         self._bf16 = precision == "bf16"
         self._device_type = device.type
 
-    def forward(self, video_BTHW: torch.Tensor) -> torch.Tensor:
-        """Logits float32 (B, T, H, W)."""
+    def forward(self, video_BTHW: torch.Tensor) -> StudentOutput:
+        """Logits float32 (B, T, H, W), or all heads' outputs."""
         with torch.autocast(self._device_type, dtype=torch.bfloat16, enabled=self._bf16):
-            logits = self.student(video_BTHW)
-        return logits.float()
+            output = self.student(video_BTHW)
+        return as_float32(output)
 
 
 def build_engine(
@@ -106,6 +109,7 @@ def build_engine(
     micro_batch: int,
     torch_adam: bool,
     device: torch.device,
+    shared: bool = True,
     state: OptimizerState | None = None,
 ) -> Engine:
     """Build an engine around a student whose weights are already in place.
@@ -120,6 +124,7 @@ def build_engine(
         micro_batch: clips in one forward pass of one worker.
         torch_adam: deepspeed: torch's Adam in place of DeepSpeed's fused kernel.
         device: where the student runs.
+        shared: whether all workers hold this student and average its gradients; plain: False keeps it to this one.
         state: Adam's state to go on from; None starts afresh.
 
     Raises:
@@ -134,7 +139,7 @@ def build_engine(
     if kind == "plain":
         from echodfkd.training.plain_engine import PlainEngine
 
-        return PlainEngine(module, adam=adam, precision=precision, device=device, state=state)
+        return PlainEngine(module, adam=adam, precision=precision, device=device, shared=shared, state=state)
     if kind == "deepspeed":
         from echodfkd.training.deepspeed_engine import DeepSpeedEngine
 

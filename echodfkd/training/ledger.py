@@ -2,22 +2,23 @@
 
 A worker buffers its rows and writes them as part files just before the checkpoint whose manifest names them.
 A part that no manifest names belongs to an attempt that died, and its rows are void: the next attempt trains
-those clips again. Which students trained over which steps is in the manifests themselves (``students``,
-``step``): all students of a run train on every clip.
+those clips again. Which students trained over which steps is in the manifests themselves (``students``, ``step``
+and the step at which early stopping ended one): until then every student of a run trains on every clip.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
 from echodfkd.errors import InputError
 from echodfkd.records import DistillationBatch, LedgerRow, PublishedCheckpoint, Quarantined, StageSpan
-from echodfkd.schemas import LEDGER_SCHEMA, QUARANTINE_SCHEMA, SPAN_SCHEMA, TRAINING_SCHEMA
+from echodfkd.schemas import LEDGER_SCHEMA, QUARANTINE_SCHEMA, SPAN_SCHEMA, TRAINING_SCHEMA, read_part
 from echodfkd.storage import RunStorage
 from echodfkd.training.checkpoints import list_checkpoints, read_consumed
 from echodfkd.training.plan import Intervals
@@ -60,34 +61,41 @@ class LedgerBuffer:
                 source=batch.source[place] if batch.source else "",
                 domain=batch.domain[place] if batch.domain else "",
             )
-            self._rows["ledger"].append(asdict(row))
+            self._rows["ledger"].append(vars(row))
 
     def add_quarantined(self, rows: Iterable[Quarantined]) -> None:
         """Indices that could not be used."""
-        self._rows["quarantine"].extend(asdict(row) for row in rows)
+        self._rows["quarantine"].extend(vars(row) for row in rows)
 
     def add_spans(self, spans: Iterable[StageSpan]) -> None:
         """Pieces of work."""
-        self._rows["spans"].extend(asdict(span) for span in spans)
+        self._rows["spans"].extend(vars(span) for span in spans)
 
     def add_training(
-        self, *, student: str, step: int, loss: float, learning_rate: float, grad_norm: float, time: float
+        self,
+        *,
+        student: str,
+        step: int,
+        loss: float,
+        learning_rate: float,
+        grad_norm: float,
+        time: float,
+        busy_s: float,
     ) -> None:
-        """One student's update; ``time`` in seconds since 1970, ``grad_norm`` before clipping."""
-        values = (student, step, loss, learning_rate, grad_norm, time)
+        """One student's update: the columns of `TRAINING_SCHEMA`."""
+        values = (student, step, loss, learning_rate, grad_norm, time, busy_s)
         self._rows["training"].append(dict(zip(TRAINING_SCHEMA.names, values, strict=True)))
 
-    def flush(self, step: int, kinds: Iterable[str] = tuple(_KINDS)) -> dict[str, list[str]]:
-        """Write what is buffered; returns the names of the part files by kind (none where there are no rows)."""
-        written: dict[str, list[str]] = {kind: [] for kind in _KINDS}
+    def flush(self, step: int, kinds: Iterable[str] = tuple(_KINDS)) -> dict[str, dict[str, dict[str, object]]]:
+        """Write what is buffered; returns, by kind, the part files (none where there are no rows) and their sha256."""
+        written: dict[str, dict[str, dict[str, object]]] = {kind: {} for kind in _KINDS}
         for kind in kinds:
             if not self._rows[kind]:
                 continue
             prefix, schema = _KINDS[kind]
             name = f"{prefix}step{step:08d}-rank{self._rank}-{self._attempt}.parquet"
-            self._storage.write_table(name, self._rows[kind], schema)
+            written[kind][name] = self._storage.write_table(name, self._rows[kind], schema)
             self._rows[kind] = []
-            written[kind].append(name)
         return written
 
 
@@ -112,8 +120,10 @@ def check_ledger(storage: RunStorage, plan_slots: int) -> LedgerReport:
 
     Invariants: every slot 0 .. N-1 has exactly one row, no clip id appears twice, a replacement (index
     slot + a * N, a > 0) comes after all a earlier indices of its slot were quarantined, no quarantined index
-    was trained, every update has as many clips as the others, and each manifest's consumed slots are those of
-    the rows up to its step.
+    was trained, every update has as many clips as the others, each manifest's consumed slots are those of the
+    rows up to its step, and every part file is, byte for byte, the one that its manifest describes. A student that
+    early stopping has ended keeps its step and, byte for byte, its weights in every later commit. Where all students
+    have stopped, the plan is what the last commit has consumed.
 
     Raises:
         InputError: a manifest cannot be read.
@@ -124,12 +134,13 @@ def check_ledger(storage: RunStorage, plan_slots: int) -> LedgerReport:
     quarantined = {(r["slot"], r["index"]) for r in _read_parts(storage, commits, "quarantine", problems)}
     per_slot = Counter(row["slot"] for row in trained)
     per_clip = Counter(row["clip_id"] for row in trained)
-    lost = [slot for slot in range(plan_slots) if slot not in per_slot]
-    outside = sorted(slot for slot in per_slot if not 0 <= slot < plan_slots)
+    plan = _plan(storage, commits, plan_slots, problems)
+    lost = [slot for slot in plan if slot not in per_slot]
+    outside = sorted(slot for slot in per_slot if slot not in plan)
     twice = sorted(slot for slot, count in per_slot.items() if count > 1)
     clip_twice = sorted(clip for clip, count in per_clip.items() if count > 1)
     if lost:
-        problems.append(f"{len(lost)} of {plan_slots} slots were never trained: {_some(lost)}")
+        problems.append(f"{len(lost)} of {len(plan)} slots were never trained: {_some(lost)}")
     if outside:
         problems.append(f"{len(outside)} slots are not in the plan: {_some(outside)}")
     if twice:
@@ -138,6 +149,7 @@ def check_ledger(storage: RunStorage, plan_slots: int) -> LedgerReport:
         problems.append(f"{len(clip_twice)} clip ids were trained more than once: {_some(clip_twice)}")
     problems += _check_replacements(trained, quarantined, plan_slots)
     problems += _check_steps(storage, commits, trained)
+    problems += _check_stopped(commits)
     repeated = max(sum(n - 1 for n in per_slot.values()), sum(n - 1 for n in per_clip.values()))
     return LedgerReport(len(per_slot) - len(outside), len(lost), repeated, len(quarantined), problems)
 
@@ -149,9 +161,11 @@ def _read_parts(
     for commit in commits:
         for name in getattr(commit, kind):
             try:
-                rows.extend(storage.read_table(name).to_pylist())
-            except (FileNotFoundError, pa.ArrowException) as error:
-                problems.append(f"{name}, named by {commit.folder}, cannot be read: {type(error).__name__}")
+                rows.extend(read_part(storage, name, _KINDS[kind][1], commit.parts.get(name)).to_pylist())
+            except FileNotFoundError:
+                problems.append(f"{name}, named by {commit.folder}, is missing")
+            except InputError as error:
+                problems.append(str(error))
     return rows
 
 
@@ -193,9 +207,39 @@ def _check_steps(storage: RunStorage, commits: list[PublishedCheckpoint], traine
         except InputError as error:
             problems.append(str(error))
             continue
-        if consumed != rows:
-            differ = sorted(set(consumed) ^ set(rows))
-            problems.append(f"{commit.folder} and the ledger differ about {len(differ)} slots: {_some(differ)}")
+        if consumed != rows:  # counted by intervals: a damaged file can name more slots than fit into memory
+            differ = consumed.difference(rows).union(rows.difference(consumed))
+            some = _some(list(itertools.islice(differ, 9)))
+            problems.append(f"{commit.folder} and the ledger differ about {len(differ)} slots: {some}")
+    return problems
+
+
+def _plan(
+    storage: RunStorage, commits: Sequence[PublishedCheckpoint], plan_slots: int, problems: list[str]
+) -> Intervals:
+    if commits and commits[-1].ended:
+        try:
+            return read_consumed(storage, commits[-1])
+        except InputError as error:
+            problems.append(str(error))
+    return Intervals(((0, plan_slots),))
+
+
+def _check_stopped(commits: Sequence[PublishedCheckpoint]) -> list[str]:
+    """What early stopping has ended stays as it was, from one commit to the next."""
+    problems = []
+    for before, after in itertools.pairwise(commits):
+        for student in after.students:
+            first, then = before.stopped_at(student), after.stopped_at(student)
+            if first is None and then is not None and not before.step < then <= after.step:
+                problems.append(f"{after.folder} says that {student} stopped at step {then}, {before.folder} not yet")
+            if first is None:
+                continue
+            if then != first:
+                problems.append(f"{student} stopped at step {first} in {before.folder}, at {then} in {after.folder}")
+            file = f"{student}/student.safetensors"
+            if before.files.get(file, {}).get("sha256") != after.files.get(file, {}).get("sha256"):
+                problems.append(f"{student} stopped at step {first}, but {after.folder} has other weights of it")
     return problems
 
 

@@ -7,12 +7,13 @@ import torch.distributed as dist
 from torch import nn
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
+from echodfkd.models.heads import StudentOutput
 from echodfkd.training.collectives import num_workers
 from echodfkd.training.engine import AdamSettings, OptimizerState, PrecisionModule, copy_to_cpu
 
 
 class PlainEngine:
-    """See `Engine`. Every worker holds the whole student and takes the same step."""
+    """See `Engine`. A worker holds the whole student; where it is shared, all hold it and take the same step."""
 
     def __init__(
         self,
@@ -21,9 +22,11 @@ class PlainEngine:
         adam: AdamSettings,
         precision: str,
         device: torch.device,
+        shared: bool,
         state: OptimizerState | None,
     ) -> None:
         self.module = module
+        self.workers = num_workers() if shared else 1
         self._forward = PrecisionModule(module, precision=precision, device=device)
         self._clip_norm = adam.clip_norm
         self._named = dict(module.named_parameters())
@@ -43,7 +46,7 @@ class PlainEngine:
                 }
         module.train()
 
-    def forward(self, video_BTHW: torch.Tensor) -> torch.Tensor:
+    def forward(self, video_BTHW: torch.Tensor) -> StudentOutput:
         """See `Engine.forward`."""
         return self._forward(video_BTHW)
 
@@ -57,10 +60,10 @@ class PlainEngine:
             if parameter.grad is None:  # a parameter that no output depends on still travels with the others
                 parameter.grad = torch.zeros_like(parameter)
         gradients = [p.grad for p in self._named.values() if p.grad is not None]
-        if num_workers() > 1:
+        if self.workers > 1:
             flat = _flatten_dense_tensors(gradients)
             dist.all_reduce(flat)
-            flat /= num_workers()
+            flat /= self.workers
             for gradient, mean in zip(gradients, _unflatten_dense_tensors(flat, gradients), strict=True):
                 gradient.copy_(mean)
         norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))

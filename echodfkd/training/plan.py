@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from echodfkd.errors import InputError
+from echodfkd.untrusted import parse_json
 
 
 @dataclass(frozen=True)
@@ -82,16 +83,23 @@ class Intervals:
         """A JSON list of [start, stop] pairs."""
         return json.dumps([list(r) for r in self.ranges])
 
+    def difference(self, other: Intervals) -> Intervals:
+        """Slots of this set that are not in the other one."""
+        total = max((stop for _, stop in self.ranges), default=0)
+        return self.complement(total).union(other).complement(total)
+
     @staticmethod
-    def from_json(text: str) -> Intervals:
+    def from_json(text: str | bytes) -> Intervals:
         """Read `to_json`.
 
         Raises:
             InputError: not a list of sorted, disjoint pairs of whole numbers.
         """
+        values = parse_json(text, "consumed.json does not hold intervals: it")
         try:
-            ranges = tuple((start, stop) for start, stop in json.loads(text))
-            valid = all(type(value) is int for r in ranges for value in r) and Intervals.merge(ranges).ranges == ranges
+            ranges = tuple((start, stop) for start, stop in values)
+            valid = all(type(value) is int and 0 <= value < 1 << 62 for r in ranges for value in r)
+            valid = valid and Intervals.merge(ranges).ranges == ranges
         except (TypeError, ValueError) as error:
             raise InputError(f"consumed.json does not hold intervals: {error}") from error
         if not valid:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from echodfkd import clock
 from echodfkd.config import RunConfig
 from echodfkd.records import DistillationBatch
 
@@ -23,11 +23,12 @@ class Progress:
     def __init__(self, config: RunConfig, send: Callable[[dict[str, Any]], None] | None) -> None:
         self._config = config
         self._send = send
-        self._begin = time.time()
+        self._begin = clock.now()
         self._sent = 0.0
         self._numbers: dict[str, Any] = {}
         self._busy: dict[str, list[float]] = {}
         self.losses: dict[str, float] = {}
+        """Of each student's last update."""
         self.wait_s = 0.0
         """Seconds spent waiting for micro-batches."""
         self.published = 0
@@ -36,7 +37,7 @@ class Progress:
     @property
     def wall_s(self) -> float:
         """Seconds since this worker's students were built."""
-        return time.time() - self._begin
+        return clock.now() - self._begin
 
     def add_step(
         self,
@@ -49,9 +50,9 @@ class Progress:
         rate: float,
     ) -> None:
         """Count a finished update: ``asked`` for its clips and ``started`` with them, in seconds since 1970."""
-        now = time.time()
+        now = clock.now()
         self.wait_s += started - asked
-        self.losses = losses
+        self.losses = {**self.losses, **losses}
         taught = 0.0
         for span in (span for batch in rounds for span in batch.spans):
             clips, seconds = self._busy.get(span.stage, [0.0, 0.0])
@@ -71,7 +72,7 @@ class Progress:
         wait_share, first_step and first_step_time (of this start), and where known age_s (how long a taught
         clip waited) and ``<stage>_clips_s`` (clips per busy second of one actor).
         """
-        now = time.time()
+        now = clock.now()
         if self._send is None or not self._numbers or (now - self._sent < _EVERY_S and not force):
             return
         self._sent = now

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ from echodfkd.config import RunConfig
 from echodfkd.config_file import config_hash
 from echodfkd.errors import ConfigError, EchoDFKDError, InputError, RunError
 from echodfkd.records import PublishedCheckpoint
+from echodfkd.run_folder import run_hashes
 from echodfkd.storage import RunStorage
 from echodfkd.training.checkpoints import (
     StudentState,
@@ -25,10 +27,14 @@ from echodfkd.training.checkpoints import (
     read_resume,
 )
 from echodfkd.training.collectives import gather_texts, num_workers
+from echodfkd.training.early_stopping import EarlyStopping
 from echodfkd.training.ledger import LedgerBuffer
+from echodfkd.training.memory_guard import guard_memory, memory_json, memory_lines
 from echodfkd.training.plan import Intervals
 from echodfkd.training.progress import Progress
+from echodfkd.training.spread import assign_students, collect_states, own_group
 from echodfkd.training.step import Student, make_student
+from echodfkd.training.student_costs import measure_students
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,9 @@ class WorkerContext:
         device: torch device, such as cpu or cuda.
         name: this worker's name in the timeline.
         attempt: a name that no other start of this run's workers has.
-        report: takes progress numbers; called on rank 0, at most once a second.
+        report: takes progress numbers; called on rank 0 at the start and then at most once a second.
+        lease_epoch: the lease of this run (`echodfkd.lease`); 0 where nothing can run beside it.
+        stop_asked: whether the run shall publish and stop after this update; asked at every step.
     """
 
     rank: int
@@ -50,6 +58,8 @@ class WorkerContext:
     name: str
     attempt: str
     report: Callable[[dict[str, Any]], None]
+    lease_epoch: int = 0
+    stop_asked: Callable[[], bool] = lambda: False
 
 
 @dataclass
@@ -62,6 +72,11 @@ class RunState:
     teacher_id: str
     device: torch.device
     students: Sequence[Student]
+    """Those that this worker holds, in the order of the config."""
+    owners: Mapping[str, int]
+    """Rank of each student's worker where they are spread; empty where every worker holds all."""
+    early: Mapping[str, EarlyStopping]
+    """Of every student of the run."""
     ledger: LedgerBuffer
     progress: Progress
     first_step: int
@@ -71,7 +86,16 @@ class RunState:
     """Indices quarantined so far, over all workers."""
     published: str
     slots: list[int] = field(default_factory=list)
-    """Slots that this worker trained since the newest checkpoint."""
+    """Slots that this worker received since the newest checkpoint."""
+    untimed: list[tuple[dict[str, Any], Callable[[], float]]] = field(default_factory=list)
+    """Log rows of the newest update, and what tells their busy seconds once the device has done it."""
+    stopping: bool = False
+    """Some worker was asked to stop; all of them know."""
+
+    @property
+    def active(self) -> list[str]:
+        """Students that early stopping has left in training, over all workers; the same on each of them."""
+        return [name for name, state in self.early.items() if state.stopped_at is None]
 
 
 def start_run(context: WorkerContext, config: RunConfig, storage: RunStorage, teacher_id: str) -> RunState:
@@ -80,6 +104,7 @@ def start_run(context: WorkerContext, config: RunConfig, storage: RunStorage, te
     Raises:
         InputError: the newest checkpoint does not belong to this run, or is damaged.
         ConfigError: the number of workers is not train.workers.
+        RunError: students do not fit the workers' memory.
     """
     if not context.world_size == num_workers() == config.train.workers:
         raise ConfigError(
@@ -90,10 +115,13 @@ def start_run(context: WorkerContext, config: RunConfig, storage: RunStorage, te
     if newest is not None:
         _check_same_run(storage, newest, config, teacher_id)
     device = torch.device(context.device)
+    early = {name: EarlyStopping.from_meta(newest.meta if newest else {}, name) for name in config.students}
+    own, owners = _place_students(context, config, storage, early)
+    group = own_group() if owners else None
     students = []
-    for name in config.students:
+    for name in own:
         state = read_resume(storage, newest, name) if newest is not None else None
-        students.append(make_student(config, name, device, state))
+        students.append(make_student(config, name, device, state, group=group))
     quarantined = newest.meta.get("quarantined", 0) if newest else 0
     return RunState(
         context=context,
@@ -102,6 +130,8 @@ def start_run(context: WorkerContext, config: RunConfig, storage: RunStorage, te
         teacher_id=teacher_id,
         device=device,
         students=students,
+        owners=owners,
+        early=early,
         ledger=LedgerBuffer(storage, rank=context.rank, attempt=context.attempt),
         progress=Progress(config, context.report if context.rank == 0 else None),
         first_step=newest.step if newest else 0,
@@ -111,13 +141,31 @@ def start_run(context: WorkerContext, config: RunConfig, storage: RunStorage, te
     )
 
 
+def _place_students(
+    context: WorkerContext, config: RunConfig, storage: RunStorage, early: Mapping[str, EarlyStopping]
+) -> tuple[list[str], dict[str, int]]:
+    """The students of this worker, and where they are spread every student's rank, once all are known to fit."""
+    names, spread = list(config.students), config.train.placement == "spread"
+    if not spread and not config.train.memory_share:
+        return names, {}
+    costs = measure_students(config)
+    owners = assign_students(costs, context.world_size) if spread else {}
+    own = [name for name in names if owners.get(name, context.rank) == context.rank]
+    stopped = [name for name, state in early.items() if state.stopped_at is not None]
+    memory = guard_memory(config, costs, own=own, stopped=stopped, device=torch.device(context.device))
+    if context.rank == 0:
+        context.report({"memory": memory_lines(config, memory, costs)})
+        storage.write("logs/memory.json", json.dumps(memory_json(config, memory, costs), indent=1).encode())
+    return own, owners
+
+
 def _check_same_run(storage: RunStorage, newest: PublishedCheckpoint, config: RunConfig, teacher_id: str) -> None:
-    known = {"config_hash": config_hash(config), "teacher_id": teacher_id}
+    known = {"config_hash": run_hashes(storage, config), "teacher_id": {teacher_id}}
     for key, own in known.items():
-        if newest.meta.get(key) != own:
+        if newest.meta.get(key) not in own:
             raise InputError(
-                f"{storage.root}/{newest.folder} was made with {key} {newest.meta.get(key)}, this run has {own}:"
-                " go on with the same config and teacher, or set another name"
+                f"{storage.root}/{newest.folder} was made with {key} {newest.meta.get(key)}, this run has"
+                f" {', '.join(sorted(own))}: go on with the same config and teacher, or set another name"
             )
 
 
@@ -125,11 +173,21 @@ def publish_run(run: RunState, step: int) -> None:
     """All workers gather weights and write their ledger parts; rank 0 commits; all wait for the commit.
 
     Raises:
-        RunError: slots were repeated, or another run publishes to the same folder; the same on every worker.
+        RunError: slots were repeated, another run publishes to the same folder, or its disk is full; the same on
+            every worker.
     """
     states = {s.name: StudentState(s.engine.weights(), s.engine.optimizer_state()) for s in run.students}
-    own = {"slots": Intervals.of(run.slots).to_json(), **run.ledger.flush(step)}
+    if run.owners:
+        states = collect_states(states, run.owners, run.context.rank)
+    settle_log(run)
+    own: dict[str, Any] = {"slots": Intervals.of(run.slots).to_json(), "full": ""}
+    try:
+        own |= run.ledger.flush(step)
+    except OSError as error:
+        own["full"] = _explain_full(error, run.storage)
     parts = [json.loads(text) for text in gather_texts(json.dumps(own))]
+    if full := next((part["full"] for part in parts if part["full"]), ""):
+        raise RunError(full)
     consumed = run.consumed
     for part in parts:
         consumed = consumed.union(Intervals.from_json(part["slots"]))
@@ -146,13 +204,16 @@ def publish_run(run: RunState, step: int) -> None:
                 step=step,
                 students=states,
                 consumed=consumed,
-                ledger=[name for part in parts for name in part["ledger"]],
-                quarantine=[name for part in parts for name in part["quarantine"]],
+                ledger={name: known for part in parts for name, known in part["ledger"].items()},
+                quarantine={name: known for part in parts for name, known in part["quarantine"].items()},
                 meta=_meta(run, step),
+                lease_epoch=run.context.lease_epoch,
             )
             prune_resume(run.storage, run.config.train.keep_resume)
         except EchoDFKDError as error:
             failed = str(error)
+        except OSError as error:
+            failed = _explain_full(error, run.storage)
     failed = gather_texts(failed)[0]
     if failed:
         raise RunError(failed)
@@ -161,19 +222,37 @@ def publish_run(run: RunState, step: int) -> None:
     run.progress.published = step
 
 
+def settle_log(run: RunState) -> None:
+    """Log the newest update with its busy seconds: once the next one is under way, or before a checkpoint."""
+    for row, seconds in run.untimed:
+        run.ledger.add_training(**row, busy_s=seconds())
+    run.untimed = []
+
+
+def _explain_full(error: OSError, storage: RunStorage) -> str:
+    """The sentence for a disk without room, which a restart would meet again; any other error is raised."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        raise error
+    return f"the run folder {storage.root} cannot be written: {error.strerror}; make room, the same command goes on"
+
+
 def _meta(run: RunState, step: int) -> dict[str, object]:
     train = run.config.train
+    stopping = {"early_stopping": {name: asdict(state) for name, state in run.early.items()}}
     return {
         "step": step,
+        **(stopping if train.early_stop_window else {}),
         "config_hash": config_hash(run.config),
         "teacher_id": run.teacher_id,
         "students": {name: asdict(student) for name, student in run.config.students.items()},
         "quarantined": run.quarantined,
         "seed": run.config.seed,
         "rng": "initial weights follow from seed and name; training draws no random numbers",
+        "loss_scale": "none: bf16 has the range of fp32, and weights, gradients and moments are fp32",
         "engine": train.engine,
         "zero_stage": train.zero_stage if train.engine == "deepspeed" else 0,
         "workers": train.workers,
+        "placement": train.placement,
         "attempt": run.context.attempt,
         **code_version(),
     }

@@ -8,20 +8,22 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
-import numpy as np
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from echodfkd.config import RunConfig
 from echodfkd.errors import RunError
-from echodfkd.losses import soft_mask_bce
 from echodfkd.models.build import build_student
 from echodfkd.records import DistillationBatch
+from echodfkd.training.busy_clock import BusyClock
 from echodfkd.training.checkpoints import StudentState
-from echodfkd.training.collectives import num_workers
 from echodfkd.training.engine import AdamSettings, Engine, build_engine, load_weights
+from echodfkd.training.objective import LV_OBJECTIVE, Objective, Totals, batch_tensors
+from echodfkd.training.spread import exchange_within
+from echodfkd.training.student_files import load_initial
 
 
 class GradientWatch:
@@ -47,6 +49,8 @@ class Student:
     name: str
     engine: Engine
     watch: GradientWatch
+    objective: Objective = LV_OBJECTIVE
+    clock: BusyClock = field(default_factory=lambda: BusyClock(torch.device("cpu")))
 
 
 def student_seed(seed: int, name: str) -> int:
@@ -55,17 +59,35 @@ def student_seed(seed: int, name: str) -> int:
     return int.from_bytes(digest[:7], "big")
 
 
-def make_student(config: RunConfig, name: str, device: torch.device, state: StudentState | None) -> Student:
-    """Build one student and its engine, from the seed or from a checkpoint's state.
+def make_student(
+    config: RunConfig,
+    name: str,
+    device: torch.device,
+    state: StudentState | None,
+    *,
+    group: dist.ProcessGroup | None = None,
+) -> Student:
+    """Build one student and its engine: from a checkpoint's state, else from its initial weights, else from the seed.
+
+    Args:
+        config: the run; with ``train.placement: spread`` the student is this worker's alone.
+        name: of the student.
+        device: where it trains.
+        state: of the newest checkpoint; None starts from the seed.
+        group: of this worker alone, where students are spread over several.
 
     Raises:
-        InputError: the state belongs to another architecture; names the first key that differs.
+        InputError: the weights belong to another architecture; names the first key that differs.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(student_seed(config.seed, name))
         module = build_student(**asdict(config.students[name]))
     if state is not None:
         load_weights(module, state.weights, what=f"the checkpoint of {name}")
+    elif config.students[name].initial:
+        load_initial(module, name, config.students[name])
+    shared = config.train.placement == "replicate"
+    exchange_within(module, group)
     module.to(device)
     watch = GradientWatch(module, device)  # before the engine: ZeRO stage 3 empties the parameters
     optimizer, train = config.optimizer, config.train
@@ -85,18 +107,20 @@ def make_student(config: RunConfig, name: str, device: torch.device, state: Stud
         micro_batch=config.micro_batch,
         torch_adam=train.torch_adam,
         device=device,
+        shared=shared,
         state=state.optimizer if state is not None else None,
     )
-    return Student(name, engine, watch)
+    return Student(name, engine, watch, Objective.of_student(config, name), BusyClock(device))
 
 
 def accumulate_gradients(
-    students: Sequence[Student], batches: Sequence[DistillationBatch], *, total_weight: float, device: torch.device
+    students: Sequence[Student], batches: Sequence[DistillationBatch], *, totals: Totals, device: torch.device
 ) -> torch.Tensor:
     """Forward and backward of every student over this worker's micro-batches.
 
-    The loss of a clip counts by its share of ``total_weight``, the weights' sum over all workers and rounds,
-    so that the parts add up to the loss of the global batch. Engines average over workers, hence the factor.
+    The loss of a clip counts by its share of ``totals``, which are sums over all workers and rounds, so that the
+    parts add up to the loss of the global batch. Engines average over the workers that hold a student, hence the
+    factor.
 
     Returns:
         float64 (2 * students,) on ``device``: this worker's part of each loss, then for each student how
@@ -106,32 +130,33 @@ def accumulate_gradients(
     for student in students:
         student.watch.bad.zero_()
     for batch in batches:
-        video_BTHW, target_prob, weight_B = batch_tensors(batch, device)
+        tensors = batch_tensors(batch, device)
         for place, student in enumerate(students):
-            logits = student.engine.forward(video_BTHW)
-            loss = soft_mask_bce(logits, target_prob, weight_B, total_weight=total_weight)
+            student.clock.start()
+            loss = student.objective(student.engine.forward(tensors.video), tensors, totals)
             losses[place] += loss.detach()
-            student.engine.backward(loss * num_workers())
-    return torch.cat([losses, torch.stack([student.watch.bad for student in students])])
+            student.engine.backward(loss * student.engine.workers)
+            student.clock.stop()
+    return torch.cat([losses, *(student.watch.bad.view(1) for student in students)])
 
 
-def check_finite(students: Sequence[Student], sums: Sequence[float], step: int) -> dict[str, float]:
-    """Losses by student out of the summed vector of `accumulate_gradients`.
+def check_finite(names: Sequence[str], sums: Sequence[float], step: int) -> dict[str, float]:
+    """Losses by student out of the summed vector of `accumulate_gradients`, whose students have these names.
 
     Raises:
         RunError: a loss or gradient is not finite; names the first such student and the update (from 1).
             The vector is the same on every worker, so all of them stop here, before the update.
     """
-    count = len(students)
-    for place, student in enumerate(students):
+    count = len(names)
+    for place, name in enumerate(names):
         loss, bad = sums[place], sums[count + place]
         if not math.isfinite(loss) or bad:
             what = "loss" if not math.isfinite(loss) else "gradient"
             raise RunError(
-                f"student {student.name}: the {what} of step {step} is not finite (loss {loss:g}); the weights were"
+                f"student {name}: the {what} of step {step} is not finite (loss {loss:g}); the weights were"
                 " not updated. Lower optimizer.learning_rate or set optimizer.clip_norm"
             )
-    return {student.name: sums[place] for place, student in enumerate(students)}
+    return dict(zip(names, sums, strict=False))
 
 
 def update(students: Sequence[Student], learning_rate: float, step: int) -> dict[str, float]:
@@ -142,20 +167,12 @@ def update(students: Sequence[Student], learning_rate: float, step: int) -> dict
     """
     norms = {}
     for student in students:
+        student.clock.start()
         norms[student.name] = student.engine.step(learning_rate)
+        student.clock.stop()
         if not math.isfinite(norms[student.name]):
             raise RunError(
                 f"student {student.name}: the gradients of step {step} overflow in their sum over the workers; the"
                 " weights were not updated. Lower optimizer.learning_rate"
             )
     return norms
-
-
-def batch_tensors(batch: DistillationBatch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Video uint8 (B, T, H, W), target probability float32 (B, T, H, W) in 0..1, and weight float32 (B,).
-
-    Arrays out of a stream may be read-only and are copied.
-    """
-    video = torch.tensor(np.asarray(batch.video)).to(device)
-    target = torch.tensor(np.asarray(batch.teacher_prob)).to(device).float() / 255.0
-    return video, target, torch.tensor(np.asarray(batch.sample_weight, np.float32)).to(device)

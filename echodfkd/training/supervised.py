@@ -1,8 +1,8 @@
 """Supervised training of a per-frame segmentation network on labelled clips, and its held-out score.
 
-It makes the embedded teacher; it takes any network that maps (N, 1, H, W) to LV logits of the same shape.
+It makes the embedded teachers; it takes any network that maps (N, 1, H, W) to logits (N, C, H, W).
 
-Legend: N frames, T frames of one clip, H rows, W columns.
+Legend: N frames, T frames of one clip, C classes, H rows, W columns.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class SupervisedRecipe:
     schedule where the clock would pass it, at the price of a result that depends on the machine. Batches are drawn
     at ``sizes`` in turn at random; ``batch_pixels`` bounds frames x H x W, so that large frames come in small
     batches. ``mean`` and ``std`` are the grey levels of the network's input. ``jitter`` scales the contrast by up to
-    that share either way, and shifts the grey level by up to 64 times as much.
+    that share either way, and shifts the grey level by up to 64 times as much. ``classes`` names
+    what the network's logits stand for, in order.
     """
 
     steps: int
@@ -45,6 +46,7 @@ class SupervisedRecipe:
     mean: float
     std: float
     jitter: float
+    classes: tuple[str, ...] = ("LV",)
 
 
 def train_segmentation(
@@ -57,7 +59,7 @@ def train_segmentation(
     """Train ``network`` in place and leave it in eval mode.
 
     Args:
-        network: (N, 1, H, W) float, normalised -> logits (N, 1, H, W).
+        network: (N, 1, H, W) float, normalised -> logits (N, C, H, W), one per class of the recipe.
         make_clip: (index, size) -> a labelled clip of ``frames_per_clip`` frames; each index is asked for once.
         recipe: see `SupervisedRecipe`.
         report: takes a line of progress now and then.
@@ -84,7 +86,8 @@ def train_segmentation(
         clips = [make_clip(index + offset, size) for offset in range(num_clips)]
         index += num_clips
         frames, labels = _batch(clips, recipe, rng)
-        loss = segmentation_loss(network(frames), labels)
+        values = class_values(clips[0], recipe.classes)
+        loss = segmentation_loss(network(frames), labels, values)
         if not torch.isfinite(loss):
             raise RunError(f"supervised training: the loss is {loss.item()} at step {step}; lower the learning rate")
         optimizer.zero_grad(set_to_none=True)
@@ -99,50 +102,69 @@ def train_segmentation(
     return step
 
 
-def segmentation_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def segmentation_loss(logits: torch.Tensor, labels: torch.Tensor, values: Sequence[int] = (1,)) -> torch.Tensor:
     """Binary cross-entropy plus one minus soft Dice (Milletari et al., 2016), over annotated pixels.
 
     Args:
-        logits: (N, 1, H, W).
-        labels: uint8 (N, 1, H, W): 1 is the left ventricle, `TRUTH_UNKNOWN` is left out.
+        logits: (N, C, H, W).
+        labels: uint8 label map (N, 1, H, W); `TRUTH_UNKNOWN` is left out.
+        values: the label value of each class, in the order of the logits; 1 is the left ventricle.
 
     Returns:
-        Scalar: cross-entropy averaged over annotated pixels, soft Dice per frame averaged over frames.
+        Scalar: cross-entropy averaged over classes and annotated pixels, soft Dice per frame and class averaged
+        over both.
     """
     known = (labels != TRUTH_UNKNOWN).to(logits.dtype)
-    target = (labels == 1).to(logits.dtype)
-    bce = F.binary_cross_entropy_with_logits(logits, target, weight=known, reduction="sum") / known.sum().clamp(min=1)
+    target = (labels == torch.tensor(values, dtype=labels.dtype).view(1, -1, 1, 1)).to(logits.dtype)
+    num_pixels = known.sum().clamp(min=1) * len(values)
+    bce = F.binary_cross_entropy_with_logits(logits, target, weight=known, reduction="sum") / num_pixels
     prob = logits.sigmoid() * known
-    overlap = (prob * target).sum((1, 2, 3))
-    total = (prob + target).sum((1, 2, 3))
+    overlap = (prob * target).sum((2, 3))
+    total = (prob + target).sum((2, 3))
     return bce + (1.0 - (2.0 * overlap + 1.0) / (total + 1.0)).mean()
+
+
+def class_values(clip: VideoClip, classes: Sequence[str]) -> list[int]:
+    """The value of each class in the clip's label map."""
+    return [clip.class_names.index(name) for name in classes]
 
 
 @torch.inference_mode()
 def score_cases(
-    network: nn.Module, cases: Iterable[VideoClip], *, mean: float, std: float, threshold: float
+    network: nn.Module,
+    cases: Iterable[VideoClip],
+    *,
+    mean: float,
+    std: float,
+    threshold: float,
+    classes: tuple[str, ...] = ("LV",),
 ) -> dict[str, float]:
-    """Mean over cases of each case's mean Dice: ``dice_all`` frames, ``dice_ed`` and ``dice_es`` frames.
+    """Mean over cases of each case's mean Dice: the LV's ``dice_all`` frames, ``dice_ed`` and ``dice_es`` frames.
 
     Args:
         network: see `train_segmentation`.
         cases: wholly annotated clips with at least one ED and one ES frame.
         mean: grey level subtracted from frames.
         std: grey levels they are divided by.
-        threshold: probability from which a pixel is the left ventricle's.
+        threshold: probability from which a pixel belongs to a class.
+        classes: what the logits stand for; the first is the left ventricle.
 
     Returns:
-        The three scores and ``num_cases``. An empty frame scores as `echodfkd.metrics.overlap.dice` says.
+        The three scores, ``dice_<class>`` of all frames for each further class, and ``num_cases``. An empty frame
+        scores as `echodfkd.metrics.overlap.dice` says.
     """
     rows = []
     for case in cases:
         assert case.truth_labels is not None
         frames = _normalise(case.video, mean, std)
         logits = torch.cat([network(chunk) for chunk in frames.split(64)])
-        frame_dice = dice((logits[:, 0].sigmoid() >= threshold).numpy(), case.truth_labels == 1)
-        rows.append([frame_dice.mean(), *(_at(frame_dice, which) for which in (case.ed_frames, case.es_frames))])
+        masks = (logits.sigmoid() >= threshold).numpy()
+        values = class_values(case, classes)
+        lv, *others = (dice(masks[:, place], case.truth_labels == value) for place, value in enumerate(values))
+        at_phases = [_at(lv, which) for which in (case.ed_frames, case.es_frames)]
+        rows.append([lv.mean(), *at_phases, *(each.mean() for each in others)])
     scores = np.asarray(rows).mean(axis=0)
-    names = ("dice_all", "dice_ed", "dice_es")
+    names = ("dice_all", "dice_ed", "dice_es", *(f"dice_{name.lower()}" for name in classes[1:]))
     return {**{name: float(value) for name, value in zip(names, scores, strict=True)}, "num_cases": len(rows)}
 
 

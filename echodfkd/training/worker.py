@@ -10,21 +10,23 @@ before the update, so that all workers stop at the same place with the same sent
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
+from echodfkd import clock
 from echodfkd.config import RunConfig
 from echodfkd.errors import RunError
 from echodfkd.records import DistillationBatch, StageSpan
 from echodfkd.storage import RunStorage
 from echodfkd.training.checkpoints import latest_checkpoint
 from echodfkd.training.collectives import gather_texts, sum_over_workers
-from echodfkd.training.run_state import RunState, WorkerContext, publish_run, start_run
+from echodfkd.training.objective import Totals, own_totals
+from echodfkd.training.run_state import RunState, WorkerContext, publish_run, settle_log, start_run
 from echodfkd.training.schedule import learning_rate
-from echodfkd.training.step import accumulate_gradients, check_finite, update
+from echodfkd.training.spread import join_rounds
+from echodfkd.training.step import Student, accumulate_gradients, check_finite, update
 
 __all__ = ["WorkerContext", "first_step", "train"]
 
@@ -42,8 +44,9 @@ def train(
     storage: RunStorage,
     teacher_id: str,
 ) -> dict[str, Any]:
-    """Train every student of the run on this worker's micro-batches, from the newest checkpoint to the last step.
+    """Train the students of the run on this worker's micro-batches, from the newest checkpoint to the last step.
 
+    A student that early stopping has ended stays as it is; where all have, the run ends and publishes.
     With ``data.order: fixed``, update s (from 0) trains on the slots s * G .. (s + 1) * G - 1 (G =
     train.global_batch) whatever the number of workers; a worker gets train.accumulation micro-batches of them.
 
@@ -55,34 +58,46 @@ def train(
         teacher_id: who made the soft masks.
 
     Returns:
-        start_step, steps, clips (of this call, all workers), losses (of the last update), wait_s and wall_s of
-        this worker, quarantined (indices so far, all workers), published (folder of the newest checkpoint).
+        start_step, steps (updates of the run, unless `context.stop_asked` ended it early), clips (of this call, all
+        workers), losses (of each student's last update), wait_s and wall_s of this worker, quarantined (indices so
+        far, all workers), published (folder of the newest checkpoint).
 
     Raises:
-        RunError: the stream ended early or reports a fault, too many indices are quarantined, or a loss or
-            gradient is not finite. Every worker raises the same sentence.
+        RunError: the students do not fit, the stream ended early or reports a fault, too many indices are
+            quarantined, or a loss or gradient is not finite. Every worker raises the same sentence.
         InputError: the newest checkpoint does not belong to this run, or is damaged.
         ConfigError: the number of workers is not train.workers.
     """
     run = start_run(context, config, storage, teacher_id)
+    done = run.first_step
     for step in range(run.first_step, config.train.steps):
-        asked = time.time()
+        if not run.active:
+            break
+        asked = clock.now()
         rounds, fault = _fetch(run, batches, step)
-        started = time.time()
-        total_weight = _agree(run, rounds, fault, step)
-        sums = accumulate_gradients(run.students, rounds, total_weight=total_weight, device=run.device)
-        losses = check_finite(run.students, sum_over_workers(sums), step + 1)
+        started = clock.now()
+        totals = _agree(run, rounds, fault, step)
+        own = [student for student in run.students if student.name in run.active]
+        trained = join_rounds(rounds) if run.owners else rounds
+        sums = accumulate_gradients(own, trained, totals=totals, device=run.device)
+        losses = check_finite(run.active, _sum_over_family(run, own, sums), step + 1)
         rate = _rate(config, step)
-        norms = update(run.students, rate, step + 1)
-        _record(run, rounds, step + 1, started, rate, losses, norms)
+        norms = _update(run, own, rate, step + 1)
+        _record(run, rounds, step + 1, started, rate, own, losses, norms)
         run.progress.add_step(step + 1, rounds, asked=asked, started=started, losses=losses, rate=rate)
-        if (step + 1) % config.train.checkpoint_every == 0 or step + 1 == config.train.steps:
-            publish_run(run, step + 1)
-        run.progress.report(force=step + 1 == config.train.steps)
+        for name, loss in losses.items():
+            run.early[name].add(loss, step + 1, config.train)
+        done = step + 1
+        last = run.stopping or done == config.train.steps or not run.active
+        if last or done % config.train.checkpoint_every == 0:
+            publish_run(run, done)
+        run.progress.report(force=last)
+        if run.stopping:
+            break
     return {
         "start_step": run.first_step,
-        "steps": config.train.steps,
-        "clips": (config.train.steps - run.first_step) * config.train.global_batch,
+        "steps": done,
+        "clips": (done - run.first_step) * config.train.global_batch,
         "losses": run.progress.losses,
         "wait_s": run.progress.wait_s,
         "wall_s": run.progress.wall_s,
@@ -132,17 +147,19 @@ def _misplaced(run: RunState, batch: DistillationBatch, step: int) -> str:
     return ""
 
 
-def _agree(run: RunState, rounds: Sequence[DistillationBatch], fault: str, step: int) -> float:
-    """One all-reduce before the forward pass: the global weight, and whether any worker must stop the run."""
-    weight = sum(float(batch.sample_weight.sum(dtype="float64")) for batch in rounds)
+def _agree(run: RunState, rounds: Sequence[DistillationBatch], fault: str, step: int) -> Totals:
+    """One all-reduce before the forward pass: the global weights, and whether any worker must stop the run."""
     bad = [row for batch in rounds for row in batch.quarantined]
-    vector = torch.tensor([weight, float(len(bad)), float(bool(fault))], dtype=torch.float64)
-    total_weight, quarantined, faults = sum_over_workers(vector)
+    flags = (float(len(bad)), float(bool(fault)), float(run.context.stop_asked()))
+    vector = torch.tensor([*own_totals(rounds), *flags], dtype=torch.float64)
+    *sums, quarantined, faults, stops = sum_over_workers(vector)
+    totals = Totals(*sums)
+    run.stopping = bool(stops)
     run.quarantined += int(quarantined)
     slots, limit = run.config.plan_slots, run.config.data.quarantine_limit
     too_many = quarantined and run.quarantined > limit * slots
-    if not faults and not too_many and total_weight > 0:
-        return total_weight
+    if not faults and not too_many and totals.weight > 0:
+        return totals
     run.ledger.flush(step + 1, kinds=["quarantine"])
     if faults:
         raise RunError(next(text for text in gather_texts(fault) if text))
@@ -152,7 +169,33 @@ def _agree(run: RunState, rounds: Sequence[DistillationBatch], fault: str, step:
             f"{run.quarantined} indices are quarantined, more than data.quarantine_limit ({limit:g}) of the plan's"
             f" {slots} clips; {run.storage.root}/quarantine has the reasons, one of the last: {reasons[0]}"
         )
-    raise RunError(f"the sample weights of step {step + 1} sum to {total_weight:g}, must be above 0")
+    raise RunError(f"the sample weights of step {step + 1} sum to {totals.weight:g}, must be above 0")
+
+
+def _sum_over_family(run: RunState, own: Sequence[Student], sums: torch.Tensor) -> list[float]:
+    """The vector of `accumulate_gradients`, summed, for all students in training: a worker may hold some of them."""
+    if not run.owners:
+        return sum_over_workers(sums)
+    names = run.active
+    places = torch.tensor([names.index(student.name) for student in own], dtype=torch.int64, device=sums.device)
+    every = sums.new_zeros(2 * len(names))
+    every[torch.cat([places, places + len(names)])] = sums
+    return sum_over_workers(every)
+
+
+def _update(run: RunState, own: Sequence[Student], rate: float, step: int) -> dict[str, float]:
+    """`update`; where students are spread, what one worker sees stops all of them."""
+    if not run.owners:
+        return update(own, rate, step)
+    norms, fault = {}, ""
+    try:
+        norms = update(own, rate, step)
+    except RunError as error:
+        fault = str(error)
+    [faults] = sum_over_workers(torch.tensor([float(bool(fault))], dtype=torch.float64))
+    if faults:
+        raise RunError(next(text for text in gather_texts(fault) if text))
+    return norms
 
 
 def _rate(config: RunConfig, step: int) -> float:
@@ -172,19 +215,21 @@ def _record(
     step: int,
     started: float,
     rate: float,
+    own: Sequence[Student],
     losses: dict[str, float],
     norms: dict[str, float],
 ) -> None:
-    """Rows of a finished update. Losses and norms are those of all workers: one of them writes them."""
-    now = time.time()
+    """Rows of a finished update. What all workers know of a student, one of them writes."""
+    now = clock.now()
+    settle_log(run)
     for batch in rounds:
         run.ledger.add_trained(batch, step)
         run.slots.extend(int(slot) for slot in batch.slot)
     clips = sum(len(batch.slot) for batch in rounds)
     frames = sum(batch.video.shape[0] * batch.video.shape[1] for batch in rounds)
     run.ledger.add_spans([StageSpan("students", run.context.name, started, now, clips, frames)])
-    if run.context.rank == 0:
-        for name, loss in losses.items():
-            run.ledger.add_training(
-                student=name, step=step, loss=loss, learning_rate=rate, grad_norm=norms[name], time=now
-            )
+    for student in own:
+        name, seconds = student.name, student.clock.take()
+        row = {"student": name, "step": step, "loss": losses[name], "learning_rate": rate, "grad_norm": norms[name]}
+        if run.owners or run.context.rank == 0:
+            run.untimed.append(({**row, "time": now}, seconds))

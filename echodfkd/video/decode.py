@@ -4,17 +4,32 @@ Legend: T frames, H rows, W columns.
 
 Every decoder tried (PyAV, OpenCV, decord) ends a truncated AVI early without a word, so the number of
 decoded frames is held against the header and, where the caller knows it, against the data set's list.
+
+A file that calls itself a video is not trusted: FFmpeg knows formats that are lists of other files and addresses,
+and opens those; and hundreds of decoders, few of which see data of others often. Only the formats and codecs named
+here are tried, and no frame is allocated that is larger than `MAX_FRAME_PIXELS`.
 """
 
 from __future__ import annotations
 
 import io
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from echodfkd.errors import ClipError
+
+FORMATS = ("avi", "mov", "mp4", "m4a", "3gp", "3g2", "mj2")
+"""FFmpeg's names of the AVI and the MP4 reader: the second answers to all names after the first."""
+CODECS = ("mjpeg", "mpeg4", "h264", "rawvideo", "ffv1")
+MAX_FRAME_PIXELS = 1 << 22
+"""Largest frame, 2048 x 2048: machines write up to 1920 x 1080."""
+MAX_VIDEO_BYTES = 1 << 29
+"""Largest decoded video in bytes: 1,000 frames of 800 x 600 are 480 MB."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +46,7 @@ class DecodedVideo:
 
 
 def decode_video(data: bytes, *, name: str, expected_frames: int | None = None) -> DecodedVideo:
-    """Decode AVI (MJPEG, XVID) or MP4 (H.264) to grey frames.
+    """Decode AVI or MP4 (MJPEG, MPEG-4 as XVID, H.264, uncompressed, FFV1) to grey frames.
 
     Limited-range streams (black at 16, white at 235) are expanded to 0..255. Grey is the decoder's luma
     plane, which lies within 2 levels of OpenCV's BGR frame turned to grey: OpenCV rounds twice more.
@@ -44,24 +59,47 @@ def decode_video(data: bytes, *, name: str, expected_frames: int | None = None) 
             always has fewer.
 
     Raises:
-        ClipError: not a video, no frames, unreadable, frames of several sizes, or fewer frames than
-            the header or ``expected_frames`` says.
+        ClipError: not a video, another codec, no frames, unreadable, frames of several sizes, fewer frames than
+            the header or ``expected_frames`` says, or larger than `MAX_FRAME_PIXELS` or `MAX_VIDEO_BYTES`.
+    """
+    with open_video(data, name=name) as (container, stream):
+        header_frames = int(stream.frames) if stream.frames > 0 else None
+        fps = float(stream.average_rate or stream.guessed_rate or 0)
+        frames, reason = _decode_frames(container, stream, name)
+    _check_count(name, len(frames), header_frames, expected_frames, reason)
+    return DecodedVideo(np.stack(frames), fps if math.isfinite(fps) else 0.0, header_frames)
+
+
+@contextmanager
+def open_video(data: bytes, *, name: str) -> Iterator[tuple[Any, Any]]:
+    """Open a video file from memory: PyAV's container and its first video stream, set to one thread.
+
+    Raises:
+        ClipError: not an AVI or MP4 file of one of `CODECS`, or the block meets a fault of FFmpeg.
     """
     import av
 
     av.logging.set_level(av.logging.PANIC)  # a refused file is reported by our one sentence
+    limits = {"format_whitelist": ",".join(FORMATS), "max_pixels": str(MAX_FRAME_PIXELS)}
     try:
-        with av.open(io.BytesIO(data), mode="r") as container:
+        # The codecs are named twice: FFmpeg decodes a little already while it opens a file.
+        with av.open(io.BytesIO(data), mode="r", options={**limits, "codec_whitelist": ",".join(CODECS)}) as container:
             if not container.streams.video:
                 raise ClipError(f"{name} holds no video stream; expected an AVI or MP4 video")
             stream = container.streams.video[0]
-            header_frames = int(stream.frames) or None
-            fps = float(stream.average_rate or stream.guessed_rate or 0)
-            frames, reason = _decode_frames(container, stream, name)
-    except av.FFmpegError as error:
-        raise ClipError(f"{name} is not a readable video ({len(data)} bytes): {error.strerror}") from error
-    _check_count(name, len(frames), header_frames, expected_frames, reason)
-    return DecodedVideo(np.stack(frames), fps, header_frames)
+            codec = stream.codec_context.name if stream.codec_context is not None else "an unknown codec"
+            if codec not in CODECS:
+                raise ClipError(f"{name} is encoded as {codec}; expected one of {', '.join(CODECS)}")
+            stream.codec_context.options = limits
+            # One thread for the whole file: on small frames, threads cost three to eight times the decoding itself.
+            stream.codec_context.thread_count = 1
+            stream.thread_type = "NONE"
+            yield container, stream
+    except (av.FFmpegError, OverflowError, MemoryError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        if isinstance(error, av.error.ArgumentError):  # what FFmpeg answers for a format that is not allowed
+            reason = "neither an AVI nor an MP4 file"
+        raise ClipError(f"{name} is not a readable video ({len(data)} bytes): {reason}") from error
 
 
 def _decode_frames(container: Any, stream: Any, name: str) -> tuple[list[np.ndarray], str]:
@@ -69,16 +107,18 @@ def _decode_frames(container: Any, stream: Any, name: str) -> tuple[list[np.ndar
     import av
     from av.video.reformatter import VideoReformatter
 
-    # One thread and one reformatter for the whole file: on small frames, threads and a conversion
-    # context per frame cost three to eight times the decoding itself.
-    stream.codec_context.thread_count = 1
-    stream.thread_type = "NONE"
-    reformatter = VideoReformatter()
+    reformatter = VideoReformatter()  # one for the whole file: a conversion context per frame costs more than it
     frames: list[np.ndarray] = []
     try:
         for frame in container.decode(stream):
             if frame.is_corrupt:
                 return frames, f"frame {len(frames)} is damaged"
+            pixels = frame.width * frame.height
+            if pixels > MAX_FRAME_PIXELS or pixels * (len(frames) + 1) > MAX_VIDEO_BYTES:
+                raise ClipError(
+                    f"{name} is too large: frame {len(frames)} has {frame.width} x {frame.height} pixels, allowed are"
+                    f" {MAX_FRAME_PIXELS} in a frame and {MAX_VIDEO_BYTES} in a file"
+                )
             grey = reformatter.reformat(frame, format="gray", threads=1).to_ndarray()
             if frames and grey.shape != frames[0].shape:
                 raise ClipError(f"{name} changes its frame size from {frames[0].shape} to {grey.shape}; expected one")

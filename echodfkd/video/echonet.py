@@ -1,4 +1,4 @@
-"""Read and write folders in the layout of EchoNet-Dynamic, on a local disk or an object store.
+"""Read folders in the layout of EchoNet-Dynamic, on a local disk or an object store.
 
 ``Videos/NAME.avi``, ``FileList.csv`` (one row per video) and ``VolumeTracings.csv`` (21 rows per traced
 frame: see `echodfkd.video.tracing`). Layout: Ouyang et al., "Video-based AI for beat-to-beat assessment
@@ -11,24 +11,26 @@ import csv
 import io
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
 from echodfkd.errors import ClipError, InputError
-from echodfkd.records import TRUTH_UNKNOWN, VideoClip
+from echodfkd.object_store import open_filesystem
+from echodfkd.storage import read_inside
 from echodfkd.video.decode import DecodedVideo, decode_video
-from echodfkd.video.encode import encode_avi
-from echodfkd.video.tracing import mask_to_tracing
 
 FILE_LIST_COLUMNS = ("FileName", "EF", "ESV", "EDV", "FrameHeight", "FrameWidth", "FPS", "NumberOfFrames", "Split")
 _REQUIRED = ("FileName", "FPS", "NumberOfFrames", "Split")
 TRACING_COLUMNS = ("FileName", "X1", "Y1", "X2", "Y2", "Frame")
+MAX_LIST_BYTES = 1 << 28
+"""Largest CSV file; EchoNet-Dynamic's VolumeTracings.csv has 20 MB."""
+MAX_FILE_BYTES = 1 << 30
+"""Largest video file."""
 _EXPECTED = "expected a folder with Videos/ and FileList.csv"
 
 
@@ -62,16 +64,18 @@ def read_file_list(root: str) -> list[EchoNetRow]:
         raise InputError(f"the folder {root} holds no Videos folder; {_EXPECTED}")
     if not fs.exists(f"{base}/FileList.csv"):
         raise InputError(f"the folder {root} holds no FileList.csv; {_EXPECTED}")
-    reader = csv.DictReader(io.StringIO(_text(fs, f"{base}/FileList.csv", root), newline=""))
-    missing = [column for column in _REQUIRED if column not in (reader.fieldnames or ())]
-    if missing:
-        raise InputError(f"{root}/FileList.csv lacks the columns {', '.join(missing)}; it needs {', '.join(_REQUIRED)}")
+    where = f"{root}/FileList.csv"
+    reader = csv.DictReader(io.StringIO(_text(_read_list(fs, f"{base}/FileList.csv", where), where), newline=""))
     rows: dict[str, EchoNetRow] = {}
-    for fields in reader:
-        row = _read_row(fields, f"{root}/FileList.csv line {reader.line_num}")
-        if row.name in rows:
-            raise InputError(f"{root}/FileList.csv line {reader.line_num}: FileName {row.name!r} is there twice")
-        rows[row.name] = row
+    try:
+        _check_columns(reader.fieldnames or (), _REQUIRED, FILE_LIST_COLUMNS, where)
+        for fields in reader:
+            row = _read_row(fields, f"{where} line {reader.line_num}")
+            if row.name in rows:
+                raise InputError(f"{where} line {reader.line_num}: FileName {row.name!r} is there twice")
+            rows[row.name] = row
+    except csv.Error as error:
+        raise InputError(f"{where} line {reader.line_num + 1} cannot be read: {error}") from error
     if not rows:
         raise InputError(f"{root}/FileList.csv lists no videos; expected one row per video")
     return list(rows.values())
@@ -97,14 +101,15 @@ def read_video(root: str, row: EchoNetRow) -> DecodedVideo:
     """Read and decode one video, and hold its frames against its header and FileList.csv.
 
     Raises:
-        ClipError: the file is missing or unreadable, or has too few frames.
+        ClipError: the file is missing or unreadable, a link that leads out of the folder, larger than
+            `MAX_FILE_BYTES`, or has too few frames.
     """
-    fs, base = fsspec.core.url_to_fs(root.rstrip("/"))
+    fs, base = open_filesystem(root.rstrip("/"))
     try:
-        data = fs.cat_file(f"{base}/Videos/{row.file}")
+        data = read_inside(fs, base, f"Videos/{row.file}", MAX_FILE_BYTES)
     except FileNotFoundError as error:
         raise ClipError(f"{row.file} is in FileList.csv but not in {root}/Videos") from error
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ClipError(f"{row.file} cannot be read from {root}/Videos: {error}") from error
     return decode_video(data, name=row.file, expected_frames=row.num_frames)
 
@@ -123,92 +128,29 @@ def read_tracings(root: str, names: Collection[str] | None = None) -> dict[str, 
     if not fs.exists(f"{base}/VolumeTracings.csv"):
         return {}
     where = f"{root}/VolumeTracings.csv"
+    data = _read_list(fs, f"{base}/VolumeTracings.csv", where)
     types = {column: pa.float64() for column in TRACING_COLUMNS[1:]} | {"FileName": pa.string()}
     try:
         table = pa.csv.read_csv(
-            io.BytesIO(fs.cat_file(f"{base}/VolumeTracings.csv")),
+            io.BytesIO(data),
             convert_options=pa.csv.ConvertOptions(column_types=types),
         )
-    except pa.ArrowInvalid as error:
+        _check_columns(table.column_names, TRACING_COLUMNS, TRACING_COLUMNS, where)
+    except InputError:
+        raise
+    except (pa.ArrowException, ValueError) as error:  # pyarrow decodes the names of columns when they are asked for
         raise InputError(f"{where} cannot be read: {_one_line(error)}") from error
-    missing = [column for column in TRACING_COLUMNS if column not in table.column_names]
-    if missing:
-        raise InputError(f"{where} lacks the columns {', '.join(missing)}; it needs {', '.join(TRACING_COLUMNS)}")
     if any(table[column].null_count for column in TRACING_COLUMNS):
         raise InputError(f"{where} has blank fields; every row needs {', '.join(TRACING_COLUMNS)}")
+    frames = table["Frame"].to_numpy()
+    if odd := frames[~((frames >= 0) & (frames < 1 << 31) & (frames == np.floor(frames)))][:1].tolist():
+        raise InputError(f"{where}: Frame is {odd[0]:g}, expected a whole number from 0")
     return _group_tracings(table, names)
-
-
-def write_echonet_folder(
-    root: str, clips: Iterable[VideoClip], *, split: str | Callable[[int], str] = "TRAIN"
-) -> list[EchoNetRow]:
-    """Write clips as an EchoNet-Dynamic folder: AVI files, FileList.csv and VolumeTracings.csv.
-
-    Tracings are made of the truth masks (class 1) of the first ED frame and the first ES frame after it
-    (or the first ES frame), where the clip has both and they are neither empty nor unannotated.
-
-    Args:
-        root: a path or an fsspec URL; made where it does not exist.
-        clips: read one by one, so that they may come from a generator. Names are their ``clip_id``.
-        split: the Split column of all clips, or of the clip at each position.
-
-    Raises:
-        InputError: the folder already holds a FileList.csv or cannot be written, a clip id cannot be a
-            file name or comes twice, or there are no clips.
-    """
-    fs, base = fsspec.core.url_to_fs(root.rstrip("/"))
-    if fs.exists(f"{base}/FileList.csv"):
-        raise InputError(f"the folder {root} already holds a FileList.csv; write to another one")
-    files, tracings = io.StringIO(newline=""), io.StringIO(newline="")
-    file_writer, tracing_writer = csv.writer(files), csv.writer(tracings)
-    file_writer.writerow(FILE_LIST_COLUMNS)
-    tracing_writer.writerow(TRACING_COLUMNS)
-    rows: dict[str, EchoNetRow] = {}
-    try:
-        fs.makedirs(f"{base}/Videos", exist_ok=True)
-        for position, clip in enumerate(clips):
-            name = plain_name(clip.clip_id, f"clip {position}")
-            if name in rows:
-                raise InputError(f"clip {position}: the clip id {name!r} comes twice; files need different names")
-            known, count = clip.conditions, len(clip.video)
-            volumes = (known.ef_percent, known.edv_ml, known.esv_ml)
-            where = split if isinstance(split, str) else split(position)
-            rows[name] = EchoNetRow(name, f"{name}.avi", where, clip.fps, count, *volumes)
-            fs.pipe_file(f"{base}/Videos/{name}.avi", encode_avi(clip.video, clip.fps))
-            file_writer.writerow(file_list_fields(clip, name, where))
-            tracing_writer.writerows(tracing_fields(name, _traced_masks(clip)))
-        if not rows:
-            raise InputError(f"no clips to write to {root}")
-        fs.pipe_file(f"{base}/VolumeTracings.csv", tracings.getvalue().encode())
-        fs.pipe_file(f"{base}/FileList.csv", files.getvalue().encode())  # last: the folder is whole with it
-    except OSError as error:
-        raise InputError(f"the folder {root} cannot be written: {error}") from error
-    return list(rows.values())
-
-
-def file_list_fields(clip: VideoClip, name: str, split: str) -> list[str]:
-    """The row of FileList.csv (`FILE_LIST_COLUMNS`) of a clip that is stored as ``name``.avi; unknown is blank."""
-    known, (count, height, width) = clip.conditions, clip.video.shape
-    fields = (name, known.ef_percent, known.esv_ml, known.edv_ml, height, width, clip.fps, count, split)
-    return ["" if field is None else str(field) for field in fields]
-
-
-def tracing_fields(name: str, masks: Mapping[int, np.ndarray]) -> list[list[str]]:
-    """The rows of VolumeTracings.csv (`TRACING_COLUMNS`) of bool (H, W) masks by frame, none of them empty.
-
-    FileName ends in ``.avi`` here, not in FileList.csv, as in the published files: the authors' loader drops a
-    video whose tracings are not under that name.
-    """
-    return [
-        [f"{name}.avi", *(f"{value:.4f}" for value in row), str(frame)]
-        for frame, mask in masks.items()
-        for row in mask_to_tracing(mask)
-    ]
 
 
 def _open_folder(root: str) -> tuple[Any, str]:
     try:
-        fs, base = fsspec.core.url_to_fs(root.rstrip("/"))
+        fs, base = open_filesystem(root.rstrip("/"))
         exists = fs.isdir(base)
         empty = exists and not fs.ls(base, detail=False)
     except Exception as error:  # each store has its own errors: no credentials, no network, no such protocol
@@ -220,15 +162,32 @@ def _open_folder(root: str) -> tuple[Any, str]:
     return fs, base
 
 
-def _text(fs: Any, path: str, root: str) -> str:
+def _read_list(fs: Any, path: str, where: str) -> bytes:
+    base, _, name = path.rpartition("/")
     try:
-        return str(fs.cat_file(path).decode("utf-8-sig"))
+        return read_inside(fs, base, name, MAX_LIST_BYTES)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{where} cannot be read: {_one_line(error)}") from error
+
+
+def _text(data: bytes, where: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{root}/FileList.csv is not UTF-8 text") from error
+        raise InputError(f"{where} is not UTF-8 text") from error
+
+
+def _check_columns(found: Sequence[str], needed: Sequence[str], known: Sequence[str], where: str) -> None:
+    if missing := [column for column in needed if column not in found]:
+        raise InputError(f"{where} lacks the columns {', '.join(missing)}; it needs {', '.join(needed)}")
+    if twice := [column for column in known if found.count(column) > 1]:
+        raise InputError(f"{where} has the column {twice[0]} twice; which one counts?")
 
 
 def _read_row(fields: dict[str, str | None], where: str) -> EchoNetRow:
     text = (fields["FileName"] or "").strip()
+    if None in fields:
+        raise InputError(f"{where} has more fields than the file has columns")
     name = plain_name(re.sub(r"\.avi$", "", text, flags=re.IGNORECASE), where)
     has_suffix = text.lower().endswith((".avi", ".mp4"))
     frames = _number(fields, "NumberOfFrames", where)
@@ -283,17 +242,6 @@ def _group_tracings(table: pa.Table, names: Collection[str] | None) -> dict[str,
         if wanted is None or name in wanted:
             tracings.setdefault(name, {})[int(frame_sorted[start])] = lines[order[start:stop]]
     return tracings
-
-
-def _traced_masks(clip: VideoClip) -> dict[int, np.ndarray]:
-    if clip.truth_labels is None or not clip.ed_frames or not clip.es_frames:
-        return {}
-    ed_frame = clip.ed_frames[0]
-    es_frame = next((frame for frame in clip.es_frames if frame > ed_frame), clip.es_frames[0])
-    labels = {frame: clip.truth_labels[frame] for frame in (ed_frame, es_frame)}
-    if any(not (known == 1).any() or (known == TRUTH_UNKNOWN).any() for known in labels.values()):
-        return {}
-    return {frame: known == 1 for frame, known in labels.items()}
 
 
 def _one_line(error: Exception) -> str:

@@ -16,6 +16,11 @@ from echodfkd.errors import ClipError
 NUM_CHORDS = 20
 """Chords that `mask_to_tracing` writes."""
 
+MAX_ROWS = 100
+"""Most rows of one tracing: each edge costs a pass over the image."""
+MAX_COORDINATE = 1e6
+"""Largest coordinate in pixels: products of two stay exact in 64 bits."""
+
 _SLAB_PX = 0.5
 """Half the thickness of the slice in which a chord looks for walls: in a connected mask, a slice of one
 pixel meets a pixel's centre at any angle."""
@@ -37,12 +42,17 @@ def tracing_to_mask(rows: np.ndarray, height: int, width: int) -> np.ndarray:
         bool (H, W).
 
     Raises:
-        ClipError: fewer than two chords, or a coordinate that is not a number.
+        ClipError: fewer than two chords or more than `MAX_ROWS` rows, or a coordinate that is not a number or
+            beyond `MAX_COORDINATE`.
     """
     if rows.ndim != 2 or rows.shape[1:] != (4,) or len(rows) < 3:
         raise ClipError(f"a tracing of {len(rows)} rows has no area; expected a long axis and at least 2 chords")
+    if len(rows) > MAX_ROWS:
+        raise ClipError(f"a tracing has {len(rows)} rows; expected about {1 + NUM_CHORDS}, at most {MAX_ROWS}")
     if not np.isfinite(rows).all():
         raise ClipError("a tracing holds a coordinate that is not a number")
+    if np.abs(rows).max() > MAX_COORDINATE:
+        raise ClipError(f"a tracing holds the coordinate {np.abs(rows).max():g}, which is no pixel of any image")
     chords = np.rint(rows[1:]).astype(np.int64)
     corner_x = np.concatenate([chords[:, 0], chords[::-1, 2]])
     corner_y = np.concatenate([chords[:, 1], chords[::-1, 3]])

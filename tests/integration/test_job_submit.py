@@ -40,6 +40,7 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
     }
     command = [str(RAY), "start", "--head", "--num-cpus=8", f"--port={port}", f"--dashboard-port={dashboard}"]
     command += ["--object-store-memory=200000000", f"--temp-dir={temporary}", "--block"]
+    command += [f"--dashboard-agent-listen-port={free_port()}"]  # the usual one may belong to the session's cluster
     with open(tmp_path / "head.log", "wb") as log:
         process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True, cwd=tmp_path)
     env["RAY_ADDRESS"] = f"http://127.0.0.1:{dashboard}"

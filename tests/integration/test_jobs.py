@@ -1,5 +1,6 @@
 """The jobs as a user types them: exit codes, one sentence on failure, nothing on standard error on success."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -60,5 +61,6 @@ def test_ctrl_c_ends_with_a_sentence_a_page_and_a_run_that_resumes(tmp_path: Pat
     assert running.returncode == 130, errors[-2000:]
     assert "interrupted; the same command resumes from the last published checkpoint" in errors
     assert "Traceback" not in errors
+    assert json.loads((tmp_path / "stopped/lease/000001.beat.json").read_text())["released"]  # no wait to resume
     page = (tmp_path / "stopped" / "report.html").read_text()
     assert "interrupted; the same command resumes it" in page

@@ -54,6 +54,6 @@ def test_what_a_checkpoint_has_consumed_is_not_streamed_again(tiny_config: Calla
     storage = RunStorage(config.root)
     assert remaining_blocks(config, 0) == [[slot, slot + 1] for slot in range(0, 24, 2)]
     consumed = Intervals.of([0, 1, 2, 3, 6, 7])  # an unordered run leaves gaps
-    publish(storage, step=1, students={}, consumed=consumed, ledger=[], quarantine=[], meta={})
+    publish(storage, step=1, students={}, consumed=consumed, ledger={}, quarantine={}, meta={})
     assert remaining_blocks(config, 0)[:2] == [[4, 5], [8, 9]]
     assert sum(map(len, remaining_blocks(config, 0))) == 24 - 6

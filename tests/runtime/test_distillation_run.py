@@ -9,6 +9,7 @@ from safetensors.numpy import load_file
 
 from echodfkd.config import RunConfig
 from echodfkd.errors import ConfigError, RunError
+from echodfkd.lease import held
 from echodfkd.runtime.distillation_run import run_distillation
 from echodfkd.storage import RunStorage
 from echodfkd.training.ledger import check_ledger
@@ -59,14 +60,14 @@ def test_a_run_leaves_everything_it_promises_and_repeats_bit_for_bit(tiny_config
     assert summary["teacher"]["scores"]["dice_all"]["n"] == 2
     assert any("run tiny: 24 clips, 2 students" in line for line in lines)
 
-    # once more from the start with another number of actors; then its last commit is undone, as if the machine
-    # had died before the manifest was written, and the run is resumed
+    # once more from the start with one teacher actor; then its last commit is undone, as if the machine had died
+    # before the manifest was written, and the run is resumed with two
     again = tiny_config(*many, "name=again", "evaluation.enabled=false", "teacher.min_actors=1", "teacher.max_actors=1")
     run_distillation(again, quiet)
     assert weights(again, 6) == weights(config, 6)
     assert weights(again, 6, "b") == weights(config, 6, "b")
     (Path(again.root) / "checkpoints/step_00000006/manifest.json").unlink()
-    resumed = run_distillation(again, quiet)
+    resumed = run_distillation(tiny_config(*many, "name=again", "evaluation.enabled=false"), quiet)
     assert resumed["ledger"] == {"clips": 24, "lost": 0, "repeated": 0, "quarantined": 0}
     assert weights(again, 6) == weights(config, 6)
     assert weights(again, 6, "b") == weights(config, 6, "b")
@@ -80,6 +81,8 @@ def test_a_name_that_exists_is_resumed_or_refused_and_never_overwritten(tiny_con
         run_distillation(tiny_config("train.steps=2", "on_exists=refuse"), quiet)
     with pytest.raises(ConfigError, match=r"has another config_hash .* give this run another name"):
         run_distillation(tiny_config("train.steps=3", "evaluation.enabled=false"), quiet)
+    with held(RunStorage(config.root), lease_s=2.0, say=quiet), pytest.raises(RunError, match="another run is at work"):
+        run_distillation(config, quiet)
     finished = run_distillation(config, quiet)  # nothing left to do: the report is written again
     assert finished["ledger"]["clips"] == 8
     assert Path(config.root, "checkpoints/step_00000002/manifest.json").read_bytes() == before

@@ -1,18 +1,78 @@
-"""Benchmarks: their list and the fields that every result carries."""
+"""Benchmarks: their list, the fields that every result carries, and the arithmetic of fair comparison."""
 
 import pytest
+import torch
 
-from echodfkd import benchmarks
+from echodfkd.benchmarks import cases, family_table, student_step, timing
+from echodfkd.models.build import build_student
 
 
 def test_every_case_is_described() -> None:
-    lines = benchmarks.describe_cases()
-    assert [line.split()[0] for line in lines] == list(benchmarks.CASES)
+    lines = cases.describe_cases()
+    assert [line.split()[0] for line in lines] == list(cases.CASES)
     assert all(len(line.split()) > 4 for line in lines)
 
 
 def test_a_result_says_what_where_and_with_which_versions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(benchmarks.CASES, "fake", lambda report: {"value": 1.0, "target": 2.0, "holds": False})
-    result = benchmarks.run_case("fake", print)
+    monkeypatch.setitem(cases.CASES, "fake", lambda report, quick: {"value": 1.0, "target": 2.0, "holds": False})
+    result = cases.run_case("fake", print)
     assert {"case", "value", "target", "holds", "machine", "versions"} <= result.keys()
     assert {"python", "torch", "numpy"} <= result["versions"].keys()
+
+
+def test_works_are_run_in_turn_and_none_always_after_the_same_other() -> None:
+    order: list[str] = []
+    works = {name: lambda name=name: (order.append(name), (float(len(order)),))[1] for name in "ab"}
+    times = timing.interleave(works, rounds=2)
+    assert order == ["a", "b", "a", "b", "b", "a"]
+    assert times == {"a": [(3.0,), (6.0,)], "b": [(4.0,), (5.0,)]}
+
+
+def test_a_ratio_pairs_the_rounds() -> None:
+    ratio = timing.Ratio.of([2.0, 9.0, 8.0], [1.0, 3.0, 2.0])
+    assert (ratio.median, ratio.low, ratio.high) == (3.0, 2.0, 4.0)
+    assert str(ratio) == "3.00 [2.00, 4.00]"
+
+
+def test_a_step_is_compared_in_both_precisions() -> None:
+    setting = student_step.Setting(blocks=2, layers=1, size=8, clips=2, frames=2)
+    lines: list[str] = []
+    peaks = {"fp32": 1e9, "bf16": 1e9}
+    rows = student_step.compare(setting, "cpu", lines.append, rounds=2, peaks=peaks, copy_rate=1e9)
+    assert [row["precision"] for row in rows] == ["fp32", "bf16"]
+    assert len(lines) == 2
+    for row in rows:
+        assert 0 < row["step_vs_authors"]["low"] <= row["step_vs_authors"]["median"]
+        assert row["seconds"][f"ours_{row['precision']}"] > 0
+
+
+def test_the_shortest_step_is_the_longer_of_arithmetic_and_traffic() -> None:
+    """1 x 1 at 4 x 4 pixels, 12 filters, one frame: (9 * 13 * 48 + 12) * 16 multiply-accumulates, three passes."""
+    student = build_student(blocks=1, layers=1, filters=12, norm="batch")
+    setting = student_step.Setting(blocks=1, layers=1, size=4, clips=1, frames=1)
+    arithmetic = student_step.least_seconds(student, setting, "fp32", peak=1.0, copy_rate=1e12)
+    assert arithmetic == 6 * (9 * 13 * 48 + 12) * 16
+    traffic = student_step.least_seconds(student, setting, "bf16", peak=1e12, copy_rate=1.0)
+    assert traffic == 16 * (2 * (3 + 11 * 12) + 8 * 12)
+
+
+def test_macs_are_counted_on_the_network_itself() -> None:
+    student = build_student(blocks=1, layers=1, filters=12, norm="batch").eval()
+    assert family_table.counted_macs(student) == (9 * 13 * 48 + 12) * 112**2
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_captured_step_trains_as_an_eager_one(bf16: bool) -> None:
+    video = torch.randint(0, 256, (2, 4, 16, 16), dtype=torch.uint8, device="cuda")
+    target = torch.rand(2, 4, 16, 16, device="cuda")
+    losses = []
+    for graph in (False, True):
+        torch.manual_seed(0)
+        student = build_student(blocks=2, layers=1, filters=4, norm="batch")
+        training = student_step.Training(student, video, target, bf16=bf16, graph=graph)
+        for _ in range(6 if graph else 9):  # three steps warm the graph up; the capture itself computes nothing
+            training.timed_step()
+        losses.append(float(training.loss))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2 if bf16 else 1e-4)

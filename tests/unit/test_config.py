@@ -7,6 +7,7 @@ import yaml
 
 from echodfkd.config import ConditionsConfig, RunConfig
 from echodfkd.config_file import config_from_dict, config_hash, config_to_yaml, load_config
+from echodfkd.config_head_checks import check_teacher_gives
 from echodfkd.config_sources import ChoiceSpec, ConditionSpec, StratifySpec, WeightedSpec
 from echodfkd.errors import ConfigError
 
@@ -37,7 +38,7 @@ def test_overrides_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Pa
         (["trian.steps=3"], "trian: unknown option; allowed are data,"),
         (
             [ONE_STUDENT, "students.a.blokcs=2"],
-            "students.a.blokcs: unknown option; allowed are blocks, filters, layers",
+            "students.a.blokcs: unknown option; allowed are activation, bidirectional, blocks",
         ),
         ([ONE_STUDENT, "train.steps=many"], "train.steps: Value 'many' of type 'str' could not be converted"),
         ([ONE_STUDENT, "train.steps=0"], "train.steps: got 0, must be at least 1"),
@@ -45,10 +46,36 @@ def test_overrides_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Pa
         ([ONE_STUDENT, "train=3"], "int is not a subclass of TrainConfig"),
         ([ONE_STUDENT, "train.workers=3"], "train.global_batch: got 8, must be a multiple of train.workers (3)"),
         ([ONE_STUDENT, "train.zero_stage=4"], "train.zero_stage: got 4, allowed are 0, 1, 2, 3"),
+        ([ONE_STUDENT, "train.placement=split"], "train.placement: got 'split', allowed are replicate, spread"),
+        ([ONE_STUDENT, "train.placement=spread"], "train.engine: got deepspeed, but train.placement=spread keeps each"),
+        (
+            [ONE_STUDENT, "train.placement=spread", "train.engine=plain", "train.workers=2"],
+            "train.workers: got 2, but train.placement is spread and there are 1 students",
+        ),
+        ([ONE_STUDENT, "train.early_stop_patience=0"], "train.early_stop_patience: got 0, must be at least 1"),
+        ([ONE_STUDENT, "train.early_stop_min_delta=1"], "train.early_stop_min_delta: got 1.0, must lie in 0 <= value"),
+        ([ONE_STUDENT, "train.memory_share=1.5"], "train.memory_share: got 1.5, must lie in 0 .. 1"),
         (
             [ONE_STUDENT, "window.size=55"],
             "window.size: got 55, must be a multiple of 2 because students.a.blocks is 2",
         ),
+        ([ONE_STUDENT, "students.a.classes=[LA]"], "students.a.classes: got LA, must hold LV"),
+        ([ONE_STUDENT, "students.a.classes=[]"], "students.a.classes: got none, must hold LV"),
+        (
+            [ONE_STUDENT, "students.a.classes=[LV, LA, la]"],
+            "students.a.classes: got LV, LA, la, must not name one thing",
+        ),
+        ([ONE_STUDENT, "students.a.classes=[LV, 'L A']"], "students.a.classes: got 'L A', a name may hold letters"),
+        ([ONE_STUDENT, "students.a.tasks=[age]"], "students.a.tasks: got age, allowed are phase, ef"),
+        (
+            [ONE_STUDENT, "students.a.tasks=[ef]"],
+            "window.frames: got 16 frames at 32 per second (0.50 s), must last at",
+        ),
+        (
+            [ONE_STUDENT, "students.a.tasks=[ef]", "window.fps=0"],
+            "window.fps: got 0 (each clip's own), must be above 0",
+        ),
+        ([ONE_STUDENT, "objective.ef_weight=-1"], "objective.ef_weight: got -1.0, must be at least 0"),
         ([ONE_STUDENT, "students.a.norm=none"], "students.a.norm: got 'none', allowed are batch, group"),
         ([ONE_STUDENT, "teacher.max_actors=0"], "teacher.max_actors: got 0, must be at least teacher.min_actors (1)"),
         ([ONE_STUDENT, "teacher.kind=echonet_deeplabv3"], "teacher.weights: empty"),
@@ -78,7 +105,7 @@ def test_a_missing_or_malformed_file_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="must hold `key: value` lines"):
         load_config(str(broken))
     broken.write_text("train: {steps: [1\n")
-    with pytest.raises(ConfigError, match="could not be read"):
+    with pytest.raises(ConfigError, match=r"broken.yaml is not readable YAML: line 2: expected ',' or '\]'"):
         load_config(str(broken))
 
 
@@ -88,6 +115,25 @@ def test_the_hash_sees_what_decides_numbers_and_not_where_they_are_made() -> Non
         assert config_hash(load_config(None, [ONE_STUDENT, same])) == config_hash(base), same
     for other in ("seed=1", "train.steps=3", "window.size=64", "students.a.layers=2", "optimizer.beta1=0.8"):
         assert config_hash(load_config(None, [ONE_STUDENT, other])) != config_hash(base), other
+
+
+def test_placement_is_no_part_of_a_run_s_identity_and_early_stopping_is() -> None:
+    base = config_hash(load_config(None, [ONE_STUDENT]))
+    on = "train.early_stop_window=50"
+    stopping = config_hash(load_config(None, [ONE_STUDENT, on]))
+    assert stopping != base
+    spread = ["train.placement=spread", "train.engine=plain", "train.memory_share=0.5"]
+    assert config_hash(load_config(None, [ONE_STUDENT, *spread])) == base
+    assert config_hash(load_config(None, [ONE_STUDENT, "train.early_stop_patience=3"])) == base  # off
+    for option in ("train.early_stop_patience=3", "train.early_stop_min_delta=0.1", "train.early_stop_window=9"):
+        assert config_hash(load_config(None, [ONE_STUDENT, on, option])) != stopping, option
+
+
+def test_the_family_config_holds_all_sixteen() -> None:
+    path = next(path for path in CONFIGS if path.name == "family.yaml")
+    students = load_config(str(path)).students
+    assert {(s.blocks, s.layers) for s in students.values()} == {(k, n) for k in range(1, 5) for n in range(1, 5)}
+    assert all(name == f"c{s.blocks}{s.layers}" and s.filters == 12 for name, s in students.items())
 
 
 def conditions(text: str) -> list[str]:
@@ -266,3 +312,46 @@ def test_a_long_plan_runs_in_legs_that_end_at_checkpoints() -> None:
     assert config.leg_steps == 2500
     assert config.num_legs == 5
     assert config.leg_steps % config.train.checkpoint_every == 0
+
+
+def test_what_crosses_to_the_students_is_what_they_ask_for() -> None:
+    plain = load_config(None, ["students.a={blocks: 1}", "students.b={blocks: 2}"])
+    assert (plain.taught_classes, plain.taught_tasks) == (("LV",), ())
+    assert plain.clip_bytes == 2 * 16 * 56 * 56 + 512
+    wider = load_config(
+        None,
+        [
+            "students.a={blocks: 1, classes: [LA, LV], tasks: [ef]}",
+            "students.b={blocks: 2, classes: [LV, RA, LA], tasks: [phase, ef]}",
+            "window.frames=32",
+        ],
+    )
+    assert (wider.taught_classes, wider.taught_tasks) == (("LA", "LV", "RA"), ("ef", "phase"))
+    assert wider.clip_bytes == 4 * 32 * 56 * 56 + 4 * 32 + 4 + 512
+    assert wider.taught_ahead_bound < plain.taught_ahead_bound
+
+
+def test_heads_change_the_hash_only_of_runs_that_have_them() -> None:
+    plain = load_config(None, [ONE_STUDENT])
+    spelled = load_config(None, [ONE_STUDENT, "students.a.classes=[LV]", "objective.ef_weight=5"])
+    assert config_hash(spelled) == config_hash(plain)
+    tasks = [ONE_STUDENT, "window.frames=32", "students.a.tasks=[ef]"]
+    hashes = {
+        config_hash(load_config(None, overrides))
+        for overrides in (
+            [ONE_STUDENT],
+            [ONE_STUDENT, "students.a.classes=[LV, LA]"],
+            [ONE_STUDENT, "students.a.classes=[LA, LV]"],
+            tasks,
+            [*tasks, "objective.ef_weight=5"],
+        )
+    }
+    assert len(hashes) == 5
+
+
+def test_a_teacher_must_give_what_the_students_ask_for() -> None:
+    config = load_config(None, [ONE_STUDENT, "students.b.classes=[LV, LA, RV]"])
+    check_teacher_gives(config, ("background", "RV", "LV", "LA"))
+    words = r"students.b.classes: got LA, RV, but the teacher \(teacher.kind embedded\) gives LV"
+    with pytest.raises(ConfigError, match=words):
+        check_teacher_gives(config, ("background", "LV"))

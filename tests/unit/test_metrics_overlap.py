@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from echodfkd.metrics.overlap import dice, iou
-from echodfkd.metrics.temporal import temporal_dice
+from echodfkd.metrics.temporal import area_jitter, temporal_dice
 
 EMPTY = [[0, 0], [0, 0]]
 
@@ -86,3 +86,18 @@ def test_temporal_dice_is_the_mean_over_neighbours():
     assert temporal_dice(frames) == pytest.approx((1 + 2 / 3 + 0 + 1) / 4, abs=1e-15)
     assert temporal_dice(np.repeat(frames[:1], 9, axis=0)) == 1
     assert math.isnan(temporal_dice(frames[:1]))
+
+
+def test_area_jitter_is_the_ratio_of_second_differences():
+    """Areas by the number of pixels set in a row; the second differences are written beside them."""
+
+    def frames(areas: list[int]) -> np.ndarray:
+        return np.array([[[x < area for x in range(10)]] for area in areas])
+
+    truth = frames([4, 6, 9, 9, 8])  # 1, -3, -1
+    flicker = frames([4, 8, 4, 8, 4])  # -8, 8, -8
+    assert area_jitter(flicker, truth) == pytest.approx(math.sqrt(64 / (11 / 3)), abs=1e-12)
+    assert area_jitter(truth, truth) == 1
+    assert area_jitter(frames([5] * 5), truth) == 0
+    assert math.isnan(area_jitter(flicker, frames([4, 5, 6, 7, 8])))
+    assert math.isnan(area_jitter(truth[:2], truth[:2]))

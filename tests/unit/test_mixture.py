@@ -159,7 +159,7 @@ def test_the_ledger_shows_what_each_batch_was_made_of(tmp_path) -> None:
         slots = range(4 * step - 4, 4 * step)
         taught = [TaughtClip(i, mixture.clip(i), np.zeros((2, 4, 4), np.uint8), "t") for i in slots if i != 7]
         buffer.add_trained(DistillationBatch.from_columns(taught_columns(taught)), step)
-    rows = storage.read_table(buffer.flush(4)["ledger"][0]).to_pylist()
+    rows = storage.read_table(next(iter(buffer.flush(4)["ledger"]))).to_pylist()
     for step in (1, 3, 4):
         sources = sorted(row["source"] for row in rows if row["step"] == step)
         assert sources == ["made", "made", "made", "real"]

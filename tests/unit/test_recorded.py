@@ -14,7 +14,8 @@ from echodfkd.errors import ClipError, InputError
 from echodfkd.records import TRUTH_UNKNOWN
 from echodfkd.synthesis.recorded import RecordedSource, _case_grid
 from echodfkd.synthesis.source import ClipSource
-from echodfkd.video.echonet import read_file_list, read_tracings, read_video, write_echonet_folder
+from echodfkd.video.echonet import read_file_list, read_tracings, read_video
+from echodfkd.video.echonet_writing import write_echonet_folder
 from echodfkd.video.tracing import tracing_to_mask
 from echodfkd.video.windows import resample_video, resize_labels, resize_video
 from tests.helpers_echonet import beating_clip, write_small_folder

@@ -453,7 +453,9 @@ def test_stills_are_the_frames_of_the_video():
     case = fake_case(1)
     truth = case.truth_labels == 1
     drawing = overlays.draw_overlay(case.video, {"teacher": truth})
-    stills = np.asarray(Image.open(io.BytesIO(overlays.stills_png(encode_mp4(drawing, 32.0), [0, 8, 99]))))
+    stills = np.asarray(
+        Image.open(io.BytesIO(overlays.stills_png(encode_mp4(drawing, 32.0), [0, 8, 99], name="a.mp4")))
+    )
     wanted = np.concatenate([drawing[t, :128] for t in (0, 8, 23)], axis=1)
     assert stills.shape == wanted.shape
     # H.264 at quality 18 with halved colour: contours blur by a pixel, frames stay themselves.

@@ -67,7 +67,7 @@ def scores(prob: np.ndarray, case: VideoClip, **changes: object) -> dict[str, Ca
 def test_a_perfect_prediction():
     truth = disc(radius_at(np.arange(T)))
     found = scores(truth.astype(np.float32), beating_case(), judge=CountingJudge(), teacher_prob=truth * 0.9)
-    for metric in ("dice_all", "dice_ed", "dice_es", "iou_all", "dice_teacher"):
+    for metric in ("dice_all", "dice_ed", "dice_es", "iou_all", "dice_teacher", "area_jitter"):
         assert found[metric].value == 1
     for metric in ("afd_ed", "afd_es", "ed_error_frames", "es_error_frames"):
         assert found[metric].value == 0
@@ -138,6 +138,7 @@ def test_frames_and_pixels_of_unknown_truth_are_skipped():
     assert (found["dice_es"].value, found["dice_es"].n) == (1, 1)
     assert (found["dice_ed"].value, found["dice_ed"].n) == (pytest.approx(ed, abs=1e-12), 1)
     assert (found["dice_all"].value, found["dice_all"].n) == (pytest.approx((1 + ed) / 2, abs=1e-12), 2)
+    assert "area_jitter" not in found  # neighbours of annotated frames are unknown
 
 
 def test_a_case_without_truth_or_phases_gives_what_it_can():
@@ -155,6 +156,7 @@ def test_a_case_without_truth_or_phases_gives_what_it_can():
         "afd_es",
         "es_error_frames",
         "temporal_dice",
+        "area_jitter",
     }
 
 

@@ -21,7 +21,7 @@ def test_write_read_list(storage: RunStorage) -> None:
     assert storage.list("scores") == []
     storage.write("scores/b.txt", b"2")
     storage.write("scores/a.txt", b"1")
-    storage.replace("scores/a.txt", b"3")
+    storage.write("scores/a.txt", b"3")
     assert storage.list("scores") == ["scores/a.txt", "scores/b.txt"]
     assert storage.list("") == ["scores"]
     assert storage.read("scores/a.txt") == b"3"

@@ -1,5 +1,6 @@
 """Slots, replacement and quantisation: what one source task and one teacher actor do, without Ray."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -176,3 +177,118 @@ def test_truth_does_not_cross_to_the_students() -> None:
         *("source", "domain", "quarantined", "spans", "fault"),
     }
     assert json.loads(str(clip_columns([clip], slots=[1], attempts=[1])["spans"][0])) == []
+
+
+class FakeChambersTeacher(FakeTeacher):
+    """Three classes: LA at half the LV's probability, RV at a quarter."""
+
+    class_names = ("background", "LA", "LV", "RV")
+
+    def soft_masks(self, video_NTHW: np.ndarray) -> np.ndarray:
+        lv = super().soft_masks(video_NTHW)
+        return np.stack([lv / 2, lv, lv / 4], axis=2)
+
+
+@pytest.mark.parametrize(
+    ("classes", "shares"),
+    [(("LV",), [1]), (("RV",), [0.25]), (("RV", "LV"), [0.25, 1]), (("LV", "LA", "RV"), [1, 0.5, 0.25])],
+)
+def test_only_the_classes_that_are_asked_for_cross_by_name(classes: tuple[str, ...], shares: list[float]) -> None:
+    rules = dataclasses.replace(RULES, classes=classes)
+    block = make_block(FakeSource(), [40, 60], rules, actor="s")
+    columns = teach_block(FakeChambersTeacher(), block, FakeSource, rules, actor="t")
+    prob = DistillationBatch.from_columns(columns).teacher_prob
+    assert prob.dtype == np.uint8
+    wanted = np.stack([np.rint(255 * np.array(shares) * level) for level in (0.4, 0.6)])
+    if len(classes) == 1:
+        assert prob.shape == (2, 2, 4, 4)
+        assert prob[:, 1, 2, 3].tolist() == wanted[:, 0].tolist()
+    else:
+        assert prob.shape == (2, 2, len(classes), 4, 4)
+        assert prob[:, 1, :, 2, 3].tolist() == wanted.tolist()
+    assert not {"teacher_phase", "teacher_ef"} & set(columns)
+
+
+def test_a_mask_of_several_classes_that_is_not_finite_is_replaced_too() -> None:
+    rules = dataclasses.replace(RULES, classes=("LV", "RV"))
+    block = make_block(FakeSource(), [3, 4], rules, actor="s")
+    batch = DistillationBatch.from_columns(
+        teach_block(FakeChambersTeacher(nan=(4,)), block, FakeSource, rules, actor="t")
+    )
+    assert batch.index.tolist() == [3, 14]
+    assert batch.teacher_prob[1, 0, :, 0, 0].tolist() == [round(255 * 0.14), round(255 * 0.035)]
+
+
+class BeatingSource(FakeSource):
+    """Clip i: a bright disc that beats i times per second; clip 0 stands still."""
+
+    def clip(self, index: int) -> VideoClip:
+        t = np.arange(48) / 24
+        radius = 10 - 3 * (1 - np.cos(2 * np.pi * index * t)) / 2
+        y, x = np.mgrid[:32, :32] - 15.5
+        video = (100 * (np.hypot(x, y)[None] < radius[:, None, None])).astype(np.uint8)
+        return VideoClip(f"fake-{index}", index, 0, 0, 0, video, 24.0, "fake", "fake")
+
+
+BEATING = SlotRules(10, 3, (48, 32, 32), tasks=("ef", "phase"), fps=24.0)
+
+
+def test_phase_and_ef_come_from_the_teachers_own_masks() -> None:
+    block = make_block(BeatingSource(), [0, 1], BEATING, actor="s")
+    batch = DistillationBatch.from_columns(teach_block(FakeTeacher(), block, BeatingSource, BEATING, actor="t"))
+    assert (batch.teacher_phase.dtype, batch.teacher_ef.dtype) == (np.float32, np.float32)
+    assert np.isnan(batch.teacher_phase[0]).all()
+    assert np.isnan(batch.teacher_ef[0])
+    assert batch.teacher_phase[1, [0, 12, 24]].tolist() == [1, 0, 1]
+    # a disc's area over its length: r^2 r^2 / r; 0.03: a disc of whole pixels
+    assert batch.teacher_ef[1] == pytest.approx(1 - (7 / 10) ** 3, abs=0.03)
+
+
+@pytest.mark.parametrize("tasks", [("phase",), ("ef",)])
+def test_only_the_tasks_that_are_asked_for_cross(tasks: tuple[str, ...]) -> None:
+    rules = dataclasses.replace(BEATING, tasks=tasks)
+    columns = teach_block(
+        FakeTeacher(), make_block(BeatingSource(), [1], rules, actor="s"), BeatingSource, rules, actor="t"
+    )
+    assert {"teacher_phase", "teacher_ef"} & set(columns) == {f"teacher_{tasks[0]}"}
+
+
+def test_a_block_with_a_fault_has_the_columns_of_the_others() -> None:
+    """Blocks of one stream must fit together in Arrow, whatever happened to them."""
+    rules = dataclasses.replace(BEATING, classes=("LV", "RV"))
+    teacher = FakeChambersTeacher()
+
+    def teach(source: FakeSource) -> dict[str, np.ndarray]:
+        return teach_block(teacher, make_block(source, [1, 2], rules, actor="s"), lambda: source, rules, actor="t")
+
+    good, bad = teach(BeatingSource()), teach(BadSource())
+    assert str(bad["fault"][0])
+    assert {name: (column.shape, column.dtype) for name, column in good.items()} == {
+        name: (column.shape, column.dtype) for name, column in bad.items()
+    }
+
+
+class BadSource(FakeSource):
+    def clip(self, index: int) -> VideoClip:
+        raise ClipError(f"clip {index} is broken")
+
+
+def test_a_torch_teacher_of_several_classes_keeps_their_order() -> None:
+    class Levels(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cat([x, x + 1, x - 1], dim=1)
+
+    teacher = TorchTeacher(
+        Levels(),
+        name="b",
+        statistics=PixelStatistics(mean=(0.0,), std=(100.0,)),
+        input_size=None,
+        device="cpu",
+        batch_frames=3,
+        class_names=("background", "LV", "LA", "RV"),
+    )
+    video = np.random.default_rng(0).integers(0, 256, (2, 4, 8, 8), dtype=np.uint8)
+    prob = teacher.soft_masks(video)
+    assert prob.shape == (2, 4, 3, 8, 8)
+    logits = video[:, :, None] / 100 + np.array([0, 1, -1])[:, None, None]
+    np.testing.assert_allclose(prob, 1 / (1 + np.exp(-logits)), atol=1e-6)  # float32 sigmoid

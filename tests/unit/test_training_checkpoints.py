@@ -87,6 +87,15 @@ def test_a_folder_without_a_manifest_is_no_checkpoint(storage):
     )
 
 
+def test_a_watcher_reads_each_manifest_once(storage, monkeypatch):
+    seen = {commit.folder for commit in list_checkpoints(storage)[:2]}
+    reads = []
+    read = storage.read
+    monkeypatch.setattr(storage, "read", lambda name: reads.append(name) or read(name))
+    assert [commit.step for commit in list_checkpoints(storage, known=seen)] == [10]
+    assert reads == ["checkpoints/step_00000010/manifest.json"]
+
+
 def test_an_empty_folder_has_no_checkpoint(tmp_path):
     assert latest_checkpoint(RunStorage(str(tmp_path))) is None
     assert first_step(RunStorage(str(tmp_path))) == 0
@@ -132,7 +141,7 @@ def test_pruning_keeps_weights_everywhere_and_resume_state_of_the_newest(storage
 
 def test_a_step_is_published_once(storage):
     with pytest.raises(RunError, match="step_00000010 is published already: another run writes to this folder"):
-        publish(storage, step=10, students={}, consumed=Intervals(), ledger=[], quarantine=[], meta={})
+        publish(storage, step=10, students={}, consumed=Intervals(), ledger={}, quarantine={}, meta={})
 
 
 def test_another_architecture_is_refused_by_its_first_differing_key(storage):
@@ -167,7 +176,8 @@ def test_a_finished_run_trains_nothing_more(storage):
 
 
 def test_reports_are_rare_and_end_with_the_last_step(trained):
-    _, result, reports = trained
+    _, result, (first, *reports) = trained
+    assert list(first) == ["memory"]  # what the students take, before the first step
     assert [report["step"] for report in reports][-1] == 10
     assert len(reports) <= 2 + result["wall_s"]
     last = reports[-1]

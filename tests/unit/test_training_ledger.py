@@ -1,11 +1,16 @@
 """The offline checker of the ledger, against runs with planted faults."""
 
 import dataclasses
+import io
+import json
 import shutil
 
+import pyarrow.parquet as pq
 import pytest
 
+from echodfkd.errors import InputError
 from echodfkd.records import DistillationBatch, Quarantined
+from echodfkd.reporting.rows import read_rows
 from echodfkd.schemas import LEDGER_SCHEMA
 from echodfkd.storage import RunStorage
 from echodfkd.training.ledger import LedgerReport, check_ledger
@@ -40,9 +45,14 @@ def storage(trained, tmp_path):
 
 
 def change_rows(storage: RunStorage, change) -> None:
-    """Rewrite the first ledger part (slots 0 .. 19)."""
+    """Rewrite the first ledger part (slots 0 .. 19), as if its worker had, and the manifest that names it."""
     part = storage.list("ledger")[0]
-    storage.write_table(part, change(storage.read_table(part).to_pylist()), LEDGER_SCHEMA)
+    known = storage.write_table(part, change(storage.read_table(part).to_pylist()), LEDGER_SCHEMA)
+    manifest = "checkpoints/step_00000005/manifest.json"
+    values = json.loads(storage.read(manifest))
+    assert part in values["parts"]
+    values["parts"][part] = known
+    storage.write(manifest, json.dumps(values).encode())
 
 
 def test_a_whole_run_has_no_problems(storage):
@@ -105,4 +115,19 @@ def test_missing_parts_and_foreign_slots_are_problems(storage):
     storage.fs.rm_file(storage.path(part))
     report = check_ledger(storage, N)
     assert report.lost == 21
-    assert f"{part}, named by checkpoints/step_00000010, cannot be read: FileNotFoundError" in report.problems
+    assert f"{part}, named by checkpoints/step_00000010, is missing" in report.problems
+
+
+@pytest.mark.parametrize("kind", ["ledger", "quarantine"])
+def test_a_part_of_other_bytes_is_a_problem_and_stops_the_report(storage, kind):
+    """Rows that Parquet reads without complaint: only the manifest's sha256 tells that they are others."""
+    part = storage.list(kind)[0]
+    rows = storage.read_table(part)
+    sink = io.BytesIO()
+    pq.write_table(rows.slice(0, len(rows) - 1), sink)
+    storage.write(part, sink.getvalue())
+    problems = check_ledger(storage, N).problems
+    assert any(f"{part} is damaged: sha256 " in problem for problem in problems)
+    storage.write("config.yaml", b"name: run")
+    with pytest.raises(InputError, match=f"{part} is damaged: sha256 "):
+        read_rows(storage)

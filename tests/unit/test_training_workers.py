@@ -31,6 +31,10 @@ from tests.helpers_training import (
 # Adam's division by sqrt(v) enlarges. Measured over all cases here: weights 4e-7, first moments 1.3e-8.
 TOLERANCE = 5e-6
 CROSSED = ("plain", "zero1", "zero2", "zero3")
+RING = (("plain", "zero3"), ("zero3", "zero1"), ("zero1", "zero0"), ("zero0", "zero2"), ("zero2", "plain"))
+"""Each engine and ZeRO stage once as the one that stops, and once as the one that goes on."""
+EARLY = {"early_stop_window": 2, "early_stop_patience": 1, "early_stop_min_delta": 0.0525}
+"""Of PAIR, b stops at step 6 and a at step 8, which ends the run."""
 
 
 def two_processes(rank: int, folder: str) -> None:
@@ -45,6 +49,10 @@ def two_processes(rank: int, folder: str) -> None:
             run_training(grouped, f"{folder}/rounds{rounds}-{engine}", rank=rank)
         for where in ("loss", "gradient"):
             save_result(folder, f"poison-{where}-{engine}", rank, step_on_poison(engine, where, rank))
+    for first, then in RING:  # from a checkpoint that the same two workers made at step 5 with another engine
+        run_training(small_config(engine=first, workers=2), f"{folder}/{first}-to-{then}", rank=rank, stop=7)
+        changed = small_config(engine=then, workers=2)
+        run_training(changed, f"{folder}/{first}-to-{then}", rank=rank, attempt="second")
     for engine in CROSSED:  # from a checkpoint that one plain process made at step 5
         run_training(small_config(engine=engine, workers=2), f"{folder}/crossed-{engine}", rank=rank, attempt="second")
     for engine in ("plain", "zero1"):
@@ -52,6 +60,11 @@ def two_processes(rank: int, folder: str) -> None:
             run_training(
                 small_config(engine=engine, workers=2, students=students), f"{folder}/{name}-{engine}", rank=rank
             )
+    for engine in ("plain", "zero1", "zero3"):
+        early = small_config(engine=engine, workers=2, students=PAIR, checkpoint_every=7, **EARLY)
+        run_training(early, f"{folder}/early-{engine}", rank=rank)
+        run_training(early, f"{folder}/early-cut-{engine}", rank=rank, stop=7)
+        run_training(early, f"{folder}/early-cut-{engine}", rank=rank, attempt="second")
     stop_together(rank, folder)
 
 
@@ -84,6 +97,7 @@ def step_on_poison(engine: str, where: str, rank: int) -> dict:
     """Two good steps, then one where rank 1 alone meets a number that is not finite."""
     from echodfkd.training.collectives import sum_over_workers
     from echodfkd.training.engine import AdamSettings, build_engine
+    from echodfkd.training.objective import Totals
     from echodfkd.training.step import GradientWatch, Student, accumulate_gradients, check_finite, update
 
     kind, stage = ENGINES[engine]
@@ -111,9 +125,9 @@ def step_on_poison(engine: str, where: str, rank: int) -> dict:
             video = batch.video.copy()
             video[0, 0, 0, 0] = 255
             batch = dataclasses.replace(batch, video=video)
-        sums = sum_over_workers(accumulate_gradients(students, [batch], total_weight=4.0, device=device))
+        sums = sum_over_workers(accumulate_gradients(students, [batch], totals=Totals(4.0), device=device))
         try:
-            check_finite(students, sums, step)
+            check_finite(["fragile"], sums, step)
         except RunError as error:
             after = built.weights()
             return {"error": str(error), "same": all(torch.equal(before[k], after[k]) for k in before)}
@@ -242,10 +256,34 @@ def test_two_processes_go_on_from_a_checkpoint_of_one(runs, engine):
     assert check_ledger(RunStorage(str(runs / f"crossed-{engine}")), 40).problems == []
 
 
+@pytest.mark.parametrize(("first", "then"), RING)
+def test_a_run_goes_on_with_another_engine_or_zero_stage(runs, first, then):
+    """Each is held against the unbroken run of its second engine: only the state at step 5 came from the other."""
+    unbroken, changed = final(runs, f"whole-{then}"), final(runs, f"{first}-to-{then}")
+    assert changed.optimizer.step == 10
+    assert largest_difference(unbroken.weights, changed.weights) < TOLERANCE
+    assert largest_difference(unbroken.optimizer.exp_avg, changed.optimizer.exp_avg) < TOLERANCE
+    assert check_ledger(RunStorage(str(runs / f"{first}-to-{then}")), 40).problems == []
+
+
 @pytest.mark.parametrize("engine", ["plain", "zero1"])
 def test_two_students_in_one_loop_equal_each_alone_bit_for_bit(runs, engine):
     assert_same_bits(final(runs, f"pair-{engine}", "a"), final(runs, f"whole-{engine}", "a"))
     assert_same_bits(final(runs, f"pair-{engine}", "b"), final(runs, f"only_b-{engine}", "b"))
+
+
+@pytest.mark.parametrize("engine", ["plain", "zero1", "zero3"])
+def test_a_stopped_student_holds_up_no_other_and_survives_a_restart_bit_for_bit(runs, engine):
+    """The cut at step 7 lies after b's stop and inside the window that stops a."""
+    whole, cut = (latest_checkpoint(RunStorage(str(runs / f"early-{kind}{engine}"))) for kind in ("", "cut-"))
+    assert whole is not None
+    assert cut is not None
+    assert (whole.step, whole.stopped_at("a"), whole.stopped_at("b"), whole.ended) == (8, 8, 6, True)
+    assert whole.meta["early_stopping"] == cut.meta["early_stopping"]
+    assert {**whole.files, "meta.json": {}} == {**cut.files, "meta.json": {}}
+    for kind in ("", "cut-"):
+        report = check_ledger(RunStorage(str(runs / f"early-{kind}{engine}")), 40)
+        assert (report.clips, report.lost, report.problems) == (32, 0, [])
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])

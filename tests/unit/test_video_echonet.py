@@ -11,8 +11,8 @@ from echodfkd.video.echonet import (
     read_tracings,
     read_video,
     select_split,
-    write_echonet_folder,
 )
+from echodfkd.video.echonet_writing import write_echonet_folder
 from echodfkd.video.tracing import order_by_area, tracing_to_mask
 from tests.helpers_echonet import beating_clip, write_small_folder
 

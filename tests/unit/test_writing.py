@@ -123,7 +123,9 @@ def test_a_damaged_file_is_found_and_written_again(storage: RunStorage) -> None:
     finish(storage, "echonet")
     whole = tree(storage)
     storage.write("Videos/few-105.avi", b"")
-    with pytest.raises(InputError, match=r"Videos/few-105.avi is damaged: 0 bytes, the manifest has \d+"):
+    with pytest.raises(
+        InputError, match=r"Videos/few-105.avi is damaged: sha256 .*, 0 bytes, but the manifest says .* \d+ bytes"
+    ):
         check_folder(storage)
     storage.fs.rm(storage.path("Videos/few-109.avi"))
     pending, _ = pending_shards(storage, SHARDS, layout="echonet")

@@ -1,31 +1,16 @@
-"""Measurements whose numbers stand in the docs: each case prints a table and gives one JSON object."""
+"""The phantom's speed, and its proof that clips show what was asked of them."""
 
 from __future__ import annotations
 
-import platform
-import time
-from collections.abc import Callable
-from importlib import metadata
 from typing import Any
 
 import numpy as np
 import torch
 
-Report = Callable[[str], None]
-"""Takes a line of a case's table."""
+from echodfkd.benchmarks.timing import Report, best_time
 
 
-def run_case(name: str, report: Report) -> dict[str, Any]:
-    """Run one of `CASES`.
-
-    Returns:
-        At least ``case``, ``value``, ``target``, ``holds``, ``machine`` and ``versions``.
-    """
-    result = CASES[name](report)
-    return {"case": name, **result, "machine": _machine(), "versions": _versions()}
-
-
-def _phantom(report: Report) -> dict[str, Any]:
+def phantom(report: Report, *, quick: bool) -> dict[str, Any]:
     """Frames a second of the phantom at 112 x 112 beside those of the embedded teacher, on one core and on a GPU."""
     rates: dict[str, float] = {}
     threads = torch.get_num_threads()
@@ -68,7 +53,7 @@ def _phantom_rate(device: str, *, size: int, clips: int, num_frames: int) -> flo
     def work() -> None:
         renderer.render([source.patient(index)[0] for index in range(clips)], num_frames=num_frames)
 
-    return clips * num_frames / _best_time(work, device)
+    return clips * num_frames / best_time(work, device)
 
 
 def _teacher_rate(device: str, *, size: int, frames: int) -> float:
@@ -76,22 +61,10 @@ def _teacher_rate(device: str, *, size: int, frames: int) -> float:
 
     teacher = build_teacher(kind="embedded", weights="", device=device, batch_frames=min(frames, 512))
     video = np.random.default_rng(0).integers(0, 256, (1, frames, size, size), dtype=np.uint8)
-    return frames / _best_time(lambda: teacher.soft_masks(video), device)
+    return frames / best_time(lambda: teacher.soft_masks(video), device)
 
 
-def _best_time(work: Callable[[], object], device: str) -> float:
-    """Seconds of the fastest of three runs after one that warms up."""
-    times = []
-    for _ in range(4):
-        start = time.perf_counter()
-        work()
-        if device != "cpu":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return min(times[1:])
-
-
-def _phantom_truth(report: Report) -> dict[str, Any]:
+def phantom_truth(report: Report, *, quick: bool) -> dict[str, Any]:
     """EF, volumes and heart rate asked against those measured on 1,000 clips' masks; images of each domain."""
     from echodfkd.synthesis.phantom import default_phantom
     from echodfkd.synthesis.phantom_domains import DOMAINS
@@ -147,30 +120,3 @@ def _phantom_truth(report: Report) -> dict[str, Any]:
         "images": images,
         "rayleigh_distance": round(distance, 4),
     }
-
-
-CASES: dict[str, Callable[[Report], dict[str, Any]]] = {"phantom": _phantom, "phantom_truth": _phantom_truth}
-"""Cases by name."""
-
-
-def describe_cases() -> list[str]:
-    """A line per case: its name and its first sentence."""
-    return [f"{name:<14} {(case.__doc__ or '').strip().splitlines()[0]}" for name, case in CASES.items()]
-
-
-def _machine() -> dict[str, Any]:
-    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
-    return {"platform": platform.platform(), "processor": _processor(), "cpus": torch.get_num_threads(), "gpu": gpu}
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo") as lines:
-            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
-
-
-def _versions() -> dict[str, str]:
-    names = ("echodfkd", "torch", "numpy")
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}

@@ -1,0 +1,96 @@
+"""Clocks, fair comparison, and what the machine could do at best."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+Report = Callable[[str], None]
+"""Takes a line of a case's table."""
+
+
+def best_time(work: Callable[[], object], device: str) -> float:
+    """Seconds of the fastest of three runs after one that warms up."""
+    times = []
+    for _ in range(4):
+        start = time.perf_counter()
+        work()
+        if device != "cpu":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return min(times[1:])
+
+
+class Stopwatch:
+    """Seconds between two points of the work on a device: CUDA events on a GPU, the wall clock on a CPU."""
+
+    def __init__(self, device: str) -> None:
+        self._on_gpu = device != "cpu"
+
+    def mark(self) -> torch.cuda.Event | float:
+        """A point in time; on a GPU it is reached when the work queued so far is done."""
+        if not self._on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def seconds(self, start: torch.cuda.Event | float, end: torch.cuda.Event | float) -> float:
+        """Seconds from ``start`` to ``end``; waits for the device."""
+        if isinstance(start, float) or isinstance(end, float):
+            assert isinstance(start, float)
+            assert isinstance(end, float)
+            return end - start
+        torch.cuda.synchronize()
+        return start.elapsed_time(end) / 1000.0
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times faster one piece of work was than another, over paired rounds."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """The median and, in brackets, the smallest and largest round."""
+        return f"{self.median:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+    @classmethod
+    def of(cls, slow: list[float], fast: list[float]) -> Ratio:
+        """From seconds of both in the same rounds."""
+        ratios = [a / b for a, b in zip(slow, fast, strict=True)]
+        return cls(statistics.median(ratios), min(ratios), max(ratios))
+
+
+def interleave(works: Mapping[str, Callable[[], tuple[float, ...]]], rounds: int) -> dict[str, list[tuple[float, ...]]]:
+    """Run all works once to warm up, then ``rounds`` times in turn, every other round in reverse order.
+
+    What disturbs the machine for a while then disturbs all of them, and none always runs after the same other.
+    """
+    times: dict[str, list[tuple[float, ...]]] = {name: [] for name in works}
+    for work in works.values():
+        work()
+    for turn in range(rounds):
+        for name in list(works) if turn % 2 == 0 else reversed(list(works)):
+            times[name].append(works[name]())
+    return times
+
+
+def matmul_flops(device: str, dtype: torch.dtype) -> float:
+    """Floating-point operations a second of a large square matrix product, the fastest of three."""
+    size = 8192 if device != "cpu" else 1536
+    a = torch.randn(size, size, device=device).to(dtype)
+    return 2.0 * size**3 / best_time(lambda: a @ a, device)
+
+
+def copy_bytes(device: str) -> float:
+    """Bytes a second that a large copy reads and writes, the fastest of three."""
+    source = torch.ones((1 << 28) if device != "cpu" else (1 << 25), device=device)
+    target = torch.empty_like(source)
+    return 2.0 * source.numel() * source.element_size() / best_time(lambda: target.copy_(source), device)

@@ -1,0 +1,99 @@
+"""SIGTERM as a notice: the machine will be taken away, and the run ends early, in order and in time.
+
+While students train, the workers are asked to publish after their next update and to stop; in any other phase
+there is nothing to publish and the run ends where it stands. Whatever hangs, the process is gone
+`train.stop_grace_s` after the signal.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+NOTICE = "stopped by SIGTERM; the same command resumes it"
+
+
+class StopNotice(BaseException):
+    """The run ends early because it was told to. Like KeyboardInterrupt, no `except Exception` may swallow it."""
+
+
+class StopSignal:
+    """Holds the driver's SIGTERM for the time of a ``with`` block, in the main thread; elsewhere does nothing.
+
+    Args:
+        grace_s: the process ends within this time of the signal, with exit code 1 where it must be forced to.
+    """
+
+    def __init__(self, grace_s: float) -> None:
+        self.asked = False
+        self._grace_s = grace_s
+        self._ask_workers: Callable[[], Any] | None = None
+        self._before: Any = None
+
+    def __enter__(self) -> StopSignal:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.getsignal(signal.SIGTERM)
+        self.listen()
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self._ask_workers = None
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._before)
+
+    def listen(self) -> None:
+        """Take the signal (again: ray.init puts its own handler in the place of ours)."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._on_signal)
+
+    def training(self, board: Any) -> None:
+        """From now on there is something to publish: the signal goes to the workers through the board."""
+        self._ask_workers = board.stop.remote
+
+    def check(self) -> None:
+        """The workers have ended. Raise `StopNotice` where that was asked for."""
+        self._ask_workers = None
+        if self.asked:
+            raise StopNotice(NOTICE)
+
+    def _on_signal(self, *unused: object) -> None:
+        if self.asked:
+            return
+        self.asked = True
+        threading.Thread(target=self._act, args=(self._ask_workers,), name="stop", daemon=True).start()
+        if self._ask_workers is None:
+            raise StopNotice(NOTICE)
+
+    def _act(self, ask_workers: Callable[[], Any] | None) -> None:
+        if ask_workers is not None:
+            ask_workers()
+        time.sleep(self._grace_s)
+        print(
+            f"error: SIGTERM: the run did not end within {self._grace_s:g} s (train.stop_grace_s); the same command"
+            " resumes it from the last published checkpoint",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)
+
+
+class StopWatch:
+    """A worker's view of the notice: one call waits at the board, and a step only looks whether it has returned."""
+
+    def __init__(self, board: Any) -> None:
+        self._answer = board.wait_for_stop.remote()
+
+    def __call__(self) -> bool:
+        """Whether the run shall publish and stop after this update. A board that is gone asks for nothing."""
+        try:
+            return bool(ray.wait([self._answer], timeout=0)[0]) and bool(ray.get(self._answer))
+        except RayError:
+            return False

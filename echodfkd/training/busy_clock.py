@@ -1,0 +1,49 @@
+"""How long a student keeps its worker busy in one update, without making the host wait for the device."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+class BusyClock:
+    """Adds up the pieces of work between `start` and `stop`.
+
+    On a GPU both leave an event in the stream, which are compared when the seconds are asked for: asked one update
+    later, they have passed and nobody waits. Elsewhere the host's clock is the device's. Waiting for other workers
+    inside a piece (BatchNorm's exchange, the sum of gradients) counts as busy.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._pieces: list[tuple[Any, Any]] = []
+        self._begin: Any = None
+
+    def start(self) -> None:
+        """A piece of work begins."""
+        self._begin = self._mark()
+
+    def stop(self) -> None:
+        """It ends."""
+        self._pieces.append((self._begin, self._mark()))
+
+    def take(self) -> Callable[[], float]:
+        """Forget the pieces so far; what comes back gives their seconds, best called one update later."""
+        pieces, self._pieces = self._pieces, []
+        return lambda: sum(self._seconds(begin, end) for begin, end in pieces)
+
+    def _mark(self) -> Any:
+        if not self._on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def _seconds(self, begin: Any, end: Any) -> float:
+        if not self._on_gpu:
+            return end - begin
+        end.synchronize()
+        return begin.elapsed_time(end) / 1e3

@@ -1,0 +1,36 @@
+"""Students from and to the authors' checkpoints: python jobs/convert_student.py import 33.ckpt --out FOLDER."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from echodfkd.command import guarded
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse, convert, and print what was written as the last line, one JSON object; 1 and one sentence on failure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    ways = parser.add_subparsers(dest="way", required=True)
+    importing = ways.add_parser("import", help="a .ckpt of the authors -> student.safetensors, student.json")
+    importing.add_argument("source", metavar="FILE.ckpt", help="a path or an fsspec URL")
+    exporting = ways.add_parser("export", help="a student trained on raw input -> {k}{n}.ckpt, {k}{n}.hyperparameters")
+    exporting.add_argument("source", metavar="SOURCE", help="a run folder, a checkpoint's folder, student.safetensors")
+    exporting.add_argument("--student", default="", help="which one, where the run has several")
+    for way in (importing, exporting):
+        way.add_argument("--out", required=True, metavar="FOLDER", help="where the files are written")
+    args = parser.parse_args(arguments)
+
+    def work() -> dict[str, Any]:
+        from echodfkd.training.conversion import export_student, import_student
+
+        if args.way == "import":
+            return {"ok": True, **import_student(args.source, args.out)}
+        return {"ok": True, **export_student(args.source, args.out, name=args.student)}
+
+    return guarded(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

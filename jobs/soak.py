@@ -1,0 +1,59 @@
+"""Watch whether anything grows with the length of a run: python jobs/soak.py --steps 20000 (--pipeline: with Ray)."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from typing import Any
+
+from echodfkd.command import guarded, prepare_ray
+from echodfkd.config_file import load_config
+
+TINY = [
+    "students.tiny={blocks: 1, layers: 1, filters: 2}",
+    "window.frames=4",
+    "window.size=16",
+    "train.global_batch=4",
+    "train.accumulation=4",  # four read tasks a step: a leg of at most 5,000 of them ends every 1,250 steps
+    "train.checkpoint_every=250",
+    "evaluation.cases=2",
+    "evaluation.frames=32",
+    "evaluation.overlays=1",
+    "ray.address=local",
+    "ray.progress_s=30",
+]
+
+
+def pipeline(steps: int, every_s: float) -> dict[str, Any]:
+    """A real run of several legs, with every process of its cluster watched."""
+    prepare_ray("local")
+    from echodfkd.runtime.soak_run import soak_pipeline
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = load_config(None, [f"storage={folder}", "name=soak", *TINY, f"train.steps={steps}"])
+        return soak_pipeline(config, lambda line: print(line, flush=True), every_s=every_s)
+
+
+def main() -> int:
+    """Parse, soak, print the table and, as the last line, one JSON object; 1 where something grows."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=20_000)
+    parser.add_argument("--pipeline", action="store_true", help="the whole pipeline on a local Ray, not the loop alone")
+    parser.add_argument("--every", type=float, default=5.0, help="seconds between looks at the pipeline's processes")
+    args = parser.parse_args()
+
+    def work() -> dict[str, Any]:
+        if args.pipeline:
+            found = pipeline(args.steps, args.every)
+        else:
+            from echodfkd.soak import soak_loop
+
+            found = soak_loop(args.steps, lambda line: print(line, flush=True))
+        return {"case": "soak", **found, "ok": found["holds"]}
+
+    return guarded(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

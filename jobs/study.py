@@ -1,0 +1,29 @@
+"""Compare students over several seeds: python jobs/study.py --config configs/study.yaml (--list: sizes and costs)."""
+
+import sys
+
+from echodfkd.command import run_job
+from echodfkd.config import RunConfig
+
+
+def work(config: RunConfig) -> dict[str, object]:
+    """Run every seed, show the table, and say where study.json, study.md and study.png lie."""
+    from echodfkd.reporting.study import markdown_table
+    from echodfkd.runtime.study_run import run_study
+
+    study = run_study(config, lambda line: print(line, flush=True))
+    print(f"\n{markdown_table(study)}\n\nstudy: {study['root']}/study.json, study.md, study.png")
+    return {"ok": True, "study": study["study"], "seeds": study["seeds"], "root": study["root"]}
+
+
+def show(config: RunConfig) -> dict[str, object]:
+    """Sizes and costs of the config's students, trained by nobody."""
+    from echodfkd.reporting.study import cost_table
+
+    print(cost_table({name: vars(student) for name, student in config.students.items()}))
+    return {"ok": True, "students": list(config.students)}
+
+
+if __name__ == "__main__":
+    arguments = [argument for argument in sys.argv[1:] if argument != "--list"]
+    sys.exit(run_job(show if "--list" in sys.argv else work, description=__doc__, arguments=arguments))

@@ -1,0 +1,36 @@
+"""Every way in for content that others wrote. What each target spoils and demands stands in its own file."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from tests.fuzz import targets_media, targets_runs, targets_text
+
+
+class Target(Protocol):
+    """One way in. It is made once in an empty folder of its own."""
+
+    name: str
+
+    def run(self, rng: random.Random) -> None:
+        """Make one malformed input and read it; returns where it could be read."""
+        ...
+
+
+TARGETS: dict[str, Callable[[Path], Target]] = {
+    "video": targets_media.Video,
+    "file_list": targets_media.FileList,
+    "tracings": targets_media.Tracings,
+    "shards": targets_media.Shards,
+    "weights": targets_media.Weights,
+    "dicom": targets_media.Dicom,
+    "table": targets_text.Table,
+    "config": targets_text.ConfigText,
+    "overrides": targets_text.Overrides,
+    "checkpoint": targets_runs.Checkpoint,
+    "report": targets_runs.Report,
+    "stored": targets_runs.Stored,
+}

@@ -1,0 +1,241 @@
+"""Videos, recorded data sets, DICOM files, Parquet shards, weights: how they are spoiled and what must hold then."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import pyarrow as pa
+import torch
+from safetensors.torch import save
+
+from echodfkd.errors import ClipError
+from echodfkd.models.deeplabv3 import load_echonet_checkpoint
+from echodfkd.models.unet import load_embedded_teacher
+from echodfkd.records import VideoClip
+from echodfkd.synthesis.recorded import RecordedSource
+from echodfkd.synthesis.shards import encode_shard, read_shard
+from echodfkd.video.decode import MAX_VIDEO_BYTES, decode_video
+from echodfkd.video.dicom import read_dicom
+from echodfkd.video.encode import encode_avi, encode_mp4
+from tests.fuzz.mutate import damage_bytes, damage_csv, damage_parquet, patch_after
+from tests.helpers_dicom import dicom_bytes
+from tests.helpers_echonet import beating_clip, write_small_folder
+
+
+class Video:
+    """Video files: torn, flipped, with headers that lie, of other formats and codecs, or no videos at all."""
+
+    name = "video"
+    TAGS = (b"avih", b"strh", b"strf", b"movi", b"idx1", b"LIST", b"00dc", b"\xff\xc0", b"\xff\xda", b"\xff\xdb")
+    BOXES = (b"stsz", b"stts", b"stsc", b"stco", b"tkhd", b"mvhd", b"mdhd", b"avc1", b"avcC", b"stsd", b"moov", b"mdat")
+
+    def __init__(self, folder: Path) -> None:
+        rng = np.random.default_rng(0)
+        video = rng.integers(0, 255, (6, 32, 48), dtype=np.uint8)
+        self.good = [encode_avi(video, 50.0), encode_mp4(video, 50.0)]
+        kinds = (
+            ("avi", "mpeg4", "yuv420p"),
+            ("avi", "rawvideo", "gray"),
+            ("avi", "ffv1", "gray"),
+            ("mov", "mjpeg", "yuvj420p"),
+        )
+        self.good += [_encode(video, *kind) for kind in kinds]
+        others = (
+            ("matroska", "libx264", "yuv420p"),
+            ("mpegts", "mpeg2video", "yuv420p"),
+            ("avi", "huffyuv", "yuv422p"),
+        )
+        self.other = [_encode(video, *kind) for kind in others]
+        self.other += [
+            b"",
+            b"this is prose\n",
+            b"#EXTM3U\n#EXTINF:9,\nfile:///etc/passwd\n",
+            b"ffconcat version 1.0\nfile x\n",
+        ]
+        self.other += [
+            b"v=0\nc=IN IP4 127.0.0.1\nm=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n",
+            b"RIFF\xff\xff\xff\xffAVI ",
+        ]
+
+    def run(self, rng: random.Random) -> None:
+        data, kind = rng.choice(self.good), rng.random()
+        if kind < 0.1:
+            data = rng.choice(self.other)
+            data = data if rng.random() < 0.5 else damage_bytes(rng, data)
+        elif kind < 0.55:
+            data = patch_after(rng, data, self.TAGS if data[:4] == b"RIFF" else self.BOXES)
+        else:
+            data = damage_bytes(rng, data)
+        expected = rng.choice((None, None, 6, 0, -1, 7, 10**30))
+        found = decode_video(data, name="a.avi", expected_frames=expected)
+        assert found.video.dtype == np.uint8
+        assert found.video.ndim == 3
+        assert 0 < found.video.size <= MAX_VIDEO_BYTES
+        assert expected is None or len(found.video) >= expected
+        assert np.isfinite(found.fps)
+
+
+class FileList:
+    """An EchoNet folder whose FileList.csv is spoiled, or whose videos are."""
+
+    name = "file_list"
+    file = "FileList.csv"
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder
+        write_small_folder(str(folder), videos=3, splits=("TRAIN", "TEST"), num_frames=20, size=32, period=12)
+        self.good = (folder / self.file).read_bytes()
+
+    def run(self, rng: random.Random) -> None:
+        (self.root / self.file).write_bytes(damage_csv(rng, self.good))
+        split = rng.choice(("ALL", "TRAIN", "TEST", "VAL"))
+        options = {"num_frames": 4, "fps": rng.choice((32.0, 0.0)), "size": 16, "case_frames": 12}
+        source = RecordedSource(path=str(self.root), split=split, seed=0, **options)
+        for index in range(min(3, source.num_cases)):
+            for make in (source.clip, source.case):
+                clip = _unless_quarantined(make, index)
+                if clip is not None:
+                    assert clip.video.shape[1:] == (16, 16)
+                    assert 4 <= len(clip.video) <= 12
+                    assert clip.clip_id.isprintable()
+
+
+class Tracings(FileList):
+    """The same folder with a spoiled VolumeTracings.csv."""
+
+    name = "tracings"
+    file = "VolumeTracings.csv"
+
+
+class Shards:
+    """Parquet shards of clips: blobs, shapes, types, hashes, compression that promises more than it holds."""
+
+    name = "shards"
+
+    def __init__(self, folder: Path) -> None:
+        self.good = encode_shard([_clip(number) for number in range(3)], ["TRAIN"] * 3)
+
+    def run(self, rng: random.Random) -> None:
+        data = damage_parquet(rng, self.good, more=_damage_blob)
+        for clip in read_shard(data, name="part.parquet"):
+            assert isinstance(clip, VideoClip)
+            assert clip.video.dtype == np.uint8
+            assert clip.video.ndim == 3
+            assert clip.truth_labels is None or clip.truth_labels.shape == clip.video.shape
+
+
+class Weights:
+    """Weights files of teachers: safetensors and torch archives."""
+
+    name = "weights"
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.path = folder / "weights"
+        teacher = load_embedded_teacher(None)
+        self.safetensors = save({name: tensor for name, tensor in teacher.state_dict().items()})
+        sink = io.BytesIO()
+        torch.save({"state_dict": {"module.x": torch.zeros(3)}, "best_loss": np.float64(1.0)}, sink)
+        self.archive = sink.getvalue()
+
+    def run(self, rng: random.Random) -> None:
+        is_teacher = rng.random() < 0.5
+        good = self.safetensors if is_teacher else self.archive
+        if is_teacher and rng.random() < 0.6:  # the header, where all structure is
+            size = 8 + int.from_bytes(good[:8], "little")
+            self.path.write_bytes(damage_bytes(rng, good[:size]) + good[size:])
+        else:
+            self.path.write_bytes(damage_bytes(rng, good))
+        if is_teacher:
+            load_embedded_teacher(str(self.path))
+        else:
+            load_echonet_checkpoint(str(self.path))
+
+
+class Dicom:
+    """DICOM cines: elements, lengths, pixels, transfer syntaxes."""
+
+    name = "dicom"
+    SYNTAXES = ("explicit", "implicit", "rle", "jpeg")
+
+    def __init__(self, folder: Path) -> None:
+        self.good = [dicom_bytes(syntax=syntax) for syntax in self.SYNTAXES]
+        self.good += [dicom_bytes(photometric="RGB"), dicom_bytes(photometric="YBR_FULL_422"), dicom_bytes(bits=16)]
+        tags = "28000800 28001000 28001100 28000001 28000101 28000200 28000400 18006310 18001160 02001000 18001860"
+        self.tags = [bytes.fromhex(tag) for tag in f"{tags} e07f1000 feff00e0".split()]
+
+    def run(self, rng: random.Random) -> None:
+        data = rng.choice(self.good)
+        data = patch_after(rng, data, self.tags, reach=16) if rng.random() < 0.6 else damage_bytes(rng, data)
+        found = read_dicom(data, salt="sixteen letters!")
+        assert found.video.dtype == np.uint8
+        assert found.video.ndim == 3
+        assert np.isfinite(found.fps)
+        assert "DOE" not in repr((found.clip_id, found.fps, found.spacing_mm))
+
+
+def _encode(video: np.ndarray, layout: str, codec: str, pixels: str) -> bytes:
+    sink = io.BytesIO()
+    with av.open(sink, "w", format=layout) as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = video.shape[2], video.shape[1], pixels
+        for frame in video:
+            for packet in stream.encode(av.VideoFrame.from_ndarray(frame, format="gray").reformat(format=pixels)):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    return sink.getvalue()
+
+
+def _clip(number: int) -> VideoClip:
+    return beating_clip(f"0XA{number}", num_frames=16, size=16, period=10)
+
+
+def _damage_blob(rng: random.Random, table: pa.Table) -> pa.Table:
+    """Other pixels, shapes or names for a shard's blob, with a hash that fits."""
+    prefix = rng.choice(("video", "truth"))
+    length = table.num_rows
+    shapes = (
+        [16, 16, 16],
+        [1 << 20, 1 << 20, 1],
+        [1, 1, 1 << 40],
+        [0, 16, 16],
+        [-1, -1, 16],
+        [16, 256],
+        [4096, 256, 256],
+        [],
+    )
+    names = [name for name in table.column_names if name == f"{prefix}_blob"]
+    stored = (table[names[0]][0].as_py() if length and len(names) == 1 else None) or b"x"
+    bomb = pa.Codec("zstd").compress(bytes(1 << 22), asbytes=True)
+    frame = b"\x28\xb5\x2f\xfd" + rng.randbytes(50)
+    blob = rng.choice((rng.randbytes(200), b"", bomb, frame, damage_bytes(rng, stored)))
+    new = {"blob": blob, "sha256": hashlib.sha256(blob).hexdigest()} if rng.random() < 0.6 else {}
+    if rng.random() < 0.7:
+        new["shape"] = rng.choice(shapes)
+    if rng.random() < 0.1:
+        new[rng.choice(("dtype", "codec"))] = rng.choice(("float64", "object", "lz4", "pickle", ""))
+    for key, value in new.items():
+        name = f"{prefix}_{key}"
+        if name in table.column_names:
+            place = table.column_names.index(name)
+            field = table.schema.field(place)
+            table = table.set_column(place, field, pa.array([value] * length, field.type))
+    return table
+
+
+def _unless_quarantined(make: Callable[[int], VideoClip], index: int) -> VideoClip | None:
+    """The clip, or None where it is refused under its own name, as the quarantine needs it."""
+    try:
+        return make(index)
+    except ClipError as error:
+        name, text = error.clip_id, str(error)
+    assert name.startswith("recorded-")
+    assert text.isprintable()
+    return None

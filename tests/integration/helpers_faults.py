@@ -1,0 +1,91 @@
+"""What the tests of faults share: the same run without Ray, a run in a thread, and comparisons bit by bit."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.numpy import load_file
+
+from echodfkd.config import RunConfig
+from echodfkd.records import DistillationBatch
+from echodfkd.runtime.distillation_run import run_distillation
+from echodfkd.runtime.parts import load_teacher, slot_rules, training_source
+from echodfkd.storage import RunStorage
+from echodfkd.teaching import make_block, teach_block
+from echodfkd.training.worker import WorkerContext, train
+
+
+def train_without_ray(config: RunConfig, folder: Path) -> RunConfig:
+    """The run that nothing can disturb: one process, its clips made and taught in turn. Returns its config."""
+    config = dataclasses.replace(config, storage=str(folder), name="undisturbed")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in a worker: sums over more threads round otherwise
+    try:
+        context = WorkerContext(0, 1, "cpu", "alone", "alone", lambda values: None)
+        teacher = load_teacher(config)
+        train(context, _batches(config), config, RunStorage(config.root), teacher.teacher_id)
+    finally:
+        torch.set_num_threads(threads)
+    return config
+
+
+def _batches(config: RunConfig) -> Iterator[DistillationBatch]:
+    source, rules, teacher = training_source(config), slot_rules(config), load_teacher(config)
+    for first in range(0, config.plan_slots, config.micro_batch):
+        block = make_block(source, range(first, first + config.micro_batch), rules, actor="source")
+        yield DistillationBatch.from_columns(teach_block(teacher, block, lambda: source, rules, actor="teacher"))
+
+
+def final_weights(config: RunConfig) -> dict[str, dict[str, bytes]]:
+    """Student -> tensor -> bytes, of weights and Adam's state at the last step."""
+    folder = Path(config.root, f"checkpoints/step_{config.train.steps:08d}")
+    return {
+        name: {key: tensor.tobytes() for key, tensor in load_file(folder / name / "resume.safetensors").items()}
+        for name in config.students
+    }
+
+
+class ThreadedRun:
+    """A run in a thread of this process, on the session's cluster, watched through its progress lines."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.lines: list[str] = []
+        self.summary: dict[str, Any] = {}
+        self.error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, args=(config,))
+        self._thread.start()
+
+    @property
+    def front(self) -> int:
+        """Updates that the last progress line told of."""
+        found = re.findall(r"\| step (\d+)/", " ".join(self.lines[-2:]))
+        return int(found[-1]) if found else 0
+
+    def wait_until(self, reached: Callable[[], Any], timeout_s: float = 300.0) -> float:
+        """Wait for a condition or the run's end. Returns the seconds that took."""
+        began = time.monotonic()
+        while self._thread.is_alive() and not reached():
+            assert time.monotonic() - began < timeout_s, self.lines[-1:]
+            time.sleep(0.02)
+        return time.monotonic() - began
+
+    def finish(self) -> dict[str, Any]:
+        """Wait for the end and return the summary, or raise what the run raised."""
+        self._thread.join(timeout=500)
+        assert not self._thread.is_alive(), self.lines[-1:]
+        if self.error is not None:
+            raise self.error
+        return self.summary
+
+    def _run(self, config: RunConfig) -> None:
+        try:
+            self.summary = run_distillation(config, self.lines.append)
+        except Exception as error:
+            self.error = error

@@ -1,0 +1,82 @@
+"""Which clusters are refused without a token, and what a local one is started with. Nothing is started here."""
+
+import socket
+from typing import Any
+
+import psutil
+import pytest
+import ray
+
+from echodfkd.command import prepare_ray
+from echodfkd.config import RayConfig
+from echodfkd.errors import RunError
+from echodfkd.runtime.cluster import check_authentication, connected
+
+OTHER = "203.0.113.7:6379"
+"""An address of the range kept for documentation (RFC 5737)."""
+
+
+def own_address() -> str:
+    """An address of this machine that others can reach; where it has none, a loopback one."""
+    found = [a.address for addresses in psutil.net_if_addrs().values() for a in addresses if a.family == socket.AF_INET]
+    return next((address for address in found if not address.startswith("127.")), "127.0.0.1")
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize("mode", ["", "disabled"])
+@pytest.mark.parametrize(
+    "address", [OTHER, f"ray://{OTHER}", "local", "[2001:db8::1]:6379", "no-such-host.invalid:6379", "x:y:z", ""]
+)
+def test_others_need_a_token(mode: str, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    with pytest.raises(RunError, match=r"without authentication \(RAY_AUTH_MODE is .*set RAY_AUTH_MODE=token"):
+        check_authentication(address, allowed=False)
+    check_authentication(address, allowed=True)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    check_authentication(address, allowed=False)
+
+
+def test_this_machine_is_taken_with_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    for address in ("127.0.0.1:6379", "localhost:6379", "[::1]:6379", "ray://127.0.0.1:10001"):
+        check_authentication(address, allowed=False)
+    assert capsys.readouterr().err == ""
+    for address in ("auto", f"{own_address()}:6379"):
+        check_authentication(address, allowed=False)
+        warned = capsys.readouterr().err
+        assert warned.startswith("warning: ray.address: the cluster at ") or own_address().startswith("127.")
+
+
+def test_a_refused_cluster_is_never_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[Any] = []
+    monkeypatch.setattr(ray, "init", lambda **options: called.append(options))
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(RunError, match=f"the cluster at {OTHER} would be used"), connected(RayConfig(address=OTHER)):
+        pass
+    assert not called
+
+
+def test_a_local_cluster_gets_a_token_and_no_dashboard(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[dict[str, Any]] = []
+    monkeypatch.setattr(ray, "init", lambda **options: called.append(options))
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    prepare_ray("local")
+    with pytest.raises(RunError, match="a new local cluster would be used without"), connected(RayConfig("local")):
+        pass
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    prepare_ray("local")
+    with connected(RayConfig(address="local")):
+        pass
+    assert [options["include_dashboard"] for options in called] == [False]
+    assert not {"dashboard_host", "dashboard_port"} & set(called[0])
+    import os
+
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+    monkeypatch.delenv("RAY_AUTH_TOKEN")

@@ -1,0 +1,114 @@
+"""A run whose students ask one teacher for different things: it trains, resumes, and scores what each has learned."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from ray.data.block import BlockAccessor
+from safetensors.numpy import load_file
+
+from echodfkd.config import RunConfig
+from echodfkd.errors import ConfigError
+from echodfkd.records import DistillationBatch
+from echodfkd.runtime.clip_stream import block_of, remaining_blocks
+from echodfkd.runtime.distillation_run import check_inputs, run_distillation
+from echodfkd.runtime.evaluator_pool import Evaluator, ScoringTask
+from echodfkd.runtime.parts import load_teacher, slot_rules, training_source
+from echodfkd.storage import RunStorage
+from echodfkd.teaching import make_block, teach_block
+from echodfkd.training.checkpoints import latest_checkpoint
+from echodfkd.training.worker import WorkerContext, train
+
+RUN = [
+    "students.wide={blocks: 2, layers: 1, filters: 4, classes: [LV, myocardium, LA, RV, RA], tasks: [phase, ef]}",
+    "teacher.kind=embedded_chambers",
+    "train.engine=plain",
+    "window.frames=24",
+    "window.fps=24",
+    "evaluation.frames=40",
+]
+CHAMBERS = {"dice_myocardium", "dice_la", "dice_rv", "dice_ra"}
+HEADS = CHAMBERS | {"phase_ed_error_frames", "phase_es_error_frames", "phase_pearson", "ef_head_abs_error"}
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_two_students_learn_different_things_from_one_stream(tiny_config: Callable[..., RunConfig]) -> None:
+    config = tiny_config(*RUN)
+    summary = run_distillation(config, quiet)
+    assert summary["ledger"] == {"clips": 24, "lost": 0, "repeated": 0, "quarantined": 0}
+    assert summary["teacher"]["id"].startswith("embedded_chambers-")
+    wide, narrow = summary["students"]["wide"]["scores"], summary["students"]["a"]["scores"]
+    assert set(wide) == set(narrow) | HEADS | {f"dice_teacher_{name[5:]}" for name in CHAMBERS}
+    assert set(narrow) == set(summary["teacher"]["scores"]) - HEADS | {"dice_teacher"}
+    assert all(summary["teacher"]["scores"][name]["n"] == 2 for name in CHAMBERS)
+    assert summary["teacher"]["scores"]["dice_la"]["mean"] > 0.5  # at 32 x 32 pixels, far below its training's 56
+    assert 0 <= wide["ef_head_abs_error"]["mean"] <= 100
+    rows = [row for part in sorted(Path(config.root, "scores").iterdir()) for row in pq.read_table(part).to_pylist()]
+    assert {row["unit"] for row in rows if row["metric"] == "ef_head_abs_error"} == {"percent"}
+
+    def weights(student: str) -> dict[str, bytes]:
+        path = Path(config.root, f"checkpoints/step_00000006/{student}/student.safetensors")
+        return {name: tensor.tobytes() for name, tensor in load_file(path).items()}
+
+    # the last commit is undone, as if the machine had died before the manifest was written, and the run is resumed
+    before = {student: weights(student) for student in config.students}
+    Path(config.root, "checkpoints/step_00000006/manifest.json").unlink()
+    resumed = run_distillation(config, quiet)
+    assert resumed["ledger"] == {"clips": 24, "lost": 0, "repeated": 0, "quarantined": 0}
+    assert {student: weights(student) for student in config.students} == before
+
+
+def test_blocks_cross_arrow_and_an_evaluator_reads_what_they_have_trained(
+    tiny_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same run in one process without a cluster: every column as Arrow carries it, then one evaluator's task."""
+    config = tiny_config(*RUN, "train.steps=2", "train.checkpoint_every=2")
+    storage, rules, source = RunStorage(config.root), slot_rules(config), training_source(config)
+    teacher = load_teacher(config, "cpu")
+    batches = []
+    for slots in remaining_blocks(config, 0):
+        block = block_of(make_block(source, slots, rules, actor="source"))
+        taught = teach_block(teacher, to_numpy(block), lambda: source, rules, actor="teacher")
+        arrived = DistillationBatch.from_columns(to_numpy(block_of(taught)))
+        assert arrived.teacher_prob.shape == (4, 24, 5, 32, 32)
+        assert np.array_equal(arrived.teacher_prob, taught["teacher_prob"])
+        assert np.array_equal(arrived.teacher_phase, taught["teacher_phase"], equal_nan=True)
+        assert np.array_equal(arrived.teacher_ef, taught["teacher_ef"], equal_nan=True)
+        assert (arrived.teacher_phase.dtype, arrived.teacher_ef.dtype) == (np.float32, np.float32)
+        batches.append(arrived)
+    worker = WorkerContext(rank=0, world_size=1, device="cpu", name="w", attempt="a", report=lambda values: None)
+    result = train(worker, iter(batches), config, storage, teacher.teacher_id)
+    assert all(np.isfinite(loss) for loss in result["losses"].values())
+
+    monkeypatch.setattr("echodfkd.runtime.evaluator_pool.actor_name", lambda kind: kind)  # which asks a cluster
+    evaluator = Evaluator(dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, num_cpus=1)))
+    newest = latest_checkpoint(storage)
+    metrics = {
+        name: {row["metric"] for row in evaluator.score(ScoringTask(commit, name, 0, (0, 1)))["scores"]}
+        for name, commit in (("a", newest), ("wide", newest), ("", None))
+    }
+    assert metrics["wide"] == metrics["a"] | HEADS | {f"dice_teacher_{name[5:]}" for name in CHAMBERS}
+    assert metrics[""] == metrics["a"] - {"dice_teacher"} | HEADS
+    name, video = evaluator.overlay(newest, "wide", 0)
+    assert name == "overlays/wide-0000.mp4"
+    assert len(video) > 1000
+
+
+def to_numpy(block: object) -> dict[str, np.ndarray]:
+    return BlockAccessor.for_block(block).to_batch_format("numpy")
+
+
+def test_a_class_that_the_teacher_does_not_give_is_named_before_anything_starts(
+    tiny_config: Callable[..., RunConfig],
+) -> None:
+    words = r"students.wide.classes: got myocardium, LA, RV, RA, but the teacher \(teacher.kind embedded\) gives LV"
+    with pytest.raises(ConfigError, match=words):
+        check_inputs(tiny_config(*RUN, "teacher.kind=embedded"))

@@ -1,0 +1,42 @@
+"""A study end to end on a local cluster: its runs, its three files, and going on where it stopped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from echodfkd.config import RunConfig, StudentConfig, StudyConfig
+from echodfkd.reporting.rows import read_rows
+from echodfkd.runtime.study_run import run_study, seed_configs
+from echodfkd.storage import RunStorage
+
+
+def test_runs_of_a_study_are_runs_of_their_own() -> None:
+    config = RunConfig(name="s", seed=5, students={"a": StudentConfig()}, study=StudyConfig(seeds=2))
+    assert [(run.name, run.seed) for run in seed_configs(config)] == [("s-seed5", 5), ("s-seed6", 6)]
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_study_of_two_seeds(local_ray: None, tiny_config: Callable[..., RunConfig]) -> None:
+    students = "students.b={blocks: 2, layers: 1, filters: 0, recurrence: mingru, skips: true, activation: relu}"
+    config = tiny_config(students, "study.seeds=2", "name=study", "train.steps=3")
+    lines: list[str] = []
+    study = run_study(config, lines.append)
+    assert [line for line in lines if line.startswith("study")] == [
+        "study study: run 1 of 2, seed 0",
+        "study study: run 2 of 2, seed 1",
+    ]
+    storage = RunStorage(study["root"])
+    assert {"study.json", "study.md", "study.png"} <= set(storage.list(""))
+    stored = json.loads(storage.read("study.json"))
+    assert stored == {key: value for key, value in study.items() if key != "root"}
+    for number, run in enumerate(seed_configs(config)):
+        rows = read_rows(RunStorage(run.root)).scores.to_pylist()
+        last = [row for row in rows if (row["student"], row["step"], row["metric"]) == ("b", 3, "dice_all")]
+        assert len(last) == config.evaluation.cases
+        mean = sum(row["value"] for row in last) / len(last)
+        assert stored["students"]["b"]["metrics"]["dice_all"]["runs"][number] == pytest.approx(mean, abs=1e-12)
+    assert run_study(config, lines.append)["students"] == study["students"]  # resumed: trained already, scored already

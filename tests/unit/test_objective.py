@@ -1,0 +1,163 @@
+"""The loss of students with heads: tables by hand, gradients, and parts that add up to the whole in float64."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from echodfkd.config import ObjectiveConfig, RunConfig, StudentConfig
+from echodfkd.losses import EF_BETA, ef_smooth_l1, phase_bce, soft_mask_bce
+from echodfkd.models.heads import HeadOutputs
+from echodfkd.training.objective import LV_OBJECTIVE, BatchTensors, Objective, Totals, batch_tensors, own_totals
+from tests.helpers_training import make_batch
+
+NAN = math.nan
+STUDENTS = {
+    "lv": StudentConfig(),
+    "pair": StudentConfig(classes=["LA", "LV"]),
+    "all": StudentConfig(classes=["LV", "myocardium", "LA"], tasks=["phase", "ef"]),
+}
+CONFIG = RunConfig(students=STUDENTS, objective=ObjectiveConfig(phase_weight=0.3, ef_weight=2.0))
+ALONE = RunConfig(students={"all": STUDENTS["all"]}, objective=CONFIG.objective)
+WEIGHTS = [1.0, 0.5, 2.0, 0.0]
+
+
+def tensors(clips: slice = slice(None), classes: int = 3) -> tuple[HeadOutputs, BatchTensors]:
+    """Four clips of three frames in float64: one without a known beat, one of weight 0 with broken numbers."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(4, 3, classes, 4, 4, generator=generator, dtype=torch.float64)
+    phase_logits = torch.randn(4, 3, generator=generator, dtype=torch.float64)
+    ef = torch.rand(4, generator=generator, dtype=torch.float64)
+    target = torch.rand(4, 3, classes, 4, 4, generator=generator, dtype=torch.float64)
+    phase = torch.tensor([[0.0, 0.5, 1.0], [NAN, NAN, NAN], [0.25, NAN, 1.0], [0.5, 0.5, 0.5]], dtype=torch.float64)
+    wanted_ef = torch.tensor([0.6, NAN, 0.31, 0.5], dtype=torch.float64)
+    phase_logits[3], ef[3] = math.inf, NAN
+    video = torch.zeros(4, 3, 4, 4, dtype=torch.uint8)
+    weight = torch.tensor(WEIGHTS, dtype=torch.float64)
+    output = HeadOutputs(logits[clips], phase_logits[clips], ef[clips])
+    return output, BatchTensors(video[clips], target[clips], weight[clips], phase[clips], wanted_ef[clips])
+
+
+TOTALS = Totals(weight=3.5, phase=1.0 * 3 + 2.0 * 2, ef=3.0)
+
+
+def test_phase_loss_by_hand() -> None:
+    logits = torch.tensor([[0.0, 2.0], [-1.0, 3.0]], dtype=torch.float64)
+    target = torch.tensor([[1.0, 0.25], [NAN, 0.5]], dtype=torch.float64)
+    weight = torch.tensor([1.0, 3.0], dtype=torch.float64)
+
+    def bce(z: float, p: float) -> float:
+        q = 1 / (1 + math.exp(-z))
+        return -(p * math.log(q) + (1 - p) * math.log(1 - q))
+
+    expected = (bce(0, 1) + bce(2, 0.25) + 3 * bce(3, 0.5)) / 5
+    assert float(phase_bce(logits, target, weight, total_weight=5.0)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_ef_loss_by_hand() -> None:
+    """Quadratic below EF_BETA, linear above, and continuous between."""
+    ef = torch.tensor([0.50, 0.60, 0.90, 0.10], dtype=torch.float64)
+    target = torch.tensor([0.52, 0.40, NAN, 0.15], dtype=torch.float64)
+    weight = torch.tensor([1.0, 2.0, 5.0, 4.0], dtype=torch.float64)
+    each = [0.02**2 / (2 * EF_BETA), 0.2 - EF_BETA / 2, 0.05 - EF_BETA / 2]
+    expected = (each[0] + 2 * each[1] + 4 * each[2]) / 7
+    assert float(ef_smooth_l1(ef, target, weight, total_weight=7.0)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_nothing_known_is_a_loss_and_a_gradient_of_zero() -> None:
+    """Missing gradients would leave ranks waiting for each other."""
+    logits = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
+    loss = phase_bce(logits, torch.full((2, 3), NAN), torch.ones(2), total_weight=0.0)
+    loss.backward()
+    assert loss.item() == 0
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
+    ef = torch.rand(2, dtype=torch.float64, requires_grad=True)
+    loss = ef_smooth_l1(ef, torch.full((2,), NAN), torch.ones(2), total_weight=0.0)
+    loss.backward()
+    assert loss.item() == 0
+    assert torch.equal(ef.grad, torch.zeros_like(ef))
+
+
+def test_gradients_by_finite_differences() -> None:
+    output, batch = tensors(slice(0, 3))
+    objective = Objective.of_student(ALONE, "all")
+    leaves = tuple(tensor.clone().requires_grad_(True) for tensor in output)
+    assert torch.autograd.gradcheck(lambda *parts: objective(HeadOutputs(*parts), batch, TOTALS), leaves)
+
+
+def test_the_terms_are_weighed_and_summed() -> None:
+    output, batch = tensors()
+    loss = Objective.of_student(ALONE, "all")(output, batch, TOTALS)
+    per_class = [
+        soft_mask_bce(output.mask_logits[:, :, c], batch.mask_prob[:, :, c], batch.weight, total_weight=3.5)
+        for c in range(3)
+    ]
+    expected = (
+        sum(per_class) / 3
+        + 0.3 * phase_bce(output.phase_logits, batch.phase, batch.weight, total_weight=7.0)
+        + 2.0 * ef_smooth_l1(output.ef, batch.ef, batch.weight, total_weight=3.0)
+    )
+    assert math.isfinite(float(loss))
+    assert float(loss) == pytest.approx(float(expected), rel=1e-12)
+
+
+@pytest.mark.parametrize("cuts", [(2, 2), (1, 3), (1, 1, 1, 1)])
+def test_parts_add_up_to_the_whole_with_gradients(cuts: tuple[int, ...]) -> None:
+    """One part knows no beat at all; float64, so that 1e-12 is rounding alone."""
+    objective = Objective.of_student(ALONE, "all")
+    output, batch = tensors()
+    leaves = [tensor.clone().requires_grad_(True) for tensor in output]
+    whole = objective(HeadOutputs(*leaves), batch, TOTALS)
+    whole.backward()
+    again = [tensor.clone().requires_grad_(True) for tensor in output]
+    first, total = 0, 0.0
+    for count in cuts:
+        clips = slice(first, first + count)
+        part = objective(HeadOutputs(*(leaf[clips] for leaf in again)), tensors(clips)[1], TOTALS)
+        part.backward()
+        total += part.item()
+        first += count
+    assert total == pytest.approx(whole.item(), rel=1e-12)
+    for one, other in zip(leaves, again, strict=True):
+        torch.testing.assert_close(other.grad[:3], one.grad[:3], rtol=1e-12, atol=1e-18)
+
+
+def test_classes_are_found_by_name() -> None:
+    """The stream teaches LV, LA, myocardium: the order in which students name them first."""
+    assert CONFIG.taught_classes == ("LV", "LA", "myocardium")
+    assert CONFIG.taught_tasks == ("phase", "ef")
+    _, batch = tensors()
+    wanted = {"lv": [0], "pair": [1, 0], "all": [0, 2, 1]}
+    for name, places in wanted.items():
+        objective = Objective.of_student(CONFIG, name)
+        target = batch.mask_prob[:, :, places]
+        logits = torch.where(target > 0.5, 3.0, -3.0).double()
+        output = HeadOutputs(logits, None, None) if len(places) > 1 else logits[:, :, 0]
+        flat = target if len(places) > 1 else target[:, :, 0]
+        masks = logits if len(places) > 1 else logits[:, :, 0]
+        expected = soft_mask_bce(masks, flat, batch.weight, total_weight=3.5)
+        assert float(objective(output, batch, TOTALS)) == pytest.approx(float(expected), rel=1e-12)
+
+
+def test_the_default_path_is_soft_mask_bce_bit_for_bit() -> None:
+    batch = batch_tensors(make_batch([0, 1, 2]), torch.device("cpu"))
+    logits = torch.randn(batch.mask_prob.shape, generator=torch.Generator().manual_seed(0))
+    plain = soft_mask_bce(logits, batch.mask_prob, batch.weight, total_weight=3.5)
+    config = RunConfig(students={"a": StudentConfig()})
+    assert Objective.of_student(config, "a").places == LV_OBJECTIVE.places == ()
+    assert torch.equal(Objective.of_student(config, "a")(logits, batch, Totals(3.5)), plain)
+    # and in a stream that teaches more
+    wider = batch._replace(mask_prob=torch.stack([batch.mask_prob, batch.mask_prob * 0], dim=2))
+    assert torch.equal(Objective((0,))(logits, wider, Totals(3.5)), plain)
+
+
+def test_totals_count_what_is_known() -> None:
+    batch = make_batch([0, 1, 2])  # weights 1, 0.5, 2
+    phase = np.array([[0.0, 0.5, 1.0], [NAN] * 3, [NAN, 0.5, NAN]], np.float32)
+    ef = np.array([NAN, 0.5, 0.25], np.float32)
+    assert own_totals([batch]) == Totals(3.5, 0.0, 0.0)
+    taught = dataclasses.replace(batch, teacher_phase=phase, teacher_ef=ef)
+    assert own_totals([taught]) == Totals(3.5, 3.0 + 2.0, 2.5)
+    assert own_totals([taught, taught]) == Totals(7.0, 10.0, 5.0)
