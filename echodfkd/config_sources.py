@@ -80,13 +80,24 @@ class ConditionsConfig:
     """Which patients, at which settings of the machine. End-systolic volume follows: EDV * (1 - EF / 100).
 
     A condition that is given replaces the default's distribution as a whole; it does not select among default
-    patients. (To select, give the default's mean and sd with a ``high`` or ``low``, or use ``stratify``.)
+    patients. (To select, give the default's component with a ``high`` or ``low``, or use ``stratify``.)
     """
 
-    ef_percent: ConditionSpec = field(default_factory=lambda: ConditionSpec(mean=55.7, sd=12.4, low=6.9, high=97.0))
-    edv_ml: ConditionSpec = field(
-        default_factory=lambda: ConditionSpec(distribution="lognormal", mean=91.0, sd=46.0, low=15.0, high=450.0)
+    ef_percent: ConditionSpec = field(
+        default_factory=lambda: _mixture(
+            WeightedSpec(weight=0.88, mean=59.5, sd=7.0, low=6.9, high=97.0),
+            WeightedSpec(weight=0.12, mean=28.0, sd=9.5, low=6.9, high=97.0),
+        )
     )
+    """Sound and failing hearts. The shares and moments are chosen, so that all together have the published mean and
+    sd of EF, EDV and, through their correlation, ESV. (One bell each gives ESV an sd of 30 mL in place of 36.)"""
+    edv_ml: ConditionSpec = field(
+        default_factory=lambda: _mixture(
+            WeightedSpec(weight=0.88, distribution="lognormal", mean=80.0, sd=28.0, low=15.0, high=450.0),
+            WeightedSpec(weight=0.12, distribution="lognormal", mean=172.0, sd=72.0, low=15.0, high=450.0),
+        )
+    )
+    """Sound and dilated ventricles, likewise."""
     heart_rate_bpm: ConditionSpec = field(
         default_factory=lambda: ConditionSpec(mean=70.0, sd=13.0, low=40.0, high=140.0)
     )

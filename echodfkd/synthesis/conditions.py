@@ -32,7 +32,7 @@ CORRELATED = ("ef_percent", "edv_ml", "heart_rate_bpm", "age_years", "sex", "bsa
 """Conditions that the copula ties together; the others are settings of the machine, drawn by themselves."""
 
 CORRELATIONS: dict[tuple[str, str], float] = {
-    ("ef_percent", "edv_ml"): -0.5,
+    ("ef_percent", "edv_ml"): -0.65,
     ("ef_percent", "heart_rate_bpm"): -0.2,
     ("ef_percent", "age_years"): -0.1,
     ("ef_percent", "sex"): -0.1,
@@ -43,8 +43,8 @@ CORRELATIONS: dict[tuple[str, str], float] = {
 }
 """Correlations of the underlying normals; "sex" grows from F to M, pairs not named have 0.
 
-EF with EDV is chosen so that the derived end-systolic volume has the mean that EchoNet-Dynamic reports (43 mL) with
-its other marginals: failing ventricles dilate. The others are chosen: their signs are those of the chamber
+EF with EDV is chosen so that the derived end-systolic volume has the mean and sd that EchoNet-Dynamic reports
+(43 +- 36 mL) with its other marginals: failing ventricles dilate. The others are chosen: their signs are those of the chamber
 quantification guideline of Lang et al. (2015), which indexes volumes by body surface and gives men larger ventricles
 and an ejection fraction two points lower, and of a heart that beats faster as its stroke fails. Their sizes are
 plausible and not measured.

@@ -54,7 +54,9 @@ def test_a_planted_leak_of_memory_and_handles_is_seen() -> None:
     planted_mb = 1  # a step: a third of 300 steps is 2 % of 5 GB, far above what the tests before leave this process
 
     def leak(step: int) -> None:
-        region = mmap.mmap(-1, planted_mb << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # malloc may give old memory
+        region = mmap.mmap(
+            -1, planted_mb << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        )  # malloc may give old memory
         region.write(b"x" * len(region))
         kept.append(region)
         if step % 10 == 0:
