@@ -8,11 +8,15 @@ one have the same effect twice; `create_object_once` is the one that has not.
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import fsspec
+
+from echodfkd.errors import one_line
 
 CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 60
@@ -39,6 +43,17 @@ def open_filesystem(url: str) -> tuple[Any, str]:
     retries = {"mode": "standard", "total_max_attempts": ATTEMPTS}
     config = {"connect_timeout": CONNECT_TIMEOUT_S, "read_timeout": READ_TIMEOUT_S, "retries": retries}
     return fsspec.core.url_to_fs(url, use_listings_cache=False, config_kwargs=config)
+
+
+@contextlib.contextmanager
+def as_os_errors() -> Iterator[None]:
+    """Every store has errors of its own (no network, no credentials, a client's bug): all leave here as `OSError`."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(one_line(error)) from error
 
 
 def create_object_once(fs: Any, path: str, data: bytes) -> bool:

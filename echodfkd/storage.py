@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from echodfkd.errors import InputError, one_line
-from echodfkd.object_store import create_object_once, open_filesystem
+from echodfkd.object_store import as_os_errors, create_object_once, open_filesystem
 
 _PARTIAL = ".partial-"
 
@@ -61,13 +61,9 @@ def read_bytes(path: str) -> bytes:
     Raises:
         OSError: it cannot be read, whatever the store calls that, or has more than `MAX_TABLE_BYTES`.
     """
-    try:
+    with as_os_errors():  # no such protocol, a package that is missing, a path with a NUL, no credentials ...
         fs, base = open_filesystem(path)
         data = bytes(fs.cat_file(base, end=MAX_TABLE_BYTES + 1))
-    except OSError:
-        raise
-    except Exception as error:  # no such protocol, a package that is missing, a path with a NUL, no credentials ...
-        raise OSError(str(error) or type(error).__name__) from error
     if len(data) > MAX_TABLE_BYTES:
         raise OSError(f"it has more than {MAX_TABLE_BYTES} bytes")
     return data
@@ -107,6 +103,7 @@ class RunStorage:
 
     Raises:
         InputError: the root cannot be created or written (said once, by `check_writable`).
+        OSError: by every method, where the disk or the store fails.
     """
 
     def __init__(self, root: str) -> None:
@@ -138,7 +135,8 @@ class RunStorage:
     def write(self, name: str, data: bytes) -> None:
         """Write a file; readers see the older one, if there is one, or the new one."""
         if not self.is_local:
-            self.fs.pipe_file(self.path(name), data)
+            with as_os_errors():
+                self.fs.pipe_file(self.path(name), data)
             return
         temporary = self._temporary(name, data)
         try:
@@ -151,7 +149,8 @@ class RunStorage:
     def create_once(self, name: str, data: bytes) -> bool:
         """Write ``name`` whole, unless it exists. Returns whether this call made it."""
         if not self.is_local:
-            return create_object_once(self.fs, self.path(name), data)
+            with as_os_errors():
+                return create_object_once(self.fs, self.path(name), data)
         temporary = self._temporary(name, data)
         try:
             os.link(temporary, self.path(name))
@@ -164,16 +163,19 @@ class RunStorage:
 
     def read(self, name: str) -> bytes:
         """The whole content of ``name``. Raises `FileNotFoundError`."""
-        return self.fs.cat_file(self.path(name))
+        with as_os_errors():
+            return self.fs.cat_file(self.path(name))
 
     def exists(self, name: str) -> bool:
         """Whether ``name`` exists, file or folder."""
-        return bool(self.fs.exists(self.path(name)))
+        with as_os_errors():
+            return bool(self.fs.exists(self.path(name)))
 
     def list(self, folder: str) -> list[str]:
         """Relative names of what lies directly in ``folder``, sorted; empty where it does not exist."""
         try:
-            names = self.fs.ls(self.path(folder), detail=False)
+            with as_os_errors():
+                names = self.fs.ls(self.path(folder), detail=False)
         except FileNotFoundError:
             return []
         own = self.path(folder).rstrip("/")  # clients that know folders (pyarrow) leave an object that stands for one

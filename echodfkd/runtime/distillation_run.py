@@ -30,7 +30,7 @@ from echodfkd import clock
 from echodfkd.config import RunConfig
 from echodfkd.config_file import config_hash
 from echodfkd.config_head_checks import check_teacher_gives
-from echodfkd.errors import ConfigError, EchoDFKDError, RunError
+from echodfkd.errors import ConfigError, EchoDFKDError, RunError, one_line
 from echodfkd.lease import Lease, held
 from echodfkd.models.build import build_student, load_judge
 from echodfkd.models.convlstm import count_parameters
@@ -62,8 +62,14 @@ def run_distillation(config: RunConfig, print_line: Callable[[str], None]) -> di
     config = with_absolute_paths(config)
     teacher_id = check_inputs(config)
     storage = open_run_folder(config, teacher_id)
-    with held(storage, lease_s=config.lease_s, say=print_line) as lease:
-        return _run_leased(config, lease, teacher_id, print_line)
+    try:
+        with held(storage, lease_s=config.lease_s, say=print_line) as lease:
+            return _run_leased(config, lease, teacher_id, print_line)
+    except OSError as error:  # a disk, a store or a network, for longer than retries bridge
+        raise RunError(
+            f"the run stopped, a file or a host can no longer be reached: {one_line(error)}; what was published in"
+            f" {config.root} stays, the same command goes on from there"
+        ) from error
 
 
 def _run_leased(config: RunConfig, lease: Lease, teacher_id: str, print_line: Callable[[str], None]) -> dict[str, Any]:

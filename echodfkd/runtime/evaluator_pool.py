@@ -32,6 +32,7 @@ from echodfkd.scoring import score_case
 from echodfkd.scoring_heads import Prediction, predict_with_heads, predict_with_teacher, score_heads
 from echodfkd.storage import RunStorage
 from echodfkd.training.checkpoints import list_checkpoints, read_student
+from echodfkd.training.engine import load_weights
 from echodfkd.video.encode import encode_mp4
 
 SHARD_CASES = 8
@@ -154,7 +155,8 @@ class Evaluator:
         key = (checkpoint.step, student)
         if self._network is None or self._network[0] != key:
             network = build_student(**asdict(self.config.students[student]))
-            network.load_state_dict(read_student(self.storage, checkpoint, student))
+            weights = read_student(self.storage, checkpoint, student)
+            load_weights(network, weights, what=f"{checkpoint.folder}/{student}")
             self._network = (key, network.to(self.device).eval())
         classes = self.config.students[student].classes
         return predict_with_heads(self._network[1], case.video, classes=classes, device=self.device)

@@ -43,11 +43,11 @@ CORRELATIONS: dict[tuple[str, str], float] = {
 }
 """Correlations of the underlying normals; "sex" grows from F to M, pairs not named have 0.
 
-EF with EDV is chosen so that the derived end-systolic volume has the mean and sd that EchoNet-Dynamic reports
-(43 +- 36 mL) with its other marginals: failing ventricles dilate. The others are chosen: their signs are those of the chamber
-quantification guideline of Lang et al. (2015), which indexes volumes by body surface and gives men larger ventricles
-and an ejection fraction two points lower, and of a heart that beats faster as its stroke fails. Their sizes are
-plausible and not measured.
+EF with EDV is chosen so that the derived end-systolic volume has the mean and sd that EchoNet-Dynamic reports (43 +-
+36 mL) with its other marginals: failing ventricles dilate. The others are chosen: their signs are those of the
+chamber quantification guideline of Lang et al. (2015), which indexes volumes by body surface and gives men larger
+ventricles and an ejection fraction two points lower, and of a heart that beats faster as its stroke fails. Their
+sizes are plausible and not measured.
 """
 
 _NORMAL = NormalDist()

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -16,7 +17,9 @@ import torch
 from echodfkd import object_store
 from echodfkd.config import RunConfig
 from echodfkd.config_file import load_config
-from echodfkd.errors import InputError
+from echodfkd.errors import InputError, RunError
+from echodfkd.lease import Lease
+from echodfkd.runtime import distillation_run
 from echodfkd.runtime.distillation_run import open_run_folder
 from echodfkd.storage import RunStorage, describe, read_bytes
 from echodfkd.synthesis.phantom import default_phantom
@@ -252,6 +255,26 @@ def test_no_credentials_and_no_server_are_one_sentence(
     run, _ = refusals(f"s3://{s3_bucket}/here")
     assert run.startswith("storage: ")
     assert "Could not connect to the endpoint URL" in run
+
+
+def test_a_store_that_goes_away_in_the_middle_of_a_run_is_one_sentence(
+    s3_bucket: str, s3_proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(object_store, "ATTEMPTS", 1)
+    config = config_for(f"s3://{s3_bucket}/here")
+
+    def fake_stages(config: RunConfig, lease: Lease, *unused: object) -> None:
+        s3_proxy.fault = lambda number, method, path: "reset"
+        lease.storage.write("scores/part-0.parquet", b"1")
+
+    monkeypatch.setattr(distillation_run, "_run_leased", fake_stages)
+    with pytest.raises(RunError) as caught:
+        distillation_run.run_distillation(config, lambda line: None)
+    assert re.fullmatch(
+        r"the run stopped, a file or a host can no longer be reached: .*; what was published in"
+        rf" s3://{s3_bucket}/here/run stays, the same command goes on from there",
+        str(caught.value),
+    )
 
 
 def test_a_student_starts_from_an_object(s3_bucket: str) -> None:
