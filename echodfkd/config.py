@@ -14,10 +14,6 @@ from echodfkd.config_sources import MixturePart as MixturePart
 from echodfkd.config_sources import PartConfig as PartConfig
 from echodfkd.config_sources import SourceConfig as SourceConfig
 
-MAX_READ_TASKS = 5_000
-"""Read tasks of one dataset pass. Ray Data plans every task before the first batch: 62,500 tasks took
-81 s and 682 MB in the coordinator, so that longer plans run in several passes (legs)."""
-
 
 @dataclass(frozen=True)
 class WindowConfig:
@@ -176,6 +172,9 @@ class DataConfig:
     """Source tasks that may run at the same time."""
     prefetch_batches: int = 1
     """Micro-batches a worker fetches ahead."""
+    leg_tasks: int = 5_000
+    """Most read tasks of one dataset pass. Ray Data plans every task before the first batch, and keeps its books on
+    them until the pass is over: 62,500 tasks took 81 s and 682 MB, so that longer plans run in passes (legs)."""
     ahead_mb: int = 64
     """Object-store memory that blocks on their way to the students may fill, in MiB."""
     no_progress_timeout_s: float = 600.0
@@ -308,8 +307,8 @@ class RunConfig:
 
     @property
     def leg_steps(self) -> int:
-        """Optimiser steps of one dataset pass (a leg): at most MAX_READ_TASKS read tasks, whole checkpoints."""
-        most = max(1, MAX_READ_TASKS // self.blocks_per_step)
+        """Optimiser steps of one dataset pass (a leg): at most data.leg_tasks read tasks, whole checkpoints."""
+        most = max(1, self.data.leg_tasks // self.blocks_per_step)
         every = self.train.checkpoint_every
         return most // every * every if most >= every else most
 

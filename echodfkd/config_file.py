@@ -144,6 +144,7 @@ def config_hash(config: RunConfig) -> str:
         "source_num_cpus",
         "source_tasks",
         "prefetch_batches",
+        "leg_tasks",
         "ahead_mb",
         "no_progress_timeout_s",
     )
@@ -199,6 +200,7 @@ _AT_LEAST: dict[str, float] = {
     "data.max_attempts": 1,
     "data.source_tasks": 1,
     "data.prefetch_batches": 0,
+    "data.leg_tasks": 1,
     "data.ahead_mb": 1,
     "data.no_progress_timeout_s": 0,
     "evaluation.cases": 1,

@@ -10,6 +10,8 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import ray
@@ -17,6 +19,7 @@ import ray.train
 from ray.data import (
     ActorPoolStrategy,
     DataContext,
+    DataIterator,
     Dataset,
     Datasource,
     ExecutionOptions,
@@ -26,6 +29,7 @@ from ray.data import (
 )
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.block import Block, BlockAccessor, BlockMetadata
+from ray.train import DataConfig
 
 from echodfkd.config import RunConfig
 from echodfkd.records import DistillationBatch
@@ -100,10 +104,36 @@ def remaining_blocks(config: RunConfig, leg: int) -> list[list[int]]:
     return [slots[first : first + size] for first in range(0, len(slots), size)]
 
 
+@dataclass(frozen=True)
+class LegShard:
+    """One rank's part of a leg. Ray Train knows how to find it, but not what it is (see `LegData`)."""
+
+    shard: DataIterator
+
+
+class LegData(DataConfig):
+    """Ray Train's way of splitting datasets, but that a leg's coordinator may end before the run does.
+
+    Ray Train keeps the coordinator of every dataset that was ever asked for, a process with the books of all its
+    tasks, and asks each to shut down at the end. It leaves alone what is not a split iterator.
+    """
+
+    def configure(self, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
+        """One dictionary per rank, of `LegShard`."""
+        found = super().configure(*args, **kwargs)
+        return [{name: LegShard(shard) for name, shard in shards.items()} for shards in found]
+
+
 def stream_batches(config: RunConfig, first_step: int) -> Iterator[DistillationBatch]:
     """The micro-batches of one rank, from the leg that holds ``first_step`` to the end of the plan."""
+    shards: list[DataIterator] = []
     for leg in range(first_step // config.leg_steps, config.num_legs):
-        shard = ray.train.get_dataset_shard(leg_name(leg))
+        shard = ray.train.get_dataset_shard(leg_name(leg)).shard
+        shards.append(shard)
+        if len(shards) > 2:  # whoever ends a leg has averaged its gradients with all ranks: none is two legs behind
+            old = shards.pop(0)
+            if ray.train.get_context().get_world_rank() == 0:
+                ray.kill(old._coord_actor)
         for columns in shard.iter_batches(
             batch_size=config.micro_batch,
             batch_format="numpy",

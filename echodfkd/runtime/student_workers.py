@@ -14,13 +14,13 @@ from typing import Any
 
 import ray.train
 import torch
-from ray.train import DataConfig, FailureConfig, ScalingConfig
+from ray.train import FailureConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from echodfkd import clock
 from echodfkd.config import RunConfig
 from echodfkd.errors import EchoDFKDError
-from echodfkd.runtime.clip_stream import build_stream, execution_options, leg_name, stream_batches
+from echodfkd.runtime.clip_stream import LegData, build_stream, execution_options, leg_name, stream_batches
 from echodfkd.runtime.cluster import actor_name, node_labels
 from echodfkd.runtime.preemption import StopWatch
 from echodfkd.storage import RunStorage
@@ -50,7 +50,7 @@ def build_trainer(config: RunConfig, *, teacher_id: str, board: Any, lease_epoch
             failure_config=FailureConfig(max_failures=workers.max_failures),
         ),
         datasets=legs,
-        dataset_config=DataConfig(execution_options=execution_options(config), enable_shard_locality=False),
+        dataset_config=LegData(execution_options=execution_options(config), enable_shard_locality=False),
     )
 
 

@@ -1,9 +1,12 @@
 """Whole tiny runs on a real local Ray cluster: everything at once, then what it left behind is checked."""
 
+import contextlib
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from safetensors.numpy import load_file
 
@@ -71,6 +74,36 @@ def test_a_run_leaves_everything_it_promises_and_repeats_bit_for_bit(tiny_config
     assert resumed["ledger"] == {"clips": 24, "lost": 0, "repeated": 0, "quarantined": 0}
     assert weights(again, 6) == weights(config, 6)
     assert weights(again, 6, "b") == weights(config, 6, "b")
+
+
+def test_legs_change_nothing_and_a_leg_that_is_over_leaves_no_process(tiny_config: Callable[..., RunConfig]) -> None:
+    """Four updates in one dataset pass, and in four of them; no more than three coordinators ever live."""
+    plain = ["train.engine=plain", "train.workers=2", "train.steps=4", "train.checkpoint_every=1"]
+    plain.append("evaluation.enabled=false")
+    one, four = tiny_config("name=one", *plain), tiny_config("name=four", *plain, "data.leg_tasks=2")
+    assert (one.num_legs, four.num_legs) == (1, 4)
+    run_distillation(one, quiet)
+    living, ended = [0], threading.Event()
+
+    def count() -> None:
+        while not ended.wait(0.2):
+            found = 0
+            for process in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.Error):  # it has just ended
+                    found += any("SplitCoordinator" in word for word in process.cmdline())
+            living.append(found)
+
+    watch = threading.Thread(target=count)
+    watch.start()
+    try:
+        run_distillation(four, quiet)
+    finally:
+        ended.set()
+        watch.join()
+    assert 1 <= max(living) <= 3, living
+    assert weights(four, 4) == weights(one, 4)
+    report = check_ledger(RunStorage(four.root), four.plan_slots)
+    assert (report.clips, report.lost, report.repeated, report.problems) == (16, 0, 0, [])
 
 
 def test_a_name_that_exists_is_resumed_or_refused_and_never_overwritten(tiny_config: Callable[..., RunConfig]) -> None:

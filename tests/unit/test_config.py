@@ -1,11 +1,12 @@
 """The config: every shipped file loads, every mistake is one sentence that names the option."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import yaml
 
-from echodfkd.config import ConditionsConfig, RunConfig
+from echodfkd.config import ConditionsConfig, DataConfig, RunConfig
 from echodfkd.config_file import config_from_dict, config_hash, config_to_yaml, load_config
 from echodfkd.config_head_checks import check_teacher_gives
 from echodfkd.config_sources import ChoiceSpec, ConditionSpec, StratifySpec, WeightedSpec
@@ -312,6 +313,8 @@ def test_a_long_plan_runs_in_legs_that_end_at_checkpoints() -> None:
     assert config.leg_steps == 2500
     assert config.num_legs == 5
     assert config.leg_steps % config.train.checkpoint_every == 0
+    assert dataclasses.replace(config, data=DataConfig(leg_tasks=1000)).num_legs == 24
+    assert config_hash(dataclasses.replace(config, data=DataConfig(leg_tasks=1000))) == config_hash(config)
 
 
 def test_what_crosses_to_the_students_is_what_they_ask_for() -> None:
