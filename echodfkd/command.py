@@ -19,10 +19,12 @@ QUIET_RAY = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_task_events_max_num_task_in_gcs": "5000",
     "RAY_DEDUP_LOGS_SKIP_REGEX": "worker processes have been started on node",
 }
 """Environment of the driver and of every worker: our progress line instead of Ray's many. (The last one hides a
-warning about few cores and many roles.)"""
+warning about few cores and many roles; the one before bounds what a local cluster remembers of tasks that are over,
+some 3 KB each, of which Ray keeps 100,000.)"""
 
 
 def cluster_address(option: str) -> str:

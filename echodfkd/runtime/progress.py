@@ -126,7 +126,7 @@ class ProgressLine:
         self._last = (now, step)
         first = int(values.get("first_step", 0))
         mean_rate = (step - first) / max(now - float(values.get("first_step_time", now)), 1e-9)
-        eta = (total - step) / mean_rate if mean_rate > 0 else float("nan")
+        eta = f"{(total - step) / mean_rate:.0f} s" if mean_rate > 0 else "after the next step"
         losses = _loss_text(dict(values.get("losses", {})), len(self.config.students))
         # Little's law: clips taught and not yet trained = rate of trained clips x time a taught clip waited
         queue = float(values.get("age_s", 0.0)) * mean_rate * batch
@@ -135,7 +135,7 @@ class ProgressLine:
             f"{elapsed:6.0f} s | step {step}/{total} | {rate * batch:.1f} clips/s | loss {losses}"
             f" | one source can make {values.get('source_clips_s', 0.0):.0f}, one teacher teach"
             f" {values.get('teacher_clips_s', 0.0):.0f} clips/s | queue {queue:.0f} clips"
-            f" | students wait {100 * float(values.get('wait_share', 0.0)):.0f} %{scored} | ETA {eta:.0f} s"
+            f" | students wait {100 * float(values.get('wait_share', 0.0)):.0f} %{scored} | ETA {eta}"
         )
 
 

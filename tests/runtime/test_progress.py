@@ -39,6 +39,7 @@ def test_rates_queue_and_eta_follow_from_the_numbers(line_of: Callable[[dict[str
     assert "step 5/6 | 2.0 clips/s | loss a 0.2500" in line
     assert "one source can make 40, one teacher teach 20 clips/s | queue 6 clips" in line
     assert "students wait 5 % | scored step 3 | ETA 2 s" in line
+    assert line_of({**values, "step": 1}).endswith("| ETA after the next step")
 
 
 def test_many_students_share_a_line_and_the_memory_table_is_printed_once(tiny_config: Callable[..., RunConfig]) -> None:
