@@ -1,4 +1,5 @@
-"""The whole run as frozen dataclasses: the one place where a default stands (with `config_sources`).
+"""The whole run as frozen dataclasses: the one place where a default stands (with `config_sources` and
+`config_objective`).
 
 A run is one YAML file merged over these defaults, then ``key=value`` overrides, through OmegaConf's
 structured mode (`config_file`). Numbers that follow from others (micro-batch, plan length, queue bounds)
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from echodfkd.config_objective import TermConfig as TermConfig
 from echodfkd.config_sources import ConditionsConfig as ConditionsConfig
 from echodfkd.config_sources import MixturePart as MixturePart
 from echodfkd.config_sources import PartConfig as PartConfig
@@ -76,6 +78,9 @@ class StudentConfig:
     """Half of every recurrent layer runs against time: for recordings, not for a live stream."""
     input: str = "normalised"
     """normalised (grey levels centred and scaled), or raw (0 .. 255 as they are, as in the authors' checkpoints)."""
+    objective: dict[str, TermConfig] = field(default_factory=dict)
+    """What it minimises on the masks: bce, kl, focal, dice, lovasz, boundary, temporal, each with its options; empty is
+    the authors' cross-entropy, {bce: {}}. A mapping that is given stands alone: name bce in it to keep it."""
     initial: str = ""
     """Weights that training starts from: a student.safetensors, or a .ckpt of the authors; empty draws them."""
     initial_sha256: str = ""
@@ -92,8 +97,12 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Adam with linear warm-up, then cosine decay to `final_fraction` of the learning rate."""
+    """Adam with linear warm-up of the learning rate, then a decay to `final_fraction` of it."""
 
+    kind: str = "adam"
+    """adam (weight_decay is an L2 term of the gradient) or adamw (decoupled weight decay)."""
+    schedule: str = "cosine"
+    """After the warm-up: cosine, linear, or constant (no decay)."""
     learning_rate: float = 3e-3
     beta1: float = 0.9
     beta2: float = 0.999
@@ -128,6 +137,9 @@ class TrainConfig:
     """Share of a device's free memory that the students may fill, as estimated before training; 0 does not check."""
     torch_adam: bool = True
     """deepspeed: use torch's Adam; false compiles DeepSpeed's fused kernel on first use."""
+    ema_decay: float = 0.0
+    """Publish an exponential moving average of the weights in place of the newest, with this decay per update (at first
+    less, so that the initial weights fade); 0 publishes the newest."""
     checkpoint_every: int = 50
     """Optimiser steps between published checkpoints; the last step is always published."""
     keep_resume: int = 2

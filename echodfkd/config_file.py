@@ -14,6 +14,7 @@ from typing import Any
 from echodfkd.config import RunConfig
 from echodfkd.config_head_checks import check_heads, drop_unused_heads
 from echodfkd.config_initial import check_initial_option, pin_initial
+from echodfkd.config_objective_checks import check_recipe, drop_added_defaults
 from echodfkd.config_source_checks import check_source
 from echodfkd.config_source_file import expand_source, pin_tables, replace_distributions, shorten_source, sources_in
 from echodfkd.config_student_checks import check_student
@@ -155,6 +156,7 @@ def config_hash(config: RunConfig) -> str:
         for key in ("early_stop_window", "early_stop_patience", "early_stop_min_delta"):
             values["train"].pop(key)
     drop_unused_heads(values)
+    drop_added_defaults(values)
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -163,6 +165,8 @@ _CHOICES = {
     "data.order": ("fixed", "arrival"),
     "teacher.kind": ("embedded", "embedded_chambers", "echonet_deeplabv3"),
     "teacher.device": ("auto", "cpu", "cuda"),
+    "optimizer.kind": ("adam", "adamw"),
+    "optimizer.schedule": ("cosine", "linear", "constant"),
     "train.engine": ("deepspeed", "plain"),
     "train.zero_stage": (0, 1, 2, 3),
     "train.precision": ("fp32", "bf16"),
@@ -254,6 +258,7 @@ def check_config(config: RunConfig) -> None:
     _check_students(config)
     check_placement(config)
     check_heads(config)
+    check_recipe(config)
     check_synthesize(config.synthesize, config.source)
 
 

@@ -1,5 +1,10 @@
 """Losses of distillation, normalised so that shards of a batch add up to the whole batch.
 
+Every mask loss is sum_b w_b * l_b / total_weight, where l_b looks at clip b alone (a mean over its pixels, or one
+number for its whole mask) and total_weight is the sum of w over the clips of the whole optimiser step, on all workers.
+So the losses of the parts of any cut between clips, and their gradients, add up to those of the whole. Further ones are
+in `losses_pixels`, `losses_regions`, `losses_shape` and `losses_features`.
+
 Legend: B clips, T frames, C classes, H rows, W columns.
 """
 
@@ -10,7 +15,12 @@ import torch.nn.functional as F
 
 
 def soft_mask_bce(
-    logits: torch.Tensor, target_prob: torch.Tensor, weight: torch.Tensor, *, total_weight: float | torch.Tensor
+    logits: torch.Tensor,
+    target_prob: torch.Tensor,
+    weight: torch.Tensor,
+    *,
+    total_weight: float | torch.Tensor,
+    confidence: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Binary cross-entropy with soft targets, averaged over the pixels (and classes) of the whole batch.
 
@@ -25,6 +35,8 @@ def soft_mask_bce(
         target_prob: floating, 0..1, of the same shape.
         weight: (B,), weight of each clip; 0 leaves a clip out, whatever its values.
         total_weight: sum of the weights of all clips of the optimiser step, above 0.
+        confidence: weight of each pixel, 0..1, of the same shape (`losses_pixels.entropy_confidence`, or a given map);
+            the mean stays one over all pixels, so that a doubtful clip counts for less. None is 1 everywhere.
 
     Returns:
         Scalar, float32 (float64 for float64 logits).
@@ -32,7 +44,15 @@ def soft_mask_bce(
     Raises:
         ValueError: shapes do not belong together, or targets are not floating point (uint8 codes, say).
     """
-    if logits.shape != target_prob.shape or weight.shape != logits.shape[:1]:
+    z, p, w = checked_masks(logits, target_prob, weight)
+    return mean_over_pixels(F.binary_cross_entropy_with_logits(z, p, reduction="none"), w, total_weight, confidence)
+
+
+def checked_masks(
+    logits: torch.Tensor, target_prob: torch.Tensor, weight: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The arguments of a mask loss in the precision it is computed in. Raises `ValueError` as `soft_mask_bce`."""
+    if logits.ndim not in (4, 5) or logits.shape != target_prob.shape or weight.shape != logits.shape[:1]:
         raise ValueError(
             f"logits {tuple(logits.shape)}, target_prob {tuple(target_prob.shape)} and weight {tuple(weight.shape)}"
             " must be (B, T, H, W) or (B, T, C, H, W), the same, and (B,)"
@@ -40,10 +60,31 @@ def soft_mask_bce(
     if not target_prob.is_floating_point():
         raise ValueError(f"target_prob must be floating point in 0..1, got {target_prob.dtype}; divide codes by 255")
     dtype = torch.promote_types(logits.dtype, torch.float32)
-    z, p, w = logits.to(dtype), target_prob.to(dtype), weight.to(dtype)
-    clip_mean_B = F.binary_cross_entropy_with_logits(z, p, reduction="none").flatten(1).mean(dim=1)
+    return logits.to(dtype), target_prob.to(dtype), weight.to(dtype)
+
+
+def mean_over_pixels(
+    pixels: torch.Tensor,
+    weight: torch.Tensor,
+    total_weight: float | torch.Tensor,
+    confidence: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """The weighted mean over clips of each clip's mean over all other axes of ``pixels`` (B, ...).
+
+    Raises:
+        ValueError: ``confidence`` is given and of another shape.
+    """
+    if confidence is not None:
+        if confidence.shape != pixels.shape:
+            raise ValueError(f"confidence {tuple(confidence.shape)} must have the shape {tuple(pixels.shape)}")
+        pixels = pixels * confidence.to(pixels.dtype)
+    return mean_over_clips(pixels.flatten(1).mean(dim=1), weight, total_weight)
+
+
+def mean_over_clips(clip_B: torch.Tensor, weight: torch.Tensor, total_weight: float | torch.Tensor) -> torch.Tensor:
+    """sum_b w_b * clip_b / total_weight."""
     # where() and not a product alone: a clip of weight 0 must not bring in 0 * inf
-    return (torch.where(w > 0, clip_mean_B, 0) * w).sum() / total_weight
+    return (torch.where(weight > 0, clip_B, 0) * weight).sum() / total_weight
 
 
 EF_BETA = 0.05

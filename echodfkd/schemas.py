@@ -90,10 +90,12 @@ TRAINING_SCHEMA = pa.schema(
         ("grad_norm", pa.float64()),
         ("time", pa.float64()),
         ("busy_s", pa.float64()),
+        ("terms", pa.map_(pa.string(), pa.float64())),
     ]
 )
 """``time`` is seconds since 1970 (UTC); ``grad_norm`` is the global norm before clipping; ``busy_s`` is how long the
-forward passes, backward passes and update took on the worker that wrote the row (null in rows of older versions)."""
+forward passes, backward passes and update took on the worker that wrote the row; ``terms`` are the values of the loss's
+terms before they are weighted, by name (both null in rows of older versions)."""
 
 CASE_SCHEMA = pa.schema(
     [
@@ -126,7 +128,7 @@ MAX_PART_ROWS = 20_000_000
 _NEVER_NULL = {"clip_id", "student", "step", "metric", "slot", "index", "stage", "actor", "start", "end", "clips"}
 """Columns that every reader computes with."""
 
-_ADDED_LATER = {"busy_s"}
+_ADDED_LATER = {"busy_s", "terms"}
 """Columns that files of older versions do not have: read as null."""
 
 _SCHEMAS = {

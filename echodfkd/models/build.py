@@ -37,6 +37,7 @@ def build_student(
     activation: str = "none",
     bidirectional: bool = False,
     input: str = "normalised",
+    objective: Mapping[str, Any] | None = None,
     initial: str = "",
     initial_sha256: str = "",
 ) -> nn.Module:
@@ -58,8 +59,9 @@ def build_student(
         activation: one of `convlstm.ACTIVATIONS`.
         bidirectional: half of each recurrent layer runs against time.
         input: normalised, or raw grey levels.
-        initial: where training starts from does not shape the network; taken so that a student's config is all
+        objective: what training minimises does not shape the network; taken so that a student's config is all
             that this function needs.
+        initial: likewise.
         initial_sha256: likewise.
 
     All but the first four have the authors' values where they are not given.

@@ -168,7 +168,7 @@ class Round:
         return found
 
     def _changed(self, calm: Round) -> list[str]:
-        """Students whose last weights or Adam moments differ in any bit."""
+        """Students whose last weights, averages or Adam moments differ in any bit."""
         mine, theirs = latest_checkpoint(self.storage), latest_checkpoint(calm.storage)
         if mine is None or theirs is None or mine.step != theirs.step:
             return sorted(self.config.students)
@@ -234,5 +234,6 @@ def _chaos_config(config: RunConfig) -> RunConfig:
 
 def _bits(state: Any) -> dict[str, bytes]:
     parts = {"weights": state.weights, "exp_avg": state.optimizer.exp_avg, "exp_avg_sq": state.optimizer.exp_avg_sq}
+    parts |= {"average": state.average or {}}
     tensors = {f"{part}/{name}": tensor for part, values in parts.items() for name, tensor in values.items()}
     return {name: tensor.contiguous().numpy().tobytes() for name, tensor in tensors.items()}

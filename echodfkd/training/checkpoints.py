@@ -1,10 +1,10 @@
 """Publish and read checkpoints: one commit holds the whole family of students, or nothing.
 
-``checkpoints/step_00000100/`` holds, per student, ``student.safetensors`` (fp32 weights and buffers) and
-``resume.safetensors`` (weights, Adam's moments and step by name), then ``consumed.json`` (the plan's slots
-trained so far), ``meta.json``, and last ``manifest.json``, made once. Only a manifest makes a commit, and it
-alone makes the ledger's part files valid, by name and sha256. Steps count updates: step 100 is the state after
-100 of them.
+``checkpoints/step_00000100/`` holds, per student, ``student.safetensors`` (fp32 weights and buffers, averaged where
+train.ema_decay says so) and ``resume.safetensors`` (the newest weights, Adam's moments and step by name, and the
+average where there is one), then ``consumed.json`` (the plan's slots trained so far), ``meta.json``, and last
+``manifest.json``, made once. Only a manifest makes a commit, and it alone makes the ledger's part files valid, by name
+and sha256. Steps count updates: step 100 is the state after 100 of them.
 
 `prune_resume` deletes the resume state of older commits to bound a run's size. Their manifests still list
 those files; nothing but `read_resume` opens them, and it then says that the state is gone.
@@ -38,10 +38,16 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 @dataclass(frozen=True)
 class StudentState:
-    """One student, whole: weights and buffers by name, and Adam's state."""
+    """One student, whole: weights and buffers by name, Adam's state, and the average of the weights if one is kept."""
 
     weights: dict[str, torch.Tensor]
     optimizer: OptimizerState
+    average: dict[str, torch.Tensor] | None = None
+
+    @property
+    def published(self) -> dict[str, torch.Tensor]:
+        """The weights that others shall use."""
+        return self.weights if self.average is None else self.average
 
 
 def checkpoint_folder(step: int) -> str:
@@ -82,7 +88,7 @@ def publish(
         raise RunError(taken)
     contents: dict[str, bytes] = {}
     for name, state in students.items():
-        contents[f"{name}/student.safetensors"] = save_safetensors(state.weights)
+        contents[f"{name}/student.safetensors"] = save_safetensors(state.published)
         contents[f"{name}/resume.safetensors"] = save_safetensors(pack_state(state))
     contents["consumed.json"] = consumed.to_json().encode()
     contents["meta.json"] = json.dumps(dict(meta), indent=1, sort_keys=True).encode()
@@ -134,7 +140,7 @@ def latest_checkpoint(storage: RunStorage) -> PublishedCheckpoint | None:
 
 
 def read_student(storage: RunStorage, checkpoint: PublishedCheckpoint, name: str) -> dict[str, torch.Tensor]:
-    """Weights and buffers of one student by name, fp32.
+    """Published weights and buffers of one student by name, fp32.
 
     Raises:
         InputError: no such student, or its file is missing or not the one that was published.
@@ -143,7 +149,7 @@ def read_student(storage: RunStorage, checkpoint: PublishedCheckpoint, name: str
 
 
 def read_resume(storage: RunStorage, checkpoint: PublishedCheckpoint, name: str) -> StudentState:
-    """Weights and Adam's state of one student.
+    """Weights, Adam's state and average of one student.
 
     Raises:
         InputError: as `read_student`; also where the resume state has been pruned (train.keep_resume).
@@ -154,7 +160,7 @@ def read_resume(storage: RunStorage, checkpoint: PublishedCheckpoint, name: str)
 
 def unpack_state(tensors: Mapping[str, torch.Tensor], what: str) -> StudentState:
     """A student's state out of the tensors of `pack_state`; `InputError` begins with ``what`` where one lacks."""
-    parts: dict[str, dict[str, torch.Tensor]] = {"weights": {}, **{key: {} for key in _MOMENTS}}
+    parts: dict[str, dict[str, torch.Tensor]] = {key: {} for key in ("weights", *_MOMENTS, "average")}
     for key, tensor in tensors.items():
         part, _, own = key.partition("/")
         if part in parts:
@@ -162,7 +168,7 @@ def unpack_state(tensors: Mapping[str, torch.Tensor], what: str) -> StudentState
     if "step" not in tensors or tensors["step"].numel() != 1:
         raise InputError(f"{what} holds no step")
     moments = {key: parts[key] for key in _MOMENTS}
-    return StudentState(parts["weights"], OptimizerState(int(tensors["step"]), **moments))
+    return StudentState(parts["weights"], OptimizerState(int(tensors["step"]), **moments), parts["average"] or None)
 
 
 def read_consumed(storage: RunStorage, checkpoint: PublishedCheckpoint) -> Intervals:
@@ -220,6 +226,7 @@ def pack_state(state: StudentState) -> dict[str, torch.Tensor]:
     packed = {f"weights/{name}": tensor for name, tensor in state.weights.items()}
     for key in _MOMENTS:
         packed.update({f"{key}/{name}": tensor for name, tensor in getattr(state.optimizer, key).items()})
+    packed.update({f"average/{name}": tensor for name, tensor in (state.average or {}).items()})
     return {**packed, "step": torch.tensor(state.optimizer.step)}
 
 

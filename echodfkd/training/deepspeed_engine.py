@@ -48,7 +48,7 @@ class DeepSpeedEngine:
             "betas": [adam.beta1, adam.beta2],
             "eps": adam.eps,
             "weight_decay": adam.weight_decay,
-            "adam_w_mode": False,
+            "adam_w_mode": adam.decoupled,
             "torch_adam": torch_adam,
         }
         self._engine, _, _, _ = deepspeed.initialize(

@@ -23,12 +23,17 @@ from echodfkd.models.heads import StudentOutput, as_float32
 
 @dataclass(frozen=True)
 class AdamSettings:
-    """Settings of Adam (Kingma and Ba 2015; weight decay as an L2 term of the gradient, as in torch's Adam)."""
+    """Settings of Adam (Kingma and Ba 2015).
+
+    Weight decay is an L2 term of the gradient, as in torch's Adam, or where ``decoupled`` that of AdamW (Loshchilov and
+    Hutter 2019): every parameter, biases and norms too, loses learning rate * weight_decay of itself per update.
+    """
 
     beta1: float
     beta2: float
     eps: float
     weight_decay: float
+    decoupled: bool
     clip_norm: float
     """Largest global gradient norm; 0 does not clip."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,9 +81,10 @@ class LedgerBuffer:
         grad_norm: float,
         time: float,
         busy_s: float,
+        terms: Mapping[str, float],
     ) -> None:
         """One student's update: the columns of `TRAINING_SCHEMA`."""
-        values = (student, step, loss, learning_rate, grad_norm, time, busy_s)
+        values = (student, step, loss, learning_rate, grad_norm, time, busy_s, dict(terms))
         self._rows["training"].append(dict(zip(TRAINING_SCHEMA.names, values, strict=True)))
 
     def flush(self, step: int, kinds: Iterable[str] = tuple(_KINDS)) -> dict[str, dict[str, dict[str, object]]]:

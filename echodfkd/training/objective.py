@@ -1,23 +1,28 @@
 """What a student is trained to minimise: its outputs against a batch of taught clips.
 
-mask BCE + phase_weight * phase BCE + ef_weight * smooth L1 of the ejection fraction, each term averaged over what is
-known in the whole optimiser step, so that the parts of any cut of a batch add up to the whole.
+The weighted terms on the masks (a cross-entropy, or those of ``students.<name>.objective``) + phase_weight * phase BCE
++ ef_weight * smooth L1 of the ejection fraction. Each is averaged over what is known in the whole optimiser step, so
+that the parts of any cut of a batch add up to the whole.
 
 Legend: B clips, T frames, C classes, H rows, W columns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from echodfkd.config import RunConfig
+from echodfkd.config import RunConfig, TermConfig
+from echodfkd.config_objective import PLAIN_OBJECTIVE, TERM_OPTIONS
 from echodfkd.losses import ef_smooth_l1, phase_bce, soft_mask_bce
-from echodfkd.models.heads import StudentOutput
+from echodfkd.losses_pixels import entropy_confidence, soft_mask_focal, soft_mask_kl
+from echodfkd.losses_regions import lovasz_hinge, soft_dice
+from echodfkd.losses_shape import boundary_loss, temporal_consistency
+from echodfkd.models.heads import HeadOutputs, StudentOutput
 from echodfkd.records import DistillationBatch
 
 
@@ -71,45 +76,111 @@ def batch_tensors(batch: DistillationBatch, device: torch.device) -> BatchTensor
     return BatchTensors(video, target, weight, phase, ef)
 
 
+_MASK_LOSSES: dict[str, Callable[..., torch.Tensor]] = {
+    "bce": soft_mask_bce,
+    "kl": soft_mask_kl,
+    "focal": soft_mask_focal,
+    "dice": soft_dice,
+    "lovasz": lovasz_hinge,
+    "boundary": boundary_loss,
+    "temporal": temporal_consistency,
+}
+
+TERM_NAMES = (*_MASK_LOSSES, "phase", "ef")
+"""Every term that an objective may have, in the order in which workers exchange their values."""
+
+
+def ramped_weight(term: TermConfig, step: int) -> float:
+    """A term's weight in the update ``step`` (0 for the first): a function of the step alone, so nothing to restore."""
+    if step < term.start:
+        return 0.0
+    return term.weight * min(1.0, (step - term.start + 1) / max(1, term.ramp))
+
+
+class Measured(NamedTuple):
+    """A part's share of the loss of an optimiser step."""
+
+    loss: torch.Tensor
+    """Scalar, what is minimised."""
+    terms: dict[str, torch.Tensor]
+    """Its terms before they are weighted, scalars; those of weight 0 are not computed."""
+
+
 @dataclass(frozen=True)
 class Objective:
     """The loss of one student.
 
     ``places`` are its classes' places among those that the stream teaches; empty where the stream teaches the LV
-    alone. The weights are those of `echodfkd.config.ObjectiveConfig`.
+    alone. The weights are those of `echodfkd.config.ObjectiveConfig`, ``terms`` are on the masks, and ``tasks`` is what
+    else the student learns.
     """
 
     places: tuple[int, ...] = ()
     phase_weight: float = 0.0
     ef_weight: float = 0.0
+    terms: Mapping[str, TermConfig] = field(default_factory=lambda: dict(PLAIN_OBJECTIVE))
+    tasks: tuple[str, ...] = ()
 
     @staticmethod
     def of_student(config: RunConfig, name: str) -> Objective:
         """The objective of a student of this run."""
-        taught = config.taught_classes
-        places = tuple(taught.index(label) for label in config.students[name].classes) if len(taught) > 1 else ()
-        return Objective(places, config.objective.phase_weight, config.objective.ef_weight)
+        taught, student = config.taught_classes, config.students[name]
+        places = tuple(taught.index(label) for label in student.classes) if len(taught) > 1 else ()
+        terms = student.objective or PLAIN_OBJECTIVE
+        weights = config.objective
+        return Objective(places, weights.phase_weight, weights.ef_weight, terms, tuple(student.tasks))
 
     def __call__(self, output: StudentOutput, batch: BatchTensors, totals: Totals) -> torch.Tensor:
-        """This part's share of the loss of the whole optimiser step, a scalar.
+        """The loss of `measure` with every term at its whole weight."""
+        return self.measure(output, batch, totals, step=None).loss
+
+    def measure(self, output: StudentOutput, batch: BatchTensors, totals: Totals, *, step: int | None) -> Measured:
+        """This part's share of the loss of the whole optimiser step, and of its terms.
 
         Args:
             output: of the student, for ``batch.video``.
             batch: a part of the step's clips.
             totals: over all parts.
+            step: updates done before this one, which the terms' schedules go by; None is after all of them.
         """
-        if isinstance(output, torch.Tensor):
-            return soft_mask_bce(output, self._masks(batch), batch.weight, total_weight=totals.weight)
-        target = self._masks(batch).reshape(output.mask_logits.shape)  # one class has no axis of its own
-        loss = soft_mask_bce(output.mask_logits, target, batch.weight, total_weight=totals.weight)
-        if output.phase_logits is not None:
+        heads = output if isinstance(output, HeadOutputs) else HeadOutputs(output, None, None)
+        logits, target = heads.mask_logits, self._masks(batch)
+        if heads is output:
+            target = target.reshape(logits.shape)  # here one class has an axis of its own
+        weights = self.mask_weights(step)
+        terms = {name: self._mask_term(name, logits, target, batch, totals) for name in weights}
+        if heads.phase_logits is not None:
             assert batch.phase is not None
-            term = phase_bce(output.phase_logits, batch.phase, batch.weight, total_weight=totals.phase)
-            loss = loss + self.phase_weight * term
-        if output.ef is not None:
+            terms["phase"] = phase_bce(heads.phase_logits, batch.phase, batch.weight, total_weight=totals.phase)
+            weights["phase"] = self.phase_weight
+        if heads.ef is not None:
             assert batch.ef is not None
-            loss = loss + self.ef_weight * ef_smooth_l1(output.ef, batch.ef, batch.weight, total_weight=totals.ef)
-        return loss
+            terms["ef"] = ef_smooth_l1(heads.ef, batch.ef, batch.weight, total_weight=totals.ef)
+            weights["ef"] = self.ef_weight
+        first, *others = (weights[name] * value for name, value in terms.items())
+        loss = first
+        for value in others:
+            loss = loss + value
+        return Measured(loss, terms)
+
+    def mask_weights(self, step: int | None) -> dict[str, float]:
+        """Weights of the terms on the masks, of those that are above 0; ``step`` as in `measure`."""
+        terms = {name: self.terms[name] for name in _MASK_LOSSES if name in self.terms}
+        weights = {n: term.weight if step is None else ramped_weight(term, step) for n, term in terms.items()}
+        return {name: weight for name, weight in weights.items() if weight > 0}
+
+    def term_names(self, step: int) -> tuple[str, ...]:
+        """The terms that `measure` computes in an update."""
+        return (*self.mask_weights(step), *self.tasks)
+
+    def _mask_term(
+        self, name: str, logits: torch.Tensor, target: torch.Tensor, batch: BatchTensors, totals: Totals
+    ) -> torch.Tensor:
+        term = self.terms[name]
+        options: dict[str, Any] = {key: getattr(term, key) for key in TERM_OPTIONS[name] if key != "confidence"}
+        if term.confidence == "entropy":
+            options["confidence"] = entropy_confidence(target)
+        return _MASK_LOSSES[name](logits, target, batch.weight, total_weight=totals.weight, **options)
 
     def _masks(self, batch: BatchTensors) -> torch.Tensor:
         """(B, T, H, W) for one class, else (B, T, C, H, W)."""

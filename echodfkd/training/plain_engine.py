@@ -30,7 +30,7 @@ class PlainEngine:
         self._forward = PrecisionModule(module, precision=precision, device=device)
         self._clip_norm = adam.clip_norm
         self._named = dict(module.named_parameters())
-        self._adam = torch.optim.Adam(
+        self._adam = (torch.optim.AdamW if adam.decoupled else torch.optim.Adam)(
             self._named.values(),
             lr=0.0,
             betas=(adam.beta1, adam.beta2),

@@ -17,7 +17,6 @@ from echodfkd.records import PublishedCheckpoint
 from echodfkd.run_folder import run_hashes
 from echodfkd.storage import RunStorage
 from echodfkd.training.checkpoints import (
-    StudentState,
     checkpoint_folder,
     code_version,
     latest_checkpoint,
@@ -176,7 +175,7 @@ def publish_run(run: RunState, step: int) -> None:
         RunError: slots were repeated, another run publishes to the same folder, or its disk is full; the same on
             every worker.
     """
-    states = {s.name: StudentState(s.engine.weights(), s.engine.optimizer_state()) for s in run.students}
+    states = {student.name: student.state() for student in run.students}
     if run.owners:
         states = collect_states(states, run.owners, run.context.rank)
     settle_log(run)
@@ -242,6 +241,7 @@ def _meta(run: RunState, step: int) -> dict[str, object]:
     return {
         "step": step,
         **(stopping if train.early_stop_window else {}),
+        **({"ema_decay": train.ema_decay} if train.ema_decay else {}),
         "config_hash": config_hash(run.config),
         "teacher_id": run.teacher_id,
         "students": {name: asdict(student) for name, student in run.config.students.items()},

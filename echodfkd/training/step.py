@@ -21,9 +21,10 @@ from echodfkd.records import DistillationBatch
 from echodfkd.training.busy_clock import BusyClock
 from echodfkd.training.checkpoints import StudentState
 from echodfkd.training.engine import AdamSettings, Engine, build_engine, load_weights
-from echodfkd.training.objective import LV_OBJECTIVE, Objective, Totals, batch_tensors
+from echodfkd.training.objective import LV_OBJECTIVE, TERM_NAMES, Objective, Totals, batch_tensors
 from echodfkd.training.spread import exchange_within
 from echodfkd.training.student_files import load_initial
+from echodfkd.training.weight_average import WeightAverage
 
 
 class GradientWatch:
@@ -50,7 +51,13 @@ class Student:
     engine: Engine
     watch: GradientWatch
     objective: Objective = LV_OBJECTIVE
+    average: WeightAverage | None = None
     clock: BusyClock = field(default_factory=lambda: BusyClock(torch.device("cpu")))
+
+    def state(self) -> StudentState:
+        """What a checkpoint keeps of it. Every worker must call it."""
+        average = None if self.average is None else self.average.weights()
+        return StudentState(self.engine.weights(), self.engine.optimizer_state(), average)
 
 
 def student_seed(seed: int, name: str) -> int:
@@ -91,6 +98,8 @@ def make_student(
     module.to(device)
     watch = GradientWatch(module, device)  # before the engine: ZeRO stage 3 empties the parameters
     optimizer, train = config.optimizer, config.train
+    stored = state.average if state is not None else None
+    average = WeightAverage(module, train.ema_decay, stored) if train.ema_decay else None
     engine = build_engine(
         train.engine,
         module,
@@ -99,6 +108,7 @@ def make_student(
             beta2=optimizer.beta2,
             eps=optimizer.eps,
             weight_decay=optimizer.weight_decay,
+            decoupled=optimizer.kind == "adamw",
             clip_norm=optimizer.clip_norm,
         ),
         zero_stage=train.zero_stage,
@@ -110,34 +120,43 @@ def make_student(
         shared=shared,
         state=state.optimizer if state is not None else None,
     )
-    return Student(name, engine, watch, Objective.of_student(config, name), BusyClock(device))
+    return Student(name, engine, watch, Objective.of_student(config, name), average, BusyClock(device))
 
 
 def accumulate_gradients(
-    students: Sequence[Student], batches: Sequence[DistillationBatch], *, totals: Totals, device: torch.device
+    students: Sequence[Student],
+    batches: Sequence[DistillationBatch],
+    *,
+    totals: Totals,
+    step: int,
+    device: torch.device,
 ) -> torch.Tensor:
     """Forward and backward of every student over this worker's micro-batches.
 
     The loss of a clip counts by its share of ``totals``, which are sums over all workers and rounds, so that the
     parts add up to the loss of the global batch. Engines average over the workers that hold a student, hence the
-    factor.
+    factor. ``step`` counts the updates done so far, which the objectives' schedules go by.
 
     Returns:
-        float64 (2 * students,) on ``device``: this worker's part of each loss, then for each student how
-        many of its gradients were not finite. Sum it over the workers and read it before any update.
+        float64 (students * (2 + len(TERM_NAMES)),) on ``device``: this worker's part of each loss, then for each
+        student how many of its gradients were not finite, then for each student its terms' values before they are
+        weighted, 0 for those it does not have. Sum it over the workers and read it before any update.
     """
     losses = torch.zeros(len(students), dtype=torch.float64, device=device)
+    terms = torch.zeros(len(students), len(TERM_NAMES), dtype=torch.float64, device=device)
     for student in students:
         student.watch.bad.zero_()
     for batch in batches:
         tensors = batch_tensors(batch, device)
         for place, student in enumerate(students):
             student.clock.start()
-            loss = student.objective(student.engine.forward(tensors.video), tensors, totals)
-            losses[place] += loss.detach()
-            student.engine.backward(loss * student.engine.workers)
+            measured = student.objective.measure(student.engine.forward(tensors.video), tensors, totals, step=step)
+            losses[place] += measured.loss.detach()
+            for name, value in measured.terms.items():
+                terms[place, TERM_NAMES.index(name)] += value.detach()
+            student.engine.backward(measured.loss * student.engine.workers)
             student.clock.stop()
-    return torch.cat([losses, *(student.watch.bad.view(1) for student in students)])
+    return torch.cat([losses, *(student.watch.bad.view(1) for student in students), terms.flatten()])
 
 
 def check_finite(names: Sequence[str], sums: Sequence[float], step: int) -> dict[str, float]:
@@ -159,8 +178,14 @@ def check_finite(names: Sequence[str], sums: Sequence[float], step: int) -> dict
     return dict(zip(names, sums, strict=False))
 
 
+def term_values(names: Sequence[str], sums: Sequence[float], student: Student, step: int) -> dict[str, float]:
+    """A student's terms before they are weighted, out of the same vector; ``step`` as in `accumulate_gradients`."""
+    first = 2 * len(names) + names.index(student.name) * len(TERM_NAMES)
+    return {name: sums[first + TERM_NAMES.index(name)] for name in student.objective.term_names(step)}
+
+
 def update(students: Sequence[Student], learning_rate: float, step: int) -> dict[str, float]:
-    """Update every student; returns gradient norms before clipping.
+    """Update every student, ``step`` from 1, and its average; returns gradient norms before clipping.
 
     Raises:
         RunError: finite gradients overflowed in their sum. The engine did not update then.
@@ -169,6 +194,8 @@ def update(students: Sequence[Student], learning_rate: float, step: int) -> dict
     for student in students:
         student.clock.start()
         norms[student.name] = student.engine.step(learning_rate)
+        if student.average is not None and math.isfinite(norms[student.name]):
+            student.average.update(student.engine.module, step)
         student.clock.stop()
         if not math.isfinite(norms[student.name]):
             raise RunError(

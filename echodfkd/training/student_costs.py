@@ -5,13 +5,15 @@ Legend: B clips, T frames, H rows, W columns.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from echodfkd.config import RunConfig, StudentConfig, TrainConfig
+from echodfkd.config import RunConfig, StudentConfig, TermConfig, TrainConfig
+from echodfkd.config_objective import PLAIN_OBJECTIVE
 from echodfkd.models.build import build_student
 from echodfkd.training.engine import PrecisionModule
 from echodfkd.training.objective import BatchTensors, Objective, Totals
@@ -32,7 +34,8 @@ class StudentCost:
     macs: int
 
     def state_bytes(self, train: TrainConfig) -> int:
-        """Bytes that one worker holds all the time: weights, gradients, Adam's two moments, buffers.
+        """Bytes that one worker holds all the time: weights, gradients, Adam's two moments, buffers, and where weights
+        are averaged (train.ema_decay) a copy of weights and buffers.
 
         ZeRO divides moments (stage 1, which also keeps a whole fp32 copy of the weights, divided), gradients
         (stage 2) and weights (stage 3, whose copy is the partition itself) by the number of workers (Rajbhandari et
@@ -44,7 +47,9 @@ class StudentCost:
         gradients = share if stage >= 2 else 1.0
         moments = 2 * (share if stage >= 1 else 1.0)
         copy = share if stage >= 1 else 0.0
-        return round(FLOAT_BYTES * self.parameters * (weights + gradients + moments + copy)) + self.buffer_bytes
+        average = 1 if train.ema_decay else 0
+        words = weights + gradients + moments + copy + average
+        return round(FLOAT_BYTES * self.parameters * words) + (1 + average) * self.buffer_bytes
 
 
 def round_clips(config: RunConfig) -> int:
@@ -85,11 +90,12 @@ def measure_student(student: StudentConfig, *, clips: int, frames: int, size: in
     with torch.random.fork_rng(devices=[]):
         module = build_student(**asdict(student)).train()
     network = PrecisionModule(module, precision=precision, device=torch.device("cpu"))
+    terms = student.objective or PLAIN_OBJECTIVE
     small = 2 ** (student.blocks - 1)  # one pixel in the deepest block
     with FlopCounterMode(display=False) as counter:
-        base = _saved_bytes(network, clips=2, frames=frames, size=small)
-    larger = _saved_bytes(network, clips=2, frames=frames, size=2 * small)
-    third = _saved_bytes(network, clips=3, frames=frames, size=small)
+        base = _saved_bytes(network, terms, clips=2, frames=frames, size=small)
+    larger = _saved_bytes(network, terms, clips=2, frames=frames, size=2 * small)
+    third = _saved_bytes(network, terms, clips=3, frames=frames, size=small)
     per_clip = third - base
     per_pixel = (larger - base) / (2 * 3 * small**2)
     return StudentCost(
@@ -100,8 +106,8 @@ def measure_student(student: StudentConfig, *, clips: int, frames: int, size: in
     )
 
 
-def _saved_bytes(network: nn.Module, *, clips: int, frames: int, size: int) -> int:
-    """Bytes that one forward pass and its loss save for the backward pass."""
+def _saved_bytes(network: nn.Module, terms: Mapping[str, TermConfig], *, clips: int, frames: int, size: int) -> int:
+    """Bytes that one forward pass and its loss, with these terms on the masks, save for the backward pass."""
     video_BTHW = torch.zeros(clips, frames, size, size, dtype=torch.uint8)
     saved = SavedBytes(network)
     with saved.counting():
@@ -111,7 +117,7 @@ def _saved_bytes(network: nn.Module, *, clips: int, frames: int, size: int) -> i
         batch = BatchTensors(
             video_BTHW, torch.zeros(logits.shape), torch.ones(clips), torch.zeros(clips, frames), torch.zeros(clips)
         )
-        loss = Objective(tuple(classes), 1.0, 1.0)(output, batch, Totals(1.0, 1.0, 1.0))
+        loss = Objective(tuple(classes), 1.0, 1.0, terms)(output, batch, Totals(1.0, 1.0, 1.0))
     assert loss.requires_grad  # and so the graph is alive while its storages are counted
     return saved.total
 

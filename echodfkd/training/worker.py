@@ -22,11 +22,11 @@ from echodfkd.records import DistillationBatch, StageSpan
 from echodfkd.storage import RunStorage
 from echodfkd.training.checkpoints import latest_checkpoint
 from echodfkd.training.collectives import gather_texts, sum_over_workers
-from echodfkd.training.objective import Totals, own_totals
+from echodfkd.training.objective import TERM_NAMES, Totals, own_totals
 from echodfkd.training.run_state import RunState, WorkerContext, publish_run, settle_log, start_run
 from echodfkd.training.schedule import learning_rate
 from echodfkd.training.spread import join_rounds
-from echodfkd.training.step import Student, accumulate_gradients, check_finite, update
+from echodfkd.training.step import Student, accumulate_gradients, check_finite, term_values, update
 
 __all__ = ["WorkerContext", "first_step", "train"]
 
@@ -79,11 +79,13 @@ def train(
         totals = _agree(run, rounds, fault, step)
         own = [student for student in run.students if student.name in run.active]
         trained = join_rounds(rounds) if run.owners else rounds
-        sums = accumulate_gradients(own, trained, totals=totals, device=run.device)
-        losses = check_finite(run.active, _sum_over_family(run, own, sums), step + 1)
+        parts = accumulate_gradients(own, trained, totals=totals, step=step, device=run.device)
+        sums = _sum_over_family(run, own, parts)
+        losses = check_finite(run.active, sums, step + 1)
+        terms = {student.name: term_values(run.active, sums, student, step) for student in own}
         rate = _rate(config, step)
         norms = _update(run, own, rate, step + 1)
-        _record(run, rounds, step + 1, started, rate, own, losses, norms)
+        _record(run, rounds, step + 1, started, rate, own, losses, terms, norms)
         run.progress.add_step(step + 1, rounds, asked=asked, started=started, losses=losses, rate=rate)
         for name, loss in losses.items():
             run.early[name].add(loss, step + 1, config.train)
@@ -178,8 +180,10 @@ def _sum_over_family(run: RunState, own: Sequence[Student], sums: torch.Tensor) 
         return sum_over_workers(sums)
     names = run.active
     places = torch.tensor([names.index(student.name) for student in own], dtype=torch.int64, device=sums.device)
-    every = sums.new_zeros(2 * len(names))
-    every[torch.cat([places, places + len(names)])] = sums
+    count, own_count = len(names), len(own)
+    every = sums.new_zeros(count * (2 + len(TERM_NAMES)))
+    every[torch.cat([places, places + count])] = sums[: 2 * own_count]
+    every[2 * count :].view(count, -1)[places] = sums[2 * own_count :].view(own_count, len(TERM_NAMES))
     return sum_over_workers(every)
 
 
@@ -202,6 +206,7 @@ def _rate(config: RunConfig, step: int) -> float:
     optimizer = config.optimizer
     return learning_rate(
         step,
+        schedule=optimizer.schedule,
         base=optimizer.learning_rate,
         warmup_steps=optimizer.warmup_steps,
         total_steps=config.train.steps,
@@ -217,6 +222,7 @@ def _record(
     rate: float,
     own: Sequence[Student],
     losses: dict[str, float],
+    terms: dict[str, dict[str, float]],
     norms: dict[str, float],
 ) -> None:
     """Rows of a finished update. What all workers know of a student, one of them writes."""
@@ -231,5 +237,6 @@ def _record(
     for student in own:
         name, seconds = student.name, student.clock.take()
         row = {"student": name, "step": step, "loss": losses[name], "learning_rate": rate, "grad_norm": norms[name]}
+        row["terms"] = terms[name]
         if run.owners or run.context.rank == 0:
             run.untimed.append(({**row, "time": now}, seconds))

@@ -108,7 +108,7 @@ class Report(Checkpoint):
         ]
         write_records(storage, "logs/spans-0.parquet", spans)
         logs = [
-            dict(zip(TRAINING_SCHEMA.names, ("a", step, 0.5, 1e-3, 1.0, 12.0 + step, 0.1), strict=True))
+            dict(zip(TRAINING_SCHEMA.names, ("a", step, 0.5, 1e-3, 1.0, 12.0 + step, 0.1, {"bce": 0.5}), strict=True))
             for step in (1, 2)
         ]
         storage.write_table("logs/training-0.parquet", logs, TRAINING_SCHEMA)

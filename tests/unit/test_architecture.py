@@ -16,6 +16,10 @@ PURE = [
     "echodfkd.lease",
     "echodfkd.run_folder",
     "echodfkd.losses",
+    "echodfkd.losses_features",
+    "echodfkd.losses_pixels",
+    "echodfkd.losses_regions",
+    "echodfkd.losses_shape",
     "echodfkd.models.build",
     "echodfkd.models.authors_checkpoint",
     "echodfkd.models.convlstm",
@@ -56,7 +60,7 @@ LAYERS = [
     {"errors", "clock", "redaction", "untrusted", "records", "storage", "schemas", "command", "lease", "run_folder"}
     | {"object_store"}
     | {p.stem for p in (ROOT / "echodfkd").glob("config*.py")},
-    {"video", "models", "losses", "metrics"},
+    {"video", "models", "metrics"} | {p.stem for p in (ROOT / "echodfkd").glob("losses*.py")},
     {"synthesis", "teaching", "training", "scoring", "scoring_heads", "reporting", "soak"},
     {"runtime"},
 ]
@@ -75,7 +79,9 @@ def test_pure_modules_leave_ray_and_deepspeed_alone() -> None:
     assert done.returncode == 0, done.stderr[-800:]
 
 
-@pytest.mark.parametrize("module", ["echodfkd.losses", "echodfkd.models.convlstm", "echodfkd.synthesis.phantom"])
+@pytest.mark.parametrize(
+    "module", ["echodfkd.losses", "echodfkd.losses_shape", "echodfkd.models.convlstm", "echodfkd.synthesis.phantom"]
+)
 def test_numeric_modules_need_no_config_or_decoder(module: str) -> None:
     """They must run on a machine that has torch and numpy alone."""
     code = (

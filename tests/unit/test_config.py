@@ -77,6 +77,41 @@ def test_overrides_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Pa
             "window.fps: got 0 (each clip's own), must be above 0",
         ),
         ([ONE_STUDENT, "objective.ef_weight=-1"], "objective.ef_weight: got -1.0, must be at least 0"),
+        (
+            [ONE_STUDENT, "students.a.objective.bec.weight=1"],
+            "students.a.objective.bec: unknown term; allowed are bce, kl, focal, dice, lovasz, boundary, temporal",
+        ),
+        (
+            [ONE_STUDENT, "students.a.objective.kl.temprature=1"],
+            "students.a.objective.kl.temprature: unknown option; allowed are confidence, gamma, ramp, start",
+        ),
+        ([ONE_STUDENT, "students.a.objective.kl.temperature=0"], "objective.kl.temperature: got 0, must be above 0"),
+        (
+            [ONE_STUDENT, "students.a.objective.focal.gamma=0.5"],
+            "objective.focal.gamma: got 0.5, must be 0 or at least",
+        ),
+        ([ONE_STUDENT, "students.a.objective.bce.ramp=-1"], "objective.bce.ramp: got -1, must be at least 0"),
+        ([ONE_STUDENT, "students.a.objective.bce.confidence=high"], "bce.confidence: got 'high', allowed are none"),
+        ([ONE_STUDENT, "students.a.objective.lovasz.threshold=1"], "lovasz.threshold: got 1, must lie in 0 <= value"),
+        (
+            [ONE_STUDENT, "students.a.objective.dice.threshold=0.3"],
+            "students.a.objective.dice.threshold: dice has no such option; it belongs to lovasz, boundary",
+        ),
+        (
+            [ONE_STUDENT, "students.a.objective={bce: {weight: 0}, dice: {start: 5}}"],
+            "students.a.objective: no term has a weight above 0 at the first update; give one of bce, dice",
+        ),
+        (
+            [ONE_STUDENT, "students.a.objective={bce: {}, dice: {ramp: 5}}", "train.early_stop_window=4"],
+            "students.a.objective.dice: has start or ramp, but train.early_stop_window is 4",
+        ),
+        ([ONE_STUDENT, "optimizer.kind=sgd"], "optimizer.kind: got 'sgd', allowed are adam, adamw"),
+        ([ONE_STUDENT, "optimizer.schedule=step"], "optimizer.schedule: got 'step', allowed are cosine, linear, const"),
+        ([ONE_STUDENT, "train.ema_decay=1"], "train.ema_decay: got 1.0, must lie in 0 <= value < 1"),
+        (
+            [ONE_STUDENT, "train.ema_decay=0.9", "train.zero_stage=3"],
+            "train.ema_decay: got 0.9, but ZeRO stage 3 leaves no worker the whole weights",
+        ),
         ([ONE_STUDENT, "students.a.norm=none"], "students.a.norm: got 'none', allowed are batch, group"),
         ([ONE_STUDENT, "teacher.max_actors=0"], "teacher.max_actors: got 0, must be at least teacher.min_actors (1)"),
         ([ONE_STUDENT, "teacher.kind=echonet_deeplabv3"], "teacher.weights: empty"),
@@ -350,6 +385,22 @@ def test_heads_change_the_hash_only_of_runs_that_have_them() -> None:
         )
     }
     assert len(hashes) == 5
+
+
+def test_objective_and_recipe_change_the_hash_only_of_runs_that_use_them() -> None:
+    plain = config_hash(load_config(None, [ONE_STUDENT]))
+    assert config_hash(load_config(None, [ONE_STUDENT, "students.a.objective={bce: {}}"])) == plain
+    others = (
+        "students.a.objective={bce: {weight: 2}}",
+        "students.a.objective={kl: {}}",
+        "students.a.objective={kl: {temperature: 4}}",
+        "students.a.objective={bce: {}, kl: {}}",
+        "optimizer.kind=adamw",
+        "optimizer.schedule=linear",
+        "train.ema_decay=0.9",
+    )
+    hashes = {config_hash(load_config(None, [ONE_STUDENT, other])) for other in others}
+    assert len(hashes | {plain}) == len(others) + 1
 
 
 def test_a_teacher_must_give_what_the_students_ask_for() -> None:

@@ -194,7 +194,7 @@ def test_the_report_shows_text_as_text(tmp_path: Path) -> None:
     write_records(storage, "scores/part-0.parquet", scores)
     write_records(storage, "quarantine/part-0.parquet", [Quarantined(1, 1, SCRIPT, IMAGE, SCRIPT + IMAGE)])
     rows = [
-        dict(zip(TRAINING_SCHEMA.names, (name, step, 0.5, 1.0, 1.0, 2.0, 0.1), strict=True))
+        dict(zip(TRAINING_SCHEMA.names, (name, step, 0.5, 1.0, 1.0, 2.0, 0.1, {name: 0.5}), strict=True))
         for name in names
         for step in (1, 2)
     ]

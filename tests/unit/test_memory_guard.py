@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from echodfkd.config import StudentConfig, TrainConfig
+from echodfkd.config import StudentConfig, TermConfig, TrainConfig
 from echodfkd.models.build import build_student
 from echodfkd.models.convlstm import count_parameters, macs_per_frame
 from echodfkd.storage import RunStorage
@@ -13,7 +13,8 @@ from echodfkd.training import memory_guard
 from echodfkd.training.engine import AdamSettings, PrecisionModule, build_engine
 from echodfkd.training.free_memory import cgroup_free, free_memory
 from echodfkd.training.memory_guard import find_misfits
-from echodfkd.training.student_costs import StudentCost, measure_student
+from echodfkd.training.objective import BatchTensors, Objective, Totals
+from echodfkd.training.student_costs import SavedBytes, StudentCost, measure_student
 from tests.helpers_training import PAIR, run_training, small_config
 
 MB = 1_000_000
@@ -64,6 +65,27 @@ def test_activations_are_those_that_a_real_pass_saves(precision, student, clips,
     assert cost.parameters == count_parameters(module)
 
 
+@pytest.mark.parametrize("term", ["bce", "kl", "focal", "dice", "lovasz", "boundary", "temporal"])
+def test_activations_include_what_the_objective_saves(term):
+    """Counted at the size asked for, where the estimate takes three tiny passes: equal but for a few scalars."""
+    objective = {"bce": TermConfig(), term: TermConfig()}
+    student = StudentConfig(blocks=2, layers=1, filters=2, objective=objective)
+    cost = measure_student(student, clips=3, frames=4, size=12, precision="fp32")
+    module = build_student(**vars(student)).train()
+    video, target = torch.zeros(3, 4, 12, 12, dtype=torch.uint8), torch.zeros(3, 4, 12, 12)
+    saved = SavedBytes(module)
+    with saved.counting():
+        batch = BatchTensors(video, target, torch.ones(3), None, None)
+        loss = Objective(terms=objective)(module(video).float(), batch, Totals(1.0))
+    assert loss.requires_grad
+    assert cost.activation_bytes == pytest.approx(saved.total, abs=256)
+
+
+def test_an_average_is_one_more_copy_of_the_weights():
+    plain, averaged = (StudentCost(1000, 24, 0, 0).state_bytes(TrainConfig(ema_decay=decay)) for decay in (0, 0.9))
+    assert averaged == plain + 4 * 1000 + 24
+
+
 @pytest.mark.parametrize("blocks", [1, 2, 4])
 def test_macs_are_the_closed_form_s(blocks):
     layers, filters, frames, size, clips = 2, 3, 5, 16, 2
@@ -75,7 +97,7 @@ def test_macs_are_the_closed_form_s(blocks):
 def test_the_state_is_what_an_engine_holds():
     student = PAIR["a"]
     module = build_student(**vars(student))
-    adam = AdamSettings(beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, clip_norm=1.0)
+    adam = AdamSettings(beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, decoupled=False, clip_norm=1.0)
     options = {"zero_stage": 0, "precision": "fp32", "accumulation": 1, "micro_batch": 2, "torch_adam": True}
     engine = build_engine("plain", module, adam=adam, device=torch.device("cpu"), **options)
     engine.backward(engine.forward(torch.zeros(2, 3, 8, 8, dtype=torch.uint8)).mean())

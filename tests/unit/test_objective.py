@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from echodfkd.config import ObjectiveConfig, RunConfig, StudentConfig
+from echodfkd.config import ObjectiveConfig, RunConfig, StudentConfig, TermConfig
+from echodfkd.config_objective import TERM_OPTIONS
 from echodfkd.losses import EF_BETA, ef_smooth_l1, phase_bce, soft_mask_bce
+from echodfkd.losses_pixels import entropy_confidence, soft_mask_kl
+from echodfkd.losses_regions import lovasz_hinge, soft_dice
 from echodfkd.models.heads import HeadOutputs
 from echodfkd.training.objective import LV_OBJECTIVE, BatchTensors, Objective, Totals, batch_tensors, own_totals
 from tests.helpers_training import make_batch
@@ -122,6 +125,52 @@ def test_parts_add_up_to_the_whole_with_gradients(cuts: tuple[int, ...]) -> None
     assert total == pytest.approx(whole.item(), rel=1e-12)
     for one, other in zip(leaves, again, strict=True):
         torch.testing.assert_close(other.grad[:3], one.grad[:3], rtol=1e-12, atol=1e-18)
+
+
+def test_terms_of_a_composed_objective_are_logged_weighed_and_summed() -> None:
+    """Of two classes with heads; each term by its own function, schedules at the third update and after all of them."""
+    terms = {
+        "kl": TermConfig(weight=0.5, temperature=3.0),
+        "bce": TermConfig(confidence="entropy"),
+        "dice": TermConfig(weight=2.0, ramp=4),
+        "boundary": TermConfig(weight=0.0),
+        "lovasz": TermConfig(start=3, threshold=0.3),
+    }
+    config = RunConfig(
+        students={"a": StudentConfig(classes=["LV", "LA", "RV"], tasks=["ef"], objective=terms)},
+        objective=ObjectiveConfig(ef_weight=2.0),
+    )
+    output, batch = tensors()
+    output = HeadOutputs(output.mask_logits, None, output.ef)
+    objective = Objective.of_student(config, "a")
+    options = {"total_weight": 3.5}
+    masks = (output.mask_logits, batch.mask_prob, batch.weight)
+    wanted = {
+        "bce": soft_mask_bce(*masks, **options, confidence=entropy_confidence(batch.mask_prob)),
+        "kl": soft_mask_kl(*masks, **options, temperature=3.0),
+        "dice": soft_dice(*masks, **options),
+        "ef": ef_smooth_l1(output.ef, batch.ef, batch.weight, total_weight=3.0),
+    }
+    third = objective.measure(output, batch, TOTALS, step=2)
+    assert tuple(third.terms) == objective.term_names(2) == ("bce", "kl", "dice", "ef")
+    assert {name: float(value) for name, value in third.terms.items()} == {n: float(v) for n, v in wanted.items()}
+    weights = {"bce": 1.0, "kl": 0.5, "dice": 2.0 * 3 / 4, "ef": 2.0}
+    assert float(third.loss) == pytest.approx(sum(weights[n] * float(v) for n, v in wanted.items()), rel=1e-12)
+    wanted["lovasz"] = lovasz_hinge(*masks, **options, threshold=0.3)
+    weights |= {"dice": 2.0, "lovasz": 1.0}
+    whole = sum(weights[n] * float(v) for n, v in wanted.items())
+    assert float(objective(output, batch, TOTALS)) == pytest.approx(whole, rel=1e-12)
+
+
+def test_every_term_that_the_config_knows_has_a_loss() -> None:
+    """And takes the options that the config gives it, for a student of one class with a head and for one without."""
+    output, batch = tensors(classes=1)
+    for name in TERM_OPTIONS:
+        objective = Objective((), 0.0, 0.0, {name: TermConfig()})
+        one = objective(HeadOutputs(output.mask_logits, None, None), batch, TOTALS)
+        flat = objective(output.mask_logits[:, :, 0], batch._replace(mask_prob=batch.mask_prob[:, :, 0]), TOTALS)
+        assert math.isfinite(float(one))
+        assert float(one) == pytest.approx(float(flat), rel=1e-12)
 
 
 def test_classes_are_found_by_name() -> None:

@@ -43,7 +43,14 @@ def test_damaged_intervals_are_refused(text):
 
 
 def rate(step, **changes):
-    options = {"base": 2.0, "warmup_steps": 4, "total_steps": 21, "final_fraction": 0.1, **changes}
+    options = {
+        "schedule": "cosine",
+        "base": 2.0,
+        "warmup_steps": 4,
+        "total_steps": 21,
+        "final_fraction": 0.1,
+        **changes,
+    }
     return learning_rate(step, **options)
 
 
@@ -56,6 +63,13 @@ def test_decay_is_half_a_cosine_to_the_final_fraction():
     assert rate(12) == pytest.approx(2.0 * 0.55)  # half-way: the mean of 1 and 0.1
     assert rate(8) == pytest.approx(2.0 * (0.1 + 0.9 * (1 + math.sqrt(0.5)) / 2))
     assert rate(20) == pytest.approx(0.2)
+
+
+def test_decay_may_be_a_line_or_none_at_all():
+    assert [rate(step, schedule="constant") for step in (0, 3, 4, 20)] == [0.5, 2.0, 2.0, 2.0]
+    line = [rate(step, schedule="linear") for step in range(4, 21)]
+    assert line == pytest.approx([2.0 + (0.2 - 2.0) * n / 16 for n in range(17)])
+    assert rate(2, schedule="linear") == 1.5
 
 
 def test_short_runs_have_a_rate_at_every_step():

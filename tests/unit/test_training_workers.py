@@ -105,7 +105,7 @@ def step_on_poison(engine: str, where: str, rank: int) -> dict:
     torch.manual_seed(0)
     module = Poisoned(where)
     watch = GradientWatch(module, device)
-    adam = AdamSettings(beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, clip_norm=1.0)
+    adam = AdamSettings(beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, decoupled=False, clip_norm=1.0)
     built = build_engine(
         kind,
         module,
@@ -125,7 +125,9 @@ def step_on_poison(engine: str, where: str, rank: int) -> dict:
             video = batch.video.copy()
             video[0, 0, 0, 0] = 255
             batch = dataclasses.replace(batch, video=video)
-        sums = sum_over_workers(accumulate_gradients(students, [batch], totals=Totals(4.0), device=device))
+        sums = sum_over_workers(
+            accumulate_gradients(students, [batch], totals=Totals(4.0), step=step - 1, device=device)
+        )
         try:
             check_finite(["fragile"], sums, step)
         except RunError as error:

@@ -1,0 +1,40 @@
+"""The terms of a student's objective as options, with their defaults. docs/objectives.md has the formulas."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TermConfig:
+    """One term of a student's objective on the masks: ``students.<name>.objective.<term>``."""
+
+    weight: float = 1.0
+    """What the term is multiplied by; 0 leaves it out."""
+    start: int = 0
+    """Updates before the term counts."""
+    ramp: int = 0
+    """Updates over which its weight then rises in equal steps; 0 gives all of it at once."""
+    confidence: str = "none"
+    """bce, kl, focal: none (every pixel counts alike), or entropy (each by how sure the teacher is of it)."""
+    temperature: float = 2.0
+    """kl: softens teacher and student."""
+    gamma: float = 2.0
+    """focal: how much less an easy pixel counts: 0 not at all, else at least 1 (Lin et al. 2017 found 2 best)."""
+    threshold: float = 0.5
+    """lovasz, boundary: probability above which a pixel belongs to the teacher's mask."""
+
+
+TERM_OPTIONS: dict[str, tuple[str, ...]] = {
+    "bce": ("confidence",),
+    "kl": ("confidence", "temperature"),
+    "focal": ("confidence", "gamma"),
+    "dice": (),
+    "lovasz": ("threshold",),
+    "boundary": ("threshold",),
+    "temporal": (),
+}
+"""Every term, and what it has beside its weight and schedule."""
+
+PLAIN_OBJECTIVE = {"bce": TermConfig()}
+"""What an empty objective stands for: the authors' loss."""
