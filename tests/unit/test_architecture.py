@@ -19,6 +19,8 @@ PURE = [
     "echodfkd.models.build",
     "echodfkd.models.authors_checkpoint",
     "echodfkd.models.convlstm",
+    "echodfkd.models.fusion",
+    "echodfkd.models.teacher_files",
     "echodfkd.models.cost",
     "echodfkd.models.recurrences",
     "echodfkd.models.deeplabv3",
@@ -39,6 +41,7 @@ PURE = [
     "echodfkd.synthesis.shards",
     "echodfkd.synthesis.stored",
     "echodfkd.synthesis.writing",
+    "echodfkd.teachers.build",
     "echodfkd.teaching",
     "echodfkd.scoring",
     "echodfkd.scoring_heads",
@@ -57,7 +60,7 @@ LAYERS = [
     | {"object_store"}
     | {p.stem for p in (ROOT / "echodfkd").glob("config*.py")},
     {"video", "models", "losses", "metrics"},
-    {"synthesis", "teaching", "training", "scoring", "scoring_heads", "reporting", "soak"},
+    {"synthesis", "teachers", "teaching", "training", "scoring", "scoring_heads", "reporting", "soak"},
     {"runtime"},
 ]
 
