@@ -1,5 +1,5 @@
-"""The whole run as frozen dataclasses: the one place where a default stands (with `config_sources` and
-`config_objective`).
+"""The whole run as frozen dataclasses: the one place where a default stands (with `config_sources`, `config_teachers`
+and `config_objective`).
 
 A run is one YAML file merged over these defaults, then ``key=value`` overrides, through OmegaConf's
 structured mode (`config_file`). Numbers that follow from others (micro-batch, plan length, queue bounds)
@@ -15,6 +15,7 @@ from echodfkd.config_sources import ConditionsConfig as ConditionsConfig
 from echodfkd.config_sources import MixturePart as MixturePart
 from echodfkd.config_sources import PartConfig as PartConfig
 from echodfkd.config_sources import SourceConfig as SourceConfig
+from echodfkd.config_teachers import TeacherConfig as TeacherConfig
 
 
 @dataclass(frozen=True)
@@ -27,31 +28,6 @@ class WindowConfig:
     """Frame rate every clip is resampled to; 0 keeps the clip's own."""
     size: int = 56
     """H = W in pixels (published training: 56, inference: 112)."""
-
-
-@dataclass(frozen=True)
-class TeacherConfig:
-    """The model that makes soft masks, and the actor pool that runs it."""
-
-    kind: str = "embedded"
-    """embedded or embedded_chambers (shipped U-Nets), or echonet_deeplabv3 (EchoNet-Dynamic's checkpoint)."""
-    weights: str = ""
-    """Checkpoint file; empty takes the shipped weights of an embedded teacher."""
-    device: str = "auto"
-    """auto (a GPU where the actor holds one), cpu, or cuda."""
-    batch_frames: int = 128
-    """Frames in one forward pass: bounds the teacher's memory."""
-    min_actors: int = 1
-    max_actors: int = 1
-    num_cpus: float = 1.0
-    """CPUs that Ray reserves for one teacher actor."""
-    num_gpus: float = 0.0
-    """GPUs that Ray reserves for one teacher actor."""
-    node_label: str = ""
-    """`key=value`: run teachers only on nodes with this Ray label."""
-    timeout_s: float = 300.0
-    """An actor that holds one block for longer hangs: it is ended, replaced, and its block taught by another. An
-    actor's first block, which may compile or tune, has WARM_UP_FACTOR times as long (0: wait for ever)."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from echodfkd.config_source_checks import check_source
 from echodfkd.config_source_file import expand_source, pin_tables, replace_distributions, shorten_source, sources_in
 from echodfkd.config_student_checks import check_student
 from echodfkd.config_synthesize_checks import check_synthesize
+from echodfkd.config_teacher_checks import check_teacher, teacher_facts
 from echodfkd.config_train_checks import check_batches, check_placement
 from echodfkd.config_value_checks import MAX_CLIP_BYTES, check_values, explain
 from echodfkd.errors import ConfigError, EchoDFKDError, one_line
@@ -116,7 +117,9 @@ def config_hash(config: RunConfig) -> str:
     values = redact_values(dataclasses.asdict(config))  # a password that is changed leaves a run what it is
     for key in ("storage", "name", "on_exists", "lease_s", "ray", "synthesize", "study"):
         values.pop(key)
-    values["teacher"].pop("weights")  # a teacher is known by the hash of its weights, not by its path
+    teacher_facts(
+        values["teacher"], has_tasks=bool(config.taught_tasks)
+    )  # a teacher is known by the hash of its weights, not by its path
     for student in values["students"].values():
         student.pop("initial")  # known by initial_sha256
     for source in sources_in(values):
@@ -163,7 +166,6 @@ def config_hash(config: RunConfig) -> str:
 _CHOICES = {
     "on_exists": ("resume", "refuse"),
     "data.order": ("fixed", "arrival"),
-    "teacher.kind": ("embedded", "embedded_chambers", "echonet_deeplabv3"),
     "teacher.device": ("auto", "cpu", "cuda"),
     "optimizer.kind": ("adam", "adamw"),
     "optimizer.schedule": ("cosine", "linear", "constant"),
@@ -179,7 +181,6 @@ _AT_LEAST: dict[str, float] = {
     "window.frames": 2,
     "window.fps": 0,
     "window.size": 16,
-    "teacher.batch_frames": 1,
     "teacher.min_actors": 1,
     "teacher.num_cpus": 0,
     "teacher.num_gpus": 0,
@@ -265,8 +266,7 @@ def check_config(config: RunConfig) -> None:
 def _check_sources(config: RunConfig) -> None:
     for option, source in (("source", config.source), ("evaluation.source", config.evaluation.source)):
         check_source(option, source)
-    if config.teacher.kind == "echonet_deeplabv3" and not config.teacher.weights:
-        raise ConfigError("teacher.weights: empty, but teacher.kind is echonet_deeplabv3; name its checkpoint file")
+    check_teacher(config)
 
 
 def _check_students(config: RunConfig) -> None:

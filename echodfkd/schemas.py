@@ -79,7 +79,8 @@ SPAN_SCHEMA = pa.schema(
         ("frames", pa.int64()),
     ]
 )
-"""`records.StageSpan`; stages are "source", "teacher", "students" and "evaluator"."""
+"""`records.StageSpan`; stages are "source", "teacher", "students" and "evaluator". A span of "teacher_cache" counts the
+clips of a teacher's span that were in its cache."""
 
 TRAINING_SCHEMA = pa.schema(
     [

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from echodfkd.errors import ClipError
 from echodfkd.metrics import cardiac
 from echodfkd.metrics.beat import beat_targets
 from echodfkd.metrics.overlap import dice
-from echodfkd.models.teacher import Teacher, pick_classes
+from echodfkd.models.teacher import ClipKey, ClipTeacher, Teacher, pick_classes
 from echodfkd.records import TRUTH_UNKNOWN, VideoClip
 from echodfkd.scoring import Measured, check_finite, run_network
 
@@ -57,8 +58,18 @@ def predict_with_heads(
 def predict_with_teacher(
     teacher: Teacher, case: VideoClip, *, classes: Sequence[str], tasks: Sequence[str]
 ) -> Prediction:
-    """The teacher's masks of these classes for one case, and what they say about the beat if ``tasks`` ask for it."""
-    prob = teacher.soft_masks(case.video[None])
+    """The teacher's masks of these classes for one case, and what they say about the beat if ``tasks`` ask for it.
+
+    Raises:
+        ClipError: it has no mask of this case, as a teacher of recorded masks may.
+    """
+    if isinstance(teacher, ClipTeacher):
+        key = ClipKey(case.clip_id, case.index, case.window_start, is_case=True)
+        prob, faults = teacher.clip_masks(case.video[None], [key])
+        if faults:
+            raise ClipError(faults[0])
+    else:
+        prob = teacher.soft_masks(case.video[None])
     by_name = {name: pick_classes(prob, teacher.class_names, (name,))[0] for name in classes}
     lv_prob = by_name.pop("LV")
     phase, ef = beat_targets(lv_prob[None], fps=case.fps) if tasks else (None, None)

@@ -10,19 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from echodfkd import clock
-from echodfkd.errors import ClipError, RunError
+from echodfkd.errors import ClipError
 from echodfkd.metrics.beat import beat_targets
-from echodfkd.models.teacher import Teacher, pick_classes
+from echodfkd.models.teacher import ClipKey, Teacher, masks_of_clips, masks_shape, pick_classes, quantise
 from echodfkd.records import Quarantined, StageSpan, VideoClip, append_bookkeeping, clip_columns
 from echodfkd.synthesis.source import ClipSource
-
-
-def quantise(prob: np.ndarray) -> np.ndarray:
-    """round(255 * p) as uint8: the one quantisation step of soft masks (largest error 1/510).
-
-    The authors' code floors instead, which biases every mask by half a level.
-    """
-    return np.rint(prob * 255.0).astype(np.uint8)
+from echodfkd.teachers.cache import CachedTeacher
 
 
 @dataclass(frozen=True)
@@ -70,7 +63,7 @@ def teach_block(
     *,
     actor: str,
 ) -> dict[str, np.ndarray]:
-    """Add soft masks to a block; a clip whose masks are not finite is quarantined and replaced.
+    """Add soft masks to a block; a clip whose masks are missing or not finite is quarantined and replaced.
 
     Args:
         teacher: makes probabilities.
@@ -86,19 +79,18 @@ def teach_block(
     Raises:
         RunError: the teacher returned another shape than it was given.
     """
-    start = clock.now()
-    block = dict(block)
+    start, hits, block = clock.now(), _hits(teacher), dict(block)
     attempts = block.pop("attempts").copy()
     if str(block["fault"][0]):
-        return {**block, **_targets(teacher, np.zeros(_mask_shape(teacher, block["video"]), np.float32), rules)}
-    prob = _checked_masks(teacher, block["video"])
+        return {**block, **_targets(teacher, np.zeros(masks_shape(teacher, block["video"]), np.float32), rules)}
+    prob, bad = masks_of_clips(teacher, block["video"], _keys(block))
+    if bad:
+        block, prob = {name: column.copy() for name, column in block.items()}, prob.copy()
     quarantined: list[Quarantined] = []
     fault = ""
-    while not fault and len(bad := np.flatnonzero(~np.isfinite(prob).all(axis=tuple(range(1, prob.ndim))))):
-        block = {name: column.copy() for name, column in block.items()}
-        for row in map(int, bad):
+    while not fault and bad:
+        for row, reason in list(bad.items()):
             slot = int(block["slot"][row])
-            reason = f"the teacher {teacher.teacher_id} gave a mask that is not finite"
             found = Quarantined(slot, int(block["index"][row]), str(block["clip_id"][row]), "teacher", reason)
             draw = _draw(source(), slot, int(attempts[row]), rules)
             attempts[row] = draw.attempts
@@ -108,9 +100,11 @@ def teach_block(
                 prob[row] = 0.0
             else:
                 _replace_row(block, row, draw.clip)
-                prob[row] = _checked_masks(teacher, block["video"][row : row + 1])[0]
-    span = StageSpan("teacher", actor, start, clock.now(), len(prob), prob.shape[0] * prob.shape[1])
-    return append_bookkeeping({**block, **_targets(teacher, prob, rules)}, quarantined, [span], fault)
+                again, faults = masks_of_clips(teacher, block["video"][row : row + 1], _keys(block)[row : row + 1])
+                prob[row], bad[row] = 0.0 if faults else again[0], faults.get(0, "")
+        bad = {row: reason for row, reason in bad.items() if reason}
+    spans = _spans(actor, start, len(prob), prob.shape[1], _hits(teacher) - hits)
+    return append_bookkeeping({**block, **_targets(teacher, prob, rules)}, quarantined, spans, fault)
 
 
 @dataclass(frozen=True)
@@ -152,20 +146,22 @@ def _targets(teacher: Teacher, prob: np.ndarray, rules: SlotRules) -> dict[str, 
     return columns
 
 
-def _mask_shape(teacher: Teacher, video_NTHW: np.ndarray) -> tuple[int, ...]:
-    """Shape of this teacher's masks: see `Teacher.soft_masks`."""
-    N, T, H, W = video_NTHW.shape
-    count = len(teacher.class_names) - 1
-    return (N, T, H, W) if count == 1 else (N, T, count, H, W)
+def _spans(actor: str, start: float, clips: int, frames: int, hits: int) -> list[StageSpan]:
+    """What a block was for this actor: clips of so many frames each, of which some came out of the cache."""
+    end = clock.now()
+    spans = [StageSpan("teacher", actor, start, end, clips, clips * frames)]
+    return spans + [StageSpan("teacher_cache", actor, start, end, hits, hits * frames)] * bool(hits)
 
 
-def _checked_masks(teacher: Teacher, video_NTHW: np.ndarray) -> np.ndarray:
-    prob = teacher.soft_masks(video_NTHW)
-    if prob.shape != _mask_shape(teacher, video_NTHW):
-        raise RunError(
-            f"the teacher {teacher.teacher_id} returned masks of shape {prob.shape} for video {video_NTHW.shape}"
-        )
-    return prob
+def _hits(teacher: Teacher) -> int:
+    return teacher.counts["hit"] if isinstance(teacher, CachedTeacher) else 0
+
+
+def _keys(block: dict[str, np.ndarray]) -> list[ClipKey]:
+    return [
+        ClipKey(str(clip_id), int(index), int(start))
+        for clip_id, index, start in zip(block["clip_id"], block["index"], block["window_start"], strict=True)
+    ]
 
 
 def _black_clip(slot: int, shape: tuple[int, ...]) -> VideoClip:

@@ -1,19 +1,21 @@
-"""A teacher: a per-frame network with its own pixel statistics, input size and bound on memory.
+"""A teacher: a network with its own pixel statistics, input size, classes and bound on memory.
 
-Legend: N clips, T frames, C channels or classes, H rows, W columns.
+Legend: N clips, T frames, L frames that the network sees at once, C channels or classes, H rows, W columns.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from echodfkd.errors import RunError
 from echodfkd.records import CLASS_NAMES
 
 
@@ -32,6 +34,70 @@ class Teacher(Protocol):
         ...
 
 
+def quantise(prob: np.ndarray) -> np.ndarray:
+    """round(255 * p) as uint8: the one quantisation step of soft masks (largest error 1/510).
+
+    The authors' code floors instead, which biases every mask by half a level.
+    """
+    return np.rint(prob * 255.0).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class ClipKey:
+    """Which clip it is that a teacher is shown; ``is_case`` where it is an evaluation case.
+
+    Example: ``ClipKey("recorded-0X1A-s0-e0-w12", index=17, window_start=12)``.
+    """
+
+    clip_id: str
+    index: int
+    window_start: int
+    is_case: bool = False
+
+
+@runtime_checkable
+class ClipTeacher(Protocol):
+    """A `Teacher` that must know which clips it is shown: masks that were made before, and what is built on them."""
+
+    def clip_masks(self, video_NTHW: np.ndarray, clips: Sequence[ClipKey]) -> tuple[np.ndarray, dict[int, str]]:
+        """As `Teacher.soft_masks`; and the rows that have no usable mask, each with the reason (their mask is 0)."""
+        ...
+
+
+def masks_of_clips(
+    teacher: Teacher, video_NTHW: np.ndarray, clips: Sequence[ClipKey]
+) -> tuple[np.ndarray, dict[int, str]]:
+    """Masks of clips by any teacher, and the rows without a usable one, each with the reason.
+
+    Raises:
+        RunError: the teacher returned another shape than it was given.
+    """
+    prob, faults = (
+        teacher.clip_masks(video_NTHW, clips)
+        if isinstance(teacher, ClipTeacher)
+        else (teacher.soft_masks(video_NTHW), {})
+    )
+    if prob.shape != masks_shape(teacher, video_NTHW):
+        raise RunError(
+            f"the teacher {teacher.teacher_id} returned masks of shape {prob.shape} for video {video_NTHW.shape}"
+        )
+    for row in np.flatnonzero(~np.isfinite(prob).all(axis=tuple(range(1, prob.ndim)))):
+        faults.setdefault(int(row), f"the teacher {teacher.teacher_id} gave a mask that is not finite")
+    return prob, dict(sorted(faults.items()))
+
+
+def masks_shape(teacher: Teacher, video_NTHW: np.ndarray) -> tuple[int, ...]:
+    """Shape of this teacher's masks: see `Teacher.soft_masks`."""
+    N, T, H, W = video_NTHW.shape
+    count = len(teacher.class_names) - 1
+    return (N, T, H, W) if count == 1 else (N, T, count, H, W)
+
+
+def with_class_axis(prob: np.ndarray, class_names: tuple[str, ...]) -> np.ndarray:
+    """What `Teacher.soft_masks` gave as (N, T, C, H, W), also where there is one class."""
+    return prob[:, :, None] if len(class_names) == 2 else prob
+
+
 def pick_classes(prob: np.ndarray, class_names: tuple[str, ...], wanted: tuple[str, ...]) -> np.ndarray:
     """The wanted classes out of what `Teacher.soft_masks` gave: (N, T, H, W) for one, else (N, T, C, H, W)."""
     places = [class_names.index(name) - 1 for name in wanted]
@@ -48,17 +114,42 @@ class PixelStatistics:
     std: tuple[float, ...]
 
 
+@dataclass(frozen=True)
+class NetworkLayout:
+    """What a network takes and gives, where it is not (N, C, h, w) -> logits (N, classes, h, w).
+
+    Attributes:
+        axes: NCHW, or NCTHW or NTCHW for a network that sees several frames of a clip at once; of input and output.
+        window_frames: L, frames that such a network sees at once; 0: the whole clip, however long.
+        activation: sigmoid, softmax (over all channels), or none (the output is a probability already).
+        channels: output channels that are kept, in this order; None keeps all.
+        fixed_batch: the only number of frames (of windows, if it sees several) in a batch; None where any will do.
+    """
+
+    axes: str = "NCHW"
+    window_frames: int = 0
+    activation: str = "sigmoid"
+    channels: tuple[int, ...] | None = None
+    fixed_batch: int | None = None
+
+
+RANGE_SLACK = 1e-3
+"""How far a probability of a network without activation may lie outside of 0 .. 1: rounding of half precision."""
+
+
 class TorchTeacher:
-    """A per-frame network with its own normalisation, input size and device.
+    """A network with its own normalisation, input size and device.
 
     Args:
-        network: (N, C, h, w) float -> logits (N, classes, h, w).
+        network: (N, C, h, w) float -> logits (N, classes, h, w), or as ``layout`` says.
         name: first half of ``teacher_id``; the second is a hash of the weights.
         statistics: pixel statistics; their length is the number of channels (grey is repeated).
         input_size: side in pixels that frames are resized to, or None for the clip's own size.
         device: torch device.
         batch_frames: frames in one forward pass.
-        class_names: background, then what the logits stand for, in order.
+        class_names: background, then what the kept channels stand for, in order.
+        layout: what the network takes and gives.
+        weights_hash: of the weights; None takes `hash_weights`.
     """
 
     def __init__(
@@ -71,35 +162,94 @@ class TorchTeacher:
         device: str,
         batch_frames: int,
         class_names: tuple[str, ...] = CLASS_NAMES,
+        layout: NetworkLayout = NetworkLayout(),
+        weights_hash: str | None = None,
     ) -> None:
         self.network = network.to(device).eval()
-        self.teacher_id = f"{name}-{hash_weights(network)}"
+        self.teacher_id = f"{name}-{weights_hash or hash_weights(network)}"
         self.class_names = class_names
         self.device = torch.device(device)
         self.batch_frames = batch_frames
         self.input_size = input_size
+        self.layout = layout
         channels = len(statistics.mean)
         self._mean = torch.tensor(statistics.mean, device=self.device).view(1, channels, 1, 1)
         self._std = torch.tensor(statistics.std, device=self.device).view(1, channels, 1, 1)
 
     @torch.inference_mode()
     def soft_masks(self, video_NTHW: np.ndarray) -> np.ndarray:
-        """See `Teacher.soft_masks`. Frames are grouped to ``batch_frames`` over clips."""
-        N, T, H, W = video_NTHW.shape
-        frames = torch.from_numpy(np.ascontiguousarray(video_NTHW)).view(N * T, 1, H, W)
-        prob = [self._forward(chunk) for chunk in frames.split(self.batch_frames)]
-        count = len(self.class_names) - 1
-        return torch.cat(prob).view((N, T, H, W) if count == 1 else (N, T, count, H, W)).cpu().numpy()
+        """See `Teacher.soft_masks`. Frames are grouped to ``batch_frames`` over clips.
 
-    def _forward(self, frames: torch.Tensor) -> torch.Tensor:
+        A network that sees L frames at once gets the windows 0 .. L, L .. 2L and so on; the last one ends with the
+        clip, and its mask counts for the frames that no other window holds. Before a clip shorter than L ends, its
+        last frame is repeated.
+        """
+        N, T, H, W = video_NTHW.shape
+        length = 1 if self.layout.axes == "NCHW" else self.layout.window_frames or T
+        starts = np.minimum(np.arange(0, T, length), max(0, T - length))
+        frames_SL = np.minimum(starts[:, None] + np.arange(length), T - 1)
+        windows = torch.from_numpy(np.ascontiguousarray(video_NTHW[:, frames_SL])).view(-1, length, H, W)
+        per_pass = self.layout.fixed_batch or max(1, self.batch_frames // length)
+        prob = torch.cat([self._forward(chunk) for chunk in windows.split(per_pass)])
+        prob_NSLCHW = prob.view(N, len(starts), length, -1, H, W)
+        owner_T = np.arange(T) // length
+        prob_NTCHW = prob_NSLCHW[:, owner_T, np.arange(T) - starts[owner_T]]
+        count = len(self.class_names) - 1
+        return prob_NTCHW.reshape((N, T, H, W) if count == 1 else (N, T, count, H, W)).cpu().numpy()
+
+    def _forward(self, windows_NLHW: torch.Tensor) -> torch.Tensor:
+        """Probability (N, L, classes, H, W) of some windows."""
+        N, L, H, W = windows_NLHW.shape
+        if self.layout.fixed_batch is not None and self.layout.fixed_batch > N:
+            last = windows_NLHW[-1:].expand(self.layout.fixed_batch - N, -1, -1, -1)
+            return self._forward(torch.cat([windows_NLHW, last]))[:N]
+        frames = windows_NLHW.reshape(-1, 1, H, W)
         x = (frames.to(self.device).float() - self._mean) / self._std  # grey repeats over the channels
         own = self.input_size
         if own is not None and x.shape[-2:] != (own, own):
             x = F.interpolate(x, size=(own, own), mode="bilinear", align_corners=False, antialias=True)
-        logits = self.network(x)
-        if logits.shape[-2:] != frames.shape[-2:]:
-            logits = F.interpolate(logits, size=frames.shape[-2:], mode="bilinear", align_corners=False)
-        return logits.float().sigmoid()
+        output = self._as_frames(self.network(self._as_input(x, L)), L, len(frames))
+        if output.shape[-2:] != frames.shape[-2:]:
+            output = F.interpolate(output, size=frames.shape[-2:], mode="bilinear", align_corners=False)
+        prob = self._activate(output.float())
+        if self.layout.channels is not None:
+            prob = prob[:, list(self.layout.channels)]
+        return prob.view(N, L, -1, H, W)
+
+    def _as_input(self, x: torch.Tensor, length: int) -> torch.Tensor:
+        """Frames (N * L, C, h, w) with the network's axes."""
+        if self.layout.axes == "NCHW":
+            return x
+        x = x.view(-1, length, *x.shape[1:])
+        return x.transpose(1, 2) if self.layout.axes == "NCTHW" else x
+
+    def _as_frames(self, output: torch.Tensor, length: int, count: int) -> torch.Tensor:
+        """The network's output as frames (N * L, classes, h, w). Raises `RunError` where it has other axes."""
+        wanted = "(N, classes, H, W)"
+        if self.layout.axes != "NCHW":
+            wanted = "(N, classes, T, H, W)" if self.layout.axes == "NCTHW" else "(N, T, classes, H, W)"
+            if output.dim() == 5:
+                output = (output.transpose(1, 2) if self.layout.axes == "NCTHW" else output).flatten(0, 1)
+        classes = len(self.class_names) - 1 if self.layout.channels is None else max(self.layout.channels) + 1
+        if output.dim() != 4 or len(output) != count or output.shape[1] < classes:
+            raise RunError(
+                f"the teacher {self.teacher_id} gave an output of shape {tuple(output.shape)} for {count} frames in"
+                f" windows of {length}, expected {wanted} with {classes} classes or more (teacher.layout, .outputs)"
+            )
+        return output
+
+    def _activate(self, output: torch.Tensor) -> torch.Tensor:
+        if self.layout.activation == "sigmoid":
+            return output.sigmoid()
+        if self.layout.activation == "softmax":
+            return output.softmax(1)
+        low, high = (float(edge) for edge in output.aminmax())
+        if low < -RANGE_SLACK or high > 1 + RANGE_SLACK:
+            raise RunError(
+                f"the teacher {self.teacher_id} gave values from {low:.3g} to {high:.3g} where teacher.activation is"
+                " none, which takes probabilities of 0 .. 1; set it to sigmoid or softmax"
+            )
+        return output.clamp(0, 1)
 
 
 def hash_weights(network: nn.Module) -> str:

@@ -20,6 +20,8 @@ from echodfkd.storage import RunStorage
 
 STAGES = ("source", "teacher", "students", "evaluator")
 """Stages in the order of the stream; others follow in the order of their names."""
+CACHE_SPAN = "teacher_cache"
+"""Of the teacher's spans, what came out of its cache: no stage of its own."""
 
 
 def build_summary(storage: RunStorage) -> dict[str, Any]:
@@ -129,7 +131,7 @@ def spans_by_actor(rows: RunRows) -> dict[str, dict[str, np.ndarray]]:
     """Stage -> actor -> float64 (N, 2) intervals of work, stages in the order of the stream."""
     stages, actors = column(rows.spans, "stage"), column(rows.spans, "actor")
     times = np.stack([column(rows.spans, "start"), column(rows.spans, "end")], axis=1).astype(np.float64)
-    order = sorted(set(stages), key=lambda s: (STAGES.index(s) if s in STAGES else len(STAGES), s))
+    order = sorted(set(stages) - {CACHE_SPAN}, key=lambda s: (STAGES.index(s) if s in STAGES else len(STAGES), s))
     return {
         stage: {actor: times[(stages == stage) & (actors == actor)] for actor in sorted(set(actors[stages == stage]))}
         for stage in order
@@ -137,7 +139,10 @@ def spans_by_actor(rows: RunRows) -> dict[str, dict[str, np.ndarray]]:
 
 
 def _pipeline(rows: RunRows) -> dict[str, Any]:
-    """Durations and the work of each stage. ``busy_s`` sums, over actors, the time an actor was at work."""
+    """Durations and the work of each stage. ``busy_s`` sums, over actors, the time an actor was at work.
+
+    ``cached_clips``, where there are any, are those of the teacher's clips whose masks came out of its cache.
+    """
     names = column(rows.spans, "stage")
     clips, frames = column(rows.spans, "clips"), column(rows.spans, "frames")
     stages = {
@@ -149,6 +154,9 @@ def _pipeline(rows: RunRows) -> dict[str, Any]:
         }
         for stage, actors in spans_by_actor(rows).items()
     }
+    cached = int(clips[names == CACHE_SPAN].sum())
+    if cached and "teacher" in stages:
+        stages["teacher"]["cached_clips"] = cached
     start, end = column(rows.spans, "start")[names == "students"], column(rows.spans, "end")[names == "students"]
     return {
         "wall_s": rows.run.get("wall_s"),

@@ -14,12 +14,14 @@ import sys
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import ray
 
 from echodfkd.command import QUIET_RAY, cluster_address
-from echodfkd.config import PartConfig, RayConfig, RunConfig, SourceConfig
+from echodfkd.config import PartConfig, RayConfig, RunConfig, SourceConfig, TeacherConfig
 from echodfkd.config_source_file import map_parts
+from echodfkd.config_teachers import TeacherModelConfig
 from echodfkd.errors import RunError, plain_sentence
 
 
@@ -140,7 +142,7 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
         synthesize=dataclasses.replace(config.synthesize, out=_absolute(config.synthesize.out, base)),
         source=_absolute_source(config.source),
         evaluation=evaluation,
-        teacher=dataclasses.replace(config.teacher, weights=_absolute(config.teacher.weights, Path.cwd())),
+        teacher=_absolute_teacher(config.teacher, base),
     )
 
 
@@ -184,6 +186,14 @@ def last_sentence(error: BaseException) -> str:
 
 def _absolute(path: str, base: Path) -> str:
     return path if not path or "://" in path else str((base / path).absolute())
+
+
+def _absolute_teacher(teacher: TeacherConfig, base: Path) -> TeacherConfig:
+    def files(model: TeacherModelConfig) -> dict[str, Any]:
+        return {name: _absolute(getattr(model, name), Path.cwd()) for name in ("weights", "reference")}
+
+    members = {name: dataclasses.replace(member, **files(member)) for name, member in teacher.members.items()}
+    return dataclasses.replace(teacher, **files(teacher), members=members, cache=_absolute(teacher.cache, base))
 
 
 def _absolute_source(source: SourceConfig) -> SourceConfig:

@@ -79,7 +79,8 @@ class Evaluator:
         self.teacher = load_teacher(config, device=self.device)
         self.name = actor_name("evaluator")
         self._cases: dict[int, VideoClip] = {}
-        self._of_teacher: dict[int, Prediction] = {}
+        self._of_teacher: dict[int, Prediction | None] = {}
+        self._untaught: dict[int, str] = {}
         self._network: tuple[tuple[int, str], torch.nn.Module] | None = None
 
     def score(self, task: ScoringTask) -> dict[str, Any]:
@@ -99,6 +100,8 @@ class Evaluator:
             frames += len(case.video)
             cases.append(case_row(case))
             scores.extend(self._score_case(task, number, case))
+            if reason := self._untaught.get(number):
+                quarantined.append(asdict(Quarantined(-1, number, case.clip_id, "teacher", reason)))
         span = StageSpan("evaluator", self.name, start, clock.now(), len(cases), frames)
         return {
             "scores": [asdict(score) for score in scores],
@@ -111,20 +114,21 @@ class Evaluator:
         """One case as MP4: contours of teacher, student and truth. Returns its name and bytes."""
         case = self._case(number)
         level = self.config.evaluation.threshold
-        masks = {
-            "teacher": self._teachers(number).lv_prob > level,
-            "student": self._students(checkpoint, student, case).lv_prob > level,
-        }
+        masks = {"student": self._students(checkpoint, student, case).lv_prob > level}
+        if (taught := self._teachers(number)) is not None:
+            masks["teacher"] = taught.lv_prob > level
         if case.truth_labels is not None:
             masks["truth"] = case.truth_labels == 1
         return f"overlays/{student}-{number:04d}.mp4", encode_mp4(draw_overlay(case.video, masks), case.fps)
 
     def _score_case(self, task: ScoringTask, number: int, case: VideoClip) -> list[CaseScore]:
-        threshold = self.config.evaluation.threshold
+        threshold, taught = self.config.evaluation.threshold, self._teachers(number)
         if task.checkpoint is None:
-            found, against, who = self._teachers(number), None, f"teacher {self.teacher.teacher_id}"
+            if taught is None:
+                return []
+            found, against, who = taught, None, f"teacher {self.teacher.teacher_id}"
         else:
-            found, against = self._students(task.checkpoint, task.student, case), self._teachers(number)
+            found, against = self._students(task.checkpoint, task.student, case), taught
             who = f"student {task.student} at step {task.step}"
         return score_case(
             found.lv_prob,
@@ -143,12 +147,14 @@ class Evaluator:
             self._cases[number] = self.source.case(number)
         return self._cases[number]
 
-    def _teachers(self, number: int) -> Prediction:
+    def _teachers(self, number: int) -> Prediction | None:
+        """None where it has no mask of this case: students are then scored without it."""
         if number not in self._of_teacher:
-            classes, tasks = self.config.taught_classes, self.config.taught_tasks
-            self._of_teacher[number] = predict_with_teacher(
-                self.teacher, self._case(number), classes=classes, tasks=tasks
-            )
+            classes, tasks, case = self.config.taught_classes, self.config.taught_tasks, self._case(number)
+            try:
+                self._of_teacher[number] = predict_with_teacher(self.teacher, case, classes=classes, tasks=tasks)
+            except ClipError as error:
+                self._of_teacher[number], self._untaught[number] = None, str(error)
         return self._of_teacher[number]
 
     def _students(self, checkpoint: PublishedCheckpoint, student: str, case: VideoClip) -> Prediction:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 
+import numpy as np
+
 from echodfkd.config import RunConfig, SourceConfig, WindowConfig
-from echodfkd.models.build import build_teacher
-from echodfkd.models.teacher import Teacher
+from echodfkd.errors import ClipError
+from echodfkd.models.teacher import ClipKey, Teacher
 from echodfkd.synthesis.build import build_source
+from echodfkd.synthesis.recorded import RecordedSource
 from echodfkd.synthesis.source import ClipSource
+from echodfkd.teachers.build import build_configured_teacher
 from echodfkd.teaching import SlotRules
 
 
@@ -43,14 +47,30 @@ def slot_rules(config: RunConfig) -> SlotRules:
 
 
 def load_teacher(config: RunConfig, device: str | None = None) -> Teacher:
-    """The teacher that the config names. Raises `InputError` naming teacher.weights."""
+    """The teacher that the config names, held against its reference. Raises `InputError` naming the option."""
     teacher = config.teacher
-    return build_teacher(
-        kind=teacher.kind,
-        weights=teacher.weights,
-        device=device or teacher.device,
-        batch_frames=teacher.batch_frames,
-    )
+    return build_configured_teacher(teacher, device=device or teacher.device, placement=_Placement(config))
+
+
+class _Placement:
+    """`teachers.recorded.Placement` by the run's own sources."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+
+    def video_name(self, clip: ClipKey) -> str:
+        return self._source(clip).video_name(clip.index, is_case=clip.is_case)
+
+    def frames(self, clip: ClipKey, shape: tuple[int, int, int]) -> tuple[np.ndarray, int]:
+        return self._source(clip).own_frames(clip.index, shape, is_case=clip.is_case)
+
+    def _source(self, clip: ClipKey) -> RecordedSource:
+        source = evaluation_source(self.config) if clip.is_case else training_source(self.config)
+        if not isinstance(source, RecordedSource):
+            raise ClipError(
+                f"{clip.clip_id} is cut from no recorded video, so that no stored mask of one belongs to it"
+            )
+        return source
 
 
 def num_cases(config: RunConfig) -> int:

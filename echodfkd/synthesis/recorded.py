@@ -82,20 +82,12 @@ class RecordedSource:
             ClipError: the video cannot be used or is shorter than the window. The error's ``clip_id``
                 attribute names the clip.
         """
-        epoch, position = divmod(index, len(self._rows))
-        row = self._rows[permuted_index(self._seed, epoch, position, len(self._rows))]
+        row, epoch = self._row(index, is_case=False)
         clip_id = f"recorded-{row.name}-s{self._seed}-e{epoch}"
         with _named(clip_id):
             video, own_fps = self._read(row)
-            positions = resample_positions(len(video), fps=own_fps, target_fps=self._fps)
-            fps = self._fps or own_fps
-            if len(positions) < self._num_frames:
-                raise ClipError(
-                    f"{row.file} has {len(positions)} frames at {fps:g} fps, "
-                    f"a training window needs {self._num_frames} (window.frames)"
-                )
-            start = window_start(self._seed, row.name, epoch, len(positions), self._num_frames)
-            window = sample_video(video, positions[start : start + self._num_frames])
+            positions, start = self._window(row, epoch, len(video), own_fps)
+            window = sample_video(video, positions)
         return VideoClip(
             clip_id=f"{clip_id}-w{start}",
             index=index,
@@ -103,7 +95,7 @@ class RecordedSource:
             epoch=epoch,
             window_start=start,
             video=resize_video(window, self._size),
-            fps=fps,
+            fps=self._fps or own_fps,
             source=self.name,
             domain="echonet",
             conditions=_conditions(row),
@@ -129,9 +121,7 @@ class RecordedSource:
         clip_id = f"recorded-{row.name}-s{self._seed}-case"
         with _named(clip_id):
             video, own_fps = self._read(row)
-            masks = self._traced_masks(row, video)
-            grid = _case_grid(masks, len(video), own_fps, self._fps, row.file)
-            start = _stretch_start(grid, self._case_frames)
+            masks, grid, start = self._stretch(row, video.shape, own_fps)
         stop = min(start + self._case_frames, len(grid.positions))
         inside = {sample: frame for sample, frame in grid.traced.items() if start <= sample < stop}
         return VideoClip(
@@ -150,6 +140,60 @@ class RecordedSource:
             es_frames=(grid.es - start,) if grid.es in inside else None,
         )
 
+    def video_name(self, index: int, *, is_case: bool) -> str:
+        """Name of the video that clip (or case) ``index`` is cut from, without a suffix."""
+        return self._row(index, is_case=is_case)[0].name
+
+    def own_frames(self, index: int, shape: tuple[int, int, int], *, is_case: bool) -> tuple[np.ndarray, int]:
+        """Where clip (or case) ``index`` lies in its video, for what was made of the whole video: its masks, say.
+
+        Args:
+            index: as for `clip` or `case`.
+            shape: (T, H, W) of the whole video, whose file is not read.
+            is_case: whether it is a case.
+
+        Returns:
+            Positions in the video's own frames, float64 (frames of the clip,), and ``window_start``.
+
+        Raises:
+            ClipError: FileList.csv has no frame rate or another number of frames, or as `clip` and `case`.
+        """
+        row, epoch = self._row(index, is_case=is_case)
+        if row.fps is None:
+            raise ClipError(f"{row.file} has no FPS in FileList.csv, which what was made of the whole video needs")
+        if row.num_frames is not None and row.num_frames != shape[0]:
+            raise ClipError(f"{row.file} has {row.num_frames} frames in FileList.csv, what was made of it {shape[0]}")
+        if not is_case:
+            return self._window(row, epoch, shape[0], row.fps)
+        _, grid, start = self._stretch(row, shape, row.fps)
+        return grid.positions[start : start + self._case_frames], start
+
+    def _row(self, index: int, *, is_case: bool) -> tuple[EchoNetRow, int]:
+        """The video of a clip or case, and its epoch."""
+        if is_case:
+            return self._rows[index], 0
+        epoch, position = divmod(index, len(self._rows))
+        return self._rows[permuted_index(self._seed, epoch, position, len(self._rows))], epoch
+
+    def _window(self, row: EchoNetRow, epoch: int, num_frames: int, own_fps: float) -> tuple[np.ndarray, int]:
+        """Positions of a training window, and which of the video's samples is its first."""
+        positions = resample_positions(num_frames, fps=own_fps, target_fps=self._fps)
+        if len(positions) < self._num_frames:
+            raise ClipError(
+                f"{row.file} has {len(positions)} frames at {self._fps or own_fps:g} fps, "
+                f"a training window needs {self._num_frames} (window.frames)"
+            )
+        start = window_start(self._seed, row.name, epoch, len(positions), self._num_frames)
+        return positions[start : start + self._num_frames], start
+
+    def _stretch(
+        self, row: EchoNetRow, shape: tuple[int, ...], own_fps: float
+    ) -> tuple[dict[int, np.ndarray], _Grid, int]:
+        """A case's traced masks, its samples, and the first of those that it shows."""
+        masks = self._traced_masks(row, shape)
+        grid = _case_grid(masks, shape[0], own_fps, self._fps, row.file)
+        return masks, grid, _stretch_start(grid, self._case_frames)
+
     def _read(self, row: EchoNetRow) -> tuple[np.ndarray, float]:
         decoded = read_video(self._path, row)
         fps = row.fps or decoded.fps
@@ -159,15 +203,15 @@ class RecordedSource:
             raise ClipError(f"{row.file} has {fps:g} frames a second, expected 1 .. {MAX_FPS:g}")
         return decoded.video, fps
 
-    def _traced_masks(self, row: EchoNetRow, video: np.ndarray) -> dict[int, np.ndarray]:
+    def _traced_masks(self, row: EchoNetRow, shape: tuple[int, ...]) -> dict[int, np.ndarray]:
         """Traced frame -> bool (H, W)."""
         if self._tracings is None:
             self._tracings = read_tracings(self._path, {known.name for known in self._rows})
         masks = {}
         for frame, rows in self._tracings.get(row.name, {}).items():
-            if not 0 <= frame < len(video):
-                raise ClipError(f"{row.file} has a tracing at frame {frame}, but only {len(video)} frames")
-            masks[frame] = tracing_to_mask(rows, *video.shape[1:])
+            if not 0 <= frame < shape[0]:
+                raise ClipError(f"{row.file} has a tracing at frame {frame}, but only {shape[0]} frames")
+            masks[frame] = tracing_to_mask(rows, *shape[1:])
             if not masks[frame].any():
                 raise ClipError(f"{row.file} has a tracing at frame {frame} that lies outside the image")
         return masks

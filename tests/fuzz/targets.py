@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from tests.fuzz import targets_media, targets_runs, targets_text
+from tests.fuzz import targets_masks, targets_media, targets_runs, targets_text
 
 
 class Target(Protocol):
@@ -33,4 +33,7 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "checkpoint": targets_runs.Checkpoint,
     "report": targets_runs.Report,
     "stored": targets_runs.Stored,
+    "seg_npz": targets_masks.SegNpz,
+    "mask_rows": targets_masks.MaskRows,
+    "reference": targets_masks.Reference,
 }

@@ -24,6 +24,9 @@ FEW = {
     "stored": 20,
     "weights": 15,
     "dicom": 60,
+    "seg_npz": 80,
+    "mask_rows": 40,
+    "reference": 30,
 }
 MANY = {
     "video": 3000,
@@ -38,6 +41,9 @@ MANY = {
     "stored": 500,
     "weights": 500,
     "dicom": 1500,
+    "seg_npz": 2000,
+    "mask_rows": 1200,
+    "reference": 800,
 }
 
 

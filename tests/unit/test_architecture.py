@@ -23,6 +23,8 @@ PURE = [
     "echodfkd.models.build",
     "echodfkd.models.authors_checkpoint",
     "echodfkd.models.convlstm",
+    "echodfkd.models.fusion",
+    "echodfkd.models.teacher_files",
     "echodfkd.models.cost",
     "echodfkd.models.recurrences",
     "echodfkd.models.deeplabv3",
@@ -43,6 +45,7 @@ PURE = [
     "echodfkd.synthesis.shards",
     "echodfkd.synthesis.stored",
     "echodfkd.synthesis.writing",
+    "echodfkd.teachers.build",
     "echodfkd.teaching",
     "echodfkd.scoring",
     "echodfkd.scoring_heads",
@@ -61,7 +64,7 @@ LAYERS = [
     | {"object_store"}
     | {p.stem for p in (ROOT / "echodfkd").glob("config*.py")},
     {"video", "models", "metrics"} | {p.stem for p in (ROOT / "echodfkd").glob("losses*.py")},
-    {"synthesis", "teaching", "training", "scoring", "scoring_heads", "reporting", "soak"},
+    {"synthesis", "teachers", "teaching", "training", "scoring", "scoring_heads", "reporting", "soak"},
     {"runtime"},
 ]
 

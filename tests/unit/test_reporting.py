@@ -236,6 +236,15 @@ def test_summary_pipeline_agrees_with_a_count_of_milliseconds(tmp_path):
     assert (pipeline["wall_s"], pipeline["first_step_s"], pipeline["peak_memory_mb"]) == (61.5, 9.25, 1234.5)
 
 
+def test_clips_out_of_the_teachers_cache_are_counted_beside_its_own(tmp_path):
+    storage = fake_run(tmp_path)
+    before = build_summary(storage)["pipeline"]["stages"]
+    spans = [StageSpan("teacher_cache", f"teacher-{n}", BEGIN, BEGIN + 99, 3, 48) for n in range(2)]
+    schemas.write_records(storage, "logs/spans-2.parquet", spans)
+    after = build_summary(storage)["pipeline"]["stages"]
+    assert after == {**before, "teacher": {**before["teacher"], "cached_clips": 6}}
+
+
 def test_summary_json_has_the_keys_of_the_contract(tmp_path):
     storage = fake_run(tmp_path)
     written = write_summary(storage)

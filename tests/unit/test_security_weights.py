@@ -14,11 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from echodfkd.errors import InputError
+from echodfkd.config_teachers import TeacherConfig
+from echodfkd.errors import ClipError, InputError
 from echodfkd.models.deeplabv3 import load_echonet_checkpoint
 from echodfkd.models.judge import load_embedded_judge
 from echodfkd.models.unet import load_embedded_teacher
 from echodfkd.storage import RunStorage
+from echodfkd.teachers.build import build_configured_teacher
+from echodfkd.teachers.mask_files import decode_masks, decode_npz
 from echodfkd.training.checkpoints import latest_checkpoint, read_resume, read_student
 from tests.helpers_training import run_training, small_config
 
@@ -97,6 +100,15 @@ def test_no_loader_runs_what_a_file_holds(make: Callable[[Payload], bytes], tmp_
         load_echonet_checkpoint(str(path))
     with pytest.raises(InputError, match=r"cannot be read as a safetensors file|is not an embedded teacher"):
         load_embedded_teacher(str(path))
+    for kind, words in (("torchvision", "cannot be read as a safetensors file"), ("exported", "was not opened")):
+        options = {"network": "fcn_resnet50", "pixel_mean": [0.0], "pixel_std": [1.0]}
+        with pytest.raises(InputError, match=words):
+            build_configured_teacher(TeacherConfig(kind=kind, weights=str(path), **options), device="cpu")
+    with pytest.raises(InputError, match=r"teacher.reference: .* cannot be read"):
+        build_configured_teacher(TeacherConfig(reference=str(path)), device="cpu")
+    for read in (decode_npz, decode_masks):
+        with pytest.raises(ClipError, match=r"no readable|no plain numbers|objects are never unpickled|expected one"):
+            read(data, "weights.pt")
     path.with_suffix(".json").write_text('{"embedding": 64}')
     with pytest.raises(InputError, match="the embedded judge cannot be loaded"):
         load_embedded_judge(path)

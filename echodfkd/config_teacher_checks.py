@@ -1,0 +1,144 @@
+"""Checks of which model teaches: every option of a teacher means something to its kind, or is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from typing import Any
+
+from echodfkd.config import RunConfig
+from echodfkd.config_teachers import TeacherModelConfig
+from echodfkd.errors import ConfigError
+
+_PIXELS = ("batch_frames", "pixel_mean", "pixel_std", "input_size", "activation", "outputs", "classes")
+_REFERENCE = ("reference", "reference_tolerance")
+_FILE = ("weights", "sha256", "layout", "window_frames", "output", *_PIXELS, *_REFERENCE)
+
+KINDS: dict[str, tuple[str, ...]] = {
+    "embedded": ("weights", "batch_frames", *_REFERENCE),
+    "embedded_chambers": ("weights", "batch_frames", *_REFERENCE),
+    "echonet_deeplabv3": ("weights", "batch_frames", *_REFERENCE),
+    "onnx": _FILE,
+    "exported": _FILE,
+    "torchvision": ("weights", "sha256", "network", *_PIXELS, *_REFERENCE),
+    "recorded": ("weights", "outputs", "classes"),
+    "ensemble": ("members", "fusion", *_REFERENCE),
+}
+"""What each kind reads of the options in `TeacherModelConfig` (and of members and fusion)."""
+
+FUSIONS = ("mean_prob", "mean_logit", "staple", "entropy", "agreement")
+LAYOUTS = ("NCHW", "NCTHW", "NTCHW")
+ACTIVATIONS = ("sigmoid", "softmax", "none")
+MAX_CHANNELS = 64
+
+
+def check_teacher(config: RunConfig) -> None:
+    """Refuse a teacher that cannot work. Raises `ConfigError`."""
+    teacher = config.teacher
+    _check_model("teacher", teacher)
+    if teacher.kind == "ensemble":
+        if len(teacher.members) < 2:
+            raise ConfigError("teacher.members: an ensemble has at least two, e.g. teacher.members.a.kind=embedded")
+        for name, member in teacher.members.items():
+            option = f"teacher.members.{name}"
+            if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}", name):
+                raise ConfigError(f"{option}: a member's name may hold up to 100 letters, digits, '_' and '-'")
+            if member.kind == "ensemble":
+                raise ConfigError(f"{option}.kind: got 'ensemble', a member is a single teacher")
+            if not (math.isfinite(member.weight) and member.weight > 0):
+                raise ConfigError(f"{option}.weight: got {member.weight:g}, must be above 0")
+            _check_model(option, member)
+    if teacher.fusion not in FUSIONS:
+        raise ConfigError(f"teacher.fusion: got {teacher.fusion!r}, allowed are {', '.join(FUSIONS)}")
+    if teacher.cache and teacher.kind == "recorded":
+        raise ConfigError("teacher.cache: has no use where teacher.kind is recorded, whose masks are stored already")
+
+
+def class_map(model: TeacherModelConfig) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Output channels that are taught, and our names of them, background first among the names."""
+    wanted = model.classes or {name: name for name in model.outputs}
+    chosen = [(place, wanted[name]) for place, name in enumerate(model.outputs) if name in wanted]
+    chosen = [(place, name) for place, name in chosen if name != "background"]
+    return tuple(place for place, _ in chosen), ("background", *(name for _, name in chosen))
+
+
+def teacher_facts(values: dict[str, Any], *, has_tasks: bool) -> None:
+    """Leave of a config's plain teacher values what decides the targets and is not in the teacher's id already.
+
+    A cache holds masks in 256 levels; what the students learn beside masks (``has_tasks``) is then made of these.
+    """
+    has_cache = bool(values.pop("cache"))
+    for model in (values, *values["members"].values()):
+        for key in ("weights", "sha256", *_REFERENCE):
+            model.pop(key)
+    values["is_quantised_first"] = has_cache and has_tasks
+
+
+def _check_model(option: str, model: TeacherModelConfig) -> None:
+    if model.kind not in KINDS:
+        raise ConfigError(f"{option}.kind: got {model.kind!r}, allowed are {', '.join(KINDS)}")
+    read = KINDS[model.kind]
+    plain = type(model)()
+    known = {field.name for field in dataclasses.fields(TeacherModelConfig)} | {"members", "fusion"}
+    for field in dataclasses.fields(model):
+        idle = field.name in known and field.name not in ("kind", *read)
+        if idle and getattr(model, field.name) != getattr(plain, field.name):
+            raise ConfigError(
+                f"{option}.{field.name}: has no effect where {option}.kind is {model.kind}; remove it, that kind reads"
+                f" {', '.join(read)}"
+            )
+    if model.batch_frames < 1:
+        raise ConfigError(f"{option}.batch_frames: got {model.batch_frames}, must be at least 1")
+    if not 0 <= model.reference_tolerance <= 1:
+        raise ConfigError(f"{option}.reference_tolerance: got {model.reference_tolerance}, must lie in 0 .. 1")
+    if model.kind not in ("embedded", "embedded_chambers", "ensemble") and not model.weights:
+        what = "the folder of masks" if model.kind == "recorded" else "its checkpoint file"
+        raise ConfigError(f"{option}.weights: empty, but {option}.kind is {model.kind}; name {what}")
+    if model.kind in ("onnx", "exported", "torchvision"):
+        _check_network(option, model)
+    if "outputs" in read:
+        _check_classes(option, model)
+
+
+def _check_network(option: str, model: TeacherModelConfig) -> None:
+    if model.sha256 and not re.fullmatch(r"[0-9a-f]{64}", model.sha256):
+        raise ConfigError(f"{option}.sha256: got {model.sha256!r}, expected 64 hexadecimal digits (sha256sum FILE)")
+    if model.kind == "exported" and not model.sha256:
+        raise ConfigError(
+            f"{option}.sha256: empty, but {option}.kind is exported, whose loader can run code that the file holds;"
+            " give the sha256 of a file that you trust (sha256sum FILE)"
+        )
+    if model.kind == "torchvision" and not model.network:
+        raise ConfigError(f"{option}.network: empty, but {option}.kind is torchvision; e.g. deeplabv3_resnet50")
+    channels = len(model.pixel_mean)
+    if not 1 <= channels <= MAX_CHANNELS or len(model.pixel_std) != channels:
+        raise ConfigError(
+            f"{option}.pixel_mean: got {channels} numbers and {len(model.pixel_std)} in {option}.pixel_std; expected"
+            " the same number of both, one per input channel, in grey levels 0..255"
+        )
+    if not all(std > 0 for std in model.pixel_std):
+        raise ConfigError(f"{option}.pixel_std: got {model.pixel_std}, all must be above 0")
+    for name, allowed in (("layout", LAYOUTS), ("activation", ACTIVATIONS)):
+        if getattr(model, name) not in allowed:
+            raise ConfigError(f"{option}.{name}: got {getattr(model, name)!r}, allowed are {', '.join(allowed)}")
+    if model.input_size < 0 or model.window_frames < 0:
+        raise ConfigError(f"{option}: input_size and window_frames must be at least 0")
+    if model.window_frames and model.layout == "NCHW":
+        raise ConfigError(f"{option}.window_frames: has no effect where {option}.layout is NCHW, a frame at a time")
+
+
+def _check_classes(option: str, model: TeacherModelConfig) -> None:
+    if not model.outputs or len(set(model.outputs)) < len(model.outputs):
+        raise ConfigError(f"{option}.outputs: got {', '.join(model.outputs) or 'none'}, expected different names")
+    if unknown := [name for name in model.classes if name not in model.outputs]:
+        raise ConfigError(f"{option}.classes: {unknown[0]!r} is none of {option}.outputs ({', '.join(model.outputs)})")
+    ours = class_map(model)[1][1:]
+    for name in ours:
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+            raise ConfigError(f"{option}.classes: got {name!r}, a name of ours may hold letters, digits and '_'")
+    if not ours or len(set(ours)) < len(ours):
+        raise ConfigError(
+            f"{option}.classes: {', '.join(ours) or 'no class'} is left; expected at least one, each under a name of"
+            " its own"
+        )

@@ -1,0 +1,165 @@
+"""Fusion of the masks of several teachers into one, and how far they agree. Pure numpy.
+
+Legend: M teachers, F frames, P pixels of a frame; "..." any axes. All probabilities are float, 0..1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+EPS = 1e-6
+"""Probabilities are kept so far from 0 and 1 where a logarithm is taken: a teacher's certainty has a price of at most
+13.8 nats."""
+
+STAPLE_START = 0.99
+"""First sensitivity and specificity of each teacher. (Warfield et al. start at 0.99999.)"""
+STAPLE_TOLERANCE = 1e-6
+"""Expectation-maximisation of a frame ends once no pixel changes by more."""
+STAPLE_MAX_ITERATIONS = 100
+
+
+def mean_prob(prob_M: np.ndarray, weights_M: np.ndarray) -> np.ndarray:
+    """Weighted arithmetic mean of probabilities, (M, ...) -> (...)."""
+    return np.tensordot(weights_M / weights_M.sum(), prob_M, axes=1)
+
+
+def mean_logit(prob_M: np.ndarray, weights_M: np.ndarray) -> np.ndarray:
+    """Weighted mean of logits, back as a probability: the normalised geometric mean, (M, ...) -> (...)."""
+    p = np.clip(prob_M, EPS, 1 - EPS)
+    return _sigmoid(np.tensordot(weights_M / weights_M.sum(), np.log(p) - np.log1p(-p), axes=1))
+
+
+def entropy(prob_M: np.ndarray, weights_M: np.ndarray) -> np.ndarray:
+    """Mean of probabilities in which, at each pixel, a teacher counts by how certain it is there.
+
+    Its weight is multiplied by 1 - H(p) / log 2 (1: certain, 0: p = 1/2) with H the binary entropy, plus `EPS` so that
+    a pixel at which none is certain has their mean.
+    """
+    p = np.clip(prob_M, EPS, 1 - EPS)
+    certainty = 1 + (p * np.log2(p) + (1 - p) * np.log2(1 - p))
+    return _pixel_mean(prob_M, certainty, weights_M)
+
+
+def agreement(prob_M: np.ndarray, weights_M: np.ndarray) -> np.ndarray:
+    """Mean of probabilities in which, at each pixel, a teacher counts by how near it is to the others there.
+
+    Its weight is multiplied by 1 - |p - mean of the others' p| (plus `EPS`): one teacher against several that agree
+    loses its vote; of two, none does.
+    """
+    if len(prob_M) == 1:
+        return prob_M[0].astype(np.float64)
+    share = weights_M.reshape(-1, *[1] * (prob_M.ndim - 1)).astype(np.float64)
+    others = ((share * prob_M).sum(0) - share * prob_M) / (share.sum() - share)
+    return _pixel_mean(prob_M, 1 - np.abs(prob_M - others), weights_M)
+
+
+def staple(prob_M: np.ndarray, weights_M: np.ndarray) -> np.ndarray:
+    """STAPLE: the probability that a pixel is in the hidden true mask, (M, ..., H, W) -> (..., H, W).
+
+    Every frame is estimated by itself (see `staple_frames`), with each teacher's decisions as soft as they are.
+    """
+    M, *rest = prob_M.shape
+    flat = prob_M.reshape(M, -1, rest[-2] * rest[-1])
+    return staple_frames(flat, weights_M)[0].reshape(rest)
+
+
+def staple_frames(decisions_MFP: np.ndarray, weights_M: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Simultaneous truth and performance level estimation, each frame by itself.
+
+    Warfield, Zou and Wells, "Simultaneous truth and performance level estimation (STAPLE)", IEEE TMI 23 (2004),
+    equations 14 to 19, without a spatial prior; the prior of a pixel is the mean of all decisions of its frame. A
+    decision between 0 and 1 counts as that share of a yes and the rest of a no, which with binary decisions is the
+    paper's algorithm; a teacher's weight is how many times its decision counts in the posterior.
+
+    Args:
+        decisions_MFP: 0..1, binary or soft.
+        weights_M: relative weights; scaled so that their mean is 1.
+
+    Returns:
+        The posterior (F, P), sensitivity (M, F) and specificity (M, F) of the teachers, float64. A frame in which all
+        decisions are 0 (or all are 1) is that everywhere, and its performance levels are the starting ones.
+    """
+    D = np.asarray(decisions_MFP, np.float64)
+    scale_M11 = (weights_M / weights_M.mean()).reshape(-1, 1, 1)
+    prior_F1 = mean_prob(D, weights_M).mean(-1, keepdims=True)
+    truth = np.repeat(prior_F1, D.shape[2], axis=1)
+    sensitivity = np.full(D.shape[:2], STAPLE_START)
+    specificity = np.full(D.shape[:2], STAPLE_START)
+    running = np.flatnonzero((prior_F1[:, 0] > EPS) & (prior_F1[:, 0] < 1 - EPS))
+    truth[prior_F1[:, 0] <= EPS], truth[prior_F1[:, 0] >= 1 - EPS] = 0.0, 1.0
+    for _ in range(STAPLE_MAX_ITERATIONS):
+        if not len(running):
+            break
+        d, f = D[:, running], prior_F1[running]
+        p, q = sensitivity[:, running, None], specificity[:, running, None]
+        log_yes = np.log(f) + (scale_M11 * (d * np.log(p) + (1 - d) * np.log1p(-p))).sum(0)
+        log_no = np.log1p(-f) + (scale_M11 * ((1 - d) * np.log(q) + d * np.log1p(-q))).sum(0)
+        posterior = _sigmoid(log_yes - log_no)
+        yes, no = posterior.sum(-1), (1 - posterior).sum(-1)
+        sensitivity[:, running] = np.clip((d * posterior).sum(-1) / np.maximum(yes, EPS), EPS, 1 - EPS)
+        specificity[:, running] = np.clip(((1 - d) * (1 - posterior)).sum(-1) / np.maximum(no, EPS), EPS, 1 - EPS)
+        change = np.abs(posterior - truth[running]).max(-1)
+        truth[running] = posterior
+        running = running[change > STAPLE_TOLERANCE]
+    return truth, sensitivity, specificity
+
+
+FUSIONS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "mean_prob": mean_prob,
+    "mean_logit": mean_logit,
+    "staple": staple,
+    "entropy": entropy,
+    "agreement": agreement,
+}
+"""Ways to fuse, by name: (M, ..., H, W) and weights (M,) -> (..., H, W)."""
+
+
+def confidence(prob_M: np.ndarray, weights_M: np.ndarray) -> np.ndarray:
+    """1 less twice the weighted standard deviation over teachers: 1 where all agree, 0 where half say 0 and half 1.
+
+    A variable in 0..1 has a standard deviation of at most 1/2 (Popoviciu's inequality), so that this lies in 0..1.
+    """
+    mean = mean_prob(prob_M, weights_M)
+    variance = mean_prob((prob_M - mean) ** 2, weights_M)
+    return np.clip(1 - 2 * np.sqrt(np.maximum(variance, 0)), 0, 1)
+
+
+def fuse_by_name(
+    probs: Sequence[np.ndarray],
+    names: Sequence[tuple[str, ...]],
+    weights: Sequence[float],
+    *,
+    method: str,
+    class_names: tuple[str, ...],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fuse teachers that segment different classes: each class is fused over those teachers that give it.
+
+    Args:
+        probs: per teacher (N, T, C, H, W), C classes of its own.
+        names: per teacher its C class names, without the background.
+        weights: per teacher, above 0.
+        method: one of `FUSIONS`.
+        class_names: the classes wanted, each given by at least one teacher.
+
+    Returns:
+        Fused probability and `confidence` (1 where a class has one teacher), float32 (N, T, len(class_names), H, W).
+    """
+    fused, sure = [], []
+    for name in class_names:
+        given = [place for place, known in enumerate(names) if name in known]
+        prob_M = np.stack([probs[place][:, :, names[place].index(name)] for place in given]).astype(np.float64)
+        weights_M = np.array([weights[place] for place in given], np.float64)
+        fused.append(FUSIONS[method](prob_M, weights_M))
+        sure.append(confidence(prob_M, weights_M))
+    return np.stack(fused, axis=2).astype(np.float32), np.stack(sure, axis=2).astype(np.float32)
+
+
+def _pixel_mean(prob_M: np.ndarray, trust_M: np.ndarray, weights_M: np.ndarray) -> np.ndarray:
+    share = weights_M.reshape(-1, *[1] * (prob_M.ndim - 1)) * (trust_M + EPS)
+    return (share * prob_M).sum(0) / share.sum(0)
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 0.5 * (1 + np.tanh(0.5 * x))  # no overflow at either end

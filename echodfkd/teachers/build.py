@@ -1,0 +1,136 @@
+"""The teacher that a config names, ready to make soft masks."""
+
+from __future__ import annotations
+
+import hashlib
+
+from echodfkd.config_teacher_checks import class_map
+from echodfkd.config_teachers import TeacherConfig, TeacherModelConfig
+from echodfkd.errors import ConfigError, InputError
+from echodfkd.models.build import build_teacher, pick_device
+from echodfkd.models.teacher import NetworkLayout, PixelStatistics, Teacher, TorchTeacher
+from echodfkd.models.teacher_files import (
+    ExportedNetwork,
+    ForeignNetwork,
+    OnnxNetwork,
+    TorchvisionNetwork,
+    onnx_device,
+    read_pinned,
+)
+from echodfkd.teachers.cache import CachedTeacher
+from echodfkd.teachers.ensemble import Ensemble, Member
+from echodfkd.teachers.recorded import Placement, RecordedMasks
+from echodfkd.teachers.reference import check_reference, find_reference
+
+
+def build_configured_teacher(config: TeacherConfig, *, device: str, placement: Placement | None = None) -> Teacher:
+    """The teacher (or the ensemble) of a config, held against its stored reference, behind its cache.
+
+    Args:
+        config: checked by `check_teacher`.
+        device: auto, cpu or cuda.
+        placement: places clips in recorded videos, for masks that were made of whole videos; None where there are none.
+
+    Raises:
+        InputError: a file cannot be used, or a teacher does not give the mask stored for it.
+        ConfigError: the device or the network's name is not there.
+    """
+    if config.kind == "ensemble":
+        members = []
+        for name, member in config.members.items():
+            try:
+                teacher = _build_one(member, device=device, placement=placement)
+            except (InputError, ConfigError) as error:
+                raise type(error)(f"teacher.members.{name}: {error}") from error
+            members.append(Member(name, teacher, member.weight))
+        fused: Teacher = Ensemble(members, method=config.fusion)
+        _check(fused, config)
+    else:
+        fused = _build_one(config, device=device, placement=placement)
+    return CachedTeacher(fused, config.cache) if config.cache else fused
+
+
+def _build_one(model: TeacherModelConfig, *, device: str, placement: Placement | None) -> Teacher:
+    teacher: Teacher
+    if model.kind == "recorded":
+        channels, class_names = class_map(model)
+        return RecordedMasks(
+            model.weights,
+            source_classes=tuple(model.outputs),
+            channels=channels,
+            class_names=class_names,
+            place=placement,
+        )
+    if model.kind in ("onnx", "exported", "torchvision"):
+        teacher = _network_teacher(model, device)
+    else:
+        teacher = build_teacher(kind=model.kind, weights=model.weights, device=device, batch_frames=model.batch_frames)
+    _check(teacher, model)
+    return teacher
+
+
+def _check(teacher: Teacher, model: TeacherModelConfig) -> None:
+    reference = find_reference(model.reference, model.weights)
+    if reference:
+        check_reference(teacher, reference, tolerance=model.reference_tolerance)
+
+
+def _network_teacher(model: TeacherModelConfig, device: str) -> Teacher:
+    """A network out of someone's file. Its id covers the file and all that the config says of its input and output."""
+    data = read_pinned(model.weights, model.sha256)
+    network: ForeignNetwork
+    if model.kind == "onnx":
+        device = pick_device(onnx_device(device), "teacher.device")
+        network = OnnxNetwork(data, where=model.weights, device=device, output=model.output)
+    elif model.kind == "exported":
+        device = pick_device(device, "teacher.device")
+        network = ExportedNetwork(data, sha256=model.sha256, where=model.weights, device=device, output=model.output)
+    else:
+        device = pick_device(device, "teacher.device")
+        network = TorchvisionNetwork(model.network, data, where=model.weights, num_channels=len(model.outputs))
+    channels, class_names = class_map(model)
+    layout = NetworkLayout(
+        axes=model.layout,
+        window_frames=model.window_frames,
+        activation=model.activation,
+        channels=channels,
+        fixed_batch=_check_input(model, network.input_shape),
+    )
+    statistics = PixelStatistics(tuple(model.pixel_mean), tuple(model.pixel_std))
+    facts = f"{network.weights_hash}|{statistics}|{model.input_size}|{layout}|{class_names}|{model.output}"
+    return TorchTeacher(
+        network,
+        name=model.kind if model.kind != "torchvision" else model.network,
+        statistics=statistics,
+        input_size=model.input_size or None,
+        device=device,
+        batch_frames=model.batch_frames,
+        class_names=class_names,
+        layout=layout,
+        weights_hash=hashlib.sha256(facts.encode()).hexdigest()[:8],
+    )
+
+
+def _check_input(model: TeacherModelConfig, shape: tuple[int | None, ...] | None) -> int | None:
+    """Hold the options against the input that a file declares. Returns the batch that it insists on.
+
+    Raises:
+        InputError: another number of axes or channels, another size, or another number of frames at once.
+    """
+    if shape is None:
+        return None
+    wanted: dict[str, int | None] = {"C": len(model.pixel_mean), "T": model.window_frames or None}
+    wanted |= {"H": model.input_size or None, "W": model.input_size or None}
+    options = {"C": "pixel_mean", "T": "window_frames", "H": "input_size", "W": "input_size"}
+    declared = "[" + ", ".join("any" if side is None else str(side) for side in shape) + "]"
+    if len(shape) != len(model.layout):
+        raise InputError(f"teacher.layout: got {model.layout}, but the input of {model.weights} is {declared}")
+    sides = dict(zip(model.layout, shape, strict=True))
+    for axis, option in options.items():
+        side = sides.get(axis)
+        if side is not None and wanted[axis] != side:
+            raise InputError(
+                f"teacher.{option}: {model.weights} takes {declared} ({model.layout}), which needs {axis} = {side};"
+                f" the option stands for {wanted[axis] or 'whatever the clip has'}"
+            )
+    return sides["N"]

@@ -1,0 +1,111 @@
+"""Masks that are kept from run to run, so that a clip which is met again is not taught again.
+
+An entry is one small Parquet file of `MASK_SCHEMA`, ``TEACHER_ID/ab/abcd....parquet`` under the cache's root, named by
+a hash of the clip's id and shape. It is written whole or not at all, holds the sha256 of its own bytes and of the
+pixels it was made from, and counts only where all of them fit: a damaged or stale entry is taught again and replaced.
+
+Legend: N clips, T frames, C classes, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from echodfkd.errors import ClipError, InputError, one_line
+from echodfkd.models.teacher import ClipKey, Teacher, masks_of_clips, quantise, with_class_axis
+from echodfkd.storage import RunStorage, read_inside
+from echodfkd.synthesis.shards import MAX_BYTES
+from echodfkd.teachers.mask_files import StoredMask, decode_masks, encode_masks
+
+
+class CachedTeacher:
+    """A `ClipTeacher` that keeps what another teacher gives.
+
+    A hit and a miss give the same: masks are rounded to 256 levels (`quantise`) either way.
+
+    Args:
+        teacher: whose masks are kept.
+        root: the cache, a path or an fsspec URL; several processes and runs may share it.
+
+    Attributes:
+        counts: of ``hit``, ``new`` (no entry), ``damaged``, ``stale`` (of other pixels), ``unwritten``.
+
+    Raises:
+        InputError: the cache cannot be written.
+    """
+
+    def __init__(self, teacher: Teacher, root: str) -> None:
+        self.teacher = teacher
+        self.teacher_id, self.class_names = teacher.teacher_id, teacher.class_names
+        self.counts: Counter[str] = Counter()
+        self._storage = RunStorage(root)
+        name = f".writable-{uuid.uuid4().hex}"  # of its own: other actors try the same at the same time
+        try:
+            self._storage.write(name, b"")
+            self._storage.fs.rm_file(self._storage.path(name))
+        except Exception as error:  # each store has its own errors
+            raise InputError(f"teacher.cache: {root} cannot be written: {one_line(error)}") from error
+
+    def soft_masks(self, video_NTHW: np.ndarray) -> np.ndarray:
+        """See `Teacher.soft_masks`. Pixels alone do not say which clip they are of: nothing is kept."""
+        return quantise(self.teacher.soft_masks(video_NTHW)).astype(np.float32) / np.float32(255)
+
+    def clip_masks(self, video_NTHW: np.ndarray, clips: Sequence[ClipKey]) -> tuple[np.ndarray, dict[int, str]]:
+        """See `ClipTeacher.clip_masks`."""
+        N, T, H, W = video_NTHW.shape
+        levels = np.zeros((N, T, len(self.class_names) - 1, H, W), np.uint8)
+        pixels = [hashlib.sha256(video.tobytes()).hexdigest() for video in video_NTHW]
+        missing, faults = [], {}
+        for row, clip in enumerate(clips):
+            kept = self._look_up(clip, levels.shape[1:], pixels[row])
+            if kept is None:
+                missing.append(row)
+            else:
+                levels[row] = kept
+        if missing:
+            prob, found = masks_of_clips(self.teacher, video_NTHW[missing], [clips[row] for row in missing])
+            faults = {missing[place]: reason for place, reason in found.items()}
+            for place, row in enumerate(missing):
+                if place not in found:
+                    levels[row] = quantise(with_class_axis(prob[place : place + 1], self.class_names)[0])
+                    self._keep(clips[row], levels[row], pixels[row])
+        prob = levels.astype(np.float32) / np.float32(255)
+        return prob[:, :, 0] if len(self.class_names) == 2 else prob, faults
+
+    def _name(self, clip: ClipKey, shape: tuple[int, ...]) -> str:
+        key = hashlib.sha256(f"{clip.clip_id}|{clip.window_start}|{list(shape)}".encode("utf-8", "replace")).hexdigest()
+        return f"{self.teacher_id}/{key[:2]}/{key}.parquet"
+
+    def _look_up(self, clip: ClipKey, shape: tuple[int, ...], pixels: str) -> np.ndarray | None:
+        """uint8 (T, C, H, W), or None where there is no entry that counts."""
+        name = self._name(clip, shape)
+        try:
+            data = read_inside(self._storage.fs, self._storage.path(""), name, MAX_BYTES)
+            (mask,) = decode_masks(data, name)
+        except FileNotFoundError:
+            self.counts["new"] += 1
+            return None
+        except (OSError, ClipError, ValueError):
+            self.counts["damaged"] += 1
+            return None
+        own = (clip.clip_id, self.teacher_id, self.class_names[1:], shape, pixels)
+        if (mask.clip_id, mask.teacher_id, mask.classes, mask.levels.shape, mask.video_sha256) != own:
+            self.counts["stale"] += 1
+            return None
+        self.counts["hit"] += 1
+        return mask.levels
+
+    def _keep(self, clip: ClipKey, levels: np.ndarray, pixels: str) -> None:
+        mask = StoredMask(clip.clip_id, self.teacher_id, self.class_names[1:], levels, pixels)
+        try:
+            self._storage.write(self._name(clip, levels.shape), encode_masks([mask]))
+        except OSError as error:  # a full disk costs time, not the run
+            self.counts["unwritten"] += 1
+            if self.counts["unwritten"] == 1:
+                warnings.warn(f"teacher.cache: an entry could not be written: {one_line(error)}", stacklevel=2)
