@@ -3,7 +3,7 @@ and `config_objective`).
 
 A run is one YAML file merged over these defaults, then ``key=value`` overrides, through OmegaConf's
 structured mode (`config_file`). Numbers that follow from others (micro-batch, plan length, queue bounds)
-are properties here and nowhere else.
+are properties here and nowhere else. (More than 300 lines: options with their explanations, and one place for them.)
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import hashlib
 import io
 import os
 import tempfile
+import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -127,8 +128,9 @@ class RunStorage:
     def check_writable(self, option: str = "storage") -> None:
         """Raise `InputError` where nothing can be written under the root; ``option`` named it."""
         try:
-            self.write(".writable", b"")
-            self.fs.rm_file(self.path(".writable"))
+            probe = f".writable-{uuid.uuid4().hex}"  # others may be looking at the same time
+            self.write(probe, b"")
+            self.fs.rm_file(self.path(probe))
         except Exception as error:
             raise InputError(f"{option}: {self.root} cannot be written: {one_line(error)}") from error
 

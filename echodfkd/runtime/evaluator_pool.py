@@ -3,8 +3,7 @@
 consumes: manifests under checkpoints/ / produces: scores/part-*, cases.parquet, overlays/, spans of work
 waits for: a free actor / unblocked by: a published manifest. Nothing waits for it but the end of the run.
 
-The actors stand outside the budgets of Ray Train and Ray Data, which cannot see them: on a single node they
-reserve no CPU and yield to training; on a cluster they have labelled nodes of their own.
+Ray Train and Ray Data do not count the actors: on one node they reserve no CPU and yield, else have their own nodes.
 """
 
 from __future__ import annotations
@@ -164,8 +163,8 @@ class Evaluator:
             weights = read_student(self.storage, checkpoint, student)
             load_weights(network, weights, what=f"{checkpoint.folder}/{student}")
             self._network = (key, network.to(self.device).eval())
-        classes = self.config.students[student].classes
-        return predict_with_heads(self._network[1], case.video, classes=classes, device=self.device)
+        wanted = self.config.students[student].classes
+        return predict_with_heads(self._network[1], case.video, classes=wanted, device=self.device)
 
 
 class EvaluatorPool:
@@ -199,8 +198,7 @@ class EvaluatorPool:
 
     def draw_overlays(self) -> None:
         """MP4 overlays of the last checkpoint for the first cases, every student."""
-        published = list_checkpoints(self.storage)
-        if not published:
+        if not (published := list_checkpoints(self.storage)):
             return
         count = min(self.config.evaluation.overlays, num_cases(self.config))
         futures = [

@@ -10,14 +10,13 @@ Legend: N clips, T frames, C classes, H rows, W columns.
 from __future__ import annotations
 
 import hashlib
-import uuid
 import warnings
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
-from echodfkd.errors import ClipError, InputError, one_line
+from echodfkd.errors import ClipError, one_line
 from echodfkd.models.teacher import ClipKey, Teacher, masks_of_clips, quantise, with_class_axis
 from echodfkd.storage import RunStorage, read_inside
 from echodfkd.synthesis.shards import MAX_BYTES
@@ -45,12 +44,7 @@ class CachedTeacher:
         self.teacher_id, self.class_names = teacher.teacher_id, teacher.class_names
         self.counts: Counter[str] = Counter()
         self._storage = RunStorage(root)
-        name = f".writable-{uuid.uuid4().hex}"  # of its own: other actors try the same at the same time
-        try:
-            self._storage.write(name, b"")
-            self._storage.fs.rm_file(self._storage.path(name))
-        except Exception as error:  # each store has its own errors
-            raise InputError(f"teacher.cache: {root} cannot be written: {one_line(error)}") from error
+        self._storage.check_writable("teacher.cache")
 
     def soft_masks(self, video_NTHW: np.ndarray) -> np.ndarray:
         """See `Teacher.soft_masks`. Pixels alone do not say which clip they are of: nothing is kept."""
