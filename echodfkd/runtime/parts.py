@@ -6,7 +6,8 @@ import dataclasses
 import functools
 
 from echodfkd.config import RunConfig, SourceConfig, WindowConfig
-from echodfkd.models.build import build_teacher
+from echodfkd.models.build import build_teacher, load_judge
+from echodfkd.models.judge import Judge
 from echodfkd.models.teacher import Teacher
 from echodfkd.synthesis.build import build_source
 from echodfkd.synthesis.source import ClipSource
@@ -50,6 +51,18 @@ def load_teacher(config: RunConfig, device: str | None = None) -> Teacher:
         weights=teacher.weights,
         device=device or teacher.device,
         batch_frames=teacher.batch_frames,
+    )
+
+
+def evaluation_judge(config: RunConfig, device: str = "cpu") -> Judge | None:
+    """The auxiliary judge that the config names. Raises `InputError` naming evaluation.judge."""
+    evaluation = config.evaluation
+    return load_judge(
+        evaluation.judge,
+        weights=evaluation.judge_weights,
+        device=device,
+        prompts=dataclasses.asdict(evaluation.judge_prompts),
+        phase_sign=evaluation.judge_phase_sign,
     )
 
 

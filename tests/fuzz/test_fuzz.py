@@ -24,6 +24,8 @@ FEW = {
     "stored": 20,
     "weights": 15,
     "dicom": 60,
+    "camus": 40,
+    "arrays": 40,
 }
 MANY = {
     "video": 3000,
@@ -38,6 +40,8 @@ MANY = {
     "stored": 500,
     "weights": 500,
     "dicom": 1500,
+    "camus": 1000,
+    "arrays": 1000,
 }
 
 

@@ -1,0 +1,43 @@
+"""numpy's own files without numpy's loader."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+
+from echodfkd.video.arrays import parse_npy, parse_npz
+
+
+def npy(array: np.ndarray, **options: object) -> bytes:
+    sink = io.BytesIO()
+    np.save(sink, array, **options)
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize("dtype", ["u1", ">i4", "<f8", "?"])
+def test_arrays_come_back_as_they_were(dtype):
+    array = np.arange(24).reshape(2, 3, 4).astype(dtype)
+    for kept in (array, np.asfortranarray(array), array[:, :0]):
+        assert np.array_equal(parse_npy(npy(kept)), kept)
+    sink = io.BytesIO()
+    np.savez_compressed(sink, array)
+    assert np.array_equal(parse_npz(sink.getvalue(), "arr_0", 1000), array)
+
+
+def test_objects_bombs_and_other_files_are_refused():
+    with pytest.raises(ValueError, match="type object, expected numbers"):
+        parse_npy(npy(np.array([{}], dtype=object), allow_pickle=True))
+    sink = io.BytesIO()
+    np.savez_compressed(sink, np.zeros(1 << 22, np.uint8))
+    assert len(sink.getvalue()) < 10_000
+    with pytest.raises(ValueError, match="array arr_0 has more than 1000 bytes"):
+        parse_npz(sink.getvalue(), "arr_0", 1000)
+    with pytest.raises(ValueError, match="no readable array output"):
+        parse_npz(sink.getvalue(), "output", 1000)
+    for data in (b"", b"PK\x03\x04", npy(np.zeros(3))[:-1]):
+        with pytest.raises(ValueError, match=r"."):
+            parse_npy(data)
+        with pytest.raises(ValueError, match="no readable array"):
+            parse_npz(data, "arr_0", 1000)
