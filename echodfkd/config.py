@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from echodfkd.config_evaluate import EvaluateConfig as EvaluateConfig
+from echodfkd.config_judge import JudgePromptsConfig as JudgePromptsConfig
 from echodfkd.config_objective import TermConfig as TermConfig
 from echodfkd.config_sources import ConditionsConfig as ConditionsConfig
 from echodfkd.config_sources import MixturePart as MixturePart
@@ -180,7 +182,14 @@ class EvaluationConfig:
     frames: int = 48
     """Frames of one case, at window.fps: long enough for a whole beat."""
     judge: str = "embedded"
-    """embedded, or none."""
+    """embedded, echoclip (through open_clip), or none."""
+    judge_weights: str = ""
+    """echoclip: a folder as open_clip saves it, or an hf-hub: name; empty takes the published model from the hub."""
+    judge_controls: bool = False
+    """Also score no mask, the inverse, a shifted and a random mask of equal area: five times the judge's work."""
+    judge_phase_sign: int = -1
+    """echoclip: how its valve cycle runs with the area: -1 by physiology, 1 in the authors' one figure."""
+    judge_prompts: JudgePromptsConfig = field(default_factory=JudgePromptsConfig)
     threshold: float = 0.5
     """Probability above which a pixel counts as LV (published: 80/255 for Dice)."""
     actors: int = 1
@@ -271,6 +280,7 @@ class RunConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     synthesize: SynthesizeConfig = field(default_factory=SynthesizeConfig)
     study: StudyConfig = field(default_factory=StudyConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     ray: RayConfig = field(default_factory=RayConfig)
 
     @property

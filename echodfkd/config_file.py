@@ -14,9 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from echodfkd.config import RunConfig
+from echodfkd.config import EvaluationConfig, RunConfig
+from echodfkd.config_evaluate import check_evaluate
 from echodfkd.config_head_checks import check_heads, drop_unused_heads
 from echodfkd.config_initial import check_initial_option, pin_initial
+from echodfkd.config_judge import check_judge, drop_unused_judge
 from echodfkd.config_objective_checks import check_recipe, drop_added_defaults
 from echodfkd.config_source_checks import check_source
 from echodfkd.config_source_file import expand_source, pin_tables, replace_distributions, shorten_source, sources_in
@@ -118,7 +120,7 @@ def config_hash(config: RunConfig) -> str:
     do not change the hash: a run may move to another cluster and still be the same run.
     """
     values = redact_values(dataclasses.asdict(config))  # a password that is changed leaves a run what it is
-    for key in ("storage", "name", "on_exists", "lease_s", "ray", "synthesize", "study"):
+    for key in ("storage", "name", "on_exists", "lease_s", "ray", "synthesize", "study", "evaluate"):
         values.pop(key)
     teacher_facts(
         values["teacher"], has_tasks=bool(config.taught_tasks)
@@ -163,6 +165,7 @@ def config_hash(config: RunConfig) -> str:
             values["train"].pop(key)
     drop_unused_heads(values)
     drop_added_defaults(values)
+    drop_unused_judge(values, EvaluationConfig)
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -176,7 +179,6 @@ _CHOICES = {
     "train.zero_stage": (0, 1, 2, 3),
     "train.precision": ("fp32", "bf16"),
     "train.placement": ("replicate", "spread"),
-    "evaluation.judge": ("embedded", "none"),
 }
 
 _AT_LEAST: dict[str, float] = {
@@ -263,6 +265,8 @@ def check_config(config: RunConfig) -> None:
     check_placement(config)
     check_heads(config)
     check_recipe(config)
+    check_judge(config.evaluation)
+    check_evaluate(config.evaluate, config.window.fps)
     check_synthesize(config.synthesize, config.source)
 
 
@@ -273,7 +277,7 @@ def _check_sources(config: RunConfig) -> None:
 
 
 def _check_students(config: RunConfig) -> None:
-    if not config.students and not config.synthesize.out:
+    if not (config.students or config.synthesize.out or config.evaluate.out):
         raise ConfigError("students: empty, name at least one, e.g. students.c31.blocks=3 students.c31.layers=1")
     for name, student in config.students.items():
         option = f"students.{name}"

@@ -24,8 +24,10 @@ from echodfkd.config_sources import (
 )
 from echodfkd.errors import ConfigError
 
-PART_KINDS = ("phantom", "recorded")
+PART_KINDS = ("phantom", "recorded", "camus")
 """Kinds of a source that makes clips itself."""
+
+CAMUS_VIEWS = ("2CH", "4CH")
 
 MAX_PERIOD = 10_000
 """Longest period of a mixture, in clips."""
@@ -62,7 +64,12 @@ def check_source(option: str, source: SourceConfig) -> None:
                 raise ConfigError(f"{option}.{name}: set, but {option}.kind is {source.kind}; only a mixture has parts")
         _check_part(option, source)
         return
-    for name, given in (("path", bool(source.path)), ("conditions", source.conditions != ConditionsConfig())):
+    given_here = {
+        "path": bool(source.path),
+        "view": bool(source.view),
+        "conditions": source.conditions != ConditionsConfig(),
+    }
+    for name, given in given_here.items():
         if given:
             raise ConfigError(f"{option}.{name}: set, but {option}.kind is mixture; give it to its parts")
     if not source.parts:
@@ -109,11 +116,15 @@ def _check_kind(option: str, kind: str, allowed: tuple[str, ...]) -> None:
 
 
 def _check_part(option: str, part: PartConfig) -> None:
-    if part.kind == "recorded":
+    if part.view and (part.kind != "camus" or part.view not in CAMUS_VIEWS):
+        allowed = f"allowed are {', '.join(CAMUS_VIEWS)}" if part.kind == "camus" else "only camus has views"
+        raise ConfigError(f"{option}.view: got {part.view!r}, {allowed}")
+    if part.kind in ("recorded", "camus"):
         if not part.path:
-            raise ConfigError(f"{option}.path: empty, but {option}.kind is recorded; name the folder with FileList.csv")
+            wanted = "FileList.csv" if part.kind == "recorded" else "the patients"
+            raise ConfigError(f"{option}.path: empty, but {option}.kind is {part.kind}; name the folder with {wanted}")
         if part.conditions != ConditionsConfig():
-            raise ConfigError(f"{option}.conditions: set, but {option}.kind is recorded; videos have their own")
+            raise ConfigError(f"{option}.conditions: set, but {option}.kind is {part.kind}; videos have their own")
         return
     check_conditions(f"{option}.conditions", part.conditions)
 

@@ -55,8 +55,10 @@ def shorten_source(source: dict[str, Any]) -> None:
         conditions["stratify"] = _without_unset(conditions["stratify"])
     parts = source.get("parts", {})
     for part in (source, *parts.values()):
-        if part["kind"] in ("recorded", "mixture"):
+        if part["kind"] != "phantom":
             del part["conditions"]
+        if not part["view"]:
+            del part["view"]
     if not parts:
         del source["parts"]
 

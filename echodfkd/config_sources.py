@@ -140,11 +140,14 @@ class PartConfig:
     """Where clips come from."""
 
     kind: str = "phantom"
-    """phantom (embedded generator), recorded (a folder in EchoNet-Dynamic's layout) or mixture (of ``parts``)."""
+    """phantom (embedded generator), recorded (a folder in EchoNet-Dynamic's layout), camus (one in CAMUS's layout) or
+    mixture (of ``parts``)."""
     path: str = ""
-    """recorded: the folder with Videos/ and FileList.csv (a path or an fsspec URL)."""
+    """recorded: the folder with Videos/ and FileList.csv; camus: that with the patients (a path or an fsspec URL)."""
     split: str = "TRAIN"
-    """recorded: the value of FileList.csv's Split column, or ALL."""
+    """recorded: the value of FileList.csv's Split column, or ALL; camus: TRAIN, VAL or TEST of its lists, or ALL."""
+    view: str = ""
+    """camus: 2CH or 4CH; empty takes both."""
     seed_offset: int = 0
     """Added to the run's seed, so that held-out cases never repeat training clips."""
     domain: str = "default"

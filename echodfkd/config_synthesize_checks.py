@@ -29,7 +29,7 @@ def check_synthesize(options: SynthesizeConfig, source: SourceConfig) -> None:
         if value < least:
             raise ConfigError(f"synthesize.{key}: got {value}, must be at least {least}")
     kinds = {source.kind, *(part.kind for part in source.parts.values())} if source.kind == "mixture" else {source.kind}
-    if options.frames == 1 or (options.frames == 0 and "recorded" in kinds):
+    if options.frames == 1 or (options.frames == 0 and kinds & {"recorded", "camus"}):
         raise ConfigError(
             f"synthesize.frames: got {options.frames}, must be at least 2, or 0 (each clip's own length) for clips of"
             " the phantom"

@@ -19,6 +19,9 @@ import numpy as np
 TRUTH_UNKNOWN = 255
 """Value in a truth label map where nobody annotated (whole frames, in EchoNet-Dynamic)."""
 
+JUDGE_STEP = -2
+"""Stands in a score's ``step`` where the judge read the video alone, without anybody's mask."""
+
 CLASS_NAMES = ("background", "LV")
 CHAMBER_NAMES = ("background", "LV", "myocardium", "LA", "RV", "RA")
 """Class names of truth label maps, of the LV's cavity (value 1) alone or of all chambers."""
@@ -304,7 +307,8 @@ class PublishedCheckpoint:
 class CaseScore:
     """One score of one case: the unit of every table and figure.
 
-    ``student`` is "" and ``step`` -1 where the teacher itself was scored. ``reference`` is "truth",
+    ``student`` is "" and ``step`` -1 where the teacher itself was scored, `JUDGE_STEP` where it was nobody's mask.
+    ``reference`` is "truth",
     "teacher" or a judge's id. ``threshold`` is the probability above which a pixel counts as LV, or None.
     ``n`` is the number of frames (or beats) that the value averages over.
 

@@ -20,7 +20,8 @@ from echodfkd.metrics.beat import beat_targets
 from echodfkd.metrics.overlap import dice
 from echodfkd.models.teacher import ClipKey, ClipTeacher, Teacher, pick_classes
 from echodfkd.records import TRUTH_UNKNOWN, VideoClip
-from echodfkd.scoring import Measured, check_finite, run_network
+from echodfkd.scoring import check_finite, run_network
+from echodfkd.scoring_truth import Measured
 
 
 @dataclass(frozen=True)
@@ -146,5 +147,5 @@ def _phase(phase: np.ndarray, case: VideoClip) -> list[Measured]:
             rows.append(Measured(f"phase_{name}_error_frames", cardiac.detection_error(found, frames), len(frames)))
     if case.truth_labels is not None and (case.truth_labels != TRUTH_UNKNOWN).all():
         area = cardiac.area_curve(case.truth_labels == case.class_names.index("LV"))
-        rows.append(Measured("phase_pearson", cardiac.pearson_r(curve, area), len(area)))
+        rows.append(Measured("phase_pearson", float(cardiac.pearson_r(curve, area)), len(area)))
     return rows

@@ -21,6 +21,9 @@ _MIN_BEAT_SECONDS = 0.3
 """200 beats per minute: two detections of one kind never lie closer."""
 _BORDER_SHARE = 0.9
 """Share of the curve's range that the first or last frame must reach to count as an extremum."""
+_FALL_SHARE = 1 / 3
+"""Between two maxima the curve falls below this share of its range. Without it, every tremor of the plateau before
+atrial systole, which slow hearts hold for half a second, counts as an end-diastole of its own."""
 
 
 def area_curve(mask: np.ndarray) -> np.ndarray:
@@ -99,18 +102,19 @@ def area_ef_percent(area: np.ndarray, ed_frames: Sequence[int], es_frames: Seque
     return float(100.0 * (diastolic - systolic) / diastolic) if diastolic > 0 else float("nan")
 
 
-def pearson_r(x: np.ndarray, y: np.ndarray) -> float:
-    """Pearson's correlation of two float vectors; NaN for fewer than two pairs or a constant vector."""
-    if len(x) < 2:
-        return float("nan")
-    dx, dy = x - x.mean(), y - y.mean()
-    scale = np.sqrt((dx * dx).sum() * (dy * dy).sum())
-    return float((dx * dy).sum() / scale) if scale > 0 else float("nan")
+def pearson_r(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Pearson's correlation over the last axis, float64 (...); NaN for fewer than two pairs or a constant vector."""
+    if x.shape[-1] < 2:
+        return np.full(x.shape[:-1], np.nan)
+    dx, dy = x - x.mean(-1, keepdims=True), y - y.mean(-1, keepdims=True)
+    scale = np.sqrt((dx * dx).sum(-1) * (dy * dy).sum(-1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(scale > 0, (dx * dy).sum(-1) / scale, np.nan)
 
 
-def mean_absolute_error(x: np.ndarray, y: np.ndarray) -> float:
-    """Mean of |x - y|; NaN where there is no pair."""
-    return float(np.abs(x - y).mean()) if len(x) else float("nan")
+def mean_absolute_error(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Mean of |x - y| over the last axis, float64 (...); NaN where there is no pair."""
+    return np.abs(x - y).mean(-1) if x.shape[-1] else np.full(x.shape[:-1], np.nan)
 
 
 def _runs(below: np.ndarray) -> list[tuple[int, int]]:
@@ -125,7 +129,8 @@ def _detect_maxima(curve: np.ndarray, *, fps: float) -> tuple[int, ...]:
     The curve is smoothed by a triangular window of about `_SMOOTH_SECONDS` (renormalised at the borders).
     A frame counts where it is the largest within `_MIN_BEAT_SECONDS` on either side and lies above the
     middle of the curve's range; of a plateau the middle counts. The first and last frame see one
-    side only, so that they must reach `_BORDER_SHARE` of the range. A constant curve has none.
+    side only, so that they must reach `_BORDER_SHARE` of the range. Where the curve does not fall below `_FALL_SHARE`
+    of its range between two such frames, the higher one stays. A constant curve has none.
     """
     if len(curve) < 3 or curve.max() == curve.min():
         return ()
@@ -138,8 +143,13 @@ def _detect_maxima(curve: np.ndarray, *, fps: float) -> tuple[int, ...]:
         least = low + (high - low) * (_BORDER_SHARE if t in (0, last) else 0.5)
         around = smooth[max(0, t - reach) : t + reach + 1]
         is_peak = smooth[t] >= least and smooth[t] == around.max()
-        if is_peak and (not found or t - found[-1] > reach):
-            found.append(t + _ties(around[min(t, reach) :]) // 2)
+        if not is_peak or (found and t - found[-1] <= reach):
+            continue
+        peak = t + _ties(around[min(t, reach) :]) // 2
+        if found and smooth[found[-1] : t].min() > low + (high - low) * _FALL_SHARE:
+            found[-1] = max(found[-1], peak, key=lambda frame: smooth[frame])
+        else:
+            found.append(peak)
     return tuple(found)
 
 

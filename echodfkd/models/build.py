@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -117,14 +118,31 @@ def build_teacher(*, kind: str, weights: str, device: str, batch_frames: int) ->
     return _choose(_TEACHERS, kind, "teacher.kind")(weights, pick_device(device, "teacher.device"), batch_frames)
 
 
-def load_judge(name: str) -> Judge | None:
+def load_judge(
+    name: str,
+    *,
+    weights: str = "",
+    device: str = "cpu",
+    prompts: Mapping[str, Any] | None = None,
+    phase_sign: int = -1,
+) -> Judge | None:
     """The auxiliary model that scores masks without truth; None for "none".
 
+    Args:
+        name: embedded, echoclip or none.
+        weights: echoclip: a folder, an ``hf-hub:`` name, or "" for the published one.
+        device: cpu or cuda.
+        prompts: the fields of `echodfkd.config_judge.JudgePromptsConfig`; None takes the published ones.
+        phase_sign: echoclip: see `echodfkd.models.judge_reading.valve_cycle`.
+
     Raises:
-        InputError: the judge's weights cannot be used.
+        InputError: the judge's weights cannot be used, or a package that it needs is not installed.
         ConfigError: no such judge.
     """
-    return _choose(_JUDGES, name, "evaluation.judge")()
+    from echodfkd.config_judge import JudgePromptsConfig
+
+    asked = {**asdict(JudgePromptsConfig()), **(prompts or {})}
+    return _choose(_JUDGES, name, "evaluation.judge")(weights, device, asked, phase_sign)
 
 
 def pick_device(device: str, option: str) -> str:
@@ -184,10 +202,32 @@ def _echonet_teacher(weights: str, device: str, batch_frames: int) -> Teacher:
     )
 
 
-def _embedded_judge() -> Judge:
+def _embedded_judge(weights: str, device: str, prompts: dict[str, Any], phase_sign: int) -> Judge:
+    """Runs on the CPU whatever the device, and reads neither valve nor ejection fraction."""
     from echodfkd.models.judge import load_embedded_judge
 
-    return load_embedded_judge()
+    return load_embedded_judge(prompts=_mask_prompts(prompts))
+
+
+def _echoclip_judge(weights: str, device: str, prompts: dict[str, Any], phase_sign: int) -> Judge:
+    from echodfkd.config_judge import EF_PLACE
+    from echodfkd.models.echoclip import EchoClipJudge, load_towers
+    from echodfkd.models.teacher import hash_weights
+
+    towers = load_towers(weights, device)
+    return EchoClipJudge(
+        towers,
+        judge_id=f"echoclip-{hash_weights(towers)}",
+        prompts=_mask_prompts(prompts),
+        valve_prompts=(prompts["valve_closed"], prompts["valve_open"]),
+        ef_prompts=prompts["ef"],
+        ef_place=EF_PLACE,
+        phase_sign=phase_sign,
+    )
+
+
+def _mask_prompts(prompts: Mapping[str, str]) -> tuple[str, str, str]:
+    return prompts["wall"], prompts["nothing"], prompts["left_ventricle"]
 
 
 _TEACHERS: dict[str, Callable[[str, str, int], Teacher]] = {
@@ -196,4 +236,8 @@ _TEACHERS: dict[str, Callable[[str, str, int], Teacher]] = {
     "echonet_deeplabv3": _echonet_teacher,
 }
 
-_JUDGES: dict[str, Callable[[], Judge | None]] = {"embedded": _embedded_judge, "none": lambda: None}
+_JUDGES: dict[str, Callable[[str, str, dict[str, Any], int], Judge | None]] = {
+    "embedded": _embedded_judge,
+    "echoclip": _echoclip_judge,
+    "none": lambda weights, device, prompts, phase_sign: None,
+}

@@ -62,13 +62,14 @@ class MaskJudge:
     Args:
         towers: image and text tower.
         judge_id: name and a hash of the weights.
+        prompts: captions in the order of `PROMPTS`, the published ones.
     """
 
-    def __init__(self, towers: TwoTowers, *, judge_id: str) -> None:
+    def __init__(self, towers: TwoTowers, *, judge_id: str, prompts: tuple[str, str, str] = PROMPTS) -> None:
         self.judge_id = judge_id
         self._towers = towers
         with torch.inference_mode():
-            self._prompts = towers.embed_captions(list(PROMPTS))
+            self._prompts = towers.embed_captions(list(prompts))
 
     @torch.inference_mode()
     def score(self, video: np.ndarray, lv_mask: np.ndarray) -> dict[str, float]:
@@ -207,14 +208,14 @@ class JudgeTowers(nn.Module):
 class EmbeddedJudge(MaskJudge):
     """The judge that ships with the package; runs on the CPU."""
 
-    def __init__(self, towers: JudgeTowers) -> None:
+    def __init__(self, towers: JudgeTowers, prompts: tuple[str, str, str] = PROMPTS) -> None:
         from echodfkd.models.teacher import hash_weights
 
-        super().__init__(towers.eval(), judge_id=f"embedded-judge-{hash_weights(towers)}")
+        super().__init__(towers.eval(), judge_id=f"embedded-judge-{hash_weights(towers)}", prompts=prompts)
 
 
-def load_embedded_judge(path: Path = WEIGHTS) -> EmbeddedJudge:
-    """The judge with its shipped weights.
+def load_embedded_judge(path: Path = WEIGHTS, *, prompts: tuple[str, str, str] = PROMPTS) -> EmbeddedJudge:
+    """The judge with its shipped weights. It knows the captions of `echodfkd.training.contrastive` and no others.
 
     Raises:
         InputError: the files are absent or do not belong to this network.
@@ -231,4 +232,4 @@ def load_embedded_judge(path: Path = WEIGHTS) -> EmbeddedJudge:
             f"evaluation.judge: the embedded judge cannot be loaded from {path}: {reason};"
             " jobs/train_judge.py makes it again, evaluation.judge=none goes without"
         ) from error
-    return EmbeddedJudge(towers)
+    return EmbeddedJudge(towers, prompts)

@@ -21,7 +21,8 @@ from echodfkd.models.build import build_student
 from echodfkd.models.convlstm import ConvLSTMStudent, count_parameters
 from echodfkd.models.cost import count_macs_per_frame
 from echodfkd.models.matching import AUTHORS_FILTERS
-from echodfkd.reporting.rows import RunRows, column
+from echodfkd.reporting.comparisons import case_values
+from echodfkd.reporting.rows import RunRows
 
 METRICS = ("dice_all", "dice_ed", "dice_es", "area_jitter")
 """What a study compares, all against the truth."""
@@ -158,12 +159,9 @@ def _summarise(values: list[dict[str, float]], baseline: list[dict[str, float]])
 
 def _case_values(rows: RunRows, student: str, metric: str) -> dict[str, float]:
     """Clip id -> value of a metric at the student's last scored step; empty where it was not measured."""
-    steps = rows.scored_steps(student)
-    if not steps:
+    if not rows.scored_steps(student):
         raise InputError(f"run {rows.config.get('name')}: student {student} has no scores; was the run evaluated?")
-    table = rows.scores.take(rows.score_groups[student, steps[-1]])
-    chosen = column(table, "metric") == metric
-    return dict(zip(column(table, "clip_id")[chosen], column(table, "value")[chosen].astype(float), strict=True))
+    return case_values(rows, student, metric)
 
 
 def markdown_table(study: Mapping[str, Any]) -> str:

@@ -13,8 +13,11 @@ from typing import Any
 import numpy as np
 
 from echodfkd.metrics.cardiac import mean_absolute_error, pearson_r
+from echodfkd.metrics.comparison import bias, lower_limit, upper_limit
 from echodfkd.metrics.summary import Interval, bootstrap_mean, bootstrap_pairs
+from echodfkd.records import JUDGE_STEP
 from echodfkd.reporting import intervals
+from echodfkd.reporting.comparisons import compare_students, strata_scores
 from echodfkd.reporting.rows import RunRows, column, read_rows
 from echodfkd.storage import RunStorage
 
@@ -22,6 +25,25 @@ STAGES = ("source", "teacher", "students", "evaluator")
 """Stages in the order of the stream; others follow in the order of their names."""
 CACHE_SPAN = "teacher_cache"
 """Of the teacher's spans, what came out of its cache: no stage of its own."""
+
+EF_METRICS = {
+    "ef_area": "ef",
+    "ef_area_length": "ef_area_length",
+    "ef_simpson": "ef_simpson",
+    "ef_blind": "ef_blind",
+    "published_ef_area": "published_ef",
+    "judge_ef": "judge_ef",
+}
+"""Ejection fractions of cases -> how the names of their agreement with the known EF begin. They are no scores
+themselves: a mean over patients says nothing of a network."""
+
+_AGREEMENT = {
+    "pearson": pearson_r,
+    "mae": mean_absolute_error,
+    "bias": bias,
+    "loa_low": lower_limit,
+    "loa_high": upper_limit,
+}
 
 
 def build_summary(storage: RunStorage) -> dict[str, Any]:
@@ -58,13 +80,24 @@ def summarise(rows: RunRows) -> dict[str, Any]:
                 "step_s": median_step_s(rows, name),
                 "memory_mb": _memory_mb(rows, name),
                 "scores": final_scores(rows, name, seed=seed),
+                "strata": strata_scores(rows, name, seed=seed),
             }
             for name in rows.students
         },
         "teacher": {"id": str(facts.get("teacher_id", "")), "scores": final_scores(rows, "", seed=seed)},
+        "judge": _judge_reading(rows, seed=seed),
+        "comparisons": compare_students(rows, seed=seed),
         "ledger": ledger_counts(rows),
         "pipeline": _pipeline(rows),
     }
+
+
+def _judge_reading(rows: RunRows, *, seed: int) -> dict[str, Any]:
+    """What the judge read from the videos alone, without anybody's mask; no scores where it only rates masks."""
+    if ("", JUDGE_STEP) not in rows.score_groups:
+        return {"scores": {}}
+    found = scores_at(rows, "", JUDGE_STEP, seed=seed)
+    return {"scores": {metric: interval.to_json() for metric, interval in found.items()}}
 
 
 def final_scores(rows: RunRows, student: str, *, seed: int) -> dict[str, dict[str, float | int | None]]:
@@ -80,15 +113,15 @@ def scores_at(rows: RunRows, student: str, step: int, *, seed: int) -> dict[str,
     metrics, values, clips = column(table, "metric"), column(table, "value"), column(table, "clip_id")
     found = {
         str(metric): bootstrap_mean(values[metrics == metric], seed=seed)
-        for metric in sorted(set(metrics) - {"ef_area"})
+        for metric in sorted(set(metrics) - set(EF_METRICS))
     }
     truth = dict(zip(column(rows.cases, "clip_id"), column(rows.cases, "ef_percent"), strict=True))
-    has_ef = np.array([m == "ef_area" and truth.get(c) is not None for m, c in zip(metrics, clips, strict=True)], bool)
-    if has_ef.any():
-        predicted = values[has_ef]
-        wanted = np.array([truth[clip] for clip in clips[has_ef]], np.float64)
-        found["ef_pearson"] = bootstrap_pairs(pearson_r, predicted, wanted, seed=seed)
-        found["ef_mae"] = bootstrap_pairs(mean_absolute_error, predicted, wanted, seed=seed)
+    wanted = np.array([truth.get(clip, np.nan) for clip in clips], np.float64)
+    for metric, prefix in EF_METRICS.items():
+        chosen = (metrics == metric) & np.isfinite(wanted)
+        if chosen.any():
+            for name, statistic in _AGREEMENT.items():
+                found[f"{prefix}_{name}"] = bootstrap_pairs(statistic, values[chosen], wanted[chosen], seed=seed)
     return found
 
 

@@ -32,14 +32,14 @@ from echodfkd.config_file import config_hash
 from echodfkd.config_head_checks import check_teacher_gives
 from echodfkd.errors import ConfigError, EchoDFKDError, RunError, one_line
 from echodfkd.lease import Lease, held
-from echodfkd.models.build import build_student, load_judge
+from echodfkd.models.build import build_student
 from echodfkd.models.convlstm import count_parameters
 from echodfkd.reporting.report import write_report
 from echodfkd.reporting.summary import write_summary
 from echodfkd.run_folder import open_run_folder
 from echodfkd.runtime.cluster import connected, last_sentence, machine_line, with_absolute_paths
 from echodfkd.runtime.evaluator_pool import EvaluatorPool
-from echodfkd.runtime.parts import evaluation_source, load_teacher, training_source
+from echodfkd.runtime.parts import evaluation_judge, evaluation_source, load_teacher, training_source
 from echodfkd.runtime.preemption import StopNotice, StopSignal
 from echodfkd.runtime.progress import ProgressLine, first_update_time, start_board, wait_for_first_actor
 from echodfkd.runtime.resources import check_cluster
@@ -183,7 +183,7 @@ def check_inputs(config: RunConfig) -> str:
     training_source(config)
     if config.evaluation.enabled:
         evaluation_source(config)
-        load_judge(config.evaluation.judge)
+        evaluation_judge(config)
     return teacher.teacher_id
 
 

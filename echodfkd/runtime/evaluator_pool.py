@@ -21,14 +21,15 @@ from ray.exceptions import RayActorError
 from echodfkd import clock
 from echodfkd.config import RunConfig
 from echodfkd.errors import ClipError, InputError, RunError
-from echodfkd.models.build import build_student, load_judge
+from echodfkd.models.build import build_student
 from echodfkd.records import CaseScore, PublishedCheckpoint, Quarantined, StageSpan, VideoClip
 from echodfkd.reporting.overlays import draw_overlay
 from echodfkd.runtime.cluster import actor_name, last_sentence, node_labels
-from echodfkd.runtime.parts import evaluation_source, load_teacher, num_cases
+from echodfkd.runtime.parts import evaluation_judge, evaluation_source, load_teacher, num_cases
 from echodfkd.schemas import CASE_SCHEMA, QUARANTINE_SCHEMA, SCORE_SCHEMA, case_row
 from echodfkd.scoring import score_case
 from echodfkd.scoring_heads import Prediction, predict_with_heads, predict_with_teacher, score_heads
+from echodfkd.scoring_judge import read_case
 from echodfkd.storage import RunStorage
 from echodfkd.training.checkpoints import list_checkpoints, read_student
 from echodfkd.training.engine import load_weights
@@ -74,7 +75,7 @@ class Evaluator:
         self.storage = RunStorage(config.root)
         self.device = "cuda" if config.evaluation.num_gpus and torch.cuda.is_available() else "cpu"
         self.source = evaluation_source(config)
-        self.judge = load_judge(config.evaluation.judge)
+        self.judge = evaluation_judge(config, self.device)
         self.teacher = load_teacher(config, device=self.device)
         self.name = actor_name("evaluator")
         self._cases: dict[int, VideoClip] = {}
@@ -101,6 +102,8 @@ class Evaluator:
             scores.extend(self._score_case(task, number, case))
             if reason := self._untaught.get(number):
                 quarantined.append(asdict(Quarantined(-1, number, case.clip_id, "teacher", reason)))
+            if task.checkpoint is None:
+                scores.extend(read_case(self.judge, case, teacher_id=self.teacher.teacher_id))
         span = StageSpan("evaluator", self.name, start, clock.now(), len(cases), frames)
         return {
             "scores": [asdict(score) for score in scores],
@@ -139,6 +142,7 @@ class Evaluator:
             step=task.step,
             teacher_prob=against.lv_prob if against else None,
             further=score_heads(found, case, threshold=threshold, who=who, teacher=against),
+            judge_controls=self.config.evaluation.judge_controls,
         )
 
     def _case(self, number: int) -> VideoClip:

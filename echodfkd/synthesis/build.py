@@ -74,7 +74,23 @@ def _recorded(part: PartConfig, window: WindowConfig, seed: int, case_frames: in
     )
 
 
+def _camus(part: PartConfig, window: WindowConfig, seed: int, case_frames: int) -> ClipSource:
+    from echodfkd.synthesis.camus import CamusSource
+
+    return CamusSource(
+        path=part.path,
+        split=part.split,
+        view=part.view,
+        seed=seed,
+        num_frames=window.frames,
+        fps=window.fps,
+        size=window.size,
+        case_frames=case_frames,
+    )
+
+
 _BUILDERS: dict[str, Callable[[PartConfig, WindowConfig, int, int], ClipSource]] = {
     "phantom": _phantom,
     "recorded": _recorded,
+    "camus": _camus,
 }

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from echodfkd.errors import ClipError, InputError
 from echodfkd.records import TRUTH_UNKNOWN, Conditions, VideoClip
+from echodfkd.synthesis.case_grid import Grid, case_grid, stretch_start
 from echodfkd.video.echonet import EchoNetRow, read_file_list, read_tracings, read_video, select_split
-from echodfkd.video.tracing import order_by_area, tracing_to_mask
+from echodfkd.video.tracing import tracing_to_mask
 from echodfkd.video.windows import (
     permuted_index,
     resample_positions,
@@ -84,7 +84,7 @@ class RecordedSource:
         """
         row, epoch = self._row(index, is_case=False)
         clip_id = f"recorded-{row.name}-s{self._seed}-e{epoch}"
-        with _named(clip_id):
+        with named(clip_id):
             video, own_fps = self._read(row)
             positions, start = self._window(row, epoch, len(video), own_fps)
             window = sample_video(video, positions)
@@ -119,7 +119,7 @@ class RecordedSource:
             raise InputError(f"case {index} was asked for (evaluation.cases), {self._path} has {len(self._rows)}")
         row = self._rows[index]
         clip_id = f"recorded-{row.name}-s{self._seed}-case"
-        with _named(clip_id):
+        with named(clip_id):
             video, own_fps = self._read(row)
             masks, grid, start = self._stretch(row, video.shape, own_fps)
         stop = min(start + self._case_frames, len(grid.positions))
@@ -188,11 +188,11 @@ class RecordedSource:
 
     def _stretch(
         self, row: EchoNetRow, shape: tuple[int, ...], own_fps: float
-    ) -> tuple[dict[int, np.ndarray], _Grid, int]:
+    ) -> tuple[dict[int, np.ndarray], Grid, int]:
         """A case's traced masks, its samples, and the first of those that it shows."""
         masks = self._traced_masks(row, shape)
-        grid = _case_grid(masks, shape[0], own_fps, self._fps, row.file)
-        return masks, grid, _stretch_start(grid, self._case_frames)
+        grid = case_grid(masks, shape[0], own_fps, self._fps, row.file)
+        return masks, grid, stretch_start(grid, self._case_frames)
 
     def _read(self, row: EchoNetRow) -> tuple[np.ndarray, float]:
         decoded = read_video(self._path, row)
@@ -225,67 +225,12 @@ class RecordedSource:
         return labels
 
 
-@dataclass(frozen=True)
-class _Grid:
-    """Samples of a case: ``positions`` in the video's own frames; ``traced`` maps a sample to its frame.
-
-    ``ed`` and ``es`` are samples, -1 where unknown.
-    """
-
-    positions: np.ndarray
-    traced: dict[int, int]
-    ed: int = -1
-    es: int = -1
-
-
-def _case_grid(masks: dict[int, np.ndarray], num_frames: int, fps: float, target_fps: float, file: str) -> _Grid:
-    """Samples through the ED frame, with the nearest ones moved onto the other traced frames."""
-    if len(masks) < 2:  # whether a single traced frame is ED or ES is not known
-        anchor = next(iter(masks), 0)
-        positions = resample_positions(num_frames, fps=fps, target_fps=target_fps, anchor=anchor)
-        return _Grid(positions, {_nearest(positions, frame): frame for frame in masks})
-    ed_frame, es_frame = order_by_area(masks)
-    step = 1.0 if target_fps == 0 else fps / target_fps
-    positions = resample_positions(num_frames, fps=fps, target_fps=target_fps, anchor=ed_frame)
-    # A frame beyond the outermost samples may be nearer to a sample outside: that one is added.
-    if es_frame - positions[-1] > step / 2:
-        positions = np.append(positions, es_frame)
-    elif positions[0] - es_frame > step / 2:
-        positions = np.insert(positions, 0, es_frame)
-    ed, es = _nearest(positions, ed_frame), _nearest(positions, es_frame)
-    if ed == es:
-        raise ClipError(
-            f"{file}: its traced frames {ed_frame} and {es_frame} fall on one frame at {target_fps:g} fps (window.fps)"
-        )
-    traced = {ed: ed_frame, es: es_frame}
-    for frame in sorted(masks):
-        if abs(positions[_nearest(positions, frame)] - frame) <= step / 2:
-            traced.setdefault(_nearest(positions, frame), frame)
-    for sample, frame in traced.items():
-        positions[sample] = frame
-    return _Grid(positions, traced, ed, es)
-
-
-def _stretch_start(grid: _Grid, length: int) -> int:
-    """First sample of a stretch that holds ED and ES in its middle, or, where it is too short, ED alone."""
-    known = [sample for sample in (grid.ed, grid.es) if sample >= 0] or list(grid.traced) or [0]
-    first, last = min(known), max(known)
-    if last - first + 1 > length:
-        first = last = grid.ed
-    middle_start = first - (length - (last - first + 1)) // 2
-    return max(0, min(middle_start, len(grid.positions) - length))
-
-
-def _nearest(positions: np.ndarray, frame: int) -> int:
-    return int(np.argmin(np.abs(positions - frame)))
-
-
 def _conditions(row: EchoNetRow) -> Conditions:
     return Conditions(ef_percent=row.ef_percent, edv_ml=row.edv_ml, esv_ml=row.esv_ml)
 
 
 @contextmanager
-def _named(clip_id: str) -> Iterator[None]:
+def named(clip_id: str) -> Iterator[None]:
     """Put the clip's id on a `ClipError` that passes, for the quarantine's row."""
     try:
         yield

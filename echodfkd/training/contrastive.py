@@ -25,6 +25,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from echodfkd.metrics.ranks import spearman
 from echodfkd.models.judge import JudgeTowers, MaskJudge, dilate, dilation_radius
 from echodfkd.records import VideoClip
 from echodfkd.training.degradations import erode, halve, random_mask, shift, wobble
@@ -199,16 +200,6 @@ def spoiled_masks(truth: torch.Tensor, generator: torch.Generator) -> dict[str, 
         "inverse": ~truth,
         "everything": torch.ones_like(truth),
     }
-
-
-def spearman(x: np.ndarray, y: np.ndarray) -> float:
-    """Spearman's rank correlation; ties share their mean rank."""
-    return float(np.corrcoef(_ranks(x), _ranks(y))[0, 1])
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(count) - (count - 1) / 2)[place]
 
 
 def stopwatch(steps: int, every: int) -> Callable[[int, float], None]:

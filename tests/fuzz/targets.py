@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from tests.fuzz import targets_masks, targets_media, targets_runs, targets_text
+from tests.fuzz import targets_masks, targets_media, targets_runs, targets_text, targets_volumes
 
 
 class Target(Protocol):
@@ -27,6 +27,8 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "shards": targets_media.Shards,
     "weights": targets_media.Weights,
     "dicom": targets_media.Dicom,
+    "camus": targets_volumes.Camus,
+    "arrays": targets_volumes.Arrays,
     "table": targets_text.Table,
     "config": targets_text.ConfigText,
     "overrides": targets_text.Overrides,

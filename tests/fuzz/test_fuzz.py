@@ -27,6 +27,8 @@ FEW = {
     "seg_npz": 80,
     "mask_rows": 40,
     "reference": 30,
+    "camus": 40,
+    "arrays": 40,
 }
 MANY = {
     "video": 3000,
@@ -44,6 +46,8 @@ MANY = {
     "seg_npz": 2000,
     "mask_rows": 1200,
     "reference": 800,
+    "camus": 1000,
+    "arrays": 1000,
 }
 
 

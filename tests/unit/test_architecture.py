@@ -49,6 +49,18 @@ PURE = [
     "echodfkd.teaching",
     "echodfkd.scoring",
     "echodfkd.scoring_heads",
+    "echodfkd.evaluation",
+    "echodfkd.scoring_agreement",
+    "echodfkd.scoring_judge",
+    "echodfkd.synthesis.camus",
+    "echodfkd.video.volumes",
+    "echodfkd.scoring_truth",
+    "echodfkd.models.echoclip",
+    "echodfkd.models.judge_controls",
+    "echodfkd.metrics.ranks",
+    "echodfkd.metrics.strata",
+    "echodfkd.metrics.surface",
+    "echodfkd.reporting.comparisons",
     "echodfkd.metrics.beat",
     "echodfkd.models.heads",
     "echodfkd.training.objective",
@@ -64,7 +76,8 @@ LAYERS = [
     | {"object_store"}
     | {p.stem for p in (ROOT / "echodfkd").glob("config*.py")},
     {"video", "models", "metrics"} | {p.stem for p in (ROOT / "echodfkd").glob("losses*.py")},
-    {"synthesis", "teachers", "teaching", "training", "scoring", "scoring_heads", "reporting", "soak"},
+    {"synthesis", "teachers", "teaching", "training", "scoring", "scoring_heads", "scoring_truth", "reporting", "soak"}
+    | {"scoring_judge", "scoring_agreement", "evaluation"},
     {"runtime"},
 ]
 

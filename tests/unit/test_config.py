@@ -116,7 +116,7 @@ def test_overrides_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Pa
         ([ONE_STUDENT, "teacher.max_actors=0"], "teacher.max_actors: got 0, must be at least teacher.min_actors (1)"),
         ([ONE_STUDENT, "teacher.kind=echonet_deeplabv3"], "teacher.weights: empty"),
         ([ONE_STUDENT, "source.kind=recorded"], "source.path: empty"),
-        ([ONE_STUDENT, "source.kind=film"], "source.kind: got 'film', allowed are phantom, recorded, mixture"),
+        ([ONE_STUDENT, "source.kind=film"], "source.kind: got 'film', allowed are phantom, recorded, camus, mixture"),
         ([ONE_STUDENT, "name=../up"], "name: got '../up'"),
         ([ONE_STUDENT, "evaluation.node_label=eval"], "evaluation.node_label: got 'eval', expected key=value"),
         ([ONE_STUDENT, "optimizer.learning_rate=0"], "optimizer.learning_rate: got 0.0, must be above 0"),
@@ -409,3 +409,29 @@ def test_a_teacher_must_give_what_the_students_ask_for() -> None:
     words = r"students.b.classes: got LA, RV, but the teacher \(teacher.kind embedded\) gives LV"
     with pytest.raises(ConfigError, match=words):
         check_teacher_gives(config, ("background", "LV"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["evaluation.judge=gpt"], "evaluation.judge: got 'gpt', allowed are embedded, echoclip, none"),
+        (["evaluation.judge_weights=/w"], "evaluation.judge_weights: set, but evaluation.judge is embedded"),
+        (["evaluation.judge_phase_sign=0"], "evaluation.judge_phase_sign: got 0, allowed are -1, 1"),
+        (["evaluation.judge_prompts.wall=' '"], "evaluation.judge_prompts.wall: empty, expected a caption"),
+        (["evaluation.judge_prompts.ef=[EF IS HIGH]"], "expected sentences with <#> where the number stands"),
+        (["evaluation.judge_prompts.door=x"], "evaluation.judge_prompts.door: unknown option; allowed are ef, left_ve"),
+    ],
+)
+def test_a_judge_that_cannot_be_asked_is_refused(overrides: list[str], words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, [ONE_STUDENT, *overrides])
+    assert words in str(caught.value)
+
+
+def test_the_judge_s_questions_are_part_of_a_run_s_identity_and_its_path_is_not() -> None:
+    judged = load_config(None, [ONE_STUDENT, "evaluation.judge=echoclip"])
+    moved = load_config(None, [ONE_STUDENT, "evaluation.judge=echoclip", "evaluation.judge_weights=/elsewhere"])
+    assert config_hash(moved) == config_hash(judged) != config_hash(load_config(None, [ONE_STUDENT]))
+    for other in ("judge_controls=true", "judge_phase_sign=1", "judge_prompts.wall=MUSCLE"):
+        changed = load_config(None, [ONE_STUDENT, "evaluation.judge=echoclip", f"evaluation.{other}"])
+        assert config_hash(changed) != config_hash(judged), other

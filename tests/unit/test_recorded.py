@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from echodfkd.errors import ClipError, InputError
 from echodfkd.records import TRUTH_UNKNOWN
-from echodfkd.synthesis.recorded import RecordedSource, _case_grid
+from echodfkd.synthesis.case_grid import case_grid
+from echodfkd.synthesis.recorded import RecordedSource
 from echodfkd.synthesis.source import ClipSource
 from echodfkd.video.echonet import read_file_list, read_tracings, read_video
 from echodfkd.video.echonet_writing import write_echonet_folder
@@ -166,7 +167,7 @@ def test_every_grid_meets_both_traced_frames(data):
     masks = {ed: np.ones((2, 2), bool), es: np.eye(2, dtype=bool)}
     if abs(ed - es) <= step / 2 + 1e-9:
         return  # both on one sample (a tie may round either way): refused, tested below
-    grid = _case_grid(masks, num_frames, fps, target_fps, "a.avi")
+    grid = case_grid(masks, num_frames, fps, target_fps, "a.avi")
     assert (grid.positions[grid.ed], grid.positions[grid.es]) == (ed, es)
     assert (grid.traced[grid.ed], grid.traced[grid.es]) == (ed, es)
     assert (np.diff(grid.positions) > 0).all()

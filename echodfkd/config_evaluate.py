@@ -1,0 +1,39 @@
+"""The part of the config that says what jobs/evaluate.py scores. `config` imports it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from echodfkd.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Models scored in one process, without a cluster, on ``evaluation.source`` (jobs/evaluate.py)."""
+
+    out: str = ""
+    """Folder or fsspec URL that scores/, cases.parquet and summary.json are written to."""
+    run: str = ""
+    """A run folder, whose students of one checkpoint are scored."""
+    step: int = 0
+    """The checkpoint's step; 0 takes the newest."""
+    masks: str = ""
+    """A folder of NAME.seg.npz as the authors' scripts write them (uint8, floor(255 p), every frame of the video), for
+    sources of kind recorded; needs window.fps=0."""
+    annotations: str = ""
+    """A folder of several readers' tracings (`echodfkd.video.annotations`), for sources of kind recorded."""
+    teacher: bool = True
+    """Score the teacher as well, and the others against it."""
+    agreement: bool = False
+    """Also study how the judge agrees with Dice (agreement.json): some fifteen more masks per case for the judge."""
+
+
+def check_evaluate(evaluate: EvaluateConfig, fps: float) -> None:
+    """Refuse what cannot be scored. Raises `ConfigError`."""
+    if evaluate.step < 0:
+        raise ConfigError(f"evaluate.step: got {evaluate.step}, must be at least 0 (the newest checkpoint)")
+    if evaluate.masks and fps != 0:
+        raise ConfigError(
+            f"window.fps: got {fps:g}, but evaluate.masks are of the videos' own frames; only 0 (each video's own rate)"
+            " leaves those in place"
+        )

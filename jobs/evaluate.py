@@ -1,0 +1,18 @@
+"""Score students, stored masks or a teacher without a cluster: python jobs/evaluate.py evaluate.out=FOLDER"""
+
+import sys
+
+from echodfkd.command import run_job, say
+from echodfkd.config import RunConfig
+
+
+def work(config: RunConfig) -> dict[str, object]:
+    """Score the cases, and say where the rows lie."""
+    from echodfkd.evaluation import evaluate
+
+    summary = evaluate(config, say)
+    return {"ok": True, "out": config.evaluate.out, "models": [*summary["students"], "teacher"]}
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(work, description=__doc__))

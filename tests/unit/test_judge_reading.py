@@ -1,0 +1,102 @@
+"""What a judge reads from a video alone: the valve's cycle and the ejection fraction."""
+
+from __future__ import annotations
+
+import statistics
+
+import numpy as np
+import pytest
+
+from echodfkd.config_judge import EF_PLACE, JudgePromptsConfig
+from echodfkd.metrics.cardiac import detect_ed_frames, detect_es_frames
+from echodfkd.models.judge import Judge
+from echodfkd.models.judge_reading import VideoReading, fill_prompts, valve_cycle, zero_shot_value
+from echodfkd.records import JUDGE_STEP
+from echodfkd.reporting.summary import EF_METRICS
+from echodfkd.scoring_judge import read_case
+from tests.helpers_echonet import beating_clip
+
+
+def test_the_sum_of_open_less_closed_runs_with_the_volume():
+    """While the valve is open the ventricle fills: the curve has its maxima at ED, whatever the captions' bias."""
+    t = np.arange(160)
+    is_open = (t % 40) >= 18
+    closed, opened = 0.3 - 0.02 * is_open, 0.2 + 0.02 * is_open
+    curve = valve_cycle(closed, opened, sign=-1)
+    assert curve.mean() == pytest.approx(0, abs=1e-12)
+    assert curve.std() == pytest.approx(1, abs=1e-12)
+    assert [f for f in detect_ed_frames(curve, fps=32.0) if f not in (0, 159)] == [39, 79, 119]
+    assert [f for f in detect_es_frames(curve, fps=32.0)] == [17, 57, 97, 137]
+    np.testing.assert_allclose(valve_cycle(closed, opened, sign=1), -curve, atol=1e-12)
+    # The authors' curve is the z-scored sum of closed less open; detrended, both are one.
+    total = np.cumsum(closed - opened)
+    straight = np.polyval(np.polyfit(t, total, 1), t)
+    theirs = np.cumsum(closed - opened) - straight
+    assert np.corrcoef(theirs, valve_cycle(closed, opened, sign=1))[0, 1] > 0.99
+    assert not valve_cycle(np.ones(9), np.zeros(9), sign=1).any()
+
+
+def slow_value(similarity: np.ndarray, values: np.ndarray) -> float:
+    lists = [[v for _, v in sorted(zip(-frame, values, strict=True), key=lambda p: p[0])] for frame in similarity]
+    means = [statistics.fmean(place) for place in zip(*lists, strict=True)]
+    return statistics.median_low(means[: int(len(means) * 0.2)])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_zero_shot_value_agrees_with_plain_python_and_finds_a_clear_answer(seed):
+    rng = np.random.default_rng(seed)
+    values = np.array(list(range(101)) * 2, float)
+    similarity = rng.normal(size=(7, 202))
+    assert zero_shot_value(similarity, values) == pytest.approx(slow_value(similarity, values), abs=1e-12)
+    truth = rng.integers(25, 75)
+    clear = -np.abs(values - truth)[None] + rng.normal(0, 0.5, (30, 202))
+    assert zero_shot_value(clear, values) == pytest.approx(truth, abs=2)  # the ranks' noise, averaged over frames
+
+
+def test_prompts_are_filled_with_every_percent():
+    captions, values = fill_prompts(JudgePromptsConfig().ef, EF_PLACE)
+    assert len(captions) == len(values) == 202
+    assert captions[55] == "THE LEFT VENTRICULAR EJECTION FRACTION IS ESTIMATED TO BE 55% "
+    assert captions[101 + 7] == "LV EJECTION FRACTION IS 7%. "
+    assert (values[55], values[108]) == (55, 7)
+
+
+class Reader:
+    """Gives a reading that it was told."""
+
+    judge_id = "reader-1"
+
+    def __init__(self, cycle: np.ndarray) -> None:
+        self.cycle = (cycle - cycle.mean()) / cycle.std()
+
+    def score(self, video: np.ndarray, lv_mask: np.ndarray) -> dict[str, float]:
+        return {"judge_score": 0.0}
+
+    def read_video(self, video: np.ndarray) -> VideoReading:
+        assert len(video) == len(self.cycle)
+        return VideoReading(self.cycle, 61.5)
+
+
+def test_readings_become_rows_of_nobodys_mask():
+    case = beating_clip("0XA0", num_frames=60, size=64)
+    judge: Judge = Reader(case.truth_labels.mean((1, 2)))
+    rows = {row.metric: row for row in read_case(judge, case, teacher_id="t")}
+    assert {(row.student, row.step, row.reference) for row in rows.values()} == {("", JUDGE_STEP, "reader-1")}
+    assert rows["judge_ef"].value == 61.5
+    assert "judge_ef" in EF_METRICS
+    assert rows["judge_phase_ed_error_frames"].value <= 1  # the ellipse's pixels tie beside an extremum
+    assert rows["judge_phase_es_error_frames"].value <= 1
+    assert rows["judge_phase_gap"].value > 2
+    assert rows["judge_phase_es_error_frames"].unit == "frames"
+
+
+def test_a_judge_that_only_rates_masks_reads_nothing():
+    class Rater:
+        judge_id = "rater"
+
+        def score(self, video: np.ndarray, lv_mask: np.ndarray) -> dict[str, float]:
+            return {}
+
+    case = beating_clip("0XA0", num_frames=8, size=16)
+    assert read_case(Rater(), case, teacher_id="t") == []
+    assert read_case(None, case, teacher_id="t") == []
