@@ -75,9 +75,10 @@ def test_every_process_of_a_run_may_be_killed_and_the_students_stay_the_same(tmp
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 def test_twenty_seeds_of_chaos(tmp_path: Path) -> None:
-    result = chaos("--seed", "100", "--seeds", "20", "--faults", "3", f"storage={tmp_path}", timeout=7000)
+    arguments = ["--seed", "100", "--seeds", "20", "--faults", "2", f"storage={tmp_path}", "train.steps=120"]
+    result = chaos(*arguments, timeout=7000)
     assert (result["ok"], result["problems"], result["rounds"]) == (True, [], 20)
-    assert result["faults"] > 50, "few faults found no victim"
+    assert result["faults"] > 30, "few faults found no victim"
 
 
 def assert_undisturbed(config: RunConfig, folder: Path) -> LedgerReport:
