@@ -4,6 +4,7 @@ consumes: manifests under checkpoints/ / produces: scores/part-*, cases.parquet,
 waits for: a free actor / unblocked by: a published manifest. Nothing waits for it but the end of the run.
 
 Ray Train and Ray Data do not count the actors: on one node they reserve no CPU and yield, else have their own nodes.
+(A little over 300 lines: the actor and the pool that feeds it share their task and its rows.)
 """
 
 from __future__ import annotations
