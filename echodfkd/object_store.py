@@ -16,7 +16,7 @@ from typing import Any
 
 import fsspec
 
-from echodfkd.errors import one_line
+from echodfkd.errors import EchoDFKDError, one_line
 
 CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 60
@@ -50,7 +50,7 @@ def as_os_errors() -> Iterator[None]:
     """Every store has errors of its own (no network, no credentials, a client's bug): all leave here as `OSError`."""
     try:
         yield
-    except OSError:
+    except (OSError, EchoDFKDError):
         raise
     except Exception as error:
         raise OSError(one_line(error)) from error

@@ -19,15 +19,14 @@ TINY = [
     "train.accumulation=4",
     "train.checkpoint_every=100",
     "data.leg_tasks=800",  # a leg every 200 steps
-    "evaluation.cases=2",
-    "evaluation.frames=32",
+    *("evaluation.cases=2", "evaluation.frames=32"),
     "evaluation.overlays=1",
     "ray.address=local",
     "ray.progress_s=30",
 ]
 
 
-def pipeline(steps: int, every_s: float) -> dict[str, Any]:
+def pipeline(steps: int) -> dict[str, Any]:
     """A real run of several legs, with every process of its cluster watched."""
     os.environ.setdefault("RAY_task_events_max_num_task_in_gcs", "1000")  # so that its bound is met in the first third
     prepare_ray("local")
@@ -35,7 +34,7 @@ def pipeline(steps: int, every_s: float) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as folder:
         config = load_config(None, [f"storage={folder}", "name=soak", *TINY, f"train.steps={steps}"])
-        return soak_pipeline(config, lambda line: print(line, flush=True), every_s=every_s)
+        return soak_pipeline(config, lambda line: print(line, flush=True), every_s=5.0)
 
 
 def main() -> int:
@@ -43,12 +42,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--pipeline", action="store_true", help="the whole pipeline on a local Ray, not the loop alone")
-    parser.add_argument("--every", type=float, default=5.0, help="seconds between looks at the pipeline's processes")
     args = parser.parse_args()
 
     def work() -> dict[str, Any]:
         if args.pipeline:
-            found = pipeline(args.steps, args.every)
+            found = pipeline(args.steps)
         else:
             from echodfkd.soak import soak_loop
 
