@@ -113,6 +113,35 @@ def _build(layers: Sequence[Any]) -> RunConfig:
     return config
 
 
+_PLACEMENT = (
+    "num_cpus",
+    "num_gpus",
+    "node_label",
+    "threads",
+    "min_actors",
+    "max_actors",
+    "actors",
+    "device",
+    "max_failures",
+    "stop_grace_s",
+    "timeout_s",
+    "keep_resume",
+    "workers",
+    "placement",
+    "memory_share",
+    "engine",
+    "zero_stage",
+    "torch_adam",
+    "source_num_cpus",
+    "source_tasks",
+    "prefetch_batches",
+    "leg_tasks",
+    "ahead_mb",
+    "no_progress_timeout_s",
+)
+"""Options that say where and how a run is computed, and not what."""
+
+
 def config_hash(config: RunConfig) -> str:
     """First 16 hex digits of the sha256 over what decides the numbers.
 
@@ -122,43 +151,15 @@ def config_hash(config: RunConfig) -> str:
     values = redact_values(dataclasses.asdict(config))  # a password that is changed leaves a run what it is
     for key in ("storage", "name", "on_exists", "lease_s", "ray", "synthesize", "study", "evaluate"):
         values.pop(key)
-    teacher_facts(
-        values["teacher"], has_tasks=bool(config.taught_tasks)
-    )  # a teacher is known by the hash of its weights, not by its path
+    teacher_facts(values["teacher"], has_tasks=bool(config.taught_tasks))  # known by the hash of its weights
     for student in values["students"].values():
         student.pop("initial")  # known by initial_sha256
     for source in sources_in(values):
         shorten_source(source)
         for part in (source, *source.get("parts", {}).values()):
             part.get("conditions", {}).pop("table", None)  # known by table_sha256
-    placement = (
-        "num_cpus",
-        "num_gpus",
-        "node_label",
-        "threads",
-        "min_actors",
-        "max_actors",
-        "actors",
-        "device",
-        "max_failures",
-        "stop_grace_s",
-        "timeout_s",
-        "keep_resume",
-        "workers",
-        "placement",
-        "memory_share",
-        "engine",
-        "zero_stage",
-        "torch_adam",
-        "source_num_cpus",
-        "source_tasks",
-        "prefetch_batches",
-        "leg_tasks",
-        "ahead_mb",
-        "no_progress_timeout_s",
-    )
     for section in ("teacher", "train", "evaluation", "data"):
-        for key in placement:
+        for key in _PLACEMENT:
             values[section].pop(key, None)
     if not config.train.early_stop_window:  # off: it decides nothing
         for key in ("early_stop_window", "early_stop_patience", "early_stop_min_delta"):

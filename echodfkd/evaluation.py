@@ -22,7 +22,7 @@ from echodfkd.config import RunConfig, StudentConfig
 from echodfkd.config_file import config_from_dict, config_to_yaml
 from echodfkd.errors import ClipError, InputError
 from echodfkd.metrics.annotators import against_annotators, pairwise_dice
-from echodfkd.models.build import build_student, load_judge, pick_device
+from echodfkd.models.build import build_student, pick_device
 from echodfkd.models.convlstm import count_parameters
 from echodfkd.object_store import open_filesystem
 from echodfkd.records import CaseScore, Quarantined, VideoClip
@@ -30,13 +30,14 @@ from echodfkd.reporting.summary import write_summary
 from echodfkd.scoring import score_case
 from echodfkd.scoring_agreement import JudgedMask, agreement_of, judge_case
 from echodfkd.scoring_heads import Prediction, predict_with_heads, predict_with_teacher, score_heads
-from echodfkd.scoring_judge import read_case
+from echodfkd.scoring_judge import configured_judge, read_case
 from echodfkd.scoring_truth import Measured
 from echodfkd.storage import RunStorage, read_inside
 from echodfkd.synthesis.build import build_source
 from echodfkd.teachers.build import build_configured_teacher
 from echodfkd.teachers.mask_files import decode_npz
 from echodfkd.training.checkpoints import code_version, list_checkpoints, read_student
+from echodfkd.training.engine import load_weights
 from echodfkd.untrusted import parse_yaml
 from echodfkd.video.annotations import AnnotationFolder
 from echodfkd.video.decode import MAX_VIDEO_BYTES
@@ -108,14 +109,7 @@ class _Scorer:
         self._teacher = build_configured_teacher(config.teacher, device=device) if config.evaluate.teacher else None
         models, self.students, self._sizes = _students(config, device)
         self._models = [*models, *_stored_masks(config)]
-        evaluation = config.evaluation
-        self._judge = load_judge(
-            evaluation.judge,
-            weights=evaluation.judge_weights,
-            device=device,
-            prompts=asdict(evaluation.judge_prompts),
-            phase_sign=evaluation.judge_phase_sign,
-        )
+        self._judge = configured_judge(config.evaluation, device)
         if config.evaluate.agreement and self._judge is None:
             raise InputError("evaluate.agreement: set, but evaluation.judge is none")
         self._annotations = AnnotationFolder(config.evaluate.annotations) if config.evaluate.annotations else None
@@ -194,10 +188,8 @@ def _students(config: RunConfig, device: str) -> tuple[list[ScoredModel], dict[s
         if name not in known:
             raise InputError(f"{where} has no student {name!r}, but the checkpoint has")
         network = build_student(**asdict(known[name]))
-        try:
-            network.load_state_dict(read_student(storage, checkpoint, name))
-        except RuntimeError as error:
-            raise InputError(f"{storage.root}: student {name} has other weights than its config builds") from error
+        weights = read_student(storage, checkpoint, name)
+        load_weights(network, weights, what=f"{storage.root}/{checkpoint.folder}/{name}")
         models.append(ScoredModel(name, checkpoint.step, _runner(network, known[name].classes, device)))
         sizes[name] = count_parameters(network)
     return models, {name: known[name] for name in sizes}, sizes

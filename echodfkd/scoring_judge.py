@@ -5,16 +5,30 @@ Legend: T frames, H rows, W columns.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from echodfkd.config import EvaluationConfig
 from echodfkd.metrics import cardiac
+from echodfkd.models.build import load_judge
 from echodfkd.models.judge import Judge
 from echodfkd.models.judge_controls import control_scores
 from echodfkd.models.judge_reading import VideoReading
 from echodfkd.records import JUDGE_STEP, CaseScore, VideoClip
 from echodfkd.scoring_truth import Measured, unit_of
+
+
+def configured_judge(evaluation: EvaluationConfig, device: str = "cpu") -> Judge | None:
+    """The auxiliary judge that the config names. Raises `InputError` naming evaluation.judge."""
+    return load_judge(
+        evaluation.judge,
+        weights=evaluation.judge_weights,
+        device=device,
+        prompts=asdict(evaluation.judge_prompts),
+        phase_sign=evaluation.judge_phase_sign,
+    )
 
 
 @runtime_checkable

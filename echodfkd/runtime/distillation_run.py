@@ -39,12 +39,13 @@ from echodfkd.reporting.summary import write_summary
 from echodfkd.run_folder import open_run_folder
 from echodfkd.runtime.cluster import connected, last_sentence, machine_line, with_absolute_paths
 from echodfkd.runtime.evaluator_pool import EvaluatorPool
-from echodfkd.runtime.parts import evaluation_judge, evaluation_source, load_teacher, training_source
+from echodfkd.runtime.parts import evaluation_source, load_teacher, training_source
 from echodfkd.runtime.preemption import StopNotice, StopSignal
 from echodfkd.runtime.progress import ProgressLine, first_update_time, start_board, wait_for_first_actor
 from echodfkd.runtime.resources import check_cluster
 from echodfkd.runtime.student_workers import build_trainer
 from echodfkd.schemas import SPAN_SCHEMA
+from echodfkd.scoring_judge import configured_judge
 from echodfkd.storage import RunStorage
 from echodfkd.training.checkpoints import latest_checkpoint
 from echodfkd.training.student_files import check_initial
@@ -183,7 +184,7 @@ def check_inputs(config: RunConfig) -> str:
     training_source(config)
     if config.evaluation.enabled:
         evaluation_source(config)
-        evaluation_judge(config)
+        configured_judge(config.evaluation)
     return teacher.teacher_id
 
 

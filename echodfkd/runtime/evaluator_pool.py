@@ -26,11 +26,11 @@ from echodfkd.models.build import build_student
 from echodfkd.records import CaseScore, PublishedCheckpoint, Quarantined, StageSpan, VideoClip
 from echodfkd.reporting.overlays import draw_overlay
 from echodfkd.runtime.cluster import actor_name, last_sentence, node_labels
-from echodfkd.runtime.parts import evaluation_judge, evaluation_source, load_teacher, num_cases
+from echodfkd.runtime.parts import evaluation_source, load_teacher, num_cases
 from echodfkd.schemas import CASE_SCHEMA, QUARANTINE_SCHEMA, SCORE_SCHEMA, case_row
 from echodfkd.scoring import score_case
 from echodfkd.scoring_heads import Prediction, predict_with_heads, predict_with_teacher, score_heads
-from echodfkd.scoring_judge import read_case
+from echodfkd.scoring_judge import configured_judge, read_case
 from echodfkd.storage import RunStorage
 from echodfkd.training.checkpoints import list_checkpoints, read_student
 from echodfkd.training.engine import load_weights
@@ -76,7 +76,7 @@ class Evaluator:
         self.storage = RunStorage(config.root)
         self.device = "cuda" if config.evaluation.num_gpus and torch.cuda.is_available() else "cpu"
         self.source = evaluation_source(config)
-        self.judge = evaluation_judge(config, self.device)
+        self.judge = configured_judge(config.evaluation, self.device)
         self.teacher = load_teacher(config, device=self.device)
         self.name = actor_name("evaluator")
         self._cases: dict[int, VideoClip] = {}

@@ -9,8 +9,6 @@ import numpy as np
 
 from echodfkd.config import RunConfig, SourceConfig, WindowConfig
 from echodfkd.errors import ClipError
-from echodfkd.models.build import load_judge
-from echodfkd.models.judge import Judge
 from echodfkd.models.teacher import ClipKey, Teacher
 from echodfkd.synthesis.build import build_source
 from echodfkd.synthesis.recorded import RecordedSource
@@ -73,18 +71,6 @@ class _Placement:
                 f"{clip.clip_id} is cut from no recorded video, so that no stored mask of one belongs to it"
             )
         return source
-
-
-def evaluation_judge(config: RunConfig, device: str = "cpu") -> Judge | None:
-    """The auxiliary judge that the config names. Raises `InputError` naming evaluation.judge."""
-    evaluation = config.evaluation
-    return load_judge(
-        evaluation.judge,
-        weights=evaluation.judge_weights,
-        device=device,
-        prompts=dataclasses.asdict(evaluation.judge_prompts),
-        phase_sign=evaluation.judge_phase_sign,
-    )
 
 
 def num_cases(config: RunConfig) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import numpy as np
@@ -15,15 +14,9 @@ from echodfkd.models.build import build_student
 from echodfkd.records import CHAMBER_NAMES, TRUTH_UNKNOWN, Conditions, VideoClip
 from echodfkd.scoring import predict_student, score_case
 from echodfkd.scoring_heads import Prediction, predict_with_heads, predict_with_teacher, score_heads
+from tests.helpers_beating import PERIOD, SIZE, T, beating_case, disc, radius_at
 
-T, SIZE, PERIOD = 40, 32, 16
-ED, ES = (0, 16, 32), (8, 24)
-LV_RADIUS = 8 + 3 * np.cos(2 * np.pi * np.arange(T) / PERIOD)
-
-
-def disc(radius: np.ndarray, shift: int = 0) -> np.ndarray:
-    y, x = np.mgrid[:SIZE, :SIZE] - (SIZE - 1) / 2
-    return np.roll((x**2 + y**2)[None] < (radius**2)[:, None, None], shift, axis=2)
+LV_RADIUS = radius_at(np.arange(T))
 
 
 def labels() -> np.ndarray:
@@ -34,23 +27,7 @@ def labels() -> np.ndarray:
 
 
 def a_case(**changes: object) -> VideoClip:
-    case = VideoClip(
-        clip_id="fake-0",
-        index=0,
-        seed=0,
-        epoch=0,
-        window_start=0,
-        video=np.random.default_rng(0).integers(0, 255, (T, SIZE, SIZE)).astype(np.uint8),
-        fps=32.0,
-        source="fake",
-        domain="default",
-        conditions=Conditions(ef_percent=60.0),
-        truth_labels=labels(),
-        class_names=CHAMBER_NAMES,
-        ed_frames=ED,
-        es_frames=ES,
-    )
-    return dataclasses.replace(case, **changes)
+    return beating_case(**{"truth_labels": labels(), "class_names": CHAMBER_NAMES} | changes)
 
 
 def lv_prob() -> np.ndarray:
