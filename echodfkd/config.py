@@ -185,6 +185,11 @@ class EvaluationConfig:
     """embedded, echoclip (through open_clip), or none."""
     judge_weights: str = ""
     """echoclip: a folder as open_clip saves it, or an hf-hub: name; empty takes the published model from the hub."""
+    judge_precision: str = "auto"
+    """echoclip: fp32, bf16, or auto (bf16 on a GPU, as published, and fp32 on a CPU)."""
+    judge_captions: str = ""
+    """echoclip: folder that keeps embedded prompts, by the hash of the weights: whoever finds them there needs the
+    image tower alone."""
     judge_controls: bool = False
     """Also score no mask, the inverse, a shifted and a random mask of equal area: five times the judge's work."""
     judge_phase_sign: int = -1

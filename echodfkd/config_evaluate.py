@@ -6,17 +6,20 @@ from dataclasses import dataclass
 
 from echodfkd.errors import ConfigError
 
+EVERY_STEP = -1
+"""``evaluate.step`` that takes all published checkpoints."""
+
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Models scored in one process, without a cluster, on ``evaluation.source`` (jobs/evaluate.py)."""
+    """Models scored on ``evaluation.source``, after training or without any (jobs/evaluate.py)."""
 
     out: str = ""
     """Folder or fsspec URL that scores/, cases.parquet and summary.json are written to."""
     run: str = ""
     """A run folder, whose students of one checkpoint are scored."""
     step: int = 0
-    """The checkpoint's step; 0 takes the newest."""
+    """The checkpoint's step; 0 takes the newest, -1 every one."""
     masks: str = ""
     """A folder of NAME.seg.npz as the authors' scripts write them (uint8, floor(255 p), every frame of the video), for
     sources of kind recorded; needs window.fps=0."""
@@ -26,12 +29,23 @@ class EvaluateConfig:
     """Score the teacher as well, and the others against it."""
     agreement: bool = False
     """Also study how the judge agrees with Dice (agreement.json): some fifteen more masks per case for the judge."""
+    tune_cases: int = 0
+    """Cases behind the scored ones on which the threshold of every student (and of masks) is chosen, by Dice over all
+    frames: rows tuned_dice_*."""
+    actors: int = 0
+    """Evaluators of a cluster (`ray.address`) that share the cases, with the resources of `evaluation`; 0 scores in
+    this process, without Ray."""
 
 
 def check_evaluate(evaluate: EvaluateConfig, fps: float) -> None:
     """Refuse what cannot be scored. Raises `ConfigError`."""
-    if evaluate.step < 0:
-        raise ConfigError(f"evaluate.step: got {evaluate.step}, must be at least 0 (the newest checkpoint)")
+    if evaluate.step < EVERY_STEP:
+        raise ConfigError(
+            f"evaluate.step: got {evaluate.step}, allowed are a step, 0 (the newest checkpoint) and {EVERY_STEP} (all)"
+        )
+    for name in ("tune_cases", "actors"):
+        if getattr(evaluate, name) < 0:
+            raise ConfigError(f"evaluate.{name}: got {getattr(evaluate, name)}, must be at least 0")
     if evaluate.masks and fps != 0:
         raise ConfigError(
             f"window.fps: got {fps:g}, but evaluate.masks are of the videos' own frames; only 0 (each video's own rate)"

@@ -34,6 +34,7 @@ class JudgePromptsConfig:
 
 
 JUDGES = ("embedded", "echoclip", "none")
+PRECISIONS = ("auto", "fp32", "bf16")
 
 
 def check_judge(evaluation: Any) -> None:
@@ -45,6 +46,13 @@ def check_judge(evaluation: Any) -> None:
             f"evaluation.judge_weights: set, but evaluation.judge is {evaluation.judge}; only echoclip has weights of"
             " its own"
         )
+    if evaluation.judge_precision not in PRECISIONS:
+        raise ConfigError(
+            f"evaluation.judge_precision: got {evaluation.judge_precision!r}, allowed are {', '.join(PRECISIONS)}"
+        )
+    for name, usual in (("judge_precision", "auto"), ("judge_captions", "")):
+        if getattr(evaluation, name) != usual and evaluation.judge != "echoclip":
+            raise ConfigError(f"evaluation.{name}: set, but evaluation.judge is {evaluation.judge}; it is for echoclip")
     if evaluation.judge_phase_sign not in (-1, 1):
         raise ConfigError(f"evaluation.judge_phase_sign: got {evaluation.judge_phase_sign}, allowed are -1, 1")
     prompts = evaluation.judge_prompts
@@ -65,6 +73,7 @@ def drop_unused_judge(values: dict[str, Any], default: Callable[[], Any]) -> Non
     """
     evaluation, usual = values["evaluation"], asdict(default())
     evaluation.pop("judge_weights")
-    for name in ("judge_prompts", "judge_controls", "judge_phase_sign"):
+    evaluation.pop("judge_captions")
+    for name in ("judge_precision", "judge_prompts", "judge_controls", "judge_phase_sign"):
         if evaluation[name] == usual[name]:
             evaluation.pop(name)

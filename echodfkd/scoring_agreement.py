@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from echodfkd.metrics.overlap import dice
-from echodfkd.metrics.ranks import RankAgreement, rank_agreement
+from echodfkd.metrics.ranks import RankAgreement, RankingAgreement, rank_agreement, ranking_agreement
 from echodfkd.models.judge import REFERENCE_SIDE, Judge, dilate
 from echodfkd.records import TRUTH_UNKNOWN, VideoClip
 from echodfkd.scoring_truth import LV
@@ -24,6 +24,10 @@ from echodfkd.training.degradations import erode, shift
 
 SWAPPED = ("LA", "RV", "RA", "myocardium")
 """Structures that stand in for the left ventricle, each where the truth has it."""
+
+
+CLOSE_DICE = 0.1
+"""Students whose mean Dice lies within this of the best student's are those that a user has to choose among."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,9 @@ class JudgedMask:
 class AgreementStudy:
     """Every mask with both scores, and how they agree over all masks, the spoiled ones, and the students' alone.
 
-    An agreement over fewer than two masks, or over masks that are all equal, is NaN.
+    ``ranking`` is about models and not masks: mean judge score against mean Dice, of every student and every kind of
+    spoiled mask (``all``), of the students (``students``), and of those within `CLOSE_DICE` of the best (``close``).
+    An agreement over fewer than two masks or models, or over ones that are all equal, is NaN.
     """
 
     judge_id: str
@@ -49,11 +55,13 @@ class AgreementStudy:
     overall: RankAgreement
     spoiled: RankAgreement
     students: RankAgreement
+    ranking: Mapping[str, RankingAgreement]
 
     def to_json(self) -> dict[str, object]:
         """Plain values for JSON."""
         found = {name: getattr(self, name).to_json() for name in ("overall", "spoiled", "students")}
-        return {"judge_id": self.judge_id, **found, "rows": [asdict(row) for row in self.rows]}
+        ranking = {name: agreement.to_json() for name, agreement in self.ranking.items()}
+        return {"judge_id": self.judge_id, **found, "ranking": ranking, "rows": [asdict(row) for row in self.rows]}
 
 
 def agreement_study(
@@ -88,7 +96,24 @@ def agreement_of(judge_id: str, rows: Sequence[JudgedMask], *, seed: int = 0) ->
         agree(rows),
         agree([row for row in rows if row.spoiled]),
         agree([row for row in rows if not row.spoiled]),
+        _rankings(rows, seed),
     )
+
+
+def _rankings(rows: Sequence[JudgedMask], seed: int) -> dict[str, RankingAgreement]:
+    """Agreement on the order of models. A student and a spoiled mask of one name are two models."""
+    models = sorted({(row.spoiled, row.mask) for row in rows})
+    cases = sorted({row.clip_id for row in rows})
+    place = {model: number for number, model in enumerate(models)}, {case: number for number, case in enumerate(cases)}
+    judge_MN, dice_MN = np.full((2, len(models), len(cases)), np.nan)
+    for row in rows:
+        at = place[0][row.spoiled, row.mask], place[1][row.clip_id]
+        judge_MN[at], dice_MN[at] = row.judge_score, row.dice
+    student_M = np.array([not spoiled for spoiled, _ in models], bool)
+    mean_M = np.array([np.nanmean(line) if np.isfinite(line).any() else np.nan for line in dice_MN])
+    best = np.nanmax(mean_M[student_M], initial=-np.inf)
+    chosen = {"all": student_M | True, "students": student_M, "close": student_M & (mean_M >= best - CLOSE_DICE)}
+    return {name: ranking_agreement(judge_MN[which], dice_MN[which], seed=seed) for name, which in chosen.items()}
 
 
 def spoil(labels: np.ndarray, class_names: tuple[str, ...]) -> dict[str, np.ndarray]:

@@ -28,6 +28,8 @@ def configured_judge(evaluation: EvaluationConfig, device: str = "cpu") -> Judge
         device=device,
         prompts=asdict(evaluation.judge_prompts),
         phase_sign=evaluation.judge_phase_sign,
+        precision=evaluation.judge_precision,
+        captions=evaluation.judge_captions,
     )
 
 

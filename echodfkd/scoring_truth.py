@@ -18,6 +18,7 @@ from echodfkd.metrics.events import match_events
 from echodfkd.metrics.overlap import dice, iou
 from echodfkd.metrics.surface import surface_distance
 from echodfkd.metrics.temporal import area_jitter
+from echodfkd.metrics.threshold import dice_by_code
 from echodfkd.metrics.volume import area_length_volume, ejection_fraction, simpson_volume
 from echodfkd.records import TRUTH_UNKNOWN, VideoClip
 
@@ -102,6 +103,25 @@ def against_truth(prob: np.ndarray, mask: np.ndarray, case: VideoClip) -> list[M
     if annotated.all():
         rows.append(Measured("area_jitter", area_jitter(predicted, truth), max(0, len(mask) - 2)))
     return rows
+
+
+def dice_curve(prob: np.ndarray, case: VideoClip) -> list[np.ndarray]:
+    """`metrics.threshold.dice_by_code` of a prediction (T, H, W) on its annotated frames; none where there are none."""
+    if case.truth_labels is None:
+        return []
+    known = case.truth_labels != TRUTH_UNKNOWN
+    frames = known.any(axis=(1, 2))
+    return [dice_by_code(prob[frames], case.truth_labels[frames] == LV, known[frames])] if frames.any() else []
+
+
+def tuned(prob: np.ndarray, case: VideoClip, *, code: int) -> list[Measured]:
+    """``tuned_dice_*``: Dice where floor(255 p) is above a code that was chosen on other cases."""
+    mask = np.floor(255.0 * np.asarray(prob, np.float64)) > code
+    return [
+        Measured(f"tuned_{row.metric}", row.value, row.n, threshold=code / 255.0)
+        for row in against_truth(prob, mask, case)
+        if row.metric.startswith("dice_")
+    ]
 
 
 def phases(mask: np.ndarray, case: VideoClip) -> list[Measured]:

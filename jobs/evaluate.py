@@ -1,4 +1,4 @@
-"""Score students, stored masks or a teacher without a cluster: python jobs/evaluate.py evaluate.out=FOLDER"""
+"""Score students, stored masks or a teacher, here or on a cluster: python jobs/evaluate.py evaluate.out=FOLDER"""
 
 import sys
 
@@ -8,7 +8,10 @@ from echodfkd.config import RunConfig
 
 def work(config: RunConfig) -> dict[str, object]:
     """Score the cases, and say where the rows lie."""
-    from echodfkd.evaluation import evaluate
+    if config.evaluate.actors:
+        from echodfkd.runtime.evaluation_run import run_evaluation as evaluate
+    else:
+        from echodfkd.evaluation import evaluate
 
     summary = evaluate(config, say)
     return {"ok": True, "out": config.evaluate.out, "models": [*summary["students"], "teacher"]}

@@ -125,6 +125,11 @@ def _stream(config: RunConfig, cpu: CpuSeconds) -> Iterator[DistillationBatch]:
         yield DistillationBatch.from_columns(columns)
 
 
+def random_batch(config: RunConfig, step: int) -> DistillationBatch:
+    """What one worker gets for an update, of noise."""
+    return DistillationBatch.from_columns(_columns(config, step))
+
+
 def _columns(config: RunConfig, step: int) -> dict[str, np.ndarray]:
     window, rng = config.window, np.random.default_rng(step)
     shape = (window.frames, window.size, window.size)

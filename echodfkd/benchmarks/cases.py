@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import torch
 
 from echodfkd.benchmarks.accounting import accounting
+from echodfkd.benchmarks.echoclip import echoclip
+from echodfkd.benchmarks.evaluation_overhead import evaluation_overhead
 from echodfkd.benchmarks.family_table import family_table
 from echodfkd.benchmarks.phantom import phantom, phantom_truth
 from echodfkd.benchmarks.student_step import student_step
@@ -31,6 +33,8 @@ CASES: dict[str, Case] = {
     "student_step": student_step,
     "family_table": family_table,
     "accounting": accounting,
+    "evaluation_overhead": evaluation_overhead,
+    "echoclip": echoclip,
 }
 """Cases by name."""
 
@@ -47,7 +51,7 @@ def run_case(name: str, report: Report, *, quick: bool = False) -> dict[str, Any
 
 def describe_cases() -> list[str]:
     """A line per case: its name and its first sentence."""
-    return [f"{name:<14} {(case.__doc__ or '').strip().splitlines()[0]}" for name, case in CASES.items()]
+    return [f"{name:<20} {(case.__doc__ or '').strip().splitlines()[0]}" for name, case in CASES.items()]
 
 
 def _machine() -> dict[str, Any]:

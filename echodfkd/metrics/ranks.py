@@ -76,6 +76,55 @@ def rank_agreement(
     )
 
 
+@dataclass(frozen=True)
+class RankingAgreement:
+    """Rank correlations of two scores' *means* over cases: whether both put the same models first.
+
+    ``n`` counts the models; the 95 % intervals are over cases, drawn whole, with the models as they are.
+    """
+
+    spearman: Interval
+    kendall: Interval
+
+    def to_json(self) -> dict[str, dict[str, float | int | None]]:
+        """Plain values for JSON."""
+        return {name: getattr(self, name).to_json() for name in ("spearman", "kendall")}
+
+
+def ranking_agreement(
+    x_MN: np.ndarray, y_MN: np.ndarray, *, seed: int = 0, num_resamples: int = NUM_RESAMPLES
+) -> RankingAgreement:
+    """How far two scores agree on the order of M models that were scored on the same N cases.
+
+    Args:
+        x_MN: float (M, N), one score, NaN where a model has none of a case (in neither score then).
+        y_MN: float (M, N), the other.
+        seed: of the resampling.
+        num_resamples: bootstrap samples of the cases.
+    """
+    x_MN, y_MN = np.asarray(x_MN, np.float64), np.asarray(y_MN, np.float64)
+    known_MN = np.isfinite(x_MN) & np.isfinite(y_MN)
+    kept = known_MN.any(axis=1)
+    x_MN, y_MN, known_MN = x_MN[kept], y_MN[kept], known_MN[kept]
+    M, N = x_MN.shape
+    x_MN, y_MN = np.where(known_MN, x_MN, 0.0), np.where(known_MN, y_MN, 0.0)
+    drawn = np.random.default_rng(seed).integers(0, max(N, 1), (num_resamples, N))
+    weights_RN = np.stack([np.bincount(draw, minlength=N) for draw in drawn]) if N else np.zeros((0, 0))
+
+    def means(values_MN: np.ndarray, weights_N: np.ndarray) -> np.ndarray:
+        count_M = known_MN @ weights_N
+        return np.where(count_M > 0, values_MN @ weights_N / np.maximum(count_M, 1), np.nan)
+
+    def both(weights_N: np.ndarray) -> tuple[float, float]:
+        x_M, y_M = means(x_MN, weights_N), means(y_MN, weights_N)
+        seen = np.isfinite(x_M)
+        return spearman(x_M[seen], y_M[seen]), kendall(x_M[seen], y_M[seen])
+
+    value = both(np.ones(N))
+    draws = np.array([both(weights) for weights in weights_RN]).reshape(-1, 2)
+    return RankingAgreement(_interval(value[0], draws[:, 0], M), _interval(value[1], draws[:, 1], M))
+
+
 def _interval(value: float, draws: np.ndarray, count: int) -> Interval:
     draws = draws[np.isfinite(draws)]
     low, high = np.percentile(draws, [2.5, 97.5]) if len(draws) and np.isfinite(value) else (np.nan, np.nan)

@@ -125,6 +125,8 @@ def load_judge(
     device: str = "cpu",
     prompts: Mapping[str, Any] | None = None,
     phase_sign: int = -1,
+    precision: str = "auto",
+    captions: str = "",
 ) -> Judge | None:
     """The auxiliary model that scores masks without truth; None for "none".
 
@@ -134,6 +136,8 @@ def load_judge(
         device: cpu or cuda.
         prompts: the fields of `echodfkd.config_judge.JudgePromptsConfig`; None takes the published ones.
         phase_sign: echoclip: see `echodfkd.models.judge_reading.valve_cycle`.
+        precision: echoclip: auto, fp32 or bf16.
+        captions: echoclip: folder or URL that keeps embedded prompts (`echodfkd.models.captions`); "" keeps none.
 
     Raises:
         InputError: the judge's weights cannot be used, or a package that it needs is not installed.
@@ -142,7 +146,8 @@ def load_judge(
     from echodfkd.config_judge import JudgePromptsConfig
 
     asked = {**asdict(JudgePromptsConfig()), **(prompts or {})}
-    return _choose(_JUDGES, name, "evaluation.judge")(weights, device, asked, phase_sign)
+    options = {"phase_sign": phase_sign, "precision": precision, "captions": captions}
+    return _choose(_JUDGES, name, "evaluation.judge")(weights, device, asked, options)
 
 
 def pick_device(device: str, option: str) -> str:
@@ -202,27 +207,31 @@ def _echonet_teacher(weights: str, device: str, batch_frames: int) -> Teacher:
     )
 
 
-def _embedded_judge(weights: str, device: str, prompts: dict[str, Any], phase_sign: int) -> Judge:
+def _embedded_judge(weights: str, device: str, prompts: dict[str, Any], options: dict[str, Any]) -> Judge:
     """Runs on the CPU whatever the device, and reads neither valve nor ejection fraction."""
     from echodfkd.models.judge import load_embedded_judge
 
     return load_embedded_judge(prompts=_mask_prompts(prompts))
 
 
-def _echoclip_judge(weights: str, device: str, prompts: dict[str, Any], phase_sign: int) -> Judge:
+def _echoclip_judge(weights: str, device: str, prompts: dict[str, Any], options: dict[str, Any]) -> Judge:
     from echodfkd.config_judge import EF_PLACE
+    from echodfkd.models.captions import CaptionStore
     from echodfkd.models.echoclip import EchoClipJudge, load_towers
     from echodfkd.models.teacher import hash_weights
 
-    towers = load_towers(weights, device)
+    towers = load_towers(weights, device, precision=options["precision"])
+    judge_id = f"echoclip-{hash_weights(towers)}"
+    if options["captions"]:
+        towers.captions = CaptionStore(options["captions"], judge_id)
     return EchoClipJudge(
         towers,
-        judge_id=f"echoclip-{hash_weights(towers)}",
+        judge_id=judge_id,
         prompts=_mask_prompts(prompts),
         valve_prompts=(prompts["valve_closed"], prompts["valve_open"]),
         ef_prompts=prompts["ef"],
         ef_place=EF_PLACE,
-        phase_sign=phase_sign,
+        phase_sign=options["phase_sign"],
     )
 
 
@@ -236,8 +245,8 @@ _TEACHERS: dict[str, Callable[[str, str, int], Teacher]] = {
     "echonet_deeplabv3": _echonet_teacher,
 }
 
-_JUDGES: dict[str, Callable[[str, str, dict[str, Any], int], Judge | None]] = {
+_JUDGES: dict[str, Callable[[str, str, dict[str, Any], dict[str, Any]], Judge | None]] = {
     "embedded": _embedded_judge,
     "echoclip": _echoclip_judge,
-    "none": lambda weights, device, prompts, phase_sign: None,
+    "none": lambda weights, device, prompts, options: None,
 }

@@ -9,9 +9,9 @@ Legend: N frames or captions, H rows, W columns, E embedding width, S side of th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,11 +24,17 @@ from echodfkd.models.judge_reading import VideoReading, fill_prompts, valve_cycl
 from echodfkd.models.torchvision_guard import import_torchvision
 from echodfkd.untrusted import parse_json_object
 
+if TYPE_CHECKING:
+    from echodfkd.models.captions import CaptionStore
+
 HUB_NAME = "hf-hub:mkaichristensen/echo-clip"
 WEIGHT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 MAX_CONFIG_BYTES = 1 << 20
 _DOWNLOADS = ("hf_model_name", "hf_tokenizer_name", "timm_model_pretrained")
 """Settings of a config that make open_clip fetch further models."""
+TEXT_PARTS = ("text", "transformer", "token_embedding", "positional_embedding", "ln_final", "text_projection")
+"""What the text tower consists of, in open_clip's two kinds of models."""
+CHUNK_CAPTIONS = 64
 
 
 class OpenClipTowers(nn.Module):
@@ -57,6 +63,7 @@ class OpenClipTowers(nn.Module):
         self.model: Any = model
         self._tokenizer = tokenizer
         self._side, self._dtype = side, dtype
+        self.captions: CaptionStore | None = None
         self._mean, self._std = (torch.tensor(tuple(values)).view(1, -1, 1, 1) for values in (mean, std))
 
     def prepare(self, frames_NHW: torch.Tensor) -> torch.Tensor:
@@ -82,8 +89,23 @@ class OpenClipTowers(nn.Module):
         return F.normalize(self.model.encode_image(x).float(), dim=-1)
 
     def embed_captions(self, captions: list[str]) -> torch.Tensor:
-        """Unit vectors, float32 (N, E)."""
-        return F.normalize(self.model.encode_text(self._tokenizer(captions).to(self._device)).float(), dim=-1)
+        """Unit vectors, float32 (N, E): out of ``captions`` where they are kept there."""
+        if self.captions is None:
+            return self._run_text_tower(captions)
+        return self.captions.embed(captions, self._run_text_tower).to(self._device)
+
+    def drop_text_tower(self) -> None:
+        """Give back the memory of the text tower: no more captions can be embedded."""
+        for name in TEXT_PARTS:
+            if hasattr(self.model, name):
+                setattr(self.model, name, None)
+
+    def _run_text_tower(self, captions: list[str]) -> torch.Tensor:
+        parts = [
+            F.normalize(self.model.encode_text(self._tokenizer(chunk).to(self._device)).float(), dim=-1)
+            for chunk in _chunks(captions)
+        ]
+        return torch.cat(parts)
 
     @property
     def _device(self) -> torch.device:
@@ -119,6 +141,7 @@ class EchoClipJudge(MaskJudge):
         captions, self._ef_values = fill_prompts(ef_prompts, ef_place)
         with torch.inference_mode():
             self._readings = towers.embed_captions([*valve_prompts, *captions])
+        towers.drop_text_tower()
 
     @torch.inference_mode()
     def read_video(self, video: np.ndarray) -> VideoReading:
@@ -130,12 +153,13 @@ class EchoClipJudge(MaskJudge):
         return VideoReading(cycle, zero_shot_value(similarity[:, 2:], self._ef_values))
 
 
-def load_towers(weights: str, device: str) -> OpenClipTowers:
-    """EchoCLIP's towers, in bfloat16 on a GPU (as published) and in float32 on a CPU.
+def load_towers(weights: str, device: str, *, precision: str = "auto") -> OpenClipTowers:
+    """EchoCLIP's towers.
 
     Args:
         weights: a folder, an ``hf-hub:`` name, or "" for `HUB_NAME`.
         device: cpu or cuda.
+        precision: fp32, bf16, or auto: bf16 on a GPU (as published) and fp32 on a CPU.
 
     Raises:
         InputError: open_clip or torchvision is not installed, the folder is not one that open_clip saves, its config
@@ -152,7 +176,8 @@ def load_towers(weights: str, device: str) -> OpenClipTowers:
     if not name.startswith("hf-hub:"):
         _check_folder(Path(name))
         name = f"local-dir:{name}"
-    precision = "bf16" if device.startswith("cuda") else "fp32"
+    if precision == "auto":
+        precision = "bf16" if device.startswith("cuda") else "fp32"
     try:
         # require_pretrained: without it open_clip goes on with random weights where it finds none.
         model = open_clip.create_model(
@@ -168,6 +193,10 @@ def load_towers(weights: str, device: str) -> OpenClipTowers:
         model.eval(), tokenizer, side=int(side), mean=settings["mean"], std=settings["std"], dtype=dtype
     )
     return towers.requires_grad_(False)
+
+
+def _chunks(captions: list[str]) -> Iterator[list[str]]:
+    return (captions[first : first + CHUNK_CAPTIONS] for first in range(0, len(captions), CHUNK_CAPTIONS))
 
 
 def _check_folder(folder: Path) -> None:

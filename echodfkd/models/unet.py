@@ -56,13 +56,16 @@ class EmbeddedTeacherNet(nn.Module):
         """Logits (N, num_classes, H, W) of frames (N, 1, H, W).
 
         Raises:
-            ValueError: the input is not (N, 1, H, W), or H or W is not divisible by `multiple`.
+            ValueError: the input is not (N, 1, H, W).
+            InputError: H or W is not divisible by `multiple`.
         """
         if x.dim() != 4 or x.shape[1] != 1:
             raise ValueError(f"the embedded teacher takes frames of shape (N, 1, H, W), got {tuple(x.shape)}")
         H, W = x.shape[-2:]
         if H % self.multiple or W % self.multiple:
-            raise ValueError(f"the embedded teacher needs H and W divisible by {self.multiple}, got {H} x {W}")
+            raise InputError(
+                f"window.size: the embedded teacher needs H and W divisible by {self.multiple}, got {H} x {W}"
+            )
         x = F.pixel_unshuffle(x, 2)
         skips = []
         for level, block in enumerate(self.down):

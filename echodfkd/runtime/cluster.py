@@ -19,7 +19,7 @@ from typing import Any
 import ray
 
 from echodfkd.command import QUIET_RAY, cluster_address
-from echodfkd.config import PartConfig, RayConfig, RunConfig, SourceConfig, TeacherConfig
+from echodfkd.config import EvaluationConfig, PartConfig, RayConfig, RunConfig, SourceConfig, TeacherConfig
 from echodfkd.config_source_file import map_parts
 from echodfkd.config_teachers import TeacherModelConfig
 from echodfkd.errors import RunError, plain_sentence
@@ -130,7 +130,8 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     a relative `storage` is taken from the home folder instead.
     """
     base = Path.home() if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else Path.cwd()
-    evaluation = dataclasses.replace(config.evaluation, source=_absolute_source(config.evaluation.source))
+    evaluate: dict[str, Any] = {name: _absolute(getattr(config.evaluate, name), base) for name in ("out", "run")}
+    evaluate |= {name: _absolute(getattr(config.evaluate, name), Path.cwd()) for name in ("masks", "annotations")}
     students = {
         name: dataclasses.replace(student, initial=_absolute(student.initial, Path.cwd()))
         for name, student in config.students.items()
@@ -141,7 +142,8 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
         storage=_absolute(config.storage, base),
         synthesize=dataclasses.replace(config.synthesize, out=_absolute(config.synthesize.out, base)),
         source=_absolute_source(config.source),
-        evaluation=evaluation,
+        evaluate=dataclasses.replace(config.evaluate, **evaluate),
+        evaluation=_absolute_evaluation(config.evaluation),
         teacher=_absolute_teacher(config.teacher, base),
     )
 
@@ -186,6 +188,16 @@ def last_sentence(error: BaseException) -> str:
 
 def _absolute(path: str, base: Path) -> str:
     return path if not path or "://" in path else str((base / path).absolute())
+
+
+def _absolute_evaluation(evaluation: EvaluationConfig) -> EvaluationConfig:
+    weights = evaluation.judge_weights
+    return dataclasses.replace(
+        evaluation,
+        source=_absolute_source(evaluation.source),
+        judge_weights=weights if weights.startswith("hf-hub:") else _absolute(weights, Path.cwd()),
+        judge_captions=_absolute(evaluation.judge_captions, Path.cwd()),
+    )
 
 
 def _absolute_teacher(teacher: TeacherConfig, base: Path) -> TeacherConfig:

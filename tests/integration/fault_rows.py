@@ -1,7 +1,7 @@
 """Rows of the fault table: what the tests of faults measured, and the Markdown made of it.
 
 Tests append to the file that the environment variable FAULT_ROWS names, where it is set;
-``python -m tests.integration.fault_rows FILE`` writes the table into docs/faults.md.
+``python -m tests.integration.fault_rows FILE`` writes them into the table of docs/faults.md, whose other rows stay.
 """
 
 from __future__ import annotations
@@ -59,25 +59,28 @@ def record(
             file.write(json.dumps(asdict(row)) + "\n")
 
 
-def table(rows: Sequence[FaultRow]) -> str:
-    """Markdown; the last row of a fault stands."""
-    lines = [
-        "| fault | noticed in | lost | repeated | same students | run stood still for | what gets over it |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in {row.fault: row for row in rows}.values():
-        same = {True: "yes", False: "**no**", None: "other clips"}[row.same]
-        cells = (row.fault, _seconds(row.detected_s), row.lost, row.repeated, same, _seconds(row.extra_s), row.means)
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines)
+HEADER = (
+    "| fault | noticed in | lost | repeated | same students | run stood still for | what gets over it |",
+    "|---|---|---|---|---|---|---|",
+)
+
+
+def line(row: FaultRow) -> str:
+    """A row as Markdown."""
+    same = {True: "yes", False: "**no**", None: "other clips"}[row.same]
+    cells = (row.fault, _seconds(row.detected_s), row.lost, row.repeated, same, _seconds(row.extra_s), row.means)
+    return "| " + " | ".join(map(str, cells)) + " |"
 
 
 def write_table(rows: Sequence[FaultRow], docs: Path = DOCS) -> None:
-    """Put the table, this machine and the day between the marks of the page."""
+    """Put the rows, this machine and the day between the marks of the page. The last row of a fault stands."""
     before, rest = docs.read_text().split(BEGIN)
-    after = rest.split(END)[1]
+    old, after = rest.split(END)
+    kept = [text for text in old.splitlines() if text.startswith("| ") and text not in HEADER]
+    lines = {text.split(" | ")[0].removeprefix("| "): text for text in kept} | {row.fault: line(row) for row in rows}
     measured = f"Measured on {time.strftime('%Y-%m-%d')}: {machine_line()}, all processes on one machine."
-    docs.write_text(f"{before}{BEGIN}\n{table(rows)}\n\n{measured}\n{END}{after}")
+    body = "\n".join([*HEADER, *lines.values()])
+    docs.write_text(f"{before}{BEGIN}\n{body}\n\n{measured}\n{END}{after}")
 
 
 def _seconds(value: float | None) -> str:

@@ -146,4 +146,4 @@ def test_a_run_on_s3_has_the_same_layout_and_resumes_bit_for_bit(found: dict[str
     what = (
         "S3: one request in four meets 503, a reset, a lost answer or a delay; the store gone for 5 s, frozen for 5 s"
     )
-    record(found["report"], what, means)
+    record(found["report"], what, means, same=run["same_weights"])

@@ -173,3 +173,43 @@ def test_a_reading_follows_the_frames():
     turning = np.concatenate([bright, dark])
     cycle = judge.read_video(turning).cycle
     assert int(np.argmax(cycle)) == 8  # the sum of what is bright ends there
+
+
+def test_kept_captions_stand_in_for_the_text_tower(open_clip, folder, tmp_path, monkeypatch):
+    from echodfkd.models.build import load_judge
+
+    save_small(open_clip, folder)
+    store = tmp_path / "captions"
+    frames = np.random.default_rng(0).integers(0, 256, (3, 32, 32), dtype=np.uint8)
+    plain = load_judge("echoclip", weights=str(folder))
+    wanted = plain.score(frames, frames > 200), plain.read_video(frames).ef_percent
+    first = load_judge("echoclip", weights=str(folder), captions=str(store))
+    assert first._towers.model.transformer is None  # every caption is known: the tower's memory is given back
+    files = sorted(store.rglob("*.safetensors"))
+    assert [file.parent.name for file in files] == [first.judge_id] * 2  # of masks, and of valve and EF
+
+    def fails(*unused: object) -> None:
+        raise AssertionError("the text tower ran")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OpenClipTowers, "_run_text_tower", fails)
+        again = load_judge("echoclip", weights=str(folder), captions=str(store))
+    for judge in (first, again):
+        assert (judge.score(frames, frames > 200), judge.read_video(frames).ef_percent) == wanted
+    for damage in (b"no tensors", files[1].read_bytes()):  # cut off or foreign; other captions' file
+        files[0].write_bytes(damage)
+        mended = load_judge("echoclip", weights=str(folder), captions=str(store))
+        assert mended.score(frames, frames > 200) == wanted[0]
+
+
+def test_bfloat16_on_a_cpu(open_clip, folder):
+    save_small(open_clip, folder)
+    frames = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 32, 32), dtype=np.uint8))
+    towers = {name: load_towers(str(folder), "cpu", precision=name) for name in ("auto", "fp32", "bf16")}
+    assert towers["bf16"].model.visual.conv1.weight.dtype == torch.bfloat16
+    with torch.inference_mode():
+        found = {name: tower.embed_frames(frames) for name, tower in towers.items()}
+    assert torch.equal(found["auto"], found["fp32"])
+    assert found["bf16"].dtype == torch.float32
+    # One layer of width 32: each product keeps 8 bits, so that a unit vector is off by about 2^-8.
+    assert (1 - (found["fp32"] * found["bf16"]).sum(1)).abs().max() < 2**-8

@@ -14,6 +14,7 @@ from echodfkd import schemas
 from echodfkd.config_file import config_to_yaml, load_config
 from echodfkd.errors import ConfigError, InputError
 from echodfkd.evaluation import evaluate
+from echodfkd.metrics.overlap import dice
 from echodfkd.models.build import build_student
 from echodfkd.reporting.rows import read_rows
 from echodfkd.scoring import predict_student
@@ -180,7 +181,51 @@ def test_what_cannot_be_scored_is_refused(folder, tmp_path, more, words):
 def test_options_that_contradict_each_other():
     for given, words in (
         (["evaluate.masks=/m", "evaluate.out=/o"], r"window.fps: got 32, but evaluate.masks"),
-        (["evaluate.step=-1", "evaluate.out=/o"], "evaluate.step: got -1"),
+        (["evaluate.step=-2", "evaluate.out=/o"], "evaluate.step: got -2"),
     ):
         with pytest.raises(ConfigError, match=words):
             load_config(None, given)
+
+
+def test_every_checkpoint_at_once_and_a_threshold_chosen_on_other_cases(folder, tmp_path):
+    config = load_config(
+        None,
+        options(
+            folder, tmp_path / "out", f"evaluate.run={folder / 'run'}", "evaluate.step=-1", "evaluate.tune_cases=1",
+            "evaluate.agreement=true",
+        ),
+    )  # fmt: skip
+    evaluate(config, lambda line: None)
+    rows = read_rows(RunStorage(str(tmp_path / "out"))).scores.to_pylist()
+    assert len({row["clip_id"] for row in rows}) == VIDEOS - 1  # the last video is the one to tune on
+    assert {row["step"] for row in rows} == {5, 9, -1}
+    study = json.loads((tmp_path / "out/agreement.json").read_text())
+    assert study["ranking"]["students"]["spearman"]["n"] == 3  # two checkpoints and the teacher
+    source = build_source(config.evaluation.source, config.window, seed=0, case_frames=24)
+    for step in (5, 9):
+        torch.manual_seed(step)
+        network = build_student(blocks=1, layers=1, filters=2, norm="batch")
+        case = source.case(VIDEOS - 1)
+        prob, annotated = predict_student(network, case.video, "cpu"), list(case.ed_frames + case.es_frames)
+        overlap = [
+            dice(prob[annotated] * 255 >= code + 1, case.truth_labels[annotated] == 1).mean() for code in range(256)
+        ]
+        chosen = {row["threshold"] for row in rows if row["metric"] == "tuned_dice_all" and row["step"] == step}
+        assert overlap[round(255 * chosen.pop())] == pytest.approx(max(overlap), abs=1e-12)
+        assert not chosen
+
+
+def test_what_cannot_be_tuned_is_said(folder, tmp_path):
+    def refuse(error, words, *more):
+        with pytest.raises(error, match=words):
+            evaluate(load_config(None, options(folder, tmp_path / "out", *more)), print)
+
+    run_folder = f"evaluate.run={folder / 'run'}"
+    refuse(
+        InputError,
+        r"evaluate.tune_cases: got 3, but evaluation.source has 3 cases",
+        run_folder,
+        "evaluate.tune_cases=3",
+    )
+    refuse(ConfigError, r"evaluate.step: got -2, allowed are a step, 0", run_folder, "evaluate.step=-2")
+    refuse(ConfigError, r"evaluate.actors: got -1, must be at least 0", run_folder, "evaluate.actors=-1")
