@@ -65,9 +65,23 @@ def run_job(
         return fail(error, code=2)
     if parsed.dry_run:
         print(config_to_yaml(config), end="")  # without secrets
-        return 0
+        return _print_estimate(config)
     prepare_ray(config.ray.address)
     return guarded(lambda: work(config))
+
+
+def _print_estimate(config: RunConfig) -> int:
+    """Time and cost by the pilot's rates, as comments of the YAML before them. 1 where the pilot cannot be used."""
+    if not config.sizing.pilot:
+        return 0
+    from echodfkd.sizing import estimate_run
+
+    try:
+        lines = estimate_run(config).lines()
+    except EchoDFKDError as error:
+        return fail(error, code=1)
+    print("\n".join(f"# {redact(line)}" for line in lines))
+    return 0
 
 
 def guarded(work: Callable[[], dict[str, Any]]) -> int:

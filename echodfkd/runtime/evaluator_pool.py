@@ -189,6 +189,7 @@ class EvaluatorPool:
         self._seen_weights: set[tuple[str, object]] = set()
         self._done: set[str] = {name for name in self.storage.list("scores") if self._is_whole(name)}
         self._cases: dict[str, dict[str, Any]] = {}
+        self._backlog = self._newest_scored = 0
         self._closing = threading.Event()
         self._actors = [self._start_actor() for _ in range(config.evaluation.actors)]
         self._thread = threading.Thread(target=self._run, name="evaluators", daemon=True)
@@ -245,11 +246,17 @@ class EvaluatorPool:
                     actor = idle.pop()
                     task, tries = self._waiting.pop(self._freshest())
                     busy[actor.score.remote(task)] = (actor, task, tries)
+                self._tell_backlog(len(busy) + len(self._waiting))
                 if not busy and last_look and not self._waiting:
                     return
                 self._collect(busy, idle)
         except Exception as error:
             self.error = error
+
+    def _tell_backlog(self, backlog: int) -> None:
+        if backlog != self._backlog:
+            self._backlog = backlog
+            self.board.update.remote({"backlog": backlog})
 
     def _collect(self, busy: dict[Any, tuple[Any, ScoringTask, int]], idle: list[Any]) -> None:
         ready, _ = ray.wait(list(busy), timeout=1.0) if busy else ([], [])
@@ -274,7 +281,11 @@ class EvaluatorPool:
             self._cases.update({str(row["clip_id"]): row for row in result["cases"]})
             self.storage.write_table("cases.parquet", self._cases.values(), CASE_SCHEMA)
         self.spans.append(StageSpan(**result["span"]))
-        self.board.update.remote({"scored": f"step {task.step}" if task.checkpoint else "teacher"})
+        news: dict[str, Any] = {"scored": f"step {task.step}" if task.checkpoint else "teacher"}
+        if task.checkpoint is not None:
+            self._newest_scored = max(self._newest_scored, task.step)
+            news["scored_step"] = self._newest_scored
+        self.board.update.remote(news)
 
     def _look_for_checkpoints(self) -> None:
         for checkpoint in list_checkpoints(self.storage, known=self._seen):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import psutil
@@ -13,6 +14,7 @@ import ray
 from echodfkd import clock
 from echodfkd.config import RunConfig
 from echodfkd.errors import RunError
+from echodfkd.runtime.metrics import Exporter, gauge_values
 
 FIRST_ACTOR_TIMEOUT_S = 120.0
 """How long the first, smallest actor may take to start: seconds on a healthy cluster."""
@@ -72,8 +74,17 @@ def first_update_time(board: Any) -> float | None:
         return None
 
 
+@dataclass(frozen=True)
+class Pace:
+    """Clips trained a second since the last look, updates a second since the students started, clips in the queue."""
+
+    clips_s: float
+    steps_s: float
+    queue: float
+
+
 class ProgressLine:
-    """A thread that prints the board and samples memory until it is closed."""
+    """A thread that prints the board, exports it as metrics and samples memory until it is closed."""
 
     def __init__(self, config: RunConfig, board: Any, print_line: Callable[[str], None]) -> None:
         self.config = config
@@ -83,6 +94,7 @@ class ProgressLine:
         self.peak_memory_mb = 0.0
         self._last: tuple[float, int] = (self.started, 0)
         self._memory: list[str] = []
+        self._exporter = Exporter(config.name)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
         self._thread.start()
@@ -96,14 +108,19 @@ class ProgressLine:
     def _watch(self) -> None:
         every = self.config.ray.progress_s
         while not self._stop.wait(every or 5.0):
-            self.peak_memory_mb = max(self.peak_memory_mb, memory_mb())
+            memory = memory_mb()
+            self.peak_memory_mb = max(self.peak_memory_mb, memory)
             try:
                 values = ray.get(self.board.read.remote(), timeout=5)
+                pace = self.pace(values)
+                self._exporter.export(
+                    gauge_values(self.config, values, clips_s=pace.clips_s, queue=pace.queue, memory_mb=memory)
+                )
             except Exception:  # noqa: S112 a progress line must never end a run
                 continue
             if every:
                 self._print_memory(values.get("memory", []))
-                self.print_line(self.line(values))
+                self.print_line(self.line(values, pace))
 
     def _print_memory(self, lines: list[str]) -> None:
         """What the students take: once, and again where a restart has placed them anew."""
@@ -112,29 +129,32 @@ class ProgressLine:
             for line in lines:
                 self.print_line(line)
 
-    def line(self, values: dict[str, Any]) -> str:
+    def pace(self, values: dict[str, Any]) -> Pace:
+        """How fast the students go, since the last look and since they started."""
+        now, step = clock.now(), int(values.get("step", 0))
+        seconds, previous = self._last
+        batch = self.config.train.global_batch
+        steps_s = max(0, step - previous) / max(now - seconds, 1e-9) if step else 0.0
+        self._last = (now, step) if step else self._last
+        first = int(values.get("first_step", 0))
+        mean_s = (step - first) / max(now - float(values.get("first_step_time", now)), 1e-9) if step else 0.0
+        # Little's law: clips taught and not yet trained = rate of trained clips x time a taught clip waited
+        return Pace(steps_s * batch, mean_s, float(values.get("age_s", 0.0)) * mean_s * batch)
+
+    def line(self, values: dict[str, Any], pace: Pace) -> str:
         """One line out of the board's numbers."""
-        now = clock.now()
-        elapsed = now - self.started
+        elapsed = clock.now() - self.started
         step = int(values.get("step", 0))
         total = self.config.train.steps
         if not step:
             return f"{elapsed:6.0f} s | starting: actors load, the first clips are made and taught"
-        batch = self.config.train.global_batch
-        seconds, previous = self._last
-        rate = max(0, step - previous) / max(now - seconds, 1e-9)
-        self._last = (now, step)
-        first = int(values.get("first_step", 0))
-        mean_rate = (step - first) / max(now - float(values.get("first_step_time", now)), 1e-9)
-        eta = f"{(total - step) / mean_rate:.0f} s" if mean_rate > 0 else "after the next step"
+        eta = f"{(total - step) / pace.steps_s:.0f} s" if pace.steps_s > 0 else "after the next step"
         losses = _loss_text(dict(values.get("losses", {})), len(self.config.students))
-        # Little's law: clips taught and not yet trained = rate of trained clips x time a taught clip waited
-        queue = float(values.get("age_s", 0.0)) * mean_rate * batch
         scored = f" | scored {values['scored']}" if "scored" in values else ""
         return (
-            f"{elapsed:6.0f} s | step {step}/{total} | {rate * batch:.1f} clips/s | loss {losses}"
+            f"{elapsed:6.0f} s | step {step}/{total} | {pace.clips_s:.1f} clips/s | loss {losses}"
             f" | one source can make {values.get('source_clips_s', 0.0):.0f}, one teacher teach"
-            f" {values.get('teacher_clips_s', 0.0):.0f} clips/s | queue {queue:.0f} clips"
+            f" {values.get('teacher_clips_s', 0.0):.0f} clips/s | queue {pace.queue:.0f} clips"
             f" | students wait {100 * float(values.get('wait_share', 0.0)):.0f} %{scored} | ETA {eta}"
         )
 

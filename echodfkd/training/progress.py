@@ -27,12 +27,17 @@ class Progress:
         self._sent = 0.0
         self._numbers: dict[str, Any] = {}
         self._busy: dict[str, list[float]] = {}
+        self._actors: dict[str, set[str]] = {}
         self.losses: dict[str, float] = {}
         """Of each student's last update."""
         self.wait_s = 0.0
         """Seconds spent waiting for micro-batches."""
         self.published = 0
         """Step of the newest checkpoint."""
+        self.gaps = 0
+        """Slots that it leaves out below its highest one."""
+        self.quarantined = 0
+        """Indices quarantined so far, over all workers."""
 
     @property
     def wall_s(self) -> float:
@@ -56,6 +61,7 @@ class Progress:
         taught = 0.0
         for span in (span for batch in rounds for span in batch.spans):
             clips, seconds = self._busy.get(span.stage, [0.0, 0.0])
+            self._actors.setdefault(span.stage, set()).add(span.actor)
             self._busy[span.stage] = [clips + span.clips, seconds + span.end - span.start]
             if span.stage == "teacher":
                 taught = max(taught, span.end)
@@ -69,8 +75,9 @@ class Progress:
         """Send the newest numbers, unless that was done less than a second ago.
 
         Keys: step, steps, losses, learning_rate, published, clips (all workers, of this start), wait_s,
-        wait_share, first_step and first_step_time (of this start), and where known age_s (how long a taught
-        clip waited) and ``<stage>_clips_s`` (clips per busy second of one actor).
+        wait_share, quarantined, ledger_gaps, first_step and first_step_time (of this start), and where known age_s
+        (how long a taught clip waited), ``<stage>_clips_s`` (clips per busy second of one actor) and
+        ``<stage>_busy_share`` (of the time of its actors, as far as this worker's share of the clips tells).
         """
         now = clock.now()
         if self._send is None or not self._numbers or (now - self._sent < _EVERY_S and not force):
@@ -78,14 +85,22 @@ class Progress:
         self._sent = now
         done = self._numbers["step"] - self._numbers["first_step"] + 1
         rates = {f"{stage}_clips_s": clips / max(busy, 1e-9) for stage, (clips, busy) in self._busy.items()}
+        wall, workers = max(self.wall_s, 1e-9), self._config.train.workers
+        shares = {
+            f"{stage}_busy_share": min(1.0, workers * busy / (wall * len(self._actors[stage])))
+            for stage, (_, busy) in self._busy.items()
+        }
         self._send(
             {
                 **self._numbers,
                 **rates,
+                **shares,
+                "quarantined": self.quarantined,
+                "ledger_gaps": self.gaps,
                 "steps": self._config.train.steps,
                 "published": self.published,
                 "clips": done * self._config.train.global_batch,
                 "wait_s": self.wait_s,
-                "wait_share": self.wait_s / max(self.wall_s, 1e-9),
+                "wait_share": self.wait_s / wall,
             }
         )

@@ -219,6 +219,7 @@ def publish_run(run: RunState, step: int) -> None:
     run.consumed, run.slots = consumed, []
     run.published = checkpoint_folder(step)
     run.progress.published = step
+    run.progress.gaps = consumed.ranges[-1][1] - len(consumed) if consumed.ranges else 0
 
 
 def settle_log(run: RunState) -> None:

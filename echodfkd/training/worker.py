@@ -158,6 +158,7 @@ def _agree(run: RunState, rounds: Sequence[DistillationBatch], fault: str, step:
     totals = Totals(*sums)
     run.stopping = bool(stops)
     run.quarantined += int(quarantined)
+    run.progress.quarantined = run.quarantined
     slots, limit = run.config.plan_slots, run.config.data.quarantine_limit
     too_many = quarantined and run.quarantined > limit * slots
     if not faults and not too_many and totals.weight > 0:

@@ -15,7 +15,7 @@ def line_of(tiny_config: Callable[..., RunConfig]) -> Callable[[dict[str, object
     progress.config = tiny_config()
     progress.started = time.time() - 20
     progress._last = (time.time() - 10, 0)
-    return progress.line
+    return lambda values: progress.line(values, progress.pace(values))
 
 
 def test_before_the_first_step_it_says_what_it_waits_for(line_of: Callable[[dict[str, object]], str]) -> None:
@@ -50,7 +50,8 @@ def test_many_students_share_a_line_and_the_memory_table_is_printed_once(tiny_co
     progress.started, progress._last, progress._memory = time.time(), (time.time(), 0), []
     progress.print_line = lines.append
     losses = {name: 0.5 - number / 10 for number, name in enumerate(names[:5])}
-    line = progress.line({"step": 1, "first_step": 1, "losses": losses})
+    values = {"step": 1, "first_step": 1, "losses": losses}
+    line = progress.line(values, progress.pace(values))
     assert "loss c4 0.1000 .. c0 0.5000 (2 of 7 students have stopped)" in line
     for table in (["memory", " c0"], ["memory", " c0"], ["memory", " c1"]):
         progress._print_memory(table)

@@ -73,7 +73,7 @@ PURE = [
 ]
 LAYERS = [
     {"errors", "clock", "redaction", "untrusted", "records", "storage", "schemas", "command", "lease", "run_folder"}
-    | {"object_store"}
+    | {"object_store", "sizing"}
     | {p.stem for p in (ROOT / "echodfkd").glob("config*.py")},
     {"video", "models", "metrics"} | {p.stem for p in (ROOT / "echodfkd").glob("losses*.py")},
     {"synthesis", "teachers", "teaching", "training", "scoring", "scoring_heads", "scoring_truth", "reporting", "soak"}
