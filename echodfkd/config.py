@@ -216,6 +216,9 @@ class RayConfig:
 
     address: str = "auto"
     """auto (the cluster of the environment, else a new local one), local, or host:port."""
+    wait_for_nodes_s: float = 0.0
+    """Where the cluster cannot hold the run: how long its autoscaler may take to bring what is missing; 0 refuses
+    the run at once."""
     allow_unauthenticated: bool = False
     """Go on without RAY_AUTH_MODE=token: only where nobody else reaches the cluster's ports."""
     num_cpus: int = 8

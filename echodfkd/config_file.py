@@ -225,6 +225,7 @@ _AT_LEAST: dict[str, float] = {
     "ray.num_cpus": 1,
     "ray.object_store_mb": 80,
     "ray.progress_s": 0,
+    "ray.wait_for_nodes_s": 0,
 }
 
 

@@ -42,7 +42,7 @@ from echodfkd.runtime.evaluator_pool import EvaluatorPool
 from echodfkd.runtime.parts import evaluation_source, load_teacher, training_source
 from echodfkd.runtime.preemption import StopNotice, StopSignal
 from echodfkd.runtime.progress import ProgressLine, first_update_time, start_board, wait_for_first_actor
-from echodfkd.runtime.resources import check_cluster
+from echodfkd.runtime.scaling import nodes_for
 from echodfkd.runtime.student_workers import build_trainer
 from echodfkd.schemas import SPAN_SCHEMA
 from echodfkd.scoring_judge import configured_judge
@@ -81,8 +81,8 @@ def _run_leased(config: RunConfig, lease: Lease, teacher_id: str, print_line: Ca
     try:
         with StopSignal(config.train.stop_grace_s) as stop, connected(config.ray):
             stop.listen()
-            check_cluster(config)
-            facts = _run_stages(config, lease, teacher_id, print_line, stop)
+            with nodes_for(config, print_line):
+                facts = _run_stages(config, lease, teacher_id, print_line, stop)
     except StopNotice as notice:
         facts = {"stopped": str(notice)}
     except (EchoDFKDError, KeyboardInterrupt) as error:

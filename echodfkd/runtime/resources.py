@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 import ray
 
 from echodfkd.config import RunConfig
-from echodfkd.errors import RunError
 from echodfkd.runtime.cluster import node_labels
 
 
@@ -89,13 +88,6 @@ def place(wanted: list[Role], nodes: list[Node]) -> list[str]:
                 f" ({role.cpus:g} CPU, {role.gpus:g} GPU each{where}; {left or 'no node is alive'})"
             )
     return missing
-
-
-def check_cluster(config: RunConfig) -> None:
-    """Raise `RunError` with what is missing where the cluster cannot hold all roles at once."""
-    missing = place(roles(config), live_nodes())
-    if missing:
-        raise RunError("the cluster cannot hold this run: " + " | ".join(missing))
 
 
 def _take(role: Role, nodes: list[Node]) -> bool:

@@ -6,8 +6,10 @@ from collections.abc import Callable
 import pytest
 
 from echodfkd.config import RunConfig
+from echodfkd.errors import RunError
 from echodfkd.runtime.preflight import MAX_CLOCK_S, node_facts, node_faults, run_preflight, store_faults, versions
 from echodfkd.runtime.resources import Node, place, roles
+from echodfkd.runtime.scaling import bundles_of, nodes_for
 
 GPU = [
     "train.workers=2",
@@ -82,3 +84,35 @@ def test_what_a_node_says_of_itself(tiny_config: Callable[..., RunConfig]) -> No
     (sentence,) = store_faults(config, {"object_store_memory": 100 << 20})
     assert sentence.startswith("has an object store of 100 MiB; a block of 4 clips takes 128 MiB")
     assert store_faults(config, {"object_store_memory": 600 << 20}) == []
+
+
+def test_what_the_autoscaler_is_asked_for(tiny_config: Callable[..., RunConfig]) -> None:
+    bundles, labels = bundles_of(roles(tiny_config(*GPU)))
+    assert len(bundles) == len(labels) == 6
+    assert bundles.count({"CPU": 1.0, "GPU": 1.0}) == 4
+    assert labels[0] == {"pool": "student"}
+    assert labels[bundles.index({"CPU": 0.5})] == {}
+    shared, _ = bundles_of(roles(tiny_config()))  # evaluators that reserve nothing ask for nothing
+    assert shared == [{"CPU": 1.0}, {"CPU": 1.0}, {"CPU": 0.5}]
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_a_cluster_that_does_not_grow_is_one_sentence(tiny_config: Callable[..., RunConfig]) -> None:
+    lines: list[str] = []
+    wide = ["train.workers=4", "train.num_cpus=4"]
+    with (
+        pytest.raises(RunError, match=r"^the cluster cannot hold this run: train: 2 of 4"),
+        nodes_for(tiny_config(*wide), lines.append),
+    ):
+        pytest.fail("it ran")
+    assert not lines
+    words = r"did not grow to within ray.wait_for_nodes_s \(3 s\): train: 2 of 4"
+    with (
+        pytest.raises(RunError, match=words),
+        nodes_for(tiny_config(*wide, "ray.wait_for_nodes_s=3"), lines.append),
+    ):
+        pytest.fail("it ran")
+    assert lines[0].startswith("waiting up to 3 s for nodes: train: 2 of 4 student processes fit")
+    with nodes_for(tiny_config(), lines.append):
+        assert len(lines) == 1
