@@ -43,8 +43,8 @@ def nodes_for(config: RunConfig, say: Callable[[str], None]) -> Iterator[None]:
         while missing:
             if time.monotonic() - started > wait_s:
                 raise RunError(
-                    f"the cluster cannot hold this run, and did not grow to within ray.wait_for_nodes_s ({wait_s:g} s): "
-                    + " | ".join(missing)
+                    "the cluster cannot hold this run, and did not grow to within ray.wait_for_nodes_s"
+                    f" ({wait_s:g} s): " + " | ".join(missing)
                 )
             time.sleep(LOOK_S)
             missing = place(roles(config), live_nodes())
