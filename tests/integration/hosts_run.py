@@ -72,10 +72,10 @@ def start_node(folder: Path, host: str) -> None:
 
 def nodes() -> list[list[Any]]:
     """[address, whether it is alive] of every node that has been."""
-    code = f"import ray; ray.init({ADDRESS!r}, log_to_driver=False, logging_level=50);"
-    code += "print([[n['NodeManagerAddress'], n['Alive']] for n in ray.nodes()])"
+    code = f"import json, ray; ray.init({ADDRESS!r}, log_to_driver=False, logging_level=50);"
+    code += "print('nodes:' + json.dumps([[n['NodeManagerAddress'], n['Alive']] for n in ray.nodes()]))"
     done = subprocess.run(inside("head", sys.executable, "-c", code), capture_output=True, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1].replace("'", '"').replace("True", "true").replace("False", "false"))
+    return json.loads(next(line[6:] for line in done.stdout.splitlines() if line.startswith("nodes:")))
 
 
 def wait_until(what: str, condition: Any, seconds: float) -> float:
@@ -112,7 +112,10 @@ def main(folder: Path) -> None:
     driver.wait(timeout=300)
     output = log.read_text()
     rows = read_rows(storage).spans.to_pylist()
-    places = {stage: {row["actor"].split("-")[1] for row in rows if row["stage"] == stage} for stage in ("teacher", "students")}
+    places = {
+        stage: {row["actor"].split("-")[1] for row in rows if row["stage"] == stage}
+        for stage in ("teacher", "students")
+    }
     print(
         json.dumps(
             {
