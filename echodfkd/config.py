@@ -337,8 +337,8 @@ class RunConfig:
 
     @property
     def clip_bytes(self) -> int:
-        """Bytes of one taught clip in the object store: video, soft masks, further targets, and its ids."""
-        planes = 1 + len(self.taught_classes)
+        """Bytes of one taught clip in the object store: video, soft masks, their confidence, further targets, ids."""
+        planes = 1 + len(self.taught_classes) * (2 if self.teacher.confidence else 1)
         targets = 4 * self.window.frames * ("phase" in self.taught_tasks) + 4 * ("ef" in self.taught_tasks)
         return planes * self.window.frames * self.window.size**2 + targets + 512
 
@@ -351,6 +351,6 @@ class RunConfig:
         trains on.
         """
         waiting = (self.data.ahead_mb << 20) // self.clip_bytes
-        in_teachers = 2 * self.teacher.max_actors * self.micro_batch
+        in_teachers = 2 * sum(pool.max_actors for pool in self.teacher.actor_pools.values()) * self.micro_batch
         in_workers = self.train.workers * (self.data.prefetch_batches + 1) * self.micro_batch
         return waiting + in_teachers + in_workers

@@ -174,7 +174,6 @@ def config_hash(config: RunConfig) -> str:
 _CHOICES = {
     "on_exists": ("resume", "refuse"),
     "data.order": ("fixed", "arrival"),
-    "teacher.device": ("auto", "cpu", "cuda"),
     "optimizer.kind": ("adam", "adamw"),
     "optimizer.schedule": ("cosine", "linear", "constant"),
     "train.engine": ("deepspeed", "plain"),
@@ -188,10 +187,6 @@ _AT_LEAST: dict[str, float] = {
     "window.frames": 2,
     "window.fps": 0,
     "window.size": 16,
-    "teacher.min_actors": 1,
-    "teacher.num_cpus": 0,
-    "teacher.num_gpus": 0,
-    "teacher.timeout_s": 0,
     "optimizer.warmup_steps": 0,
     "optimizer.weight_decay": 0,
     "optimizer.clip_norm": 0,
@@ -253,12 +248,7 @@ def check_config(config: RunConfig) -> None:
     for option in ("optimizer.beta1", "optimizer.beta2", "train.early_stop_min_delta"):
         if not 0 <= _get(config, option) < 1:
             raise ConfigError(f"{option}: got {_get(config, option)}, must lie in 0 <= value < 1")
-    if config.teacher.max_actors < config.teacher.min_actors:
-        raise ConfigError(
-            f"teacher.max_actors: got {config.teacher.max_actors}, must be at least teacher.min_actors"
-            f" ({config.teacher.min_actors})"
-        )
-    for option in ("teacher.node_label", "train.node_label", "evaluation.node_label"):
+    for option in ("train.node_label", "evaluation.node_label"):
         value = _get(config, option)
         if value and not re.fullmatch(r"[^=\s]+=[^=\s]+", value):
             raise ConfigError(f"{option}: got {value!r}, expected key=value, e.g. pool=teacher")

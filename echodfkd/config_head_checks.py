@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from echodfkd.config import RunConfig
@@ -50,6 +50,24 @@ def check_teacher_gives(config: RunConfig, class_names: Sequence[str]) -> None:
             raise ConfigError(
                 f"students.{name}.classes: got {', '.join(missing)}, but the teacher (teacher.kind"
                 f" {config.teacher.kind}) gives {', '.join(given)}"
+            )
+
+
+def check_members_give(config: RunConfig, class_names: Mapping[str, Sequence[str]]) -> None:
+    """Refuse a member of an ensemble that gives no class a student asks for: it would work in vain.
+
+    Args:
+        config: the run.
+        class_names: of each member, the background first.
+
+    Raises:
+        ConfigError: names the member, and what it gives.
+    """
+    for name, given in class_names.items():
+        if not set(given[1:]) & set(config.taught_classes):
+            raise ConfigError(
+                f"teacher.members.{name}: gives {', '.join(given[1:])}, but the students ask for"
+                f" {', '.join(config.taught_classes)} (students.NAME.classes); remove it"
             )
 
 

@@ -16,7 +16,8 @@ class TermConfig:
     ramp: int = 0
     """Updates over which its weight then rises in equal steps; 0 gives all of it at once."""
     confidence: str = "none"
-    """bce, kl, focal: none (every pixel counts alike), or entropy (each by how sure the teacher is of it)."""
+    """bce, kl, focal: none (every pixel counts alike), entropy (each by how sure the teacher is of it), or teacher (by
+    how far the members of an ensemble agree on it, with teacher.confidence)."""
     temperature: float = 2.0
     """kl: softens teacher and student."""
     gamma: float = 2.0

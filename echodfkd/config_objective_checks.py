@@ -35,6 +35,11 @@ def _check_objectives(config: RunConfig) -> None:
         option = f"students.{name}.objective"
         for term, options in student.objective.items():
             _check_term(f"{option}.{term}", term, options)
+            if options.confidence == "teacher" and not config.teacher.confidence:
+                raise ConfigError(
+                    f"{option}.{term}.confidence: got teacher, but no teacher's confidence crosses to the students; set"
+                    " teacher.confidence=true, which an ensemble has (teacher.kind=ensemble)"
+                )
         if student.objective and not any(t.weight > 0 and t.start == 0 for t in student.objective.values()):
             raise ConfigError(
                 f"{option}: no term has a weight above 0 at the first update; give one of"
@@ -71,8 +76,8 @@ def _check_term(option: str, term: str, options: TermConfig) -> None:
         if not getattr(options, key) >= 0:
             raise ConfigError(f"{option}.{key}: got {getattr(options, key)}, must be at least 0")
     _refuse_foreign(option, term, options)
-    if options.confidence not in ("none", "entropy"):
-        raise ConfigError(f"{option}.confidence: got {options.confidence!r}, allowed are none, entropy")
+    if options.confidence not in ("none", "entropy", "teacher"):
+        raise ConfigError(f"{option}.confidence: got {options.confidence!r}, allowed are none, entropy, teacher")
     if not options.temperature > 0:
         raise ConfigError(f"{option}.temperature: got {options.temperature:g}, must be above 0")
     if options.gamma != 0 and not options.gamma >= 1:

@@ -8,10 +8,11 @@ import re
 from typing import Any
 
 from echodfkd.config import RunConfig
-from echodfkd.config_teachers import TeacherModelConfig
+from echodfkd.config_teachers import MemberConfig, TeacherModelConfig, TeacherPoolConfig
 from echodfkd.errors import ConfigError
 
 _PIXELS = ("batch_frames", "pixel_mean", "pixel_std", "input_size", "activation", "outputs", "classes")
+_ENSEMBLE = ("members", "fusion", "pools", "confidence")
 _REFERENCE = ("reference", "reference_tolerance")
 _FILE = ("weights", "sha256", "layout", "window_frames", "output", *_PIXELS, *_REFERENCE)
 
@@ -23,11 +24,14 @@ KINDS: dict[str, tuple[str, ...]] = {
     "exported": _FILE,
     "torchvision": ("weights", "sha256", "network", *_PIXELS, *_REFERENCE),
     "recorded": ("weights", "outputs", "classes"),
-    "ensemble": ("members", "fusion", *_REFERENCE),
+    "ensemble": (*_ENSEMBLE, *_REFERENCE),
 }
-"""What each kind reads of the options in `TeacherModelConfig` (and of members and fusion)."""
+"""What each kind reads of the options in `TeacherModelConfig` (and of those of an ensemble)."""
 
-FUSIONS = ("mean_prob", "mean_logit", "staple", "entropy", "agreement")
+FUSIONS = ("mean_prob", "mean_logit", "staple", "entropy", "agreement", "gate")
+POOLS = ("one", "each")
+DEVICES = ("auto", "cpu", "cuda")
+_POOL_OPTIONS = tuple(field.name for field in dataclasses.fields(TeacherPoolConfig))
 LAYOUTS = ("NCHW", "NCTHW", "NTCHW")
 ACTIVATIONS = ("sigmoid", "softmax", "none")
 MAX_CHANNELS = 64
@@ -37,6 +41,10 @@ def check_teacher(config: RunConfig) -> None:
     """Refuse a teacher that cannot work. Raises `ConfigError`."""
     teacher = config.teacher
     _check_model("teacher", teacher)
+    if teacher.pools not in POOLS:
+        raise ConfigError(f"teacher.pools: got {teacher.pools!r}, allowed are {', '.join(POOLS)}")
+    for option, pool in teacher.actor_pools.items():
+        _check_pool(option, pool)
     if teacher.kind == "ensemble":
         if len(teacher.members) < 2:
             raise ConfigError("teacher.members: an ensemble has at least two, e.g. teacher.members.a.kind=embedded")
@@ -49,10 +57,35 @@ def check_teacher(config: RunConfig) -> None:
             if not (math.isfinite(member.weight) and member.weight > 0):
                 raise ConfigError(f"{option}.weight: got {member.weight:g}, must be above 0")
             _check_model(option, member)
+            if teacher.pools == "one":
+                _refuse_pool(option, member)
     if teacher.fusion not in FUSIONS:
         raise ConfigError(f"teacher.fusion: got {teacher.fusion!r}, allowed are {', '.join(FUSIONS)}")
     if teacher.cache and teacher.kind == "recorded":
         raise ConfigError("teacher.cache: has no use where teacher.kind is recorded, whose masks are stored already")
+
+
+def _check_pool(option: str, pool: TeacherPoolConfig) -> None:
+    if pool.device not in DEVICES:
+        raise ConfigError(f"{option}.device: got {pool.device!r}, allowed are {', '.join(DEVICES)}")
+    for key, least in {"min_actors": 1, "num_cpus": 0, "num_gpus": 0, "timeout_s": 0}.items():
+        if not getattr(pool, key) >= least:
+            raise ConfigError(f"{option}.{key}: got {getattr(pool, key)}, must be at least {least:g}")
+    if pool.max_actors < pool.min_actors:
+        raise ConfigError(
+            f"{option}.max_actors: got {pool.max_actors}, must be at least {option}.min_actors ({pool.min_actors})"
+        )
+    if pool.node_label and not re.fullmatch(r"[^=\s]+=[^=\s]+", pool.node_label):
+        raise ConfigError(f"{option}.node_label: got {pool.node_label!r}, expected key=value, e.g. pool=teacher")
+
+
+def _refuse_pool(option: str, member: MemberConfig) -> None:
+    for key in _POOL_OPTIONS:
+        if getattr(member, key) != getattr(MemberConfig(), key):
+            raise ConfigError(
+                f"{option}.{key}: got {getattr(member, key)}, but teacher.pools is one, where all members share the"
+                f" actors of teacher.{key}; set teacher.pools=each for an actor pool per member"
+            )
 
 
 def class_map(model: TeacherModelConfig) -> tuple[tuple[int, ...], tuple[str, ...]]:
@@ -66,13 +99,21 @@ def class_map(model: TeacherModelConfig) -> tuple[tuple[int, ...], tuple[str, ..
 def teacher_facts(values: dict[str, Any], *, has_tasks: bool) -> None:
     """Leave of a config's plain teacher values what decides the targets and is not in the teacher's id already.
 
-    A cache holds masks in 256 levels; what the students learn beside masks (``has_tasks``) is then made of these.
+    A cache holds masks in 256 levels; what the students learn beside masks (``has_tasks``) is then made of these. (An
+    ensemble's members give no others in the first place.)
     """
     has_cache = bool(values.pop("cache"))
     for model in (values, *values["members"].values()):
         for key in ("weights", "sha256", *_REFERENCE):
             model.pop(key)
-    values["is_quantised_first"] = has_cache and has_tasks
+    for key in ("pools", "confidence"):  # where members run; and what is read by terms that say so
+        values.pop(key)
+    for member in values["members"].values():
+        for key in _POOL_OPTIONS:
+            member.pop(key)
+        if member["required"]:
+            member.pop("required")
+    values["is_quantised_first"] = has_cache and has_tasks and values["kind"] != "ensemble"
 
 
 def _check_model(option: str, model: TeacherModelConfig) -> None:
@@ -80,7 +121,7 @@ def _check_model(option: str, model: TeacherModelConfig) -> None:
         raise ConfigError(f"{option}.kind: got {model.kind!r}, allowed are {', '.join(KINDS)}")
     read = KINDS[model.kind]
     plain = type(model)()
-    known = {field.name for field in dataclasses.fields(TeacherModelConfig)} | {"members", "fusion"}
+    known = {field.name for field in dataclasses.fields(TeacherModelConfig)} | set(_ENSEMBLE)
     for field in dataclasses.fields(model):
         idle = field.name in known and field.name not in ("kind", *read)
         if idle and getattr(model, field.name) != getattr(plain, field.name):

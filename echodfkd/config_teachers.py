@@ -50,33 +50,52 @@ class TeacherModelConfig:
 
 
 @dataclass(frozen=True)
-class MemberConfig(TeacherModelConfig):
-    """One teacher of an ensemble."""
+class TeacherPoolConfig:
+    """An actor pool: of the teacher, or with teacher.pools=each of one member of an ensemble."""
 
-    weight: float = 1.0
-    """Its share in the fused mask, relative to the others."""
-
-
-@dataclass(frozen=True)
-class TeacherConfig(TeacherModelConfig):
-    """The model that makes soft masks (or, with kind=ensemble, several), and the actor pool that runs it."""
-
-    members: dict[str, MemberConfig] = field(default_factory=dict)
-    """ensemble: its teachers by name."""
-    fusion: str = "mean_prob"
-    """ensemble: mean_prob, mean_logit, staple, entropy or agreement (docs/teachers.md has the formulas)."""
-    cache: str = ""
-    """Folder or fsspec URL that keeps taught masks, so that a clip which is met again is not taught again."""
     device: str = "auto"
     """auto (a GPU where the actor holds one), cpu, or cuda."""
     min_actors: int = 1
     max_actors: int = 1
     num_cpus: float = 1.0
-    """CPUs that Ray reserves for one teacher actor."""
+    """CPUs that Ray reserves for one actor."""
     num_gpus: float = 0.0
-    """GPUs that Ray reserves for one teacher actor."""
+    """GPUs that Ray reserves for one actor."""
     node_label: str = ""
-    """`key=value`: run teachers only on nodes with this Ray label."""
+    """`key=value`: run the actors only on nodes with this Ray label."""
     timeout_s: float = 300.0
     """An actor that holds one block for longer hangs: it is ended, replaced, and its block taught by another. An
     actor's first block, which may compile or tune, has WARM_UP_FACTOR times as long (0: wait for ever)."""
+
+
+@dataclass(frozen=True)
+class MemberConfig(TeacherPoolConfig, TeacherModelConfig):
+    """One teacher of an ensemble; the options of its actor pool count with teacher.pools=each."""
+
+    weight: float = 1.0
+    """Its share in the fused mask, relative to the others."""
+    required: bool = True
+    """A clip that it has no usable mask of is quarantined; false leaves the member out of that clip, and counts it."""
+
+
+@dataclass(frozen=True)
+class TeacherConfig(TeacherPoolConfig, TeacherModelConfig):
+    """The model that makes soft masks (or, with kind=ensemble, several), and the actor pool that runs it."""
+
+    members: dict[str, MemberConfig] = field(default_factory=dict)
+    """ensemble: its teachers by name."""
+    fusion: str = "mean_prob"
+    """ensemble: mean_prob, mean_logit, staple, entropy, agreement or gate (docs/teachers.md has the formulas)."""
+    pools: str = "one"
+    """ensemble: one (every actor runs all members), or each (every member has an actor pool of its own, and the pool
+    here fuses what they give)."""
+    confidence: bool = False
+    """ensemble: how far its members agree crosses to the students, for terms with confidence=teacher."""
+    cache: str = ""
+    """Folder or fsspec URL that keeps taught masks, so that a clip which is met again is not taught again."""
+
+    @property
+    def actor_pools(self) -> dict[str, TeacherPoolConfig]:
+        """Every pool of teacher actors by the config section that sets it, in the order in which a block meets them."""
+        members = self.members if self.pools == "each" else {}
+        return {**{f"teacher.members.{name}": member for name, member in members.items()}, "teacher": self}

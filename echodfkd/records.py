@@ -106,11 +106,29 @@ class StageSpan:
     end: float
     clips: int
     frames: int
+    bytes: int = 0  # of cache entries that were read or written
+
+
+@dataclass(frozen=True)
+class DroppedMember:
+    """One member of an ensemble that one trained clip was taught without, and why.
+
+    Example: ``DroppedMember(slot=3, index=3, clip_id="recorded-0X1A-s0-e0", member="mine",
+    reason="/masks holds no mask of recorded-0X1A-s0-e0")``.
+    """
+
+    slot: int
+    index: int
+    clip_id: str
+    member: str
+    reason: str
 
 
 @dataclass(frozen=True)
 class TaughtClip:
     """A window with its soft masks. ``teacher_prob`` uint8 (T, H, W) or (T, C, H, W) = round(255 * probability).
+
+    ``teacher_confidence`` likewise, round(255 * how far an ensemble's members agree); None where nobody asks for it.
 
     Example: ``TaughtClip(slot=17, clip=clip, teacher_prob=np.zeros((16, 56, 56), np.uint8),
     teacher_id="embedded-1a2b3c4d")``.
@@ -120,6 +138,7 @@ class TaughtClip:
     clip: VideoClip
     teacher_prob: np.ndarray
     teacher_id: str
+    teacher_confidence: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -145,7 +164,8 @@ class DistillationBatch:
     Shapes: ``slot`` and ``index`` int64 (B,), ``video`` uint8 (B, T, H, W), ``teacher_prob`` uint8 (B, T, H, W), or
     (B, T, C, H, W) in the order of `RunConfig.taught_classes`, ``sample_weight`` float32 (B,). ``teacher_phase``
     float32 (B, T), 1 at ED and 0 at ES, and ``teacher_ef`` float32 (B,), 0..1: None where no student learns them, NaN
-    where the teacher's masks do not tell. ``fault`` is "" or the sentence that must stop the run.
+    where the teacher's masks do not tell. ``teacher_confidence`` uint8, as ``teacher_prob``: None where nobody asks for
+    it. ``fault`` is "" or the sentence that must stop the run.
 
     Example: ``DistillationBatch.from_columns(next(iter(stream)))``.
     """
@@ -165,6 +185,8 @@ class DistillationBatch:
     fault: str = ""
     teacher_phase: np.ndarray | None = None
     teacher_ef: np.ndarray | None = None
+    teacher_confidence: np.ndarray | None = None
+    dropped: tuple[DroppedMember, ...] = ()
 
     @staticmethod
     def from_columns(columns: dict[str, np.ndarray]) -> DistillationBatch:
@@ -192,6 +214,8 @@ class DistillationBatch:
             fault=faults[0] if faults else "",
             teacher_phase=columns.get("teacher_phase"),
             teacher_ef=columns.get("teacher_ef"),
+            teacher_confidence=columns.get("teacher_confidence"),
+            dropped=tuple(DroppedMember(**row) for text in columns.get("dropped", ()) for row in json.loads(str(text))),
         )
 
 
@@ -210,7 +234,7 @@ def clip_columns(
     spans, the fault) ride on its first row as JSON, so that bookkeeping arrives exactly when, and as often
     as, the clips do.
     """
-    rest = len(clips) - 1
+    count = len(clips)
     return {
         "slot": np.array(slots, np.int64),
         "index": np.array([c.index for c in clips], np.int64),
@@ -222,9 +246,9 @@ def clip_columns(
         "source": np.array([c.source for c in clips], dtype=object),
         "domain": np.array([c.domain for c in clips], dtype=object),
         "attempts": np.array(attempts, np.int64),
-        "quarantined": np.array([_json(quarantined)] + ["[]"] * rest, dtype=object),
-        "spans": np.array([_json(spans)] + ["[]"] * rest, dtype=object),
-        "fault": np.array([fault] + [""] * rest, dtype=object),
+        "quarantined": json_column(quarantined, count),
+        "spans": json_column(spans, count),
+        "fault": np.array([fault] + [""] * (count - 1), dtype=object),
     }
 
 
@@ -259,11 +283,14 @@ def taught_columns(
         fault=fault,
     )
     del columns["attempts"]
-    return {**columns, "teacher_prob": np.stack([taught.teacher_prob for taught in clips])}
+    columns["teacher_prob"] = np.stack([taught.teacher_prob for taught in clips])
+    sure = [taught.teacher_confidence for taught in clips if taught.teacher_confidence is not None]
+    return {**columns, "teacher_confidence": np.stack(sure)} if sure else columns
 
 
-def _json(rows: Sequence[object]) -> str:
-    return json.dumps([asdict(row) for row in rows])  # type: ignore[call-overload]
+def json_column(rows: Sequence[object], count: int) -> np.ndarray:
+    """A column of ``count`` texts whose first holds a block's records."""
+    return np.array([json.dumps([asdict(row) for row in rows])] + ["[]"] * (count - 1), dtype=object)  # type: ignore[call-overload]
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ ledger/part-*           one clip trained once                  `LEDGER_SCHEMA`
 quarantine/part-*       one index that could not be used       `QUARANTINE_SCHEMA`
 logs/spans-*            one piece of work of one actor         `SPAN_SCHEMA`
 logs/training-*         one student's optimiser step           `TRAINING_SCHEMA`
+logs/dropped-*          one member a clip was taught without   `DROPPED_SCHEMA`
 cases.parquet           what is known of one evaluation case   `CASE_SCHEMA`
 ======================  =====================================  =====================
 """
@@ -23,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from echodfkd.errors import InputError
-from echodfkd.records import CaseScore, LedgerRow, Quarantined, StageSpan, VideoClip
+from echodfkd.records import CaseScore, DroppedMember, LedgerRow, Quarantined, StageSpan, VideoClip
 from echodfkd.storage import RunStorage, check_described
 
 SCORE_SCHEMA = pa.schema(
@@ -77,10 +78,24 @@ SPAN_SCHEMA = pa.schema(
         ("end", pa.float64()),
         ("clips", pa.int64()),
         ("frames", pa.int64()),
+        ("bytes", pa.int64()),
     ]
 )
-"""`records.StageSpan`; stages are "source", "teacher", "students" and "evaluator". A span of "teacher_cache" counts the
-clips of a teacher's span that were in its cache."""
+"""`records.StageSpan`; stages are "source", "teacher", "students" and "evaluator", and "teacher.NAME" of an ensemble's
+member. Spans of "teacher_cache" and "teacher_uncached" (likewise with ".NAME") count the clips of a teacher's span that
+were in its cache and that were not, with the ``bytes`` of the entries that were read and written for them (null in rows
+of older versions)."""
+
+DROPPED_SCHEMA = pa.schema(
+    [
+        ("slot", pa.int64()),
+        ("index", pa.int64()),
+        ("clip_id", pa.string()),
+        ("member", pa.string()),
+        ("reason", pa.string()),
+    ]
+)
+"""`records.DroppedMember`."""
 
 TRAINING_SCHEMA = pa.schema(
     [
@@ -126,10 +141,23 @@ CASE_SCHEMA = pa.schema(
 MAX_PART_ROWS = 20_000_000
 """Most rows of one Parquet file: a few bytes can promise any number."""
 
-_NEVER_NULL = {"clip_id", "student", "step", "metric", "slot", "index", "stage", "actor", "start", "end", "clips"}
+_NEVER_NULL = {
+    "clip_id",
+    "student",
+    "step",
+    "metric",
+    "slot",
+    "index",
+    "stage",
+    "actor",
+    "start",
+    "end",
+    "clips",
+    "member",
+}
 """Columns that every reader computes with."""
 
-_ADDED_LATER = {"busy_s", "terms"}
+_ADDED_LATER = {"busy_s", "terms", "bytes"}
 """Columns that files of older versions do not have: read as null."""
 
 _SCHEMAS = {
@@ -137,11 +165,12 @@ _SCHEMAS = {
     LedgerRow: LEDGER_SCHEMA,
     Quarantined: QUARANTINE_SCHEMA,
     StageSpan: SPAN_SCHEMA,
+    DroppedMember: DROPPED_SCHEMA,
 }
 
 
 def write_records(
-    storage: RunStorage, name: str, records: Sequence[CaseScore | LedgerRow | Quarantined | StageSpan]
+    storage: RunStorage, name: str, records: Sequence[CaseScore | LedgerRow | Quarantined | StageSpan | DroppedMember]
 ) -> dict[str, object]:
     """Write records of one kind as the Parquet file ``name`` (relative to the run folder); returns `describe`'s facts.
 

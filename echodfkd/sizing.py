@@ -18,8 +18,6 @@ from echodfkd.errors import InputError
 from echodfkd.storage import RunStorage
 from echodfkd.untrusted import parse_json_object, parse_yaml
 
-STREAM = ("source", "teacher", "students")
-"""Stages that a clip passes, by their names in summary.json."""
 HOUR = 3600.0
 
 
@@ -28,7 +26,7 @@ class Stage:
     """One stage of the run.
 
     Attributes:
-        name: source, teacher, students or evaluator.
+        name: source, teacher, students or evaluator; teacher.NAME for the pool of an ensemble's member.
         actors: processes at the speed of the run (at most as many as the config allows).
         most: what the config allows.
         clips_s: clips that one of them makes in a second of work (an evaluator: cases that it scores).
@@ -116,9 +114,9 @@ def estimate(config: RunConfig, pilot: RunConfig, summary: Mapping[str, Any]) ->
         InputError: the summary lacks a stage.
     """
     scale = _pixels(pilot.window.frames, pilot.window.size) / _pixels(config.window.frames, config.window.size)
-    rates = {name: _rate(summary, name) * scale for name in STREAM}
-    most = {"source": config.data.source_tasks, "teacher": config.teacher.max_actors, "students": config.train.workers}
-    speeds = {name: most[name] * rates[name] for name in STREAM}
+    stream = _stream(config)
+    rates = {name: _rate(summary, *parts) * scale for name, (_, parts) in stream.items()}
+    speeds = {name: most * rates[name] for name, (most, _) in stream.items()}
     bound = min(speeds, key=lambda name: speeds[name])
     clips_s, clips = speeds[bound], config.plan_slots
     hours = clips / clips_s / HOUR
@@ -126,13 +124,13 @@ def estimate(config: RunConfig, pilot: RunConfig, summary: Mapping[str, Any]) ->
     stages = [
         Stage(
             name,
-            most[name] if name == "students" else min(most[name], math.ceil(clips_s / rates[name] - 1e-9)),
-            most[name],
+            most if name == "students" else min(most, math.ceil(clips_s / rates[name] - 1e-9)),
+            most,
             rates[name],
             hours,
-            prices.get(name),
+            prices.get(name.partition(".")[0]),
         )
-        for name in STREAM
+        for name, (most, _) in stream.items()
     ]
     scored = 0.0
     if config.evaluation.enabled:
@@ -151,15 +149,31 @@ def estimate(config: RunConfig, pilot: RunConfig, summary: Mapping[str, Any]) ->
     return Estimate(clips, clips_s, bound, max(hours, scored), tuple(stages), tuple(notes))
 
 
-def _rate(summary: Mapping[str, Any], stage: str) -> float:
-    try:
-        found = summary["pipeline"]["stages"][stage]
-        clips, busy = float(found["clips"]), float(found["busy_s"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"sizing.pilot: its summary.json does not tell what the stage {stage} did") from error
-    if not (clips > 0 and busy > 0 and math.isfinite(clips / busy)):
-        raise InputError(f"sizing.pilot: its stage {stage} made {clips:g} clips in {busy:g} s; let it train longer")
-    return clips / busy
+def _stream(config: RunConfig) -> dict[str, tuple[int, list[str]]]:
+    """Stages that a clip passes -> most processes, and the stages of summary.json that one of them works at in turn."""
+    teacher = config.teacher
+    members = [f"teacher.{name}" for name in teacher.members]
+    found = {"source": (config.data.source_tasks, ["source"])}
+    if teacher.pools == "each":
+        found |= {f"teacher.{name}": (each.max_actors, [f"teacher.{name}"]) for name, each in teacher.members.items()}
+        members = []
+    found["teacher"] = (teacher.max_actors, ["teacher", *members])
+    return {**found, "students": (config.train.workers, ["students"])}
+
+
+def _rate(summary: Mapping[str, Any], *stages: str) -> float:
+    """Clips a second of work of a process that passes each clip through these stages."""
+    seconds = 0.0
+    for stage in stages:
+        try:
+            found = summary["pipeline"]["stages"][stage]
+            clips, busy = float(found["clips"]), float(found["busy_s"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"sizing.pilot: its summary.json does not tell what the stage {stage} did") from error
+        if not (clips > 0 and busy > 0 and math.isfinite(clips / busy)):
+            raise InputError(f"sizing.pilot: its stage {stage} made {clips:g} clips in {busy:g} s; let it train longer")
+        seconds += busy / clips
+    return 1 / seconds
 
 
 def _pixels(frames: int, size: int) -> float:

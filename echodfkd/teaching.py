@@ -1,36 +1,31 @@
 """What one source task and one teacher actor do, without Ray: clips of some slots, their soft masks, and the
-replacement of what is at fault.
+replacement of what is at fault. An ensemble teaches in stages, which may run in one actor or in a pool each.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from echodfkd import clock
-from echodfkd.errors import ClipError
+from echodfkd.errors import RunError
 from echodfkd.metrics.beat import beat_targets
-from echodfkd.models.teacher import ClipKey, Teacher, masks_of_clips, masks_shape, pick_classes, quantise
-from echodfkd.records import Quarantined, StageSpan, VideoClip, append_bookkeeping, clip_columns
+from echodfkd.models.teacher import ClipKey, Teacher, quantise
+from echodfkd.records import (
+    DroppedMember,
+    StageSpan,
+    append_bookkeeping,
+    clip_columns,
+    json_column,
+)
+from echodfkd.slots import SlotRules as SlotRules
+from echodfkd.slots import black_clip, clip_keys, draw_clip, settle
 from echodfkd.synthesis.source import ClipSource
 from echodfkd.teachers.cache import CachedTeacher
-
-
-@dataclass(frozen=True)
-class SlotRules:
-    """How slots become clips: N slots, ``max_attempts`` indices for one of them, windows of (T, H, W).
-
-    ``classes`` and ``tasks`` are what the students of the run ask for, ``fps`` the windows' frame rate.
-    """
-
-    plan_slots: int
-    max_attempts: int
-    video_shape: tuple[int, int, int]
-    classes: tuple[str, ...] = ("LV",)
-    tasks: tuple[str, ...] = ()
-    fps: float = 0.0
+from echodfkd.teachers.ensemble import Ensemble
+from echodfkd.teachers.fusing import Fusion, MemberMasks, Taught, teach_alone, without_members
 
 
 def make_block(source: ClipSource, slots: Sequence[int], rules: SlotRules, *, actor: str) -> dict[str, np.ndarray]:
@@ -40,10 +35,10 @@ def make_block(source: ClipSource, slots: Sequence[int], rules: SlotRules, *, ac
     a slot without any usable clip leaves a sentence in ``fault`` and a black video in its place.
     """
     start = clock.now()
-    draws = [_draw(source, slot, 0, rules) for slot in slots]
+    draws = [draw_clip(source, slot, 0, rules) for slot in slots]
     usable = [draw.clip for draw in draws if draw.clip is not None]
     assert all(clip.video.shape == rules.video_shape for clip in usable), "a source must cut its windows"
-    clips = [draw.clip or _black_clip(slot, rules.video_shape) for slot, draw in zip(slots, draws, strict=True)]
+    clips = [draw.clip or black_clip(slot, rules.video_shape) for slot, draw in zip(slots, draws, strict=True)]
     frames = sum(len(clip.video) for clip in usable)
     return clip_columns(
         clips,
@@ -66,7 +61,7 @@ def teach_block(
     """Add soft masks to a block; a clip whose masks are missing or not finite is quarantined and replaced.
 
     Args:
-        teacher: makes probabilities.
+        teacher: makes probabilities. An ensemble is `member_block` after `member_block`, and `fuse_block`.
         block: columns of `clip_columns`; not changed.
         source: makes the source, called only where a clip must be replaced.
         rules: as in `make_block`.
@@ -74,111 +69,143 @@ def teach_block(
 
     Returns:
         The block's columns without ``attempts``, with ``teacher_prob`` uint8 (N, T, H, W), or (N, T, C, H, W) where
-        more classes are asked for, and with ``teacher_phase`` and ``teacher_ef`` where they are (see `records`).
+        more classes are asked for, and with ``teacher_confidence``, ``teacher_phase`` and ``teacher_ef`` where they are
+        (see `records`); of an ensemble also with ``dropped``.
 
     Raises:
         RunError: the teacher returned another shape than it was given.
     """
-    start, hits, block = clock.now(), _hits(teacher), dict(block)
-    attempts = block.pop("attempts").copy()
+    if isinstance(teacher, Ensemble):
+        for member in teacher.members:
+            block = member_block(member.name, member.teacher, block, rules, actor=actor)
+        known = teacher.teacher_id
+        return fuse_block(teacher.fusion, block, lambda: teacher, source, rules, actor=actor, teacher_id=known)
+    start, before = clock.now(), _lookups(teacher)
     if str(block["fault"][0]):
-        return {**block, **_targets(teacher, np.zeros(masks_shape(teacher, block["video"]), np.float32), rules)}
-    prob, bad = masks_of_clips(teacher, block["video"], _keys(block))
-    if bad:
-        block, prob = {name: column.copy() for name, column in block.items()}, prob.copy()
-    quarantined: list[Quarantined] = []
-    fault = ""
-    while not fault and bad:
-        for row, reason in list(bad.items()):
-            slot = int(block["slot"][row])
-            found = Quarantined(slot, int(block["index"][row]), str(block["clip_id"][row]), "teacher", reason)
-            draw = _draw(source(), slot, int(attempts[row]), rules)
-            attempts[row] = draw.attempts
-            quarantined += [found, *draw.quarantined]
-            if draw.clip is None:
-                fault = draw.fault or _exhausted(slot, rules, found)
-                prob[row] = 0.0
-            else:
-                _replace_row(block, row, draw.clip)
-                again, faults = masks_of_clips(teacher, block["video"][row : row + 1], _keys(block)[row : row + 1])
-                prob[row], bad[row] = 0.0 if faults else again[0], faults.get(0, "")
-        bad = {row: reason for row, reason in bad.items() if reason}
-    spans = _spans(actor, start, len(prob), prob.shape[1], _hits(teacher) - hits)
-    return append_bookkeeping({**block, **_targets(teacher, prob, rules)}, quarantined, spans, fault)
+        return _without_masks(block, rules)
 
+    def teach(video: np.ndarray, clips: Sequence[ClipKey]) -> Taught:
+        return teach_alone(teacher, video, clips, rules.classes)
 
-@dataclass(frozen=True)
-class _Draw:
-    clip: VideoClip | None
-    attempts: int
-    quarantined: list[Quarantined]
-    fault: str
-
-
-def _draw(source: ClipSource, slot: int, attempt: int, rules: SlotRules) -> _Draw:
-    """The first usable clip among the indices slot + a * N, from attempt ``a`` on."""
-    quarantined: list[Quarantined] = []
-    while attempt < rules.max_attempts:
-        index = slot + attempt * rules.plan_slots
-        attempt += 1
-        try:
-            return _Draw(source.clip(index), attempt, quarantined, "")
-        except ClipError as error:
-            clip_id = getattr(error, "clip_id", f"{source.name}-i{index}")
-            quarantined.append(Quarantined(slot, index, clip_id, "source", str(error)))
-    fault = _exhausted(slot, rules, quarantined[-1]) if quarantined else ""
-    return _Draw(None, attempt, quarantined, fault)
-
-
-def _exhausted(slot: int, rules: SlotRules, last: Quarantined) -> str:
-    return (
-        f"slot {slot} found no usable clip in {rules.max_attempts} attempts (data.max_attempts);"
-        f" the last was {last.clip_id}: {last.reason}"
+    settled = settle(block, teach(block["video"], clip_keys(block)), teach, source, rules)
+    spans = _spans("", actor, start, settled.block["video"], _lookups(teacher) - before)
+    return append_bookkeeping(
+        {**settled.block, **_targets(settled.taught, rules)}, settled.quarantined, spans, settled.fault
     )
 
 
-def _targets(teacher: Teacher, prob: np.ndarray, rules: SlotRules) -> dict[str, np.ndarray]:
+def member_block(
+    name: str, teacher: Teacher, block: dict[str, np.ndarray], rules: SlotRules, *, actor: str
+) -> dict[str, np.ndarray]:
+    """Add what one member of an ensemble says of a block's clips, for `fuse_block`: its masks in 256 levels.
+
+    Args:
+        name: of the member.
+        teacher: the member.
+        block: columns of `clip_columns`, and of other members; not changed.
+        rules: as in `make_block`.
+        actor: name of this actor in the timeline.
+    """
+    start, before = clock.now(), _lookups(teacher)
+    if str(block["fault"][0]):
+        return {**block, **MemberMasks.nothing(teacher, block["video"], rules.classes).to_columns(name)}
+    said = MemberMasks.of(teacher, block["video"], clip_keys(block), rules.classes)
+    spans = _spans(f".{name}", actor, start, block["video"], _lookups(teacher) - before)
+    return append_bookkeeping({**block, **said.to_columns(name)}, [], spans, "")
+
+
+def fuse_block(
+    fusion: Fusion,
+    block: dict[str, np.ndarray],
+    ensemble: Callable[[], Ensemble],
+    source: Callable[[], ClipSource],
+    rules: SlotRules,
+    *,
+    actor: str,
+    teacher_id: str,
+) -> dict[str, np.ndarray]:
+    """Make one teacher's masks of what the members say of a block: what `teach_block` gives.
+
+    Args:
+        fusion: how.
+        block: columns of `clip_columns` and of each member's `member_block`; not changed.
+        ensemble: gives the members themselves, called only where a clip must be replaced: it has to be taught anew.
+        source: likewise, the source.
+        rules: as in `make_block`.
+        actor: name of this actor in the timeline.
+        teacher_id: of the ensemble that the run knows.
+
+    Raises:
+        RunError: a required member raised an explained error, or the members are others than those of that ensemble.
+    """
+    start = clock.now()
+    said = [MemberMasks.from_columns(block, rule.name) for rule in fusion.members]
+    block = without_members(block)
+    if str(block["fault"][0]):
+        return {**_without_masks(block, rules), "dropped": json_column([], len(block["slot"]))}
+    _check_members(fusion, said, teacher_id)
+
+    def teach(video: np.ndarray, clips: Sequence[ClipKey]) -> Taught:
+        return ensemble().teach(video, clips, rules.classes)
+
+    settled = settle(block, fusion.fuse(said, rules.classes), teach, source, rules)
+    block = settled.block
+    dropped = [
+        DroppedMember(int(block["slot"][row]), int(block["index"][row]), str(block["clip_id"][row]), member, reason)
+        for row, members in sorted(settled.taught.dropped.items())
+        for member, reason in members.items()
+    ]
+    spans = _spans("", actor, start, block["video"], Counter())  # the few clips taught anew are not looked up above
+    columns = {**block, **_targets(settled.taught, rules), "dropped": json_column(dropped, len(block["slot"]))}
+    return append_bookkeeping(columns, settled.quarantined, spans, settled.fault)
+
+
+def _check_members(fusion: Fusion, said: Sequence[MemberMasks], teacher_id: str) -> None:
+    if fusion.teacher_id([one.teacher_id for one in said]) != teacher_id:
+        loaded = ", ".join(f"{rule.name} {one.teacher_id}" for rule, one in zip(fusion.members, said, strict=True))
+        raise RunError(
+            f"teacher.members: the nodes that taught a block have {loaded}, which is not the {teacher_id} that the"
+            " driver loaded; put the same files on every node"
+        )
+
+
+def _targets(taught: Taught, rules: SlotRules) -> dict[str, np.ndarray]:
     """The columns that the students learn from: what they ask for, and nothing else."""
-    columns = {"teacher_prob": quantise(pick_classes(prob, teacher.class_names, rules.classes))}
+    columns = {"teacher_prob": quantise(_shaped(taught.prob))}
+    if rules.confidence:
+        columns["teacher_confidence"] = quantise(_shaped(taught.arrays["confidence"]))
     if rules.tasks:
-        phase, ef = beat_targets(pick_classes(prob, teacher.class_names, ("LV",)), fps=rules.fps)
+        phase, ef = beat_targets(taught.prob[:, :, rules.classes.index("LV")], fps=rules.fps)
         columns |= {f"teacher_{name}": column for name, column in (("phase", phase), ("ef", ef)) if name in rules.tasks}
     return columns
 
 
-def _spans(actor: str, start: float, clips: int, frames: int, hits: int) -> list[StageSpan]:
-    """What a block was for this actor: clips of so many frames each, of which some came out of the cache."""
-    end = clock.now()
-    spans = [StageSpan("teacher", actor, start, end, clips, clips * frames)]
-    return spans + [StageSpan("teacher_cache", actor, start, end, hits, hits * frames)] * bool(hits)
+def _shaped(values_NTCHW: np.ndarray) -> np.ndarray:
+    """(N, T, H, W) where there is one class."""
+    return values_NTCHW[:, :, 0] if values_NTCHW.shape[2] == 1 else values_NTCHW
 
 
-def _hits(teacher: Teacher) -> int:
-    return teacher.counts["hit"] if isinstance(teacher, CachedTeacher) else 0
+def _without_masks(block: dict[str, np.ndarray], rules: SlotRules) -> dict[str, np.ndarray]:
+    """A block that carries a fault, with the columns of the others: those of one stream must fit together in Arrow."""
+    N, T, H, W = block["video"].shape
+    empty = np.zeros((N, T, len(rules.classes), H, W), np.float32)
+    rest = {name: column for name, column in block.items() if name != "attempts"}
+    return {**rest, **_targets(Taught({"prob": empty, "confidence": empty}), rules)}
 
 
-def _keys(block: dict[str, np.ndarray]) -> list[ClipKey]:
-    return [
-        ClipKey(str(clip_id), int(index), int(start))
-        for clip_id, index, start in zip(block["clip_id"], block["index"], block["window_start"], strict=True)
-    ]
+def _spans(member: str, actor: str, start: float, video_NTHW: np.ndarray, lookups: Counter[str]) -> list[StageSpan]:
+    """What a block was for this actor, and which of its clips' masks came out of a cache or went into it.
+
+    ``member`` is "" for a teacher of its own and the last stage of an ensemble, else a dot and the member's name.
+    """
+    end, (clips, frames) = clock.now(), video_NTHW.shape[:2]
+    spans = [StageSpan(f"teacher{member}", actor, start, end, clips, clips * frames)]
+    for stage, kind in (("teacher_cache", "hit"), ("teacher_uncached", "miss")):
+        if found := lookups[kind]:
+            size = lookups[f"{kind}_bytes"]
+            spans.append(StageSpan(f"{stage}{member}", actor, start, end, found, found * frames, size))
+    return spans
 
 
-def _black_clip(slot: int, shape: tuple[int, ...]) -> VideoClip:
-    return VideoClip(
-        clip_id="",
-        index=slot,
-        seed=0,
-        epoch=0,
-        window_start=0,
-        video=np.zeros(shape, np.uint8),
-        fps=0.0,
-        source="",
-        domain="",
-    )
-
-
-def _replace_row(block: dict[str, np.ndarray], row: int, clip: VideoClip) -> None:
-    block["video"][row] = clip.video
-    for name in ("index", "clip_id", "epoch", "window_start", "sample_weight", "source", "domain"):
-        block[name][row] = getattr(clip, name)
+def _lookups(teacher: Teacher) -> Counter[str]:
+    return teacher.lookups() if isinstance(teacher, CachedTeacher) else Counter()

@@ -37,9 +37,7 @@ def entropy(prob_M: np.ndarray, weights_M: np.ndarray) -> np.ndarray:
     Its weight is multiplied by 1 - H(p) / log 2 (1: certain, 0: p = 1/2) with H the binary entropy, plus `EPS` so that
     a pixel at which none is certain has their mean.
     """
-    p = np.clip(prob_M, EPS, 1 - EPS)
-    certainty = 1 + (p * np.log2(p) + (1 - p) * np.log2(1 - p))
-    return _pixel_mean(prob_M, certainty, weights_M)
+    return _pixel_mean(prob_M, _certainty(prob_M), weights_M)
 
 
 def agreement(prob_M: np.ndarray, weights_M: np.ndarray) -> np.ndarray:
@@ -106,14 +104,33 @@ def staple_frames(decisions_MFP: np.ndarray, weights_M: np.ndarray) -> tuple[np.
     return truth, sensitivity, specificity
 
 
+def gate(prob_MN: np.ndarray, weights_M: np.ndarray) -> np.ndarray:
+    """Each clip takes the mask of one teacher, the one that is most certain of it: (M, N, ...) -> (N, ...).
+
+    That is the largest w_m (1 - mean H(p_m) / log 2), with H the binary entropy and the mean over those pixels of the
+    clip at which any teacher has p >= 1/2 (over all of them, if there is none): background, of which all are certain,
+    would hide what they differ in. Of equals, the first is taken. The rule is ours, in the spirit of Woods, Kegelmeyer
+    and Bowyer, "Combination of multiple classifiers using local accuracy estimates", IEEE TPAMI 19 (1997): a classifier
+    is chosen per sample; without labels, by its certainty in place of its accuracy. A teacher that is sure and wrong
+    wins.
+    """
+    M, N = prob_MN.shape[:2]
+    certain_MNP = _certainty(prob_MN).reshape(M, N, -1)
+    seen_NP = (prob_MN >= 0.5).any(axis=0).reshape(N, -1)
+    seen_NP |= ~seen_NP.any(axis=1, keepdims=True)
+    scores_MN = weights_M[:, None] * (certain_MNP * seen_NP).sum(-1) / seen_NP.sum(-1)
+    return prob_MN[scores_MN.argmax(axis=0), np.arange(N)].astype(np.float64)
+
+
 FUSIONS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "mean_prob": mean_prob,
     "mean_logit": mean_logit,
     "staple": staple,
     "entropy": entropy,
     "agreement": agreement,
+    "gate": gate,
 }
-"""Ways to fuse, by name: (M, ..., H, W) and weights (M,) -> (..., H, W)."""
+"""Ways to fuse, by name: (M, N, ..., H, W) of N clips and weights (M,) -> (N, ..., H, W)."""
 
 
 def confidence(prob_M: np.ndarray, weights_M: np.ndarray) -> np.ndarray:
@@ -154,6 +171,12 @@ def fuse_by_name(
         fused.append(FUSIONS[method](prob_M, weights_M))
         sure.append(confidence(prob_M, weights_M))
     return np.stack(fused, axis=2).astype(np.float32), np.stack(sure, axis=2).astype(np.float32)
+
+
+def _certainty(prob: np.ndarray) -> np.ndarray:
+    """1 - H(p) / log 2, with the binary entropy H."""
+    p = np.clip(prob, EPS, 1 - EPS)
+    return 1 + (p * np.log2(p) + (1 - p) * np.log2(1 - p))
 
 
 def _pixel_mean(prob_M: np.ndarray, trust_M: np.ndarray, weights_M: np.ndarray) -> np.ndarray:

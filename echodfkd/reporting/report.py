@@ -14,6 +14,7 @@ from echodfkd.reporting import charts, tables
 from echodfkd.reporting.overlays import COLOURS, stills_png
 from echodfkd.reporting.rows import RunRows, column, read_rows
 from echodfkd.reporting.summary import plan_slots, summarise
+from echodfkd.reporting.teacher_facts import teacher_sentences
 from echodfkd.storage import RunStorage
 
 MAX_OVERLAYS = 12
@@ -60,7 +61,7 @@ def _context(rows: RunRows) -> dict[str, Any]:
         "students": tables.student_table(rows, summary),
         "timeline": tables.timeline(rows, summary),
         "ledger": {
-            "text": ledger_text[0].upper() + ledger_text[1:],
+            "text": " ".join([ledger_text[0].upper() + ledger_text[1:], *teacher_sentences(summary)]),
             "plan": f"{plan_slots(rows):,}",
             **{key: f"{value:,}" for key, value in counts.items()},
             "lost_bad": counts["lost"] > 0 and bool(rows.run),

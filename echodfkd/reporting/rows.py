@@ -36,8 +36,8 @@ class RunRows:
 
     ``config`` is config.yaml as plain values. ``run`` is run.json, empty while a run has not ended.
     ``identity`` is identity.json: what is known from the start. ``ledger`` holds only rows of parts that a
-    manifest names, and ``training`` only those of the same workers and updates: one per student and step, from
-    the attempt whose weights were published.
+    manifest names, and ``training`` and ``dropped`` only those of the same workers and updates: of
+    training one per student and step, from the attempt whose weights were published.
     """
 
     config: dict[str, Any]
@@ -50,6 +50,7 @@ class RunRows:
     spans: pa.Table
     training: pa.Table
     cases: pa.Table
+    dropped: pa.Table = field(default_factory=schemas.DROPPED_SCHEMA.empty_table)
     memory: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Student -> state_mb and activations_mb that the run expected it to take, and its worker's rank where spread."""
 
@@ -96,7 +97,8 @@ def read_rows(storage: RunStorage) -> RunRows:
         ledger=_read_parts(storage, ledger, schemas.LEDGER_SCHEMA, known),
         quarantine=_read_quarantine(storage, _named(manifests, "quarantine"), known),
         spans=_distinct(_read_folder(storage, "logs", "spans-", schemas.SPAN_SCHEMA)),
-        training=_read_training(storage, ledger),
+        training=_read_log(storage, ledger, "training", schemas.TRAINING_SCHEMA),
+        dropped=_read_log(storage, ledger, "dropped", schemas.DROPPED_SCHEMA),
         cases=_read_cases(storage),
         memory=_read_json(storage, "logs/memory.json").get("students", {}),
     )
@@ -175,15 +177,15 @@ def _read_folder(storage: RunStorage, folder: str, prefix: str, schema: pa.Schem
     return _read_parts(storage, names, schema)
 
 
-def _read_training(storage: RunStorage, ledger: Sequence[str]) -> pa.Table:
+def _read_log(storage: RunStorage, ledger: Sequence[str], kind: str, schema: pa.Schema) -> pa.Table:
     """Log rows of the updates that a commit holds.
 
     A worker writes its parts of the ledger and of this log together, under one ending (step, rank and attempt).
     Where it died before the commit, neither counts: the next attempt takes those steps again, and logs them again.
     """
-    published = {name.replace("ledger/part-", "logs/training-") for name in ledger}
+    published = {name.replace("ledger/part-", f"logs/{kind}-") for name in ledger}
     names = [name for name in storage.list("logs") if name in published]
-    return _read_parts(storage, names, schemas.TRAINING_SCHEMA)
+    return _read_parts(storage, names, schema)
 
 
 def _read_quarantine(storage: RunStorage, named: Sequence[str], known: Mapping[str, dict[str, object]]) -> pa.Table:

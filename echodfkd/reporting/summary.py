@@ -19,12 +19,11 @@ from echodfkd.records import JUDGE_STEP
 from echodfkd.reporting import intervals
 from echodfkd.reporting.comparisons import compare_students, strata_scores
 from echodfkd.reporting.rows import RunRows, column, read_rows
+from echodfkd.reporting.teacher_facts import cache_facts, dropped_clips, is_stage
 from echodfkd.storage import RunStorage
 
 STAGES = ("source", "teacher", "students", "evaluator")
 """Stages in the order of the stream; others follow in the order of their names."""
-CACHE_SPAN = "teacher_cache"
-"""Of the teacher's spans, what came out of its cache: no stage of its own."""
 
 EF_METRICS = {
     "ef_area": "ef",
@@ -84,7 +83,11 @@ def summarise(rows: RunRows) -> dict[str, Any]:
             }
             for name in rows.students
         },
-        "teacher": {"id": str(facts.get("teacher_id", "")), "scores": final_scores(rows, "", seed=seed)},
+        "teacher": {
+            "id": str(facts.get("teacher_id", "")),
+            "scores": final_scores(rows, "", seed=seed),
+            "dropped": dropped_clips(rows),
+        },
         "judge": _judge_reading(rows, seed=seed),
         "comparisons": compare_students(rows, seed=seed),
         "ledger": ledger_counts(rows),
@@ -164,17 +167,23 @@ def spans_by_actor(rows: RunRows) -> dict[str, dict[str, np.ndarray]]:
     """Stage -> actor -> float64 (N, 2) intervals of work, stages in the order of the stream."""
     stages, actors = column(rows.spans, "stage"), column(rows.spans, "actor")
     times = np.stack([column(rows.spans, "start"), column(rows.spans, "end")], axis=1).astype(np.float64)
-    order = sorted(set(stages) - {CACHE_SPAN}, key=lambda s: (STAGES.index(s) if s in STAGES else len(STAGES), s))
+    order = sorted(filter(is_stage, set(stages)), key=_place)
     return {
         stage: {actor: times[(stages == stage) & (actors == actor)] for actor in sorted(set(actors[stages == stage]))}
         for stage in order
     }
 
 
+def _place(stage: str) -> tuple[int, bool, str]:
+    """Where a stage stands: the members of an ensemble before the teacher that they make."""
+    first, _, member = stage.partition(".")
+    return STAGES.index(first) if first in STAGES else len(STAGES), not member, stage
+
+
 def _pipeline(rows: RunRows) -> dict[str, Any]:
     """Durations and the work of each stage. ``busy_s`` sums, over actors, the time an actor was at work.
 
-    ``cached_clips``, where there are any, are those of the teacher's clips whose masks came out of its cache.
+    What `teacher_facts.cache_facts` knows of the teacher's cache stands with its stage.
     """
     names = column(rows.spans, "stage")
     clips, frames = column(rows.spans, "clips"), column(rows.spans, "frames")
@@ -184,12 +193,10 @@ def _pipeline(rows: RunRows) -> dict[str, Any]:
             "clips": int(clips[names == stage].sum()),
             "frames": int(frames[names == stage].sum()),
             "actors": len(actors),
+            **cache_facts(rows, stage),
         }
         for stage, actors in spans_by_actor(rows).items()
     }
-    cached = int(clips[names == CACHE_SPAN].sum())
-    if cached and "teacher" in stages:
-        stages["teacher"]["cached_clips"] = cached
     start, end = column(rows.spans, "start")[names == "students"], column(rows.spans, "end")[names == "students"]
     return {
         "wall_s": rows.run.get("wall_s"),

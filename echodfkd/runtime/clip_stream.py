@@ -1,4 +1,4 @@
-"""The stream from source to students, as a Ray Data plan: read tasks make clips, an actor pool teaches them.
+"""The stream from source to students, as a Ray Data plan: read tasks make clips, actor pools teach them.
 
 One read task makes one block, and one block is one micro-batch of one worker. With `data.order: fixed`
 blocks leave in plan order, so that the global batch of step s is always the slots s*G .. (s+1)*G - 1,
@@ -35,7 +35,7 @@ from echodfkd.config import RunConfig
 from echodfkd.records import DistillationBatch
 from echodfkd.runtime.cluster import actor_name, labels_of_stream
 from echodfkd.runtime.parts import slot_rules, training_source
-from echodfkd.runtime.teacher_pool import TeacherActor
+from echodfkd.runtime.teacher_pool import teaching_stages
 from echodfkd.storage import RunStorage
 from echodfkd.teaching import make_block
 from echodfkd.training.checkpoints import latest_checkpoint, read_consumed
@@ -76,19 +76,20 @@ def build_stream(config: RunConfig, leg: int, teacher_id: str) -> Dataset:
         label_selector=labels_of_stream("", config.evaluation.node_label),
         compute=TaskPoolStrategy(size=config.data.source_tasks),
     )
-    teacher = config.teacher
-    return stream.map_batches(
-        TeacherActor,
-        fn_constructor_kwargs={"config": config, "teacher_id": teacher_id},
-        batch_size=config.micro_batch,
-        batch_format="numpy",
-        num_cpus=teacher.num_cpus,
-        num_gpus=teacher.num_gpus or None,
-        label_selector=labels_of_stream(teacher.node_label, config.evaluation.node_label),
-        compute=ActorPoolStrategy(
-            min_size=teacher.min_actors, max_size=teacher.max_actors, max_tasks_in_flight_per_actor=2
-        ),
-    )
+    for stage in teaching_stages(config, teacher_id):
+        stream = stream.map_batches(
+            stage.actor,
+            fn_constructor_kwargs=stage.arguments,
+            batch_size=config.micro_batch,
+            batch_format="numpy",
+            num_cpus=stage.pool.num_cpus,
+            num_gpus=stage.pool.num_gpus or None,
+            label_selector=labels_of_stream(stage.pool.node_label, config.evaluation.node_label),
+            compute=ActorPoolStrategy(
+                min_size=stage.pool.min_actors, max_size=stage.pool.max_actors, max_tasks_in_flight_per_actor=2
+            ),
+        )
+    return stream
 
 
 def remaining_blocks(config: RunConfig, leg: int) -> list[list[int]]:

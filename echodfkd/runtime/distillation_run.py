@@ -1,14 +1,15 @@
 """One run, from config to report. The run holds the parts; no part holds the run.
 
      ClipSource --> teacher pool --> students --> published checkpoints
-     read tasks     actors           workers            |
+     read tasks     actors, or a     workers            |
+                    pool per member                     |
      (clip_stream)  (teacher_pool)   (student_workers)  v
                                        report <-- evaluator pool
 
 part            consumes             produces               waits for         unblocked by
-source          slots of the plan    blocks of clips        room downstream   the teacher pool
-teacher pool    blocks of clips      blocks + soft masks    a block           the source
-students        taught blocks        checkpoints, ledger    the stream        the teacher pool
+source          slots of the plan    blocks of clips        room downstream   the teacher pools
+teacher pools   blocks of clips      blocks + soft masks    a block           the source
+students        taught blocks        checkpoints, ledger    the stream        the teacher pools
 evaluators      manifests            score rows             a manifest        the students
 report          rows                 summary, page          the end           all of them
 """
@@ -29,7 +30,7 @@ import echodfkd
 from echodfkd import clock
 from echodfkd.config import RunConfig
 from echodfkd.config_file import config_hash
-from echodfkd.config_head_checks import check_teacher_gives
+from echodfkd.config_head_checks import check_members_give, check_teacher_gives
 from echodfkd.errors import ConfigError, EchoDFKDError, RunError, one_line
 from echodfkd.lease import Lease, held
 from echodfkd.models.build import build_student
@@ -47,6 +48,7 @@ from echodfkd.runtime.student_workers import build_trainer
 from echodfkd.schemas import SPAN_SCHEMA
 from echodfkd.scoring_judge import configured_judge
 from echodfkd.storage import RunStorage
+from echodfkd.teachers.ensemble import Ensemble
 from echodfkd.training.checkpoints import latest_checkpoint
 from echodfkd.training.student_files import check_initial
 
@@ -180,6 +182,8 @@ def check_inputs(config: RunConfig) -> str:
         raise ConfigError("students: empty, name at least one, e.g. students.c31.blocks=3 students.c31.layers=1")
     teacher = load_teacher(config, device="cpu")
     check_teacher_gives(config, teacher.class_names)
+    if isinstance(teacher, Ensemble):
+        check_members_give(config, {one.name: one.teacher.class_names for one in teacher.members})
     check_initial(config)
     training_source(config)
     if config.evaluation.enabled:

@@ -34,6 +34,10 @@ TAGS = {"echodfkd_stage_clips_per_second": "stage", "echodfkd_stage_busy_share":
 """A second tag of a gauge."""
 
 
+STAGES = ("source", "teacher")
+"""Stages before the students; members of an ensemble are `teacher.NAME`."""
+
+
 def gauge_values(
     config: RunConfig, values: dict[str, Any], *, clips_s: float, queue: float, memory_mb: float
 ) -> dict[tuple[str, str], float]:
@@ -67,8 +71,9 @@ def gauge_values(
     if "scored_step" in values:
         found["echodfkd_evaluation_lag_steps", ""] = max(0.0, published - float(values["scored_step"]))
     for ending, gauge in (("_clips_s", "clips_per_second"), ("_busy_share", "busy_share")):
-        for key in (key for key in values if key.endswith(ending)):
-            found[f"echodfkd_stage_{gauge}", key.removesuffix(ending)] = float(values[key])
+        for stage in (key.removesuffix(ending) for key in values if key.endswith(ending)):
+            if stage.partition(".")[0] in STAGES:  # others are notes on a stage's clips, and take no time
+                found[f"echodfkd_stage_{gauge}", stage] = float(values[f"{stage}{ending}"])
     return found | {("echodfkd_loss", name): float(loss) for name, loss in values["losses"].items()}
 
 

@@ -13,7 +13,7 @@ from echodfkd.models.teacher import ClipKey, Teacher
 from echodfkd.synthesis.build import build_source
 from echodfkd.synthesis.recorded import RecordedSource
 from echodfkd.synthesis.source import ClipSource
-from echodfkd.teachers.build import build_configured_teacher
+from echodfkd.teachers.build import build_configured_teacher, build_member
 from echodfkd.teaching import SlotRules
 
 
@@ -43,6 +43,7 @@ def slot_rules(config: RunConfig) -> SlotRules:
         classes=config.taught_classes,
         tasks=config.taught_tasks,
         fps=window.fps,
+        confidence=config.teacher.confidence,
     )
 
 
@@ -50,6 +51,12 @@ def load_teacher(config: RunConfig, device: str | None = None) -> Teacher:
     """The teacher that the config names, held against its reference. Raises `InputError` naming the option."""
     teacher = config.teacher
     return build_configured_teacher(teacher, device=device or teacher.device, placement=_Placement(config))
+
+
+def load_member(config: RunConfig, name: str) -> Teacher:
+    """One member of the ensemble that the config names, on the device of its own actor pool."""
+    device = config.teacher.members[name].device
+    return build_member(config.teacher, name, device=device, placement=_Placement(config)).teacher
 
 
 class _Placement:

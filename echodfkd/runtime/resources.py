@@ -40,16 +40,19 @@ class Node:
 
 def roles(config: RunConfig) -> list[Role]:
     """Every role of the run, hardest to place first."""
-    train, teacher, evaluation = config.train, config.teacher, config.evaluation
+    train, evaluation = config.train, config.evaluation
     wanted = [
         Role("student", train.workers, train.num_cpus, train.num_gpus, node_labels(train.node_label) or {}, "train"),
-        Role(
-            "teacher",
-            teacher.min_actors,
-            teacher.num_cpus,
-            teacher.num_gpus,
-            node_labels(teacher.node_label) or {},
-            "teacher",
+        *(
+            Role(
+                option.replace("teacher.members.", "teacher."),
+                pool.min_actors,
+                pool.num_cpus,
+                pool.num_gpus,
+                node_labels(pool.node_label) or {},
+                option,
+            )
+            for option, pool in config.teacher.actor_pools.items()
         ),
         Role("source", 1, config.data.source_num_cpus, 0.0, {}, "data"),
     ]

@@ -1,20 +1,30 @@
-"""The actor that Ray Data's pool runs: a teacher, loaded once, and the way to replace a bad clip."""
+"""The actors that Ray Data's pools run: a teacher, loaded once, and the way to replace a bad clip.
+
+An ensemble runs in one pool, or (teacher.pools: each) each member in its own and the fusion in a last one: a block
+passes them one after the other, as `teaching.teach_block` does it in one process.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import faulthandler
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from echodfkd.config import RunConfig
+from echodfkd.config_teachers import TeacherPoolConfig
 from echodfkd.errors import EchoDFKDError, RunError
+from echodfkd.models.teacher import Teacher
 from echodfkd.runtime.cluster import actor_name
-from echodfkd.runtime.parts import load_teacher, slot_rules, training_source
-from echodfkd.synthesis.source import ClipSource
-from echodfkd.teaching import teach_block
+from echodfkd.runtime.parts import load_member, load_teacher, slot_rules, training_source
+from echodfkd.teachers.build import configured_fusion
+from echodfkd.teachers.ensemble import Ensemble
+from echodfkd.teaching import fuse_block, member_block, teach_block
 
 WARM_UP_FACTOR = 4.0
 """An actor's first block may take so many times `teacher.timeout_s`."""
@@ -32,36 +42,122 @@ class TeacherActor:
     """
 
     def __init__(self, config: RunConfig, teacher_id: str) -> None:
-        if not config.teacher.num_gpus:
-            torch.set_num_threads(max(1, round(config.teacher.num_cpus)))
         self.config = config
-        self.teacher = load_teacher(config)
-        if self.teacher.teacher_id != teacher_id:
-            raise RunError(
-                f"teacher.weights: this node loads {self.teacher.teacher_id}, the driver loaded {teacher_id};"
-                " put the same file on every node"
-            )
+        self.worker = _PoolWorker(config.teacher, "teacher")
+        self.teacher = _known_teacher(config, teacher_id)
         self.rules = slot_rules(config)
-        self.name = actor_name("teacher")
-        self.deadline_s = WARM_UP_FACTOR * config.teacher.timeout_s
 
     def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Columns between source and teacher -> columns between teacher and students.
+        """Columns between source and teacher -> columns between teacher and students."""
+        return self.worker.run(block, self._teach)
+
+    def _teach(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        source = functools.partial(training_source, self.config)
+        return teach_block(self.teacher, block, source, self.rules, actor=self.worker.name)
+
+
+class MemberActor:
+    """One member of an ensemble in a pool of its own (teacher.pools: each)."""
+
+    def __init__(self, config: RunConfig, member: str) -> None:
+        self.member = member
+        self.worker = _PoolWorker(config.teacher.members[member], f"teacher.{member}")
+        self.teacher = load_member(config, member)
+        self.rules = slot_rules(config)
+
+    def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The block with what this member says of it."""
+        return self.worker.run(block, self._teach)
+
+    def _teach(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return member_block(self.member, self.teacher, block, self.rules, actor=self.worker.name)
+
+
+class FusingActor:
+    """The last stage of an ensemble whose members have pools of their own.
+
+    A clip that must be replaced has to pass all members, which are stages behind. That is rare: the first one makes
+    this actor load them itself.
+    """
+
+    def __init__(self, config: RunConfig, teacher_id: str) -> None:
+        self.config = config
+        self.teacher_id = teacher_id
+        self.worker = _PoolWorker(config.teacher, "teacher")
+        self.fusion = configured_fusion(config.teacher)
+        self.rules = slot_rules(config)
+
+    def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Columns between the members and this -> columns between teacher and students."""
+        return self.worker.run(block, self._fuse)
+
+    def _fuse(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        source, name = functools.partial(training_source, self.config), self.worker.name
+        known = self.teacher_id
+        return fuse_block(self.fusion, block, self._members, source, self.rules, actor=name, teacher_id=known)
+
+    @functools.cached_property
+    def _ensemble(self) -> Ensemble:
+        teacher = _known_teacher(self.config, self.teacher_id)
+        assert isinstance(teacher, Ensemble)
+        return teacher
+
+    def _members(self) -> Ensemble:
+        return self._ensemble
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One actor pool of the stream: its class, what its constructor is given, and the options of the pool."""
+
+    actor: type
+    arguments: dict[str, Any]
+    pool: TeacherPoolConfig
+
+
+def teaching_stages(config: RunConfig, teacher_id: str) -> list[Stage]:
+    """The pools that a block of clips passes, in order."""
+    teacher = config.teacher
+    known = {"config": config, "teacher_id": teacher_id}
+    if teacher.pools == "one":
+        return [Stage(TeacherActor, known, teacher)]
+    members = [Stage(MemberActor, {"config": config, "member": name}, pool) for name, pool in teacher.members.items()]
+    return [*members, Stage(FusingActor, known, teacher)]
+
+
+def _known_teacher(config: RunConfig, teacher_id: str) -> Teacher:
+    teacher = load_teacher(config)
+    if teacher.teacher_id != teacher_id:
+        raise RunError(
+            f"teacher.weights: this node loads {teacher.teacher_id}, the driver loaded {teacher_id};"
+            " put the same file on every node"
+        )
+    return teacher
+
+
+class _PoolWorker:
+    """What all these actors have in common: threads, a name, and what becomes of a block that hangs or fails."""
+
+    def __init__(self, pool: TeacherPoolConfig, stage: str) -> None:
+        if not pool.num_gpus:
+            torch.set_num_threads(max(1, round(pool.num_cpus)))
+        self.name = actor_name(stage)
+        self.timeout_s = pool.timeout_s
+        self.deadline_s = WARM_UP_FACTOR * pool.timeout_s
+
+    def run(self, block: dict[str, np.ndarray], work: Callable[[dict[str, np.ndarray]], Any]) -> dict[str, np.ndarray]:
+        """The block after this stage.
 
         An explained error travels with the block, as every fault of the stream does: raised here, it would restart
         the workers again and again, to meet the same block.
         """
         with _ends_in(self.deadline_s):
             try:
-                taught = teach_block(self.teacher, block, self._source, self.rules, actor=self.name)
+                done = work(block)
             except EchoDFKDError as error:
-                fault = np.array([str(error)] * len(block["slot"]), dtype=object)
-                taught = teach_block(self.teacher, {**block, "fault": fault}, self._source, self.rules, actor=self.name)
-        self.deadline_s = self.config.teacher.timeout_s
-        return taught
-
-    def _source(self) -> ClipSource:
-        return training_source(self.config)
+                done = work({**block, "fault": np.array([str(error)] * len(block["slot"]), dtype=object)})
+        self.deadline_s = self.timeout_s
+        return done
 
 
 @contextlib.contextmanager

@@ -19,12 +19,14 @@ from echodfkd.models.teacher_files import (
 )
 from echodfkd.teachers.cache import CachedTeacher
 from echodfkd.teachers.ensemble import Ensemble, Member
+from echodfkd.teachers.fusing import Fusion, MemberRule
 from echodfkd.teachers.recorded import Placement, RecordedMasks
 from echodfkd.teachers.reference import check_reference, find_reference
 
 
 def build_configured_teacher(config: TeacherConfig, *, device: str, placement: Placement | None = None) -> Teacher:
-    """The teacher (or the ensemble) of a config, held against its stored reference, behind its cache.
+    """The teacher (or the ensemble) of a config, held against its stored reference, behind its cache (an
+    ensemble's members each behind it).
 
     Args:
         config: checked by `check_teacher`.
@@ -35,19 +37,35 @@ def build_configured_teacher(config: TeacherConfig, *, device: str, placement: P
         InputError: a file cannot be used, or a teacher does not give the mask stored for it.
         ConfigError: the device or the network's name is not there.
     """
-    if config.kind == "ensemble":
-        members = []
-        for name, member in config.members.items():
-            try:
-                teacher = _build_one(member, device=device, placement=placement)
-            except (InputError, ConfigError) as error:
-                raise type(error)(f"teacher.members.{name}: {error}") from error
-            members.append(Member(name, teacher, member.weight))
-        fused: Teacher = Ensemble(members, method=config.fusion)
-        _check(fused, config)
-    else:
-        fused = _build_one(config, device=device, placement=placement)
-    return CachedTeacher(fused, config.cache) if config.cache else fused
+    if config.kind != "ensemble":
+        return _cached(_build_one(config, device=device, placement=placement), config)
+    members = [build_member(config, name, device=device, placement=placement) for name in config.members]
+    fused = Ensemble(members, method=config.fusion)
+    _check(fused, config)
+    return fused
+
+
+def build_member(config: TeacherConfig, name: str, *, device: str, placement: Placement | None = None) -> Member:
+    """One member of an ensemble, held against its own stored reference, behind the cache. Raises as above."""
+    model = config.members[name]
+    try:
+        teacher = _build_one(model, device=device, placement=placement)
+    except (InputError, ConfigError) as error:
+        raise type(error)(f"teacher.members.{name}: {error}") from error
+    # not the fused masks are kept: other weights or another fusion go on with the same entries, and a member that
+    # was once left out of a clip is asked again
+    teacher = teacher if model.kind == "recorded" else _cached(teacher, config)
+    return Member(name, teacher, model.weight, model.required)
+
+
+def configured_fusion(config: TeacherConfig) -> Fusion:
+    """How the members of the ensemble that the config names are fused."""
+    rules = tuple(MemberRule(name, one.weight, one.required) for name, one in config.members.items())
+    return Fusion(config.fusion, rules)
+
+
+def _cached(teacher: Teacher, config: TeacherConfig) -> Teacher:
+    return CachedTeacher(teacher, config.cache) if config.cache else teacher
 
 
 def _build_one(model: TeacherModelConfig, *, device: str, placement: Placement | None) -> Teacher:

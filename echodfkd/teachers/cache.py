@@ -43,6 +43,7 @@ class CachedTeacher:
         self.teacher = teacher
         self.teacher_id, self.class_names = teacher.teacher_id, teacher.class_names
         self.counts: Counter[str] = Counter()
+        self._bytes: Counter[str] = Counter()
         self._storage = RunStorage(root)
         self._storage.check_writable("teacher.cache")
 
@@ -72,6 +73,12 @@ class CachedTeacher:
         prob = levels.astype(np.float32) / np.float32(255)
         return prob[:, :, 0] if len(self.class_names) == 2 else prob, faults
 
+    def lookups(self) -> Counter[str]:
+        """``hit`` and ``miss`` so far, and bytes of the entries read (``hit_bytes``) and written (``miss_bytes``)."""
+        hit = self.counts["hit"]
+        misses = sum(self.counts[kind] for kind in ("new", "damaged", "stale"))
+        return Counter({"hit": hit, "miss": misses, **self._bytes})
+
     def _name(self, clip: ClipKey, shape: tuple[int, ...]) -> str:
         key = hashlib.sha256(f"{clip.clip_id}|{clip.window_start}|{list(shape)}".encode("utf-8", "replace")).hexdigest()
         return f"{self.teacher_id}/{key[:2]}/{key}.parquet"
@@ -93,12 +100,15 @@ class CachedTeacher:
             self.counts["stale"] += 1
             return None
         self.counts["hit"] += 1
+        self._bytes["hit_bytes"] += len(data)
         return mask.levels
 
     def _keep(self, clip: ClipKey, levels: np.ndarray, pixels: str) -> None:
         mask = StoredMask(clip.clip_id, self.teacher_id, self.class_names[1:], levels, pixels)
+        data = encode_masks([mask])
         try:
-            self._storage.write(self._name(clip, levels.shape), encode_masks([mask]))
+            self._storage.write(self._name(clip, levels.shape), data)
+            self._bytes["miss_bytes"] += len(data)
         except OSError as error:  # a full disk costs time, not the run
             self.counts["unwritten"] += 1
             if self.counts["unwritten"] == 1:

@@ -5,23 +5,23 @@ Legend: N clips, T frames, C classes, H rows, W columns.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from echodfkd.models.fusion import fuse_by_name
-from echodfkd.models.teacher import ClipKey, Teacher, masks_of_clips, with_class_axis
+from echodfkd.models.teacher import ClipKey, Teacher
+from echodfkd.teachers.fusing import Fusion, MemberMasks, MemberRule, Taught
 
 
 @dataclass(frozen=True)
 class Member:
-    """One teacher, its name in the config, and its share."""
+    """One teacher, its name in the config, its share, and whether a clip may be taught without it."""
 
     name: str
     teacher: Teacher
     weight: float
+    required: bool = True
 
 
 class Ensemble:
@@ -34,40 +34,35 @@ class Ensemble:
 
     def __init__(self, members: Sequence[Member], *, method: str) -> None:
         self.members = list(members)
-        self.method = method
+        self.fusion = Fusion(method, tuple(MemberRule(one.name, one.weight, one.required) for one in members))
         names = dict.fromkeys(name for member in self.members for name in member.teacher.class_names[1:])
         self.class_names = ("background", *names)
-        who = "|".join(f"{one.teacher.teacher_id} {one.weight!r}" for one in self.members)
-        self.teacher_id = f"ensemble-{hashlib.sha256(f'{method}|{who}'.encode()).hexdigest()[:8]}"
+        self.teacher_id = self.fusion.teacher_id([one.teacher.teacher_id for one in self.members])
 
-    def soft_masks(self, video_NTHW: np.ndarray) -> np.ndarray:
-        """See `Teacher.soft_masks`."""
-        return self._shaped(self.fuse([one.teacher.soft_masks(video_NTHW) for one in self.members])[0])
+    def teach(self, video_NTHW: np.ndarray, clips: Sequence[ClipKey], wanted: Sequence[str]) -> Taught:
+        """The wanted classes of some clips. Raises `RunError` as `Fusion.fuse` does."""
+        said = [MemberMasks.of(one.teacher, video_NTHW, clips, wanted) for one in self.members]
+        return self.fusion.fuse(said, wanted)
 
     def clip_masks(self, video_NTHW: np.ndarray, clips: Sequence[ClipKey]) -> tuple[np.ndarray, dict[int, str]]:
-        """See `ClipTeacher.clip_masks`. A clip that one member has no mask of has none at all."""
-        probs: list[np.ndarray] = []
-        faults: dict[int, str] = {}
-        for member in self.members:
-            prob, found = masks_of_clips(member.teacher, video_NTHW, clips)
-            if found:
-                prob = prob.copy()
-                prob[list(found)] = 0.0
-            probs.append(prob)
-            faults |= {row: f"{member.name}: {reason}" for row, reason in found.items() if row not in faults}
-        fused = self._shaped(self.fuse(probs)[0])
-        fused[list(faults)] = 0.0
-        return fused, faults
+        """See `ClipTeacher.clip_masks`. A clip that a required member has no mask of has none at all."""
+        taught = self.teach(video_NTHW, clips, self.class_names[1:])
+        return self._shaped(taught.prob), taught.faults
 
-    def fuse(self, probs: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Fused probability and confidence, float32 (N, T, C, H, W), of what each member gave."""
-        return fuse_by_name(
-            [with_class_axis(prob, one.teacher.class_names) for prob, one in zip(probs, self.members, strict=True)],
-            [one.teacher.class_names[1:] for one in self.members],
-            [one.weight for one in self.members],
-            method=self.method,
-            class_names=self.class_names[1:],
-        )
+    def soft_masks(self, video_NTHW: np.ndarray) -> np.ndarray:
+        """See `Teacher.soft_masks`. NaN where `clip_masks` would name a fault."""
+        teachers = [_ByPixels(one.teacher) for one in self.members]
+        said = [MemberMasks.of(one, video_NTHW, (), self.class_names[1:]) for one in teachers]
+        taught = self.fusion.fuse(said, self.class_names[1:])
+        taught.prob[list(taught.faults)] = np.nan
+        return self._shaped(taught.prob)
 
     def _shaped(self, prob_NTCHW: np.ndarray) -> np.ndarray:
         return prob_NTCHW[:, :, 0] if len(self.class_names) == 2 else prob_NTCHW
+
+
+class _ByPixels:
+    """A teacher that is not told which clips it sees."""
+
+    def __init__(self, teacher: Teacher) -> None:
+        self.teacher_id, self.class_names, self.soft_masks = teacher.teacher_id, teacher.class_names, teacher.soft_masks

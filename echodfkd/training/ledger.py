@@ -17,8 +17,8 @@ from typing import Any
 import pyarrow as pa
 
 from echodfkd.errors import InputError
-from echodfkd.records import DistillationBatch, LedgerRow, PublishedCheckpoint, Quarantined, StageSpan
-from echodfkd.schemas import LEDGER_SCHEMA, QUARANTINE_SCHEMA, SPAN_SCHEMA, TRAINING_SCHEMA, read_part
+from echodfkd.records import DistillationBatch, DroppedMember, LedgerRow, PublishedCheckpoint, Quarantined, StageSpan
+from echodfkd.schemas import DROPPED_SCHEMA, LEDGER_SCHEMA, QUARANTINE_SCHEMA, SPAN_SCHEMA, TRAINING_SCHEMA, read_part
 from echodfkd.storage import RunStorage
 from echodfkd.training.checkpoints import list_checkpoints, read_consumed
 from echodfkd.training.plan import Intervals
@@ -28,6 +28,7 @@ _KINDS: dict[str, tuple[str, pa.Schema]] = {
     "quarantine": ("quarantine/part-", QUARANTINE_SCHEMA),
     "spans": ("logs/spans-", SPAN_SCHEMA),
     "training": ("logs/training-", TRAINING_SCHEMA),
+    "dropped": ("logs/dropped-", DROPPED_SCHEMA),
 }
 
 
@@ -66,6 +67,10 @@ class LedgerBuffer:
     def add_quarantined(self, rows: Iterable[Quarantined]) -> None:
         """Indices that could not be used."""
         self._rows["quarantine"].extend(vars(row) for row in rows)
+
+    def add_dropped(self, rows: Iterable[DroppedMember]) -> None:
+        """Members of an ensemble that clips were taught without."""
+        self._rows["dropped"].extend(vars(row) for row in rows)
 
     def add_spans(self, spans: Iterable[StageSpan]) -> None:
         """Pieces of work."""

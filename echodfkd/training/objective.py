@@ -62,6 +62,8 @@ class BatchTensors(NamedTuple):
     """(B, T), or None where nobody asks for it."""
     ef: torch.Tensor | None
     """(B,), or None."""
+    mask_confidence: torch.Tensor | None = None
+    """As ``mask_prob``, how far the teachers agree; None where nobody asks for it."""
 
 
 def batch_tensors(batch: DistillationBatch, device: torch.device) -> BatchTensors:
@@ -73,7 +75,9 @@ def batch_tensors(batch: DistillationBatch, device: torch.device) -> BatchTensor
         None if column is None else torch.tensor(np.asarray(column, np.float32)).to(device)
         for column in (batch.teacher_phase, batch.teacher_ef)
     )
-    return BatchTensors(video, target, weight, phase, ef)
+    sure = batch.teacher_confidence
+    confidence = None if sure is None else torch.tensor(np.asarray(sure)).to(device).float() / 255.0
+    return BatchTensors(video, target, weight, phase, ef, mask_confidence=confidence)
 
 
 _MASK_LOSSES: dict[str, Callable[..., torch.Tensor]] = {
@@ -144,7 +148,7 @@ class Objective:
             step: updates done before this one, which the terms' schedules go by; None is after all of them.
         """
         heads = output if isinstance(output, HeadOutputs) else HeadOutputs(output, None, None)
-        logits, target = heads.mask_logits, self._masks(batch)
+        logits, target = heads.mask_logits, self._own(batch.mask_prob)
         if heads is output:
             target = target.reshape(logits.shape)  # here one class has an axis of its own
         weights = self.mask_weights(step)
@@ -180,15 +184,18 @@ class Objective:
         options: dict[str, Any] = {key: getattr(term, key) for key in TERM_OPTIONS[name] if key != "confidence"}
         if term.confidence == "entropy":
             options["confidence"] = entropy_confidence(target)
+        elif term.confidence == "teacher":
+            assert batch.mask_confidence is not None, "check_config: teacher.confidence is on"
+            options["confidence"] = self._own(batch.mask_confidence).reshape(target.shape)
         return _MASK_LOSSES[name](logits, target, batch.weight, total_weight=totals.weight, **options)
 
-    def _masks(self, batch: BatchTensors) -> torch.Tensor:
-        """(B, T, H, W) for one class, else (B, T, C, H, W)."""
+    def _own(self, taught: torch.Tensor) -> torch.Tensor:
+        """Of this student's classes: (B, T, H, W) for one, else (B, T, C, H, W)."""
         if not self.places:
-            return batch.mask_prob
+            return taught
         if len(self.places) == 1:
-            return batch.mask_prob[:, :, self.places[0]]
-        return batch.mask_prob[:, :, list(self.places)]
+            return taught[:, :, self.places[0]]
+        return taught[:, :, list(self.places)]
 
 
 LV_OBJECTIVE = Objective()

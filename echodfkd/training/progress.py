@@ -76,8 +76,9 @@ class Progress:
 
         Keys: step, steps, losses, learning_rate, published, clips (all workers, of this start), wait_s,
         wait_share, quarantined, ledger_gaps, first_step and first_step_time (of this start), and where known age_s
-        (how long a taught clip waited), ``<stage>_clips_s`` (clips per busy second of one actor) and
-        ``<stage>_busy_share`` (of the time of its actors, as far as this worker's share of the clips tells).
+        (how long a taught clip waited), ``<stage>_clips_s`` (clips per busy second of one actor; of an ensemble's
+        members in pools of their own, ``teacher_clips_s`` is that of the slowest) and ``<stage>_busy_share`` (of the
+        time of its actors, as far as this worker's share of the clips tells).
         """
         now = clock.now()
         if self._send is None or not self._numbers or (now - self._sent < _EVERY_S and not force):
@@ -85,6 +86,8 @@ class Progress:
         self._sent = now
         done = self._numbers["step"] - self._numbers["first_step"] + 1
         rates = {f"{stage}_clips_s": clips / max(busy, 1e-9) for stage, (clips, busy) in self._busy.items()}
+        if "teacher_clips_s" in rates:
+            rates["teacher_clips_s"] = self._teacher_rate()
         wall, workers = max(self.wall_s, 1e-9), self._config.train.workers
         shares = {
             f"{stage}_busy_share": min(1.0, workers * busy / (wall * len(self._actors[stage])))
@@ -104,3 +107,10 @@ class Progress:
                 "wait_share": self.wait_s / wall,
             }
         )
+
+    def _teacher_rate(self) -> float:
+        """Clips per busy second of one teacher actor, over all stages that it, or the pools in its place, work at."""
+        seconds = [
+            busy / max(clips, 1) for stage, (clips, busy) in self._busy.items() if stage.partition(".")[0] == "teacher"
+        ]
+        return 1 / max(max(seconds) if self._config.teacher.pools == "each" else sum(seconds), 1e-9)

@@ -114,9 +114,8 @@ def _saved_bytes(network: nn.Module, terms: Mapping[str, TermConfig], *, clips: 
         output = network(video_BTHW)
         logits = output if isinstance(output, torch.Tensor) else output.mask_logits
         classes = range(logits.shape[2]) if logits.ndim == 5 else ()
-        batch = BatchTensors(
-            video_BTHW, torch.zeros(logits.shape), torch.ones(clips), torch.zeros(clips, frames), torch.zeros(clips)
-        )
+        masks, beat = torch.zeros(logits.shape), (torch.zeros(clips, frames), torch.zeros(clips))
+        batch = BatchTensors(video_BTHW, masks, torch.ones(clips), *beat, mask_confidence=torch.ones(logits.shape))
         loss = Objective(tuple(classes), 1.0, 1.0, terms)(output, batch, Totals(1.0, 1.0, 1.0))
     assert loss.requires_grad  # and so the graph is alive while its storages are counted
     return saved.total

@@ -122,6 +122,7 @@ def _fetch(run: RunState, batches: Iterator[DistillationBatch], step: int) -> tu
             )
         rounds.append(batch)
         run.ledger.add_quarantined(batch.quarantined)
+        run.ledger.add_dropped(batch.dropped)
         run.ledger.add_spans(batch.spans)
         fault = fault or batch.fault or _misplaced(run, batch, step)
     return rounds, fault

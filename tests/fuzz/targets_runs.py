@@ -18,7 +18,7 @@ from echodfkd.config import StudentConfig
 from echodfkd.config_file import config_to_yaml, load_config
 from echodfkd.errors import EchoDFKDError
 from echodfkd.models.build import build_student
-from echodfkd.records import CaseScore, LedgerRow, Quarantined, StageSpan, VideoClip
+from echodfkd.records import CaseScore, DroppedMember, LedgerRow, Quarantined, StageSpan, VideoClip
 from echodfkd.reporting.report import render_report
 from echodfkd.reporting.summary import build_summary
 from echodfkd.schemas import TRAINING_SCHEMA, write_cases, write_records
@@ -104,7 +104,7 @@ class Report(Checkpoint):
         write_records(storage, "scores/part-0.parquet", scores)
         spans = [
             StageSpan(stage, f"{stage}-1", 10.0 + n, 11.5 + n, 2, 8)
-            for n, stage in enumerate(("source", "teacher", "students"))
+            for n, stage in enumerate(("source", "teacher", "students", "teacher_cache", "teacher_uncached"))
         ]
         write_records(storage, "logs/spans-0.parquet", spans)
         logs = [
@@ -112,6 +112,8 @@ class Report(Checkpoint):
             for step in (1, 2)
         ]
         storage.write_table("logs/training-0.parquet", logs, TRAINING_SCHEMA)
+        dropped = [DroppedMember(slot, slot, f"c{slot}", "mine", "lost") for slot in (1, 2)]
+        write_records(storage, "logs/dropped-step00000001-rank0-first.parquet", dropped)
         write_cases(storage, [_clip(number) for number in range(3)])
         config = load_config(None, ["students.a={blocks: 1, filters: 2}", "train.steps=2", "train.global_batch=4"])
         storage.write("config.yaml", config_to_yaml(config).encode())

@@ -43,6 +43,21 @@ def test_what_does_not_fit_is_said_with_numbers(tiny_config: Callable[..., RunCo
     assert any(text.startswith("teacher: 0 of 2 teacher processes fit (1 CPU, 1 GPU each;") for text in sentences)
 
 
+def test_every_pool_of_an_ensemble_is_a_role(tiny_config: Callable[..., RunConfig]) -> None:
+    ensemble = ["teacher.kind=ensemble", "teacher.members.small.kind=embedded", "teacher.members.big.kind=embedded"]
+    big = ["big.num_gpus=1", "big.min_actors=2", "big.max_actors=2", "big.node_label=pool=big", "small.num_cpus=0.5"]
+    config = tiny_config(*ensemble, "teacher.pools=each", *(f"teacher.members.{option}" for option in big))
+    found = {role.name: role for role in roles(config) if role.name.startswith("teacher")}
+    assert {name: (r.count, r.cpus, r.gpus, r.labels, r.option) for name, r in found.items()} == {
+        "teacher.big": (2, 1, 1, {"pool": "big"}, "teacher.members.big"),
+        "teacher.small": (1, 0.5, 0, {}, "teacher.members.small"),
+        "teacher": (1, 1, 0, {}, "teacher"),
+    }
+    sentences = place(roles(config), [Node("head", 8, 0), Node("gpus", 4, 1, {"pool": "big"})])
+    assert sentences[0].startswith("teacher.members.big: 1 of 2 teacher.big processes fit (1 CPU, 1 GPU each on a node")
+    assert [role.name for role in roles(tiny_config(*ensemble)) if "teacher" in role.name] == ["teacher"]
+
+
 @pytest.mark.ray
 @pytest.mark.usefixtures("local_ray")
 def test_preflight_says_ready_or_what_is_missing(tiny_config: Callable[..., RunConfig]) -> None:

@@ -46,6 +46,8 @@ PURE = [
     "echodfkd.synthesis.stored",
     "echodfkd.synthesis.writing",
     "echodfkd.teachers.build",
+    "echodfkd.teachers.fusing",
+    "echodfkd.slots",
     "echodfkd.teaching",
     "echodfkd.scoring",
     "echodfkd.scoring_heads",
@@ -76,7 +78,18 @@ LAYERS = [
     | {"object_store", "sizing"}
     | {p.stem for p in (ROOT / "echodfkd").glob("config*.py")},
     {"video", "models", "metrics"} | {p.stem for p in (ROOT / "echodfkd").glob("losses*.py")},
-    {"synthesis", "teachers", "teaching", "training", "scoring", "scoring_heads", "scoring_truth", "reporting", "soak"}
+    {
+        "synthesis",
+        "teachers",
+        "slots",
+        "teaching",
+        "training",
+        "scoring",
+        "scoring_heads",
+        "scoring_truth",
+        "reporting",
+        "soak",
+    }
     | {"scoring_judge", "scoring_agreement", "evaluation"},
     {"runtime"},
 ]

@@ -91,7 +91,10 @@ def test_overrides_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Pa
             "objective.focal.gamma: got 0.5, must be 0 or at least",
         ),
         ([ONE_STUDENT, "students.a.objective.bce.ramp=-1"], "objective.bce.ramp: got -1, must be at least 0"),
-        ([ONE_STUDENT, "students.a.objective.bce.confidence=high"], "bce.confidence: got 'high', allowed are none"),
+        (
+            [ONE_STUDENT, "students.a.objective.bce.confidence=high"],
+            "bce.confidence: got 'high', allowed are none, entropy",
+        ),
         ([ONE_STUDENT, "students.a.objective.lovasz.threshold=1"], "lovasz.threshold: got 1, must lie in 0 <= value"),
         (
             [ONE_STUDENT, "students.a.objective.dice.threshold=0.3"],

@@ -22,6 +22,8 @@ from echodfkd.teachers.ensemble import Ensemble, Member
 RNG = np.random.default_rng(0)
 PROB = RNG.uniform(size=(3, 2, 4, 5))
 WEIGHTS = np.array([1.0, 2.0, 0.5])
+HALF_LEVEL = 0.5 / 255 + 1e-6
+"""How far a mean of masks may lie from that of the members' own, which are rounded to 256 levels; float32."""
 
 
 def pixel(method: str, p: list[float], w: list[float]) -> float:
@@ -68,6 +70,30 @@ def test_one_teacher_against_two_that_agree_loses_its_vote() -> None:
     fused = FUSIONS["agreement"](prob, np.ones(3))
     assert fused.item() == pytest.approx(1.0, abs=1e-5)  # its trust is 1 - |0 - 1| + EPS
     assert FUSIONS["mean_prob"](prob, np.ones(3)).item() == pytest.approx(2 / 3)
+
+
+def test_the_gate_takes_each_clip_of_its_most_certain_teacher() -> None:
+    """Three clips of three pixels and two teachers, by hand. 1 - H(p) / log 2 of .9 is .531, of .8 .278, of .6 .029."""
+    sure_of_first = np.array([[0.9, 0.9, 0.4], [0.6, 0.6, 0.5], [0.1, 0.4, 0.2]])
+    other = np.array([[0.8, 0.8, 0.0], [0.8, 0.4, 0.5], [0.4, 0.1, 0.2]])
+    prob = np.stack([sure_of_first, other])[:, :, None, None]  # (2, 3, 1, 1, 3): clips, frames, rows, columns
+    fused = FUSIONS["gate"](prob, np.ones(2))[:, 0, 0]
+    # clip 0: .531 against .278 where either sees it; the third pixel, where the other is sure, does not count.
+    # clip 1: (.029 + .029 + 0) / 3 against (.278 + .029 + 0) / 3. clip 2: nobody sees it, so all three pixels: a tie
+    np.testing.assert_array_equal(fused, [sure_of_first[0], other[1], sure_of_first[2]])
+    trusted = FUSIONS["gate"](prob, np.array([1.0, 2.0]))[:, 0, 0]
+    np.testing.assert_array_equal(trusted, [other[0], other[1], other[2]])  # 2 x .278 is more than .531
+
+
+def test_the_gate_decides_class_by_class_and_clip_by_clip() -> None:
+    rng = np.random.default_rng(5)
+    sharp, soft = rng.integers(0, 2, (2, 3, 2, 4, 4)).astype(float), rng.uniform(0.3, 0.7, (2, 3, 2, 4, 4))
+    sharp[0, :, :, 0, 0] = 1.0  # each clip and class shows something
+    one, two = sharp.copy(), soft.copy()
+    one[1], two[1] = soft[1], sharp[1]  # clip 1 is the other teacher's
+    one[:, :, 1], two[:, :, 1] = two[:, :, 1].copy(), one[:, :, 1].copy()  # and so is the second class of both
+    fused, _ = fuse_by_name([one, two], [("LV", "LA")] * 2, [1.0, 1.0], method="gate", class_names=("LV", "LA"))
+    np.testing.assert_array_equal(fused, sharp.astype(np.float32))
 
 
 def slow_staple(
@@ -173,7 +199,7 @@ def test_an_ensemble_is_a_teacher_of_all_classes() -> None:
     assert ensemble.class_names == ("background", "LV", "LA")
     prob = ensemble.soft_masks(VIDEO)
     level = VIDEO / 255
-    np.testing.assert_allclose(prob, np.stack([0.75 * level, 0.25 * level], axis=2), atol=1e-6)
+    np.testing.assert_allclose(prob, np.stack([0.75 * level, 0.25 * level], axis=2), atol=HALF_LEVEL)
     other = Ensemble([Member("a", Fake(1.0), 2.0), Member("b", Fake(0.5, two=True), 1.0)], method="mean_prob")
     assert ensemble.teacher_id != other.teacher_id
 
@@ -206,8 +232,8 @@ def test_a_config_builds_an_ensemble_of_shipped_teachers() -> None:
         for kind in ("embedded", "embedded_chambers")
     )
     fused = teacher.soft_masks(video)
-    np.testing.assert_allclose(fused[:, :, 0], (one + 3 * two[:, :, 0]) / 4, atol=1e-6)
-    np.testing.assert_allclose(fused[:, :, 1:], two[:, :, 1:], atol=1e-6)
+    np.testing.assert_allclose(fused[:, :, 0], (one + 3 * two[:, :, 0]) / 4, atol=HALF_LEVEL)
+    np.testing.assert_allclose(fused[:, :, 1:], two[:, :, 1:], atol=HALF_LEVEL)
 
 
 @pytest.mark.parametrize(

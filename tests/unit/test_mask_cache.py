@@ -182,8 +182,10 @@ def test_a_run_with_a_cache_teaches_the_same_twice_and_counts_its_hits(tmp_path:
     plain = load_config(None, options[:-1])
     without = teach_block(load_teacher(plain, "cpu"), block, lambda: source, rules, actor="t")
     np.testing.assert_array_equal(first["teacher_prob"], without["teacher_prob"])
-    spans = [[(s.stage, s.clips) for s in DistillationBatch.from_columns(b).spans] for b in (first, second)]
-    assert spans == [[("source", 3), ("teacher", 3)], [("source", 3), ("teacher", 3), ("teacher_cache", 3)]]
+    cold, warm = ([s for s in DistillationBatch.from_columns(b).spans] for b in (first, second))
+    assert [(s.stage, s.clips) for s in cold] == [("source", 3), ("teacher", 3), ("teacher_uncached", 3)]
+    assert [(s.stage, s.clips) for s in warm] == [("source", 3), ("teacher", 3), ("teacher_cache", 3)]
+    assert warm[-1].bytes == cold[-1].bytes == sum(path.stat().st_size for path in entries(tmp_path))
 
 
 def test_a_replaced_clip_is_kept_under_its_own_name(tmp_path: Path) -> None:

@@ -162,6 +162,46 @@ def test_terms_of_a_composed_objective_are_logged_weighed_and_summed() -> None:
     assert float(objective(output, batch, TOTALS)) == pytest.approx(whole, rel=1e-12)
 
 
+@pytest.mark.parametrize("name", ["bce", "kl", "focal"])
+@pytest.mark.parametrize("student", ["lv", "pair"])
+def test_the_teachers_confidence_weighs_pixels_and_parts_add_up(name: str, student: str) -> None:
+    """Weighted by hand, pixel by pixel, with the clips in any parts; float64, so that 1e-12 is rounding alone."""
+    students = {"first": StudentConfig(), **STUDENTS}  # so that the stream teaches several classes in another order
+    students[student] = dataclasses.replace(STUDENTS[student], objective={name: TermConfig(confidence="teacher")})
+    objective = Objective.of_student(RunConfig(students=students), student)
+    output, batch = tensors()
+    sure = torch.rand(batch.mask_prob.shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    batch = batch._replace(mask_confidence=sure)
+    places = list(objective.places)
+    logits = output.mask_logits[:, :, places]
+    logits = logits if len(places) > 1 else logits[:, :, 0]
+
+    def loss(clips: slice) -> float:
+        part = BatchTensors(*(None if column is None else column[clips] for column in batch))
+        return float(objective(logits[clips], part, TOTALS))
+
+    plain = Objective(objective.places, 0.0, 0.0, {name: TermConfig()})
+    by_pixel = torch.zeros_like(sure[:, :, places])
+    for place in np.ndindex(*by_pixel.shape):
+        one = torch.zeros_like(sure[:, :, places])
+        one[place] = 1.0  # the loss of one pixel alone: its share of the sum
+        alone = batch._replace(mask_confidence=torch.zeros_like(sure))
+        alone.mask_confidence[:, :, places] = one
+        by_pixel[place] = objective(logits, alone, TOTALS)
+    expected = float((by_pixel * sure[:, :, places]).sum())
+    assert loss(slice(None)) == pytest.approx(expected, rel=1e-12)
+    assert float(by_pixel.sum()) == pytest.approx(float(plain(logits, batch, TOTALS)), rel=1e-12)
+    assert loss(slice(0, 1)) + loss(slice(1, 4)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_confidence_comes_out_of_a_batch_as_its_codes_over_255() -> None:
+    batch = make_batch([0, 1])
+    codes = np.random.default_rng(0).integers(0, 256, batch.teacher_prob.shape, dtype=np.uint8)
+    assert batch_tensors(batch, torch.device("cpu")).mask_confidence is None
+    found = batch_tensors(dataclasses.replace(batch, teacher_confidence=codes), torch.device("cpu")).mask_confidence
+    np.testing.assert_array_equal(found.numpy(), codes.astype(np.float32) / np.float32(255))
+
+
 def test_every_term_that_the_config_knows_has_a_loss() -> None:
     """And takes the options that the config gives it, for a student of one class with a head and for one without."""
     output, batch = tensors(classes=1)

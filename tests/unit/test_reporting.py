@@ -12,12 +12,13 @@ from collections import Counter
 from html.parser import HTMLParser
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import yaml
 
 from echodfkd import schemas
 from echodfkd.errors import InputError
-from echodfkd.records import CaseScore, Conditions, LedgerRow, Quarantined, StageSpan, VideoClip
+from echodfkd.records import CaseScore, Conditions, DroppedMember, LedgerRow, Quarantined, StageSpan, VideoClip
 from echodfkd.reporting import intervals, overlays
 from echodfkd.reporting.report import render_report, write_report
 from echodfkd.reporting.rows import read_rows
@@ -239,10 +240,51 @@ def test_summary_pipeline_agrees_with_a_count_of_milliseconds(tmp_path):
 def test_clips_out_of_the_teachers_cache_are_counted_beside_its_own(tmp_path):
     storage = fake_run(tmp_path)
     before = build_summary(storage)["pipeline"]["stages"]
-    spans = [StageSpan("teacher_cache", f"teacher-{n}", BEGIN, BEGIN + 99, 3, 48) for n in range(2)]
+    spans = [StageSpan("teacher_cache", f"teacher-{n}", BEGIN, BEGIN + 99, 3, 48, bytes=900) for n in range(2)]
+    spans += [StageSpan("teacher_uncached", "teacher-0", BEGIN, BEGIN + 99, 2, 32, bytes=700)]
     schemas.write_records(storage, "logs/spans-2.parquet", spans)
     after = build_summary(storage)["pipeline"]["stages"]
-    assert after == {**before, "teacher": {**before["teacher"], "cached_clips": 6}}
+    known = {"cached_clips": 6, "cache_hit_rate": 6 / 8, "cache_bytes_per_clip": 2500 / 8}
+    assert after == {**before, "teacher": {**before["teacher"], **known}}
+    said = "75% of the masks of the teacher came out of the cache, which holds 312 bytes a clip."
+    assert said in render_report(storage)
+
+
+def test_spans_of_versions_that_did_not_count_bytes_are_read(tmp_path):
+    storage = fake_run(tmp_path)
+    before = build_summary(storage)["pipeline"]["stages"]
+    rows = [dataclasses.asdict(StageSpan("teacher_cache", "teacher-0", BEGIN, BEGIN + 99, 3, 48))]
+    old = pa.schema([field for field in schemas.SPAN_SCHEMA if field.name != "bytes"])
+    storage.write_table("logs/spans-2.parquet", ({k: v for k, v in row.items() if k != "bytes"} for row in rows), old)
+    after = build_summary(storage)["pipeline"]["stages"]
+    assert after == {**before, "teacher": {**before["teacher"], "cached_clips": 3}}
+
+
+def test_members_that_clips_were_taught_without_are_counted_once_their_training_is_published(tmp_path):
+    storage = fake_run(tmp_path)
+    assert build_summary(storage)["teacher"]["dropped"] == {}
+    part = next(name for name in storage.list("ledger"))
+    rows = [DroppedMember(slot, slot, f"fake-{slot}", "mine", "lost") for slot in (3, 5)]
+    rows += [DroppedMember(3, 3, "fake-3", "<theirs>", "lost")]
+    schemas.write_records(storage, part.replace("ledger/part-", "logs/dropped-"), rows)
+    schemas.write_records(storage, "logs/dropped-step00000099-rank0-died.parquet", rows)
+    summary = build_summary(storage)
+    assert summary["teacher"]["dropped"] == {"<theirs>": 1, "mine": 2}
+    page = render_report(storage)
+    assert "2 clips were taught without mine, which had no usable mask." in page
+    assert "1 clip was taught without &lt;theirs&gt;, which had no usable mask." in page
+
+
+def test_members_of_an_ensemble_stand_before_the_teacher_that_they_make(tmp_path):
+    storage = fake_run(tmp_path)
+    spans = [StageSpan(f"teacher.{name}", f"t-{name}", BEGIN, BEGIN + 1, 4, 64) for name in ("two", "one")]
+    spans += [StageSpan("teacher_uncached.two", "t-two", BEGIN, BEGIN + 1, 4, 64, bytes=40)]
+    schemas.write_records(storage, "logs/spans-2.parquet", spans)
+    stages = build_summary(storage)["pipeline"]["stages"]
+    assert list(stages) == ["source", "teacher.one", "teacher.two", "teacher", "students", "evaluator"]
+    assert "cache_hit_rate" not in stages["teacher.one"] | stages["teacher"]
+    assert (stages["teacher.two"]["cache_hit_rate"], stages["teacher.two"]["cache_bytes_per_clip"]) == (0, 10)
+    assert "0% of the masks of two came out of the cache" in render_report(storage)
 
 
 def test_summary_json_has_the_keys_of_the_contract(tmp_path):

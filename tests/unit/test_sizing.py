@@ -109,3 +109,27 @@ def test_dry_run_prints_it_as_comments(tmp_path, capsys):
 def test_prices_that_cannot_be(given, words):
     with pytest.raises(ConfigError, match=words):
         config(given)
+
+
+def test_an_ensemble_in_one_pool_and_in_several():
+    """Members of 5 and 10 clips/s, and a fusing stage of 100: one actor of all does 1 / (0.2 + 0.1 + 0.01) a second."""
+    ensemble = ["teacher.kind=ensemble", "teacher.members.a.kind=embedded", "teacher.members.b.kind=embedded"]
+    stages = {
+        **PILOT["pipeline"]["stages"],
+        "teacher": {"clips": 100, "busy_s": 1.0},
+        "teacher.a": {"clips": 100, "busy_s": 20.0},
+        "teacher.b": {"clips": 100, "busy_s": 10.0},
+    }
+    pilot = {"pipeline": {"stages": stages}}
+    one = estimate(config(*ensemble), config(*ensemble), pilot)
+    assert one.bound == "teacher"
+    assert one.clips_s == pytest.approx(2 / 0.31)
+    each = [*ensemble, "teacher.pools=each", "teacher.members.a.max_actors=1", "teacher.members.b.max_actors=3",
+            "sizing.price_per_hour={teacher: 1}"]  # fmt: skip
+    several = estimate(config(*each), config(*each), pilot)
+    assert (several.bound, several.clips_s) == ("teacher.a", 5.0)
+    assert {stage.name: stage.actors for stage in several.stages if stage.cost} == {
+        "teacher.a": 1,
+        "teacher.b": 1,
+        "teacher": 1,
+    }

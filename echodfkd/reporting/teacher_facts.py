@@ -1,0 +1,59 @@
+"""What rows say of the teacher's work beside its scores: its cache, and members that clips were taught without."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from echodfkd.reporting.rows import RunRows, column
+
+HIT, MISS = "teacher_cache", "teacher_uncached"
+"""Of the spans of a teacher, or with ".NAME" of an ensemble's member, what was in its cache and what was not: no stages
+of their own."""
+
+
+def is_stage(name: str) -> bool:
+    """Whether spans of this name are work, and not a count of what was in a cache."""
+    return name.partition(".")[0] not in (HIT, MISS)
+
+
+def cache_facts(rows: RunRows, stage: str) -> dict[str, Any]:
+    """Of one stage: ``cached_clips`` where there are any, ``cache_hit_rate`` and ``cache_bytes_per_clip``.
+
+    The bytes are those of the entries that were read and written, over all clips that were looked up. Rows of older
+    versions do not have them, nor do they count what was not in the cache: then there is ``cached_clips`` alone.
+    """
+    name, dot, member = stage.partition(".")
+    if name != "teacher":
+        return {}
+    stages, clips, size = (column(rows.spans, key) for key in ("stage", "clips", "bytes"))
+    hits, misses = (int(clips[stages == kind + dot + member].sum()) for kind in (HIT, MISS))
+    found: dict[str, Any] = {"cached_clips": hits} if hits else {}
+    moved = size[np.isin(stages, [HIT + dot + member, MISS + dot + member])].astype(np.float64)
+    if hits + misses and np.isfinite(moved).all():
+        found["cache_hit_rate"] = hits / (hits + misses)
+        found["cache_bytes_per_clip"] = float(moved.sum()) / (hits + misses)
+    return found
+
+
+def dropped_clips(rows: RunRows) -> dict[str, int]:
+    """Member -> clips that were taught without it, of those whose training is published."""
+    return dict(sorted(Counter(rows.dropped["member"].to_pylist()).items()))
+
+
+def teacher_sentences(summary: dict[str, Any]) -> list[str]:
+    """The same in words, for a page."""
+    sentences = [
+        f"{count:,} {'clip was' if count == 1 else 'clips were'} taught without {member}, which had no usable mask."
+        for member, count in summary["teacher"]["dropped"].items()
+    ]
+    for stage, facts in summary["pipeline"]["stages"].items():
+        if "cache_hit_rate" in facts:
+            who = stage.partition(".")[2] or "the teacher"
+            sentences.append(
+                f"{facts['cache_hit_rate']:.0%} of the masks of {who} came out of the cache, which holds"
+                f" {facts['cache_bytes_per_clip']:,.0f} bytes a clip."
+            )
+    return sentences
