@@ -8,10 +8,11 @@ import re
 from typing import Any
 
 from echodfkd.config import RunConfig
-from echodfkd.config_teachers import TeacherModelConfig
+from echodfkd.config_limited import FUSIONS, check_limited
+from echodfkd.config_teachers import MemberConfig, TeacherConfig, TeacherModelConfig
 from echodfkd.errors import ConfigError
 
-_PIXELS = ("batch_frames", "pixel_mean", "pixel_std", "input_size", "activation", "outputs", "classes")
+_PIXELS = ("batch_frames", "pixel_mean", "pixel_std", "normalise", "input_size", "activation", "outputs", "classes")
 _REFERENCE = ("reference", "reference_tolerance")
 _FILE = ("weights", "sha256", "layout", "window_frames", "output", *_PIXELS, *_REFERENCE)
 
@@ -22,37 +23,56 @@ KINDS: dict[str, tuple[str, ...]] = {
     "onnx": _FILE,
     "exported": _FILE,
     "torchvision": ("weights", "sha256", "network", *_PIXELS, *_REFERENCE),
+    "smp": ("weights", "sha256", "network", "encoder", *_PIXELS, *_REFERENCE),
+    "monai_bundle": ("weights", "sha256", *_PIXELS, *_REFERENCE),
     "recorded": ("weights", "outputs", "classes"),
     "ensemble": ("members", "fusion", *_REFERENCE),
 }
 """What each kind reads of the options in `TeacherModelConfig` (and of members and fusion)."""
 
-FUSIONS = ("mean_prob", "mean_logit", "staple", "entropy", "agreement")
+EXAMPLES = {"torchvision": {"network": "deeplabv3_resnet50"}, "smp": {"network": "unet", "encoder": "resnet34"}}
 LAYOUTS = ("NCHW", "NCTHW", "NTCHW")
+NORMALISATIONS = ("fixed", "frame", "clip")
+NETWORK_KINDS = ("onnx", "exported", "torchvision", "smp", "monai_bundle")
+"""Kinds that are told what their network takes and gives."""
 ACTIVATIONS = ("sigmoid", "softmax", "none")
 MAX_CHANNELS = 64
 
 
 def check_teacher(config: RunConfig) -> None:
-    """Refuse a teacher that cannot work. Raises `ConfigError`."""
-    teacher = config.teacher
-    _check_model("teacher", teacher)
+    """Refuse a teacher that cannot work, also among those of a study or to be made. Raises `ConfigError`."""
+    _check_pool("teacher", config.teacher)
+    for name, teacher in config.study.teachers.items():
+        _check_name(f"study.teachers.{name}", name)
+        _check_pool(f"study.teachers.{name}", teacher)
+    check_limited(config.limited)
+
+
+def _check_pool(option: str, teacher: TeacherConfig) -> None:
+    _check_model(option, teacher)
     if teacher.kind == "ensemble":
         if len(teacher.members) < 2:
-            raise ConfigError("teacher.members: an ensemble has at least two, e.g. teacher.members.a.kind=embedded")
+            raise ConfigError(f"{option}.members: an ensemble has at least two, e.g. {option}.members.a.kind=embedded")
         for name, member in teacher.members.items():
-            option = f"teacher.members.{name}"
-            if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}", name):
-                raise ConfigError(f"{option}: a member's name may hold up to 100 letters, digits, '_' and '-'")
-            if member.kind == "ensemble":
-                raise ConfigError(f"{option}.kind: got 'ensemble', a member is a single teacher")
-            if not (math.isfinite(member.weight) and member.weight > 0):
-                raise ConfigError(f"{option}.weight: got {member.weight:g}, must be above 0")
-            _check_model(option, member)
+            _check_member(f"{option}.members.{name}", name, member)
     if teacher.fusion not in FUSIONS:
-        raise ConfigError(f"teacher.fusion: got {teacher.fusion!r}, allowed are {', '.join(FUSIONS)}")
+        raise ConfigError(f"{option}.fusion: got {teacher.fusion!r}, allowed are {', '.join(FUSIONS)}")
     if teacher.cache and teacher.kind == "recorded":
-        raise ConfigError("teacher.cache: has no use where teacher.kind is recorded, whose masks are stored already")
+        raise ConfigError(f"{option}.cache: has no use where {option}.kind is recorded, whose masks are stored already")
+
+
+def _check_member(option: str, name: str, member: MemberConfig) -> None:
+    _check_name(option, name)
+    if member.kind == "ensemble":
+        raise ConfigError(f"{option}.kind: got 'ensemble', a member is a single teacher")
+    if not (math.isfinite(member.weight) and member.weight > 0):
+        raise ConfigError(f"{option}.weight: got {member.weight:g}, must be above 0")
+    _check_model(option, member)
+
+
+def _check_name(option: str, name: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}", name):
+        raise ConfigError(f"{option}: a teacher's name may hold up to 100 letters, digits, '_' and '-'")
 
 
 def class_map(model: TeacherModelConfig) -> tuple[tuple[int, ...], tuple[str, ...]]:
@@ -72,6 +92,9 @@ def teacher_facts(values: dict[str, Any], *, has_tasks: bool) -> None:
     for model in (values, *values["members"].values()):
         for key in ("weights", "sha256", *_REFERENCE):
             model.pop(key)
+        for key in ("encoder", "normalise"):  # came later: a run from before there were such options stays the same run
+            if model[key] == getattr(TeacherModelConfig, key):
+                model.pop(key)
     values["is_quantised_first"] = has_cache and has_tasks
 
 
@@ -95,10 +118,10 @@ def _check_model(option: str, model: TeacherModelConfig) -> None:
     if model.kind not in ("embedded", "embedded_chambers", "ensemble") and not model.weights:
         what = "the folder of masks" if model.kind == "recorded" else "its checkpoint file"
         raise ConfigError(f"{option}.weights: empty, but {option}.kind is {model.kind}; name {what}")
-    if model.kind in ("onnx", "exported", "torchvision"):
+    if model.kind in NETWORK_KINDS:
         _check_network(option, model)
-    if "outputs" in read:
-        _check_classes(option, model)
+    if "outputs" in read and (model.outputs or model.kind != "monai_bundle"):
+        check_classes(option, model)
 
 
 def _check_network(option: str, model: TeacherModelConfig) -> None:
@@ -109,8 +132,9 @@ def _check_network(option: str, model: TeacherModelConfig) -> None:
             f"{option}.sha256: empty, but {option}.kind is exported, whose loader can run code that the file holds;"
             " give the sha256 of a file that you trust (sha256sum FILE)"
         )
-    if model.kind == "torchvision" and not model.network:
-        raise ConfigError(f"{option}.network: empty, but {option}.kind is torchvision; e.g. deeplabv3_resnet50")
+    for name, example in EXAMPLES.get(model.kind, {}).items():
+        if not getattr(model, name):
+            raise ConfigError(f"{option}.{name}: empty, but {option}.kind is {model.kind}; e.g. {example}")
     channels = len(model.pixel_mean)
     if not 1 <= channels <= MAX_CHANNELS or len(model.pixel_std) != channels:
         raise ConfigError(
@@ -119,7 +143,7 @@ def _check_network(option: str, model: TeacherModelConfig) -> None:
         )
     if not all(std > 0 for std in model.pixel_std):
         raise ConfigError(f"{option}.pixel_std: got {model.pixel_std}, all must be above 0")
-    for name, allowed in (("layout", LAYOUTS), ("activation", ACTIVATIONS)):
+    for name, allowed in (("layout", LAYOUTS), ("activation", ACTIVATIONS), ("normalise", NORMALISATIONS)):
         if getattr(model, name) not in allowed:
             raise ConfigError(f"{option}.{name}: got {getattr(model, name)!r}, allowed are {', '.join(allowed)}")
     if model.input_size < 0 or model.window_frames < 0:
@@ -128,7 +152,8 @@ def _check_network(option: str, model: TeacherModelConfig) -> None:
         raise ConfigError(f"{option}.window_frames: has no effect where {option}.layout is NCHW, a frame at a time")
 
 
-def _check_classes(option: str, model: TeacherModelConfig) -> None:
+def check_classes(option: str, model: TeacherModelConfig) -> None:
+    """Refuse outputs and classes that do not fit each other. Raises `ConfigError`."""
     if not model.outputs or len(set(model.outputs)) < len(model.outputs):
         raise ConfigError(f"{option}.outputs: got {', '.join(model.outputs) or 'none'}, expected different names")
     if unknown := [name for name in model.classes if name not in model.outputs]:
