@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from echodfkd.config_evaluate import EvaluateConfig as EvaluateConfig
 from echodfkd.config_judge import JudgePromptsConfig as JudgePromptsConfig
+from echodfkd.config_limited import LimitedConfig as LimitedConfig
 from echodfkd.config_objective import TermConfig as TermConfig
 from echodfkd.config_sizing import SizingConfig
 from echodfkd.config_sources import ConditionsConfig as ConditionsConfig
@@ -264,6 +265,9 @@ class StudyConfig:
     """Runs: the i-th has seed + i, and that number in its name."""
     baseline: str = ""
     """Student that the others are compared with; empty takes the first."""
+    teachers: dict[str, TeacherConfig] = field(default_factory=dict)
+    """Compare these teachers, and the students of each, instead of students with each other: a run per teacher and
+    seed. The others are compared with the first. Empty: all runs have the config's teacher."""
 
 
 @dataclass(frozen=True)
@@ -289,6 +293,7 @@ class RunConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     synthesize: SynthesizeConfig = field(default_factory=SynthesizeConfig)
     study: StudyConfig = field(default_factory=StudyConfig)
+    limited: LimitedConfig = field(default_factory=LimitedConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     sizing: SizingConfig = field(default_factory=SizingConfig)
     ray: RayConfig = field(default_factory=RayConfig)

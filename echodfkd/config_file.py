@@ -150,7 +150,8 @@ def config_hash(config: RunConfig) -> str:
     do not change the hash: a run may move to another cluster and still be the same run.
     """
     values = redact_values(dataclasses.asdict(config))  # a password that is changed leaves a run what it is
-    for key in ("storage", "name", "on_exists", "lease_s", "ray", "synthesize", "study", "evaluate", "sizing"):
+    apart = ("storage", "name", "on_exists", "lease_s", "ray", "synthesize", "study", "limited", "evaluate", "sizing")
+    for key in apart:
         values.pop(key)
     teacher_facts(values["teacher"], has_tasks=bool(config.taught_tasks))  # known by the hash of its weights
     for student in values["students"].values():

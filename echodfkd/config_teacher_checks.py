@@ -8,10 +8,11 @@ import re
 from typing import Any
 
 from echodfkd.config import RunConfig
-from echodfkd.config_teachers import MemberConfig, TeacherModelConfig, TeacherPoolConfig
+from echodfkd.config_limited import FUSIONS, check_limited
+from echodfkd.config_teachers import MemberConfig, TeacherConfig, TeacherModelConfig, TeacherPoolConfig
 from echodfkd.errors import ConfigError
 
-_PIXELS = ("batch_frames", "pixel_mean", "pixel_std", "input_size", "activation", "outputs", "classes")
+_PIXELS = ("batch_frames", "pixel_mean", "pixel_std", "normalise", "input_size", "activation", "outputs", "classes")
 _ENSEMBLE = ("members", "fusion", "pools", "confidence")
 _REFERENCE = ("reference", "reference_tolerance")
 _FILE = ("weights", "sha256", "layout", "window_frames", "output", *_PIXELS, *_REFERENCE)
@@ -23,46 +24,65 @@ KINDS: dict[str, tuple[str, ...]] = {
     "onnx": _FILE,
     "exported": _FILE,
     "torchvision": ("weights", "sha256", "network", *_PIXELS, *_REFERENCE),
+    "smp": ("weights", "sha256", "network", "encoder", *_PIXELS, *_REFERENCE),
+    "monai_bundle": ("weights", "sha256", *_PIXELS, *_REFERENCE),
     "recorded": ("weights", "outputs", "classes"),
     "ensemble": (*_ENSEMBLE, *_REFERENCE),
 }
 """What each kind reads of the options in `TeacherModelConfig` (and of those of an ensemble)."""
 
-FUSIONS = ("mean_prob", "mean_logit", "staple", "entropy", "agreement", "gate")
 POOLS = ("one", "each")
 DEVICES = ("auto", "cpu", "cuda")
 _POOL_OPTIONS = tuple(field.name for field in dataclasses.fields(TeacherPoolConfig))
+EXAMPLES = {"torchvision": {"network": "deeplabv3_resnet50"}, "smp": {"network": "unet", "encoder": "resnet34"}}
 LAYOUTS = ("NCHW", "NCTHW", "NTCHW")
+NORMALISATIONS = ("fixed", "frame", "clip")
+NETWORK_KINDS = ("onnx", "exported", "torchvision", "smp", "monai_bundle")
+"""Kinds that are told what their network takes and gives."""
 ACTIVATIONS = ("sigmoid", "softmax", "none")
 MAX_CHANNELS = 64
 
 
 def check_teacher(config: RunConfig) -> None:
-    """Refuse a teacher that cannot work. Raises `ConfigError`."""
-    teacher = config.teacher
-    _check_model("teacher", teacher)
+    """Refuse a teacher that cannot work, also among those of a study or to be made. Raises `ConfigError`."""
+    _check_teacher("teacher", config.teacher)
+    for name, teacher in config.study.teachers.items():
+        _check_name(f"study.teachers.{name}", name)
+        _check_teacher(f"study.teachers.{name}", teacher)
+    check_limited(config.limited)
+
+
+def _check_teacher(option: str, teacher: TeacherConfig) -> None:
+    _check_model(option, teacher)
     if teacher.pools not in POOLS:
-        raise ConfigError(f"teacher.pools: got {teacher.pools!r}, allowed are {', '.join(POOLS)}")
-    for option, pool in teacher.actor_pools.items():
-        _check_pool(option, pool)
+        raise ConfigError(f"{option}.pools: got {teacher.pools!r}, allowed are {', '.join(POOLS)}")
+    for where, pool in teacher.actor_pools.items():
+        _check_pool(where.replace("teacher", option, 1), pool)
     if teacher.kind == "ensemble":
         if len(teacher.members) < 2:
-            raise ConfigError("teacher.members: an ensemble has at least two, e.g. teacher.members.a.kind=embedded")
+            raise ConfigError(f"{option}.members: an ensemble has at least two, e.g. {option}.members.a.kind=embedded")
         for name, member in teacher.members.items():
-            option = f"teacher.members.{name}"
-            if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}", name):
-                raise ConfigError(f"{option}: a member's name may hold up to 100 letters, digits, '_' and '-'")
-            if member.kind == "ensemble":
-                raise ConfigError(f"{option}.kind: got 'ensemble', a member is a single teacher")
-            if not (math.isfinite(member.weight) and member.weight > 0):
-                raise ConfigError(f"{option}.weight: got {member.weight:g}, must be above 0")
-            _check_model(option, member)
+            _check_member(f"{option}.members.{name}", name, member)
             if teacher.pools == "one":
-                _refuse_pool(option, member)
+                _refuse_pool(f"{option}.members.{name}", member)
     if teacher.fusion not in FUSIONS:
-        raise ConfigError(f"teacher.fusion: got {teacher.fusion!r}, allowed are {', '.join(FUSIONS)}")
+        raise ConfigError(f"{option}.fusion: got {teacher.fusion!r}, allowed are {', '.join(FUSIONS)}")
     if teacher.cache and teacher.kind == "recorded":
-        raise ConfigError("teacher.cache: has no use where teacher.kind is recorded, whose masks are stored already")
+        raise ConfigError(f"{option}.cache: has no use where {option}.kind is recorded, whose masks are stored already")
+
+
+def _check_member(option: str, name: str, member: MemberConfig) -> None:
+    _check_name(option, name)
+    if member.kind == "ensemble":
+        raise ConfigError(f"{option}.kind: got 'ensemble', a member is a single teacher")
+    if not (math.isfinite(member.weight) and member.weight > 0):
+        raise ConfigError(f"{option}.weight: got {member.weight:g}, must be above 0")
+    _check_model(option, member)
+
+
+def _check_name(option: str, name: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}", name):
+        raise ConfigError(f"{option}: a teacher's name may hold up to 100 letters, digits, '_' and '-'")
 
 
 def _check_pool(option: str, pool: TeacherPoolConfig) -> None:
@@ -106,6 +126,9 @@ def teacher_facts(values: dict[str, Any], *, has_tasks: bool) -> None:
     for model in (values, *values["members"].values()):
         for key in ("weights", "sha256", *_REFERENCE):
             model.pop(key)
+        for key in ("encoder", "normalise"):  # came later: a run from before there were such options stays the same run
+            if model[key] == getattr(TeacherModelConfig, key):
+                model.pop(key)
     for key in ("pools", "confidence"):  # where members run; and what is read by terms that say so
         values.pop(key)
     for member in values["members"].values():
@@ -136,10 +159,10 @@ def _check_model(option: str, model: TeacherModelConfig) -> None:
     if model.kind not in ("embedded", "embedded_chambers", "ensemble") and not model.weights:
         what = "the folder of masks" if model.kind == "recorded" else "its checkpoint file"
         raise ConfigError(f"{option}.weights: empty, but {option}.kind is {model.kind}; name {what}")
-    if model.kind in ("onnx", "exported", "torchvision"):
+    if model.kind in NETWORK_KINDS:
         _check_network(option, model)
-    if "outputs" in read:
-        _check_classes(option, model)
+    if "outputs" in read and (model.outputs or model.kind != "monai_bundle"):
+        check_classes(option, model)
 
 
 def _check_network(option: str, model: TeacherModelConfig) -> None:
@@ -150,8 +173,9 @@ def _check_network(option: str, model: TeacherModelConfig) -> None:
             f"{option}.sha256: empty, but {option}.kind is exported, whose loader can run code that the file holds;"
             " give the sha256 of a file that you trust (sha256sum FILE)"
         )
-    if model.kind == "torchvision" and not model.network:
-        raise ConfigError(f"{option}.network: empty, but {option}.kind is torchvision; e.g. deeplabv3_resnet50")
+    for name, example in EXAMPLES.get(model.kind, {}).items():
+        if not getattr(model, name):
+            raise ConfigError(f"{option}.{name}: empty, but {option}.kind is {model.kind}; e.g. {example}")
     channels = len(model.pixel_mean)
     if not 1 <= channels <= MAX_CHANNELS or len(model.pixel_std) != channels:
         raise ConfigError(
@@ -160,7 +184,7 @@ def _check_network(option: str, model: TeacherModelConfig) -> None:
         )
     if not all(std > 0 for std in model.pixel_std):
         raise ConfigError(f"{option}.pixel_std: got {model.pixel_std}, all must be above 0")
-    for name, allowed in (("layout", LAYOUTS), ("activation", ACTIVATIONS)):
+    for name, allowed in (("layout", LAYOUTS), ("activation", ACTIVATIONS), ("normalise", NORMALISATIONS)):
         if getattr(model, name) not in allowed:
             raise ConfigError(f"{option}.{name}: got {getattr(model, name)!r}, allowed are {', '.join(allowed)}")
     if model.input_size < 0 or model.window_frames < 0:
@@ -169,7 +193,8 @@ def _check_network(option: str, model: TeacherModelConfig) -> None:
         raise ConfigError(f"{option}.window_frames: has no effect where {option}.layout is NCHW, a frame at a time")
 
 
-def _check_classes(option: str, model: TeacherModelConfig) -> None:
+def check_classes(option: str, model: TeacherModelConfig) -> None:
+    """Refuse outputs and classes that do not fit each other. Raises `ConfigError`."""
     if not model.outputs or len(set(model.outputs)) < len(model.outputs):
         raise ConfigError(f"{option}.outputs: got {', '.join(model.outputs) or 'none'}, expected different names")
     if unknown := [name for name in model.classes if name not in model.outputs]:

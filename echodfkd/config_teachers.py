@@ -14,7 +14,8 @@ class TeacherModelConfig:
 
     kind: str = "embedded"
     """embedded or embedded_chambers (shipped U-Nets), echonet_deeplabv3 (EchoNet-Dynamic's checkpoint), onnx, exported
-    (a torch.export archive), torchvision (one of its segmentation networks), or recorded (a folder of masks)."""
+    (a torch.export archive), torchvision or smp (a network of torchvision or of segmentation-models-pytorch),
+    monai_bundle (a MONAI bundle), or recorded (a folder of masks)."""
     weights: str = ""
     """Checkpoint file, or the folder of recorded masks; empty takes the shipped weights of an embedded teacher."""
     sha256: str = ""
@@ -22,7 +23,12 @@ class TeacherModelConfig:
     batch_frames: int = 128
     """Frames in one forward pass: bounds the teacher's memory."""
     network: str = ""
-    """torchvision: the network's name, e.g. deeplabv3_resnet50."""
+    """torchvision: the network's name, e.g. deeplabv3_resnet50; smp: the architecture, e.g. unet."""
+    encoder: str = ""
+    """smp: the encoder's name, e.g. resnet34."""
+    normalise: str = "fixed"
+    """fixed: pixel_mean and pixel_std are grey levels. frame or clip: every frame (or clip) is brought to mean 0 and
+    deviation 1 first, as nnU-Net does, and pixel_mean and pixel_std then apply to that (0 and 1 leave it)."""
     pixel_mean: list[float] = field(default_factory=list)
     """Grey levels (0..255) that are subtracted, one per input channel: as many channels as numbers."""
     pixel_std: list[float] = field(default_factory=list)
@@ -39,7 +45,8 @@ class TeacherModelConfig:
     """What makes probabilities of the output: sigmoid (classes are independent), softmax (they exclude each other), or
     none (it gives probabilities)."""
     outputs: list[str] = field(default_factory=lambda: ["LV"])
-    """What the output's channels stand for, in order, by the teacher's own names; `background` is never taught."""
+    """What the output's channels stand for, in order, by the teacher's own names; `background` is never taught.
+    monai_bundle: empty takes the names in the bundle's metadata."""
     classes: dict[str, str] = field(default_factory=dict)
     """The teacher's name of a class: ours. Classes without a name of ours are dropped; empty takes all as they are."""
     reference: str = ""

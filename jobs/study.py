@@ -1,4 +1,8 @@
-"""Compare students over several seeds: python jobs/study.py --config configs/study.yaml (--list: sizes and costs)."""
+"""Compare students, or teachers and what is learned from each, over several seeds (docs/students.md, docs/teachers.md).
+
+python jobs/study.py --config configs/study.yaml             (--list: sizes and costs of its students)
+python jobs/study.py --config configs/limited_teachers.yaml
+"""
 
 import sys
 
@@ -8,11 +12,10 @@ from echodfkd.config import RunConfig
 
 def work(config: RunConfig) -> dict[str, object]:
     """Run every seed, show the table, and say where study.json, study.md and study.png lie."""
-    from echodfkd.reporting.study import markdown_table
-    from echodfkd.runtime.study_run import run_study
+    from echodfkd.runtime.study_run import run_study, study_table
 
     study = run_study(config, lambda line: print(line, flush=True))
-    print(f"\n{markdown_table(study)}\n\nstudy: {study['root']}/study.json, study.md, study.png")
+    print(f"\n{study_table(study)}\n\nstudy: {study['root']}/study.json, study.md")
     return {"ok": True, "study": study["study"], "seeds": study["seeds"], "root": study["root"]}
 
 

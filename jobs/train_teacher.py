@@ -1,16 +1,22 @@
-"""Train the embedded teacher on labelled phantom clips: weights, and beside them the recipe and held-out scores."""
+"""Train teachers on labelled phantom clips: weights, and beside them the recipe and held-out scores.
+
+With --config FILE: one teacher per site of `limited` (docs/teachers.md); without it: the embedded teacher that ships.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
-from echodfkd.errors import EchoDFKDError
-from echodfkd.training.embedded import train_embedded_teacher
+from echodfkd.command import guarded, run_job
+from echodfkd.config import RunConfig
 
 
 def main() -> int:
-    """Parse, train, print the scores; 1 and one sentence where it cannot."""
+    """Parse, train, print the scores; the last line is JSON. Not 0 and one sentence where it cannot."""
+    if any(argument.split("=")[0] == "--config" for argument in sys.argv[1:]):
+        return run_job(limited, description=__doc__ or "")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", default="embedded_teacher.safetensors", help="weights; a .json is written beside")
     parser.add_argument("--classes", nargs="+", default=["LV"], help="LV, or LV myocardium LA RV RA")
@@ -20,23 +26,33 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=0.0, help="shorten the schedule to so long; 0 does not")
     parser.add_argument("--cases", type=int, default=32, help="held-out cases per size scored")
     args = parser.parse_args()
-    try:
-        card = train_embedded_teacher(
-            out=args.out,
-            steps=args.steps,
-            seed=args.seed,
-            sizes=tuple(args.size),
-            max_seconds=60.0 * args.minutes,
-            num_cases=args.cases,
-            report=lambda line: print(line, flush=True),
-            classes=tuple(args.classes),
-        )
-    except EchoDFKDError as error:
-        print(f"train_teacher: {error}", file=sys.stderr)
-        return 1
-    for size, scores in card["held_out"].items():
-        print(f"{size} px: " + "  ".join(f"{name} {value:.4f}" for name, value in scores.items()))
-    return 0
+    return guarded(lambda: shipped(args))
+
+
+def limited(config: RunConfig) -> dict[str, Any]:
+    """One teacher per site, and the table of all of them and their ensemble."""
+    from echodfkd.training.limited import teachers_table, train_limited_teachers
+
+    found = train_limited_teachers(config, report=lambda line: print(line, flush=True))
+    print(f"\n{teachers_table(found)}\n")
+    return {"ok": True, "out": config.limited.out, "held_out": found["held_out"]}
+
+
+def shipped(args: argparse.Namespace) -> dict[str, Any]:
+    """The embedded teacher."""
+    from echodfkd.training.embedded import train_embedded_teacher
+
+    card = train_embedded_teacher(
+        out=args.out,
+        steps=args.steps,
+        seed=args.seed,
+        sizes=tuple(args.size),
+        max_seconds=60.0 * args.minutes,
+        num_cases=args.cases,
+        report=lambda line: print(line, flush=True),
+        classes=tuple(args.classes),
+    )
+    return {"ok": True, "held_out": card["held_out"]}
 
 
 if __name__ == "__main__":

@@ -36,11 +36,13 @@ def external_tensor(name: str, shape: Sequence[int], location: str) -> bytes:
     )
 
 
-def node(kind: str, inputs: Sequence[str], output: str, **ints: Sequence[int] | int) -> bytes:
-    """NodeProto with attributes of whole numbers."""
+def node(kind: str, inputs: Sequence[str], output: str, **numbers: Sequence[int] | int | float) -> bytes:
+    """NodeProto with attributes of whole numbers, or of one float."""
     found = b"".join(field(1, name) for name in inputs) + field(2, output) + field(4, kind)
-    for name, value in ints.items():
-        if isinstance(value, int):
+    for name, value in numbers.items():
+        if isinstance(value, float):
+            attribute = field(1, name) + _varint(2 << 3 | 5) + struct.pack("<f", value) + field(20, 1)
+        elif isinstance(value, int):
             attribute = field(1, name) + field(3, value) + field(20, 2)
         else:
             attribute = field(1, name) + b"".join(field(8, one) for one in value) + field(20, 7)
@@ -77,6 +79,35 @@ def convolutions(
             nodes.append(node("Relu", [at], f"r{place}"))
             at = f"r{place}"
     classes = len(weights[-1][1])
+    return model(nodes, tensors, [value_info("x", shape)], [value_info("logits", [shape[0], classes, *shape[2:]])])
+
+
+def unet(weights: dict[str, np.ndarray], *, shape: Sequence[int | str]) -> bytes:
+    """A U-Net of two levels in the manner of nnU-Net's plain 2-D one: x (N, C, H, W) -> logits (N, classes, H, W).
+
+    Convolution, instance norm, leaky ReLU (0.01); a strided convolution down; a transposed convolution up, joined to
+    the level's own features; then a 1 x 1 convolution. ``weights``: ``down0``, ``down1``, ``joined`` (3 x 3), ``up``
+    (2 x 2, stride 2, in x out), ``head`` (1 x 1), each with ``NAME.bias``; and the norms' ``NAME.scale`` and
+    ``NAME.shift``.
+    """
+    nodes: list[bytes] = []
+
+    def block(name: str, at: str, stride: int) -> str:
+        inputs = [at, name, f"{name}.bias"]
+        nodes.append(node("Conv", inputs, f"{name}_c", kernel_shape=[3, 3], pads=[1] * 4, strides=[stride, stride]))
+        norm = [f"{name}_c", f"{name}.scale", f"{name}.shift"]
+        nodes.append(node("InstanceNormalization", norm, f"{name}_n", epsilon=1e-5))
+        nodes.append(node("LeakyRelu", [f"{name}_n"], f"{name}_a", alpha=0.01))
+        return f"{name}_a"
+
+    top = block("down0", "x", 1)
+    bottom = block("down1", top, 2)
+    nodes.append(node("ConvTranspose", [bottom, "up", "up.bias"], "up_c", kernel_shape=[2, 2], strides=[2, 2]))
+    nodes.append(node("Concat", ["up_c", top], "both", axis=1))
+    joined = block("joined", "both", 1)
+    nodes.append(node("Conv", [joined, "head", "head.bias"], "logits", kernel_shape=[1, 1]))
+    tensors = [tensor(name, values) for name, values in weights.items()]
+    classes = len(weights["head.bias"])
     return model(nodes, tensors, [value_info("x", shape)], [value_info("logits", [shape[0], classes, *shape[2:]])])
 
 

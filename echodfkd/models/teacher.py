@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -108,10 +108,20 @@ def pick_classes(prob: np.ndarray, class_names: tuple[str, ...], wanted: tuple[s
 
 @dataclass(frozen=True)
 class PixelStatistics:
-    """What a network expects of its input, in grey levels 0..255, one entry per channel."""
+    """What a network expects of its input, in grey levels 0..255, one entry per channel.
+
+    Where ``normalise`` is frame (or clip), each frame (or clip) is brought to mean 0 and deviation 1 over its own
+    pixels first, and mean and std are applied to what that gives.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    normalise: str = field(default="fixed", repr=False)  # the older ids of teachers are made of the two others' text
+
+
+MIN_STD = 1e-8
+"""Least deviation that a frame is divided by, as in nnU-Net's `ZScoreNormalization` (nnunetv2/preprocessing/
+normalization/default_normalization_schemes.py)."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +182,7 @@ class TorchTeacher:
         self.batch_frames = batch_frames
         self.input_size = input_size
         self.layout = layout
+        self.normalise = statistics.normalise
         channels = len(statistics.mean)
         self._mean = torch.tensor(statistics.mean, device=self.device).view(1, channels, 1, 1)
         self._std = torch.tensor(statistics.std, device=self.device).view(1, channels, 1, 1)
@@ -189,22 +200,28 @@ class TorchTeacher:
         starts = np.minimum(np.arange(0, T, length), max(0, T - length))
         frames_SL = np.minimum(starts[:, None] + np.arange(length), T - 1)
         windows = torch.from_numpy(np.ascontiguousarray(video_NTHW[:, frames_SL])).view(-1, length, H, W)
+        own = torch.from_numpy(own_statistics(video_NTHW, self.normalise)[:, frames_SL]).reshape(-1, length, 2)
         per_pass = self.layout.fixed_batch or max(1, self.batch_frames // length)
-        prob = torch.cat([self._forward(chunk) for chunk in windows.split(per_pass)])
+        chunks = zip(windows.split(per_pass), own.split(per_pass), strict=True)
+        prob = torch.cat([self._forward(chunk, of_chunk) for chunk, of_chunk in chunks])
         prob_NSLCHW = prob.view(N, len(starts), length, -1, H, W)
         owner_T = np.arange(T) // length
         prob_NTCHW = prob_NSLCHW[:, owner_T, np.arange(T) - starts[owner_T]]
         count = len(self.class_names) - 1
         return prob_NTCHW.reshape((N, T, H, W) if count == 1 else (N, T, count, H, W)).cpu().numpy()
 
-    def _forward(self, windows_NLHW: torch.Tensor) -> torch.Tensor:
-        """Probability (N, L, classes, H, W) of some windows."""
+    def _forward(self, windows_NLHW: torch.Tensor, own_NL2: torch.Tensor) -> torch.Tensor:
+        """Probability (N, L, classes, H, W) of some windows, with the `own_statistics` of their frames."""
         N, L, H, W = windows_NLHW.shape
         if self.layout.fixed_batch is not None and self.layout.fixed_batch > N:
-            last = windows_NLHW[-1:].expand(self.layout.fixed_batch - N, -1, -1, -1)
-            return self._forward(torch.cat([windows_NLHW, last]))[:N]
+            places = torch.arange(self.layout.fixed_batch).clamp(max=N - 1)
+            return self._forward(windows_NLHW[places], own_NL2[places])[:N]
         frames = windows_NLHW.reshape(-1, 1, H, W)
-        x = (frames.to(self.device).float() - self._mean) / self._std  # grey repeats over the channels
+        x = frames.to(self.device).float()
+        if self.normalise != "fixed":
+            mean, std = own_NL2.to(self.device).view(-1, 2, 1, 1, 1).unbind(1)
+            x = (x - mean) / std
+        x = (x - self._mean) / self._std  # grey repeats over the channels
         own = self.input_size
         if own is not None and x.shape[-2:] != (own, own):
             x = F.interpolate(x, size=(own, own), mode="bilinear", align_corners=False, antialias=True)
@@ -250,6 +267,21 @@ class TorchTeacher:
                 " none, which takes probabilities of 0 .. 1; set it to sigmoid or softmax"
             )
         return output.clamp(0, 1)
+
+
+def own_statistics(video_NTHW: np.ndarray, normalise: str) -> np.ndarray:
+    """Mean and population deviation of the grey levels that each frame is brought to 0 and 1 by, float32 (N, T, 2).
+
+    ``frame``: of the frame, ``clip``: of all frames of its clip, ``fixed``: 0 and 1. No deviation is below `MIN_STD`.
+    """
+    N, T = video_NTHW.shape[:2]
+    if normalise == "fixed":
+        return np.tile(np.array([0, 1], np.float32), (N, T, 1))
+    axes = (2, 3) if normalise == "frame" else (1, 2, 3)
+    pixels = video_NTHW.astype(np.float64)
+    mean, std = pixels.mean(axes, keepdims=True), np.maximum(pixels.std(axes, keepdims=True), MIN_STD)
+    found = np.concatenate([mean, std], axis=-1)[:, :, 0]
+    return np.broadcast_to(found, (N, T, 2)).astype(np.float32)
 
 
 def hash_weights(network: nn.Module) -> str:

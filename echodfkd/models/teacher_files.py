@@ -1,4 +1,4 @@
-"""Networks of others out of their files: ONNX, a torch.export archive, torchvision's segmentation networks.
+"""Networks of others out of their files, whole: ONNX, and an archive of torch.export.
 
 Each is a module (N, C, h, w) float -> output, with ``weights_hash`` and ``input_shape`` (the sizes that it insists on,
 None where any will do). What a file may do when it is opened stands in docs/teachers.md.
@@ -18,12 +18,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors
 from torch import nn
 
 from echodfkd.errors import ConfigError, InputError, RunError, one_line
-from echodfkd.models.torchvision_guard import import_torchvision
 
 MAX_FILE_BYTES = (1 << 31) - 1
 """Largest file of weights: what a protobuf message (an ONNX file) can hold."""
@@ -216,57 +213,10 @@ class ExportedNetwork(ForeignNetwork):
         self._call = [program.module()]  # in a list: exported modules refuse .eval() and .to(), which they do not need
 
     def _run(self, x: torch.Tensor) -> torch.Tensor:
-        return _one_output(self._call[0](x), self._name)
+        return one_output(self._call[0](x), self._name)
 
 
-class TorchvisionNetwork(ForeignNetwork):
-    """One of torchvision's segmentation networks, with weights from a safetensors file.
-
-    Args:
-        name: e.g. deeplabv3_resnet50.
-        data: the file; tensors under torchvision's names. An auxiliary classifier in it is taken or left out.
-        where: its name, for errors.
-        num_channels: classes that the network gives, the background among them where it was trained so.
-
-    Raises:
-        InputError: torchvision or the weights cannot be used.
-        ConfigError: no such network.
-    """
-
-    def __init__(self, name: str, data: bytes, *, where: str, num_channels: int) -> None:
-        super().__init__()
-        self.weights_hash = hashlib.sha256(data).hexdigest()[:8]
-        import_torchvision()
-        models = importlib.import_module("torchvision.models")
-        names = models.list_models(module=models.segmentation)
-        if name not in names:
-            raise ConfigError(f"teacher.network: got {name!r}, torchvision has {', '.join(names)}")
-        try:
-            state = load_safetensors(data)
-        except (SafetensorError, ValueError, KeyError, RuntimeError, MemoryError) as error:
-            raise InputError(f"teacher.weights: {where} cannot be read as a safetensors file: {error}") from error
-        options: dict[str, Any] = {"weights": None, "weights_backbone": None, "num_classes": num_channels}
-        if not name.startswith("lraspp"):  # the one family without an auxiliary classifier
-            options["aux_loss"] = any(key.startswith("aux_classifier.") for key in state)
-        with torch.device("meta"):
-            network = models.get_model(name, **options)
-        expected = {key: (tuple(value.shape), value.dtype) for key, value in network.state_dict().items()}
-        found = {key: (tuple(value.shape), value.dtype) for key, value in state.items()}
-        if found != expected:
-            wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
-            raise InputError(
-                f"teacher.weights: {where} is no {name} of {num_channels} channels (teacher.outputs): {len(wrong)} of"
-                f" {len(expected)} tensors differ, first {wrong[0]} (expected {expected.get(wrong[0], 'none')}, got"
-                f" {found.get(wrong[0], 'none')})"
-            )
-        network.load_state_dict(state, strict=True, assign=True)
-        self.inner = network
-
-    def _run(self, x: torch.Tensor) -> torch.Tensor:
-        return _one_output(self.inner(x), "")
-
-
-def _one_output(output: Any, name: str) -> torch.Tensor:
+def one_output(output: Any, name: str) -> torch.Tensor:
     """The tensor of this name in what a network gave: a dictionary's entry, or the first of several."""
     if isinstance(output, dict):
         output = output[name or ("out" if "out" in output else next(iter(output)))]

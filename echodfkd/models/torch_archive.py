@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
+from collections.abc import Sequence
 
 import torch
 
@@ -46,13 +47,14 @@ _DAMAGED = (
 """What the standard library and torch raise on bytes that are not what they should be."""
 
 
-def read_state_dict(data: bytes, *, name: str, entry: str = "state_dict") -> dict[str, torch.Tensor]:
+def read_state_dict(data: bytes, *, name: str, entries: Sequence[str] = ("state_dict",)) -> dict[str, torch.Tensor]:
     """The tensors of one dictionary in a file of ``torch.save``, by name.
 
     Args:
         data: the whole file.
         name: the file's name, for the error's sentence.
-        entry: key of the dictionary in the saved object, itself a dictionary.
+        entries: keys of the dictionary in the saved object, itself a dictionary: the first that is there; "" stands
+            for the saved object itself.
 
     Raises:
         InputError: not such a file, damaged, or one that promises more than it holds; which, in one sentence.
@@ -65,9 +67,10 @@ def read_state_dict(data: bytes, *, name: str, entry: str = "state_dict") -> dic
     try:
         archive = _Archive(data, name)
         saved = follow_pickle(archive.pickle)
-        found = saved.get(entry) if isinstance(saved, dict) else None
-        if not isinstance(found, dict):
-            raise InputError(f"{name} holds no dictionary {entry!r}: it is not a training checkpoint")
+        known = {"": saved, **saved} if isinstance(saved, dict) else {}
+        found = next((known[key] for key in entries if isinstance(known.get(key), dict)), None)
+        if found is None:
+            raise InputError(f"{name} holds no dictionary {entries[0]!r}: it is not a training checkpoint")
         return {key: archive.tensor(key, value) for key, value in found.items()}
     except InputError:
         raise

@@ -71,7 +71,7 @@ def build_study(runs: Sequence[RunRows], *, baseline: str) -> dict[str, Any]:
         for metric in METRICS:
             values = [_case_values(rows, name, metric) for rows in runs]
             if all(np.isfinite([*of_run.values()]).any() for of_run in values):
-                metrics[metric] = _summarise(values, [_case_values(rows, baseline, metric) for rows in runs])
+                metrics[metric] = summarise(values, [_case_values(rows, baseline, metric) for rows in runs])
         students[name] = {
             "options": dict(options),
             **student_cost(options, config["window"]["size"]),
@@ -143,7 +143,8 @@ def compare(values: Sequence[Mapping[str, float]], baseline: Sequence[Mapping[st
     return Difference(student_interval(means), bootstrap_mean(np.concatenate(pairs)))
 
 
-def _summarise(values: list[dict[str, float]], baseline: list[dict[str, float]]) -> dict[str, Any]:
+def summarise(values: Sequence[Mapping[str, float]], baseline: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """Mean and interval over runs, and the difference from the baseline's; both clip id -> value per run."""
     means = [float(np.nanmean(list(of_run.values()))) for of_run in values]
     difference = compare(values, baseline)
     return {
@@ -173,8 +174,8 @@ def markdown_table(study: Mapping[str, Any]) -> str:
     for name, student in study["students"].items():
         metrics = student["metrics"]
         cells = [name, f"{student['parameters']:,}", f"{student['macs_per_frame'] / 1e6:.1f}"]
-        cells += [_score(metrics.get(metric)) for metric in METRICS]
-        cells += ["" if name == baseline else _difference(metrics.get(m)) for m in ("dice_all", "area_jitter")]
+        cells += [format_score(metrics.get(metric)) for metric in METRICS]
+        cells += ["" if name == baseline else format_difference(metrics.get(m)) for m in ("dice_all", "area_jitter")]
         lines.append(_row(cells))
     lines += ["", *_notes(study)]
     return "\n".join(lines)
@@ -195,13 +196,15 @@ def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _score(found: Mapping[str, Any] | None) -> str:
+def format_score(found: Mapping[str, Any] | None) -> str:
+    """What `summarise` gave as ``mean [low, high]``, or a dash."""
     if found is None or found["mean"] is None:
         return "-"
     return f"{found['mean']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
 
 
-def _difference(found: Mapping[str, Any] | None) -> str:
+def format_difference(found: Mapping[str, Any] | None) -> str:
+    """The difference in it, with a star where it is clear, or a dash."""
     if found is None or found["mean"] is None:
         return "-"
     runs = found["difference"]["over_runs"]

@@ -1,4 +1,7 @@
-"""A study: one run per seed, in which all students share every batch; then their scores side by side."""
+"""A study: runs of one config, then their scores side by side.
+
+One run per seed, in which all students share every batch; or, to compare teachers, one run per teacher and seed.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,14 @@ from echodfkd.errors import RunError
 from echodfkd.reporting.rows import read_rows
 from echodfkd.reporting.study import build_study, markdown_table
 from echodfkd.reporting.study_chart import study_chart
+from echodfkd.reporting.teacher_study import build_teacher_study, teacher_table
 from echodfkd.runtime.cluster import connected, with_absolute_paths
 from echodfkd.runtime.distillation_run import run_distillation
 from echodfkd.storage import RunStorage
 
 
 def run_study(config: RunConfig, print_line: Callable[[str], None]) -> dict[str, Any]:
-    """Run (or resume) every seed's distillation and write study.json, study.md and study.png.
+    """Run (or resume) every distillation and write study.json, study.md and (of students) study.png.
 
     Returns:
         study.json's content, with ``root`` added: the folder it lies in.
@@ -26,23 +30,39 @@ def run_study(config: RunConfig, print_line: Callable[[str], None]) -> dict[str,
     Raises:
         EchoDFKDError: one sentence; the same command goes on where this one stopped.
     """
-    config = with_absolute_paths(config)
-    runs = seed_configs(config)
+    by_teacher = {name: [with_absolute_paths(run) for run in group] for name, group in study_configs(config).items()}
+    runs = [(f"{name}, seed {run.seed}".lstrip(", "), run) for name, group in by_teacher.items() for run in group]
     with connected(config.ray):
-        for number, run in enumerate(runs, start=1):
-            print_line(f"study {config.name}: run {number} of {len(runs)}, seed {run.seed}")
+        for number, (label, run) in enumerate(runs, start=1):
+            print_line(f"study {config.name}: run {number} of {len(runs)}, {label}")
             if stopped := run_distillation(run, print_line)["stopped"]:
-                raise RunError(f"study {config.name}: seed {run.seed} was {stopped}")
-    rows = [read_rows(RunStorage(run.root)) for run in runs]
-    study = build_study(rows, baseline=config.study.baseline or next(iter(config.students)))
-    storage = RunStorage(config.root)
+                raise RunError(f"study {config.name}: {label} was {stopped}")
+    rows = {name: [read_rows(RunStorage(run.root)) for run in group] for name, group in by_teacher.items()}
+    storage = RunStorage(with_absolute_paths(config).root)
+    if config.study.teachers:
+        study = build_teacher_study(rows)
+    else:
+        study = build_study(rows[""], baseline=config.study.baseline or next(iter(config.students)))
+        storage.write("study.png", study_chart(study))
     storage.write("study.json", (json.dumps(study, indent=1, allow_nan=False) + "\n").encode())
-    storage.write("study.md", (markdown_table(study) + "\n").encode())
-    storage.write("study.png", study_chart(study))
-    return {**study, "root": config.root}
+    storage.write("study.md", (study_table(study) + "\n").encode())
+    return {**study, "root": storage.root}
+
+
+def study_table(study: dict[str, Any]) -> str:
+    """The study as a Markdown table."""
+    return teacher_table(study) if "teachers" in study else markdown_table(study)
+
+
+def study_configs(config: RunConfig) -> dict[str, list[RunConfig]]:
+    """The study's runs by teacher ("" where all have the config's), a seed each: both are in a run's name."""
+    return {
+        name: seed_configs(dataclasses.replace(config, teacher=teacher, name=f"{config.name}-{name}".rstrip("-")))
+        for name, teacher in (config.study.teachers or {"": config.teacher}).items()
+    }
 
 
 def seed_configs(config: RunConfig) -> list[RunConfig]:
-    """The study's runs: the same config with seeds of their own, and the seed in the name."""
+    """The same config with seeds of their own, and the seed in the name."""
     seeds = range(config.seed, config.seed + config.study.seeds)
     return [dataclasses.replace(config, seed=seed, name=f"{config.name}-seed{seed}") for seed in seeds]

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 
-from echodfkd.config_teacher_checks import class_map
+from echodfkd.config_teacher_checks import NETWORK_KINDS, check_classes, class_map
 from echodfkd.config_teachers import TeacherConfig, TeacherModelConfig
 from echodfkd.errors import ConfigError, InputError
 from echodfkd.models.build import build_teacher, pick_device
+from echodfkd.models.library_networks import smp_network, torchvision_network
+from echodfkd.models.monai_bundle import MonaiNetwork
 from echodfkd.models.teacher import NetworkLayout, PixelStatistics, Teacher, TorchTeacher
 from echodfkd.models.teacher_files import (
     ExportedNetwork,
     ForeignNetwork,
     OnnxNetwork,
-    TorchvisionNetwork,
     onnx_device,
     read_pinned,
 )
@@ -79,7 +81,7 @@ def _build_one(model: TeacherModelConfig, *, device: str, placement: Placement |
             class_names=class_names,
             place=placement,
         )
-    if model.kind in ("onnx", "exported", "torchvision"):
+    if model.kind in NETWORK_KINDS:
         teacher = _network_teacher(model, device)
     else:
         teacher = build_teacher(kind=model.kind, weights=model.weights, device=device, batch_frames=model.batch_frames)
@@ -95,17 +97,10 @@ def _check(teacher: Teacher, model: TeacherModelConfig) -> None:
 
 def _network_teacher(model: TeacherModelConfig, device: str) -> Teacher:
     """A network out of someone's file. Its id covers the file and all that the config says of its input and output."""
-    data = read_pinned(model.weights, model.sha256)
-    network: ForeignNetwork
-    if model.kind == "onnx":
-        device = pick_device(onnx_device(device), "teacher.device")
-        network = OnnxNetwork(data, where=model.weights, device=device, output=model.output)
-    elif model.kind == "exported":
-        device = pick_device(device, "teacher.device")
-        network = ExportedNetwork(data, sha256=model.sha256, where=model.weights, device=device, output=model.output)
-    else:
-        device = pick_device(device, "teacher.device")
-        network = TorchvisionNetwork(model.network, data, where=model.weights, num_channels=len(model.outputs))
+    device = pick_device(onnx_device(device) if model.kind == "onnx" else device, "teacher.device")
+    network = _open_network(model, device)
+    if isinstance(network, MonaiNetwork):
+        model = _with_bundle_outputs(model, network)
     channels, class_names = class_map(model)
     layout = NetworkLayout(
         axes=model.layout,
@@ -114,11 +109,12 @@ def _network_teacher(model: TeacherModelConfig, device: str) -> Teacher:
         channels=channels,
         fixed_batch=_check_input(model, network.input_shape),
     )
-    statistics = PixelStatistics(tuple(model.pixel_mean), tuple(model.pixel_std))
+    statistics = PixelStatistics(tuple(model.pixel_mean), tuple(model.pixel_std), model.normalise)
     facts = f"{network.weights_hash}|{statistics}|{model.input_size}|{layout}|{class_names}|{model.output}"
+    facts += "" if model.normalise == "fixed" else f"|{model.normalise}"
     return TorchTeacher(
         network,
-        name=model.kind if model.kind != "torchvision" else model.network,
+        name=model.network or model.kind,
         statistics=statistics,
         input_size=model.input_size or None,
         device=device,
@@ -127,6 +123,37 @@ def _network_teacher(model: TeacherModelConfig, device: str) -> Teacher:
         layout=layout,
         weights_hash=hashlib.sha256(facts.encode()).hexdigest()[:8],
     )
+
+
+def _open_network(model: TeacherModelConfig, device: str) -> ForeignNetwork:
+    where = model.weights
+    if model.kind == "monai_bundle":
+        return MonaiNetwork(where, sha256=model.sha256)
+    data, count = read_pinned(where, model.sha256), len(model.outputs)
+    if model.kind == "onnx":
+        return OnnxNetwork(data, where=where, device=device, output=model.output)
+    if model.kind == "exported":
+        return ExportedNetwork(data, sha256=model.sha256, where=where, device=device, output=model.output)
+    if model.kind == "torchvision":
+        return torchvision_network(model.network, data, where=where, num_channels=count)
+    channels = len(model.pixel_mean)
+    return smp_network(model.network, model.encoder, data, where=where, in_channels=channels, num_channels=count)
+
+
+def _with_bundle_outputs(model: TeacherModelConfig, network: MonaiNetwork) -> TeacherModelConfig:
+    """The config with the names of the bundle's channels where it gives none itself. Raises `InputError`."""
+    names, count = model.outputs or list(network.channel_names), network.definition.out_channels
+    if len(names) != count:
+        told = "its metadata names none"
+        if network.channel_names:
+            told = f"{', '.join(network.channel_names)} by its metadata, which outputs: [] takes"
+        raise InputError(
+            f"teacher.outputs: got {', '.join(model.outputs) or 'none'}, but the network in {model.weights} gives"
+            f" {count} channels ({told})"
+        )
+    model = dataclasses.replace(model, outputs=names)
+    check_classes("teacher", model)
+    return model
 
 
 def _check_input(model: TeacherModelConfig, shape: tuple[int | None, ...] | None) -> int | None:

@@ -56,22 +56,32 @@ def train_embedded_teacher(
         RunError: the loss is not finite.
     """
     _check(steps=steps, seed=seed, sizes=sizes, num_cases=num_cases, classes=classes)
-    path = Path(out)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)  # say so before the training, not after it
-    except OSError as error:
-        raise InputError(f"--out: {out} cannot be written: {error}") from error
+    prepare_folder(Path(out).parent, "--out")
     recipe = embedded_recipe(steps=steps, seed=seed, sizes=sizes, max_seconds=max_seconds, classes=classes)
     torch.manual_seed(seed)
     network = EmbeddedTeacherNet(num_classes=len(classes))
     steps_done = train_segmentation(network, _clip_maker(recipe), recipe, report=report)
-    card = _card(network, recipe, steps_done=steps_done, held_out=_score(network, recipe, num_cases))
+    data = "echodfkd.synthesis.phantom, clips 0, 1, ... of this seed; scored on its cases 0, 1, ..."
+    card = teacher_card(network, recipe, steps_done=steps_done, data=data, held_out=_score(network, recipe, num_cases))
+    write_teacher(Path(out), network, card, "--out")
+    return card
+
+
+def prepare_folder(folder: Path, option: str) -> None:
+    """Make the folder of an output, before the work and not after it. Raises `InputError`, which names the option."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{option}: {folder} cannot be written: {error}") from error
+
+
+def write_teacher(path: Path, network: EmbeddedTeacherNet, card: dict[str, Any], option: str) -> None:
+    """Write the weights, and the card as .json beside them. Raises `InputError`, which names the option."""
     try:
         path.write_bytes(save({key: value.contiguous() for key, value in network.state_dict().items()}))
         path.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n")
     except OSError as error:
-        raise InputError(f"--out: {out} cannot be written: {error}") from error
-    return card
+        raise InputError(f"{option}: {path} cannot be written: {error}") from error
 
 
 def embedded_recipe(
@@ -106,9 +116,10 @@ def _score(network: EmbeddedTeacherNet, recipe: SupervisedRecipe, num_cases: int
     return held_out
 
 
-def _card(
-    network: EmbeddedTeacherNet, recipe: SupervisedRecipe, *, steps_done: int, held_out: dict[str, dict[str, float]]
+def teacher_card(
+    network: EmbeddedTeacherNet, recipe: SupervisedRecipe, *, steps_done: int, data: str, held_out: dict[str, Any]
 ) -> dict[str, Any]:
+    """What a teacher's JSON file says: recipe, data and scores."""
     return {
         "name": "embedded_teacher" if len(recipe.classes) == 1 else "embedded_chambers_teacher",
         "input": "grey frames (N, 1, H, W), H and W divisible by 8, normalised by mean and std",
@@ -116,7 +127,7 @@ def _card(
         "parameters": sum(value.numel() for value in network.parameters()),
         "recipe": asdict(recipe),
         "steps_done": steps_done,
-        "data": "echodfkd.synthesis.phantom, clips 0, 1, ... of this seed; scored on its cases 0, 1, ...",
+        "data": data,
         "held_out": held_out,
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},

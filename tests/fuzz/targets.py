@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from tests.fuzz import targets_masks, targets_media, targets_runs, targets_text, targets_volumes
+from tests.fuzz import targets_bundles, targets_masks, targets_media, targets_runs, targets_text, targets_volumes
 
 
 class Target(Protocol):
@@ -38,4 +38,5 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "seg_npz": targets_masks.SegNpz,
     "mask_rows": targets_masks.MaskRows,
     "reference": targets_masks.Reference,
+    "bundle": targets_bundles.Bundle,
 }

@@ -29,6 +29,7 @@ FEW = {
     "reference": 30,
     "camus": 40,
     "arrays": 40,
+    "bundle": 60,
 }
 MANY = {
     "video": 3000,
@@ -48,6 +49,7 @@ MANY = {
     "reference": 800,
     "camus": 1000,
     "arrays": 1000,
+    "bundle": 1000,
 }
 
 

@@ -25,6 +25,8 @@ PURE = [
     "echodfkd.models.convlstm",
     "echodfkd.models.fusion",
     "echodfkd.models.teacher_files",
+    "echodfkd.models.library_networks",
+    "echodfkd.models.monai_bundle",
     "echodfkd.models.cost",
     "echodfkd.models.recurrences",
     "echodfkd.models.deeplabv3",
@@ -67,10 +69,12 @@ PURE = [
     "echodfkd.models.heads",
     "echodfkd.training.objective",
     "echodfkd.training.worker",
+    "echodfkd.training.limited",
     "echodfkd.training.checkpoints",
     "echodfkd.training.conversion",
     "echodfkd.soak",
     "echodfkd.reporting.summary",
+    "echodfkd.reporting.teacher_study",
     "echodfkd.reporting.report",
 ]
 LAYERS = [
