@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from echodfkd.config_evaluate import EvaluateConfig as EvaluateConfig
 from echodfkd.config_judge import JudgePromptsConfig as JudgePromptsConfig
 from echodfkd.config_objective import TermConfig as TermConfig
+from echodfkd.config_remote import ServeConfig as ServeConfig
 from echodfkd.config_sources import ConditionsConfig as ConditionsConfig
 from echodfkd.config_sources import MixturePart as MixturePart
 from echodfkd.config_sources import PartConfig as PartConfig
@@ -281,6 +282,7 @@ class RunConfig:
     synthesize: SynthesizeConfig = field(default_factory=SynthesizeConfig)
     study: StudyConfig = field(default_factory=StudyConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    serve: ServeConfig = field(default_factory=ServeConfig)
     ray: RayConfig = field(default_factory=RayConfig)
 
     @property

@@ -20,6 +20,7 @@ from echodfkd.config_head_checks import check_heads, drop_unused_heads
 from echodfkd.config_initial import check_initial_option, pin_initial
 from echodfkd.config_judge import check_judge, drop_unused_judge
 from echodfkd.config_objective_checks import check_recipe, drop_added_defaults
+from echodfkd.config_remote import check_serve
 from echodfkd.config_source_checks import check_source
 from echodfkd.config_source_file import expand_source, pin_tables, replace_distributions, shorten_source, sources_in
 from echodfkd.config_student_checks import check_student
@@ -149,7 +150,7 @@ def config_hash(config: RunConfig) -> str:
     do not change the hash: a run may move to another cluster and still be the same run.
     """
     values = redact_values(dataclasses.asdict(config))  # a password that is changed leaves a run what it is
-    for key in ("storage", "name", "on_exists", "lease_s", "ray", "synthesize", "study", "evaluate"):
+    for key in ("storage", "name", "on_exists", "lease_s", "ray", "synthesize", "study", "evaluate", "serve"):
         values.pop(key)
     teacher_facts(values["teacher"], has_tasks=bool(config.taught_tasks))  # known by the hash of its weights
     for student in values["students"].values():
@@ -269,6 +270,7 @@ def check_config(config: RunConfig) -> None:
     check_judge(config.evaluation)
     check_evaluate(config.evaluate, config.window.fps)
     check_synthesize(config.synthesize, config.source)
+    check_serve(config)
 
 
 def _check_sources(config: RunConfig) -> None:
@@ -278,7 +280,7 @@ def _check_sources(config: RunConfig) -> None:
 
 
 def _check_students(config: RunConfig) -> None:
-    if not (config.students or config.synthesize.out or config.evaluate.out):
+    if not (config.students or config.synthesize.out or config.evaluate.out or config.serve.port):
         raise ConfigError("students: empty, name at least one, e.g. students.c31.blocks=3 students.c31.layers=1")
     for name, student in config.students.items():
         option = f"students.{name}"

@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 from echodfkd.config import RunConfig
+from echodfkd.config_remote import check_remotes
 from echodfkd.config_teachers import TeacherModelConfig
 from echodfkd.errors import ConfigError
 
@@ -23,6 +24,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "exported": _FILE,
     "torchvision": ("weights", "sha256", "network", *_PIXELS, *_REFERENCE),
     "recorded": ("weights", "outputs", "classes"),
+    "remote": ("remote", *_REFERENCE),
     "ensemble": ("members", "fusion", *_REFERENCE),
 }
 """What each kind reads of the options in `TeacherModelConfig` (and of members and fusion)."""
@@ -51,6 +53,7 @@ def check_teacher(config: RunConfig) -> None:
             _check_model(option, member)
     if teacher.fusion not in FUSIONS:
         raise ConfigError(f"teacher.fusion: got {teacher.fusion!r}, allowed are {', '.join(FUSIONS)}")
+    check_remotes(config)
     if teacher.cache and teacher.kind == "recorded":
         raise ConfigError("teacher.cache: has no use where teacher.kind is recorded, whose masks are stored already")
 
@@ -70,7 +73,7 @@ def teacher_facts(values: dict[str, Any], *, has_tasks: bool) -> None:
     """
     has_cache = bool(values.pop("cache"))
     for model in (values, *values["members"].values()):
-        for key in ("weights", "sha256", *_REFERENCE):
+        for key in ("weights", "sha256", "remote", *_REFERENCE):
             model.pop(key)
     values["is_quantised_first"] = has_cache and has_tasks
 
@@ -92,7 +95,7 @@ def _check_model(option: str, model: TeacherModelConfig) -> None:
         raise ConfigError(f"{option}.batch_frames: got {model.batch_frames}, must be at least 1")
     if not 0 <= model.reference_tolerance <= 1:
         raise ConfigError(f"{option}.reference_tolerance: got {model.reference_tolerance}, must lie in 0 .. 1")
-    if model.kind not in ("embedded", "embedded_chambers", "ensemble") and not model.weights:
+    if model.kind not in ("embedded", "embedded_chambers", "ensemble", "remote") and not model.weights:
         what = "the folder of masks" if model.kind == "recorded" else "its checkpoint file"
         raise ConfigError(f"{option}.weights: empty, but {option}.kind is {model.kind}; name {what}")
     if model.kind in ("onnx", "exported", "torchvision"):

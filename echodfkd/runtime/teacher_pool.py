@@ -36,11 +36,7 @@ class TeacherActor:
             torch.set_num_threads(max(1, round(config.teacher.num_cpus)))
         self.config = config
         self.teacher = load_teacher(config)
-        if self.teacher.teacher_id != teacher_id:
-            raise RunError(
-                f"teacher.weights: this node loads {self.teacher.teacher_id}, the driver loaded {teacher_id};"
-                " put the same file on every node"
-            )
+        check_same_teacher(self.teacher.teacher_id, teacher_id)
         self.rules = slot_rules(config)
         self.name = actor_name("teacher")
         self.deadline_s = WARM_UP_FACTOR * config.teacher.timeout_s
@@ -62,6 +58,15 @@ class TeacherActor:
 
     def _source(self) -> ClipSource:
         return training_source(self.config)
+
+
+def check_same_teacher(found: str, teacher_id: str) -> None:
+    """Raise `RunError` where a process has another teacher than the driver had."""
+    if found != teacher_id:
+        raise RunError(
+            f"teacher.weights: this node loads {found}, the driver loaded {teacher_id}; put the same file on every"
+            " node (a remote teacher: its service has been given another one)"
+        )
 
 
 @contextlib.contextmanager

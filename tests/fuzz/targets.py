@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from tests.fuzz import targets_masks, targets_media, targets_runs, targets_text, targets_volumes
+from tests.fuzz import targets_masks, targets_media, targets_remote, targets_runs, targets_text, targets_volumes
 
 
 class Target(Protocol):
@@ -38,4 +38,6 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "seg_npz": targets_masks.SegNpz,
     "mask_rows": targets_masks.MaskRows,
     "reference": targets_masks.Reference,
+    "mask_request": targets_remote.MaskRequest,
+    "mask_answer": targets_remote.MaskAnswer,
 }

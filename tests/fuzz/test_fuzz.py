@@ -29,6 +29,8 @@ FEW = {
     "reference": 30,
     "camus": 40,
     "arrays": 40,
+    "mask_request": 60,
+    "mask_answer": 60,
 }
 MANY = {
     "video": 3000,
@@ -48,6 +50,8 @@ MANY = {
     "reference": 800,
     "camus": 1000,
     "arrays": 1000,
+    "mask_request": 2000,
+    "mask_answer": 2000,
 }
 
 
