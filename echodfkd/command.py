@@ -20,11 +20,11 @@ QUIET_RAY = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_task_events_max_num_task_in_gcs": "5000",
-    "RAY_DEDUP_LOGS_SKIP_REGEX": "worker processes have been started on node",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "worker processes have been started on node|ServeController.graceful_shutdown failed",
 }
 """Environment of the driver and of every worker: our progress line instead of Ray's many. (The last one hides a
-warning about few cores and many roles; the one before bounds what a local cluster remembers of tasks that are over,
-some 3 KB each, of which Ray keeps 100,000.)"""
+warning about few cores and many roles, and what Ray says of a service that has ended in order; the one before bounds
+what a local cluster remembers of tasks that are over, some 3 KB each, of which Ray keeps 100,000.)"""
 
 
 def cluster_address(option: str) -> str:

@@ -14,6 +14,7 @@ from echodfkd.config_evaluate import EvaluateConfig as EvaluateConfig
 from echodfkd.config_judge import JudgePromptsConfig as JudgePromptsConfig
 from echodfkd.config_limited import LimitedConfig as LimitedConfig
 from echodfkd.config_objective import TermConfig as TermConfig
+from echodfkd.config_remote import ServeConfig as ServeConfig
 from echodfkd.config_sizing import SizingConfig
 from echodfkd.config_sources import ConditionsConfig as ConditionsConfig
 from echodfkd.config_sources import MixturePart as MixturePart
@@ -296,6 +297,7 @@ class RunConfig:
     limited: LimitedConfig = field(default_factory=LimitedConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     sizing: SizingConfig = field(default_factory=SizingConfig)
+    serve: ServeConfig = field(default_factory=ServeConfig)
     ray: RayConfig = field(default_factory=RayConfig)
 
     @property

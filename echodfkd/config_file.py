@@ -20,6 +20,7 @@ from echodfkd.config_head_checks import check_heads, drop_unused_heads
 from echodfkd.config_initial import check_initial_option, pin_initial
 from echodfkd.config_judge import check_judge, drop_unused_judge
 from echodfkd.config_objective_checks import check_recipe, drop_added_defaults
+from echodfkd.config_remote import check_serve
 from echodfkd.config_sizing import check_sizing
 from echodfkd.config_source_checks import check_source
 from echodfkd.config_source_file import expand_source, pin_tables, replace_distributions, shorten_source, sources_in
@@ -151,7 +152,7 @@ def config_hash(config: RunConfig) -> str:
     """
     values = redact_values(dataclasses.asdict(config))  # a password that is changed leaves a run what it is
     apart = ("storage", "name", "on_exists", "lease_s", "ray", "synthesize", "study", "limited", "evaluate", "sizing")
-    for key in apart:
+    for key in (*apart, "serve"):
         values.pop(key)
     teacher_facts(values["teacher"], has_tasks=bool(config.taught_tasks))  # known by the hash of its weights
     for student in values["students"].values():
@@ -263,6 +264,7 @@ def check_config(config: RunConfig) -> None:
     check_evaluate(config.evaluate, config.window.fps)
     check_synthesize(config.synthesize, config.source)
     check_sizing(config.sizing)
+    check_serve(config)
 
 
 def _check_sources(config: RunConfig) -> None:
@@ -272,7 +274,7 @@ def _check_sources(config: RunConfig) -> None:
 
 
 def _check_students(config: RunConfig) -> None:
-    if not (config.students or config.synthesize.out or config.evaluate.out):
+    if not (config.students or config.synthesize.out or config.evaluate.out or config.serve.port):
         raise ConfigError("students: empty, name at least one, e.g. students.c31.blocks=3 students.c31.layers=1")
     for name, student in config.students.items():
         option = f"students.{name}"

@@ -9,6 +9,7 @@ from typing import Any
 
 from echodfkd.config import RunConfig
 from echodfkd.config_limited import FUSIONS, check_limited
+from echodfkd.config_remote import check_remotes
 from echodfkd.config_teachers import MemberConfig, TeacherConfig, TeacherModelConfig, TeacherPoolConfig
 from echodfkd.errors import ConfigError
 
@@ -27,6 +28,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "smp": ("weights", "sha256", "network", "encoder", *_PIXELS, *_REFERENCE),
     "monai_bundle": ("weights", "sha256", *_PIXELS, *_REFERENCE),
     "recorded": ("weights", "outputs", "classes"),
+    "remote": ("remote", *_REFERENCE),
     "ensemble": (*_ENSEMBLE, *_REFERENCE),
 }
 """What each kind reads of the options in `TeacherModelConfig` (and of those of an ensemble)."""
@@ -45,10 +47,12 @@ MAX_CHANNELS = 64
 
 def check_teacher(config: RunConfig) -> None:
     """Refuse a teacher that cannot work, also among those of a study or to be made. Raises `ConfigError`."""
-    _check_teacher("teacher", config.teacher)
-    for name, teacher in config.study.teachers.items():
-        _check_name(f"study.teachers.{name}", name)
-        _check_teacher(f"study.teachers.{name}", teacher)
+    study = {f"study.teachers.{name}": teacher for name, teacher in config.study.teachers.items()}
+    for option in study:
+        _check_name(option, option.removeprefix("study.teachers."))
+    for option, teacher in {"teacher": config.teacher, **study}.items():
+        _check_teacher(option, teacher)
+        check_remotes(option, teacher, no_progress_s=config.data.no_progress_timeout_s)
     check_limited(config.limited)
 
 
@@ -124,7 +128,7 @@ def teacher_facts(values: dict[str, Any], *, has_tasks: bool) -> None:
     """
     has_cache = bool(values.pop("cache"))
     for model in (values, *values["members"].values()):
-        for key in ("weights", "sha256", *_REFERENCE):
+        for key in ("weights", "sha256", "remote", *_REFERENCE):
             model.pop(key)
         for key in ("encoder", "normalise"):  # came later: a run from before there were such options stays the same run
             if model[key] == getattr(TeacherModelConfig, key):
@@ -156,7 +160,7 @@ def _check_model(option: str, model: TeacherModelConfig) -> None:
         raise ConfigError(f"{option}.batch_frames: got {model.batch_frames}, must be at least 1")
     if not 0 <= model.reference_tolerance <= 1:
         raise ConfigError(f"{option}.reference_tolerance: got {model.reference_tolerance}, must lie in 0 .. 1")
-    if model.kind not in ("embedded", "embedded_chambers", "ensemble") and not model.weights:
+    if model.kind not in ("embedded", "embedded_chambers", "ensemble", "remote") and not model.weights:
         what = "the folder of masks" if model.kind == "recorded" else "its checkpoint file"
         raise ConfigError(f"{option}.weights: empty, but {option}.kind is {model.kind}; name {what}")
     if model.kind in NETWORK_KINDS:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from echodfkd.config_remote import RemoteConfig
+
 
 @dataclass(frozen=True)
 class TeacherModelConfig:
@@ -15,7 +17,7 @@ class TeacherModelConfig:
     kind: str = "embedded"
     """embedded or embedded_chambers (shipped U-Nets), echonet_deeplabv3 (EchoNet-Dynamic's checkpoint), onnx, exported
     (a torch.export archive), torchvision or smp (a network of torchvision or of segmentation-models-pytorch),
-    monai_bundle (a MONAI bundle), or recorded (a folder of masks)."""
+    monai_bundle (a MONAI bundle), recorded (a folder of masks), or remote (a service that its owner runs)."""
     weights: str = ""
     """Checkpoint file, or the folder of recorded masks; empty takes the shipped weights of an embedded teacher."""
     sha256: str = ""
@@ -54,6 +56,8 @@ class TeacherModelConfig:
     takes `<weights>.reference.safetensors` where there is one."""
     reference_tolerance: float = 0.02
     """Largest difference of a probability from the stored mask."""
+    remote: RemoteConfig = field(default_factory=RemoteConfig)
+    """kind=remote: the service, and how patiently it is asked."""
 
 
 @dataclass(frozen=True)

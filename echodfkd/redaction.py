@@ -1,7 +1,7 @@
 """Secrets leave no trace: one function that every sentence, log line and config dump passes.
 
-What it knows: user and password of a URL, credential-like parameters of a URL, AWS access keys, and the values of
-environment variables that are named like a secret. A secret of any other form is not recognised.
+What it knows: user and password of a URL, credential-like parameters of a URL, AWS access keys, bearer tokens, and the
+values of environment variables that are named like a secret. A secret of any other form is not recognised.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ _ASSIGNED = re.compile(
     rf"\b([\w.-]*(?:{_SECRET_WORDS})[\w.-]*[\"']?\s*[=:]\s*[\"']?)(?!\*\*\*)[^\s,;\"'&]{{6,}}", re.IGNORECASE
 )
 _AWS_KEY = re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b")
+_BEARER = re.compile(r"\b(Bearer\s+)(?!\*\*\*)[^\s,;\"']{8,}", re.IGNORECASE)
 _ENVIRONMENT = re.compile(_SECRET_WORDS, re.IGNORECASE)
 _SHORTEST = 8
 """Shorter values of the environment are words that stand in sentences for other reasons."""
@@ -30,7 +31,7 @@ def redact(text: str) -> str:
     """The text with every secret that is recognised replaced by `HIDDEN`. Applying it twice changes nothing more."""
     if "://" in text:
         text = _PARAMETER.sub(rf"\g<1>{HIDDEN}", _USER.sub(rf"\g<1>{HIDDEN}@", text))
-    text = _AWS_KEY.sub(HIDDEN, text)
+    text = _BEARER.sub(rf"\g<1>{HIDDEN}", _AWS_KEY.sub(HIDDEN, text))
     text = _ASSIGNED.sub(rf"\g<1>{HIDDEN}", text)
     for name, value in os.environ.items():
         if len(value) >= _SHORTEST and value in text and _ENVIRONMENT.search(name) and not os.path.isabs(value):

@@ -145,6 +145,7 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
         evaluate=dataclasses.replace(config.evaluate, **evaluate),
         evaluation=_absolute_evaluation(config.evaluation),
         teacher=_absolute_teacher(config.teacher, base),
+        serve=_with_absolute(config.serve, ("token_file", "certificate_file", "key_file")),
     )
 
 
@@ -200,9 +201,15 @@ def _absolute_evaluation(evaluation: EvaluationConfig) -> EvaluationConfig:
     )
 
 
+def _with_absolute(options: Any, names: tuple[str, ...]) -> Any:
+    """A dataclass with some of its paths made absolute."""
+    return dataclasses.replace(options, **{name: _absolute(getattr(options, name), Path.cwd()) for name in names})
+
+
 def _absolute_teacher(teacher: TeacherConfig, base: Path) -> TeacherConfig:
     def files(model: TeacherModelConfig) -> dict[str, Any]:
-        return {name: _absolute(getattr(model, name), Path.cwd()) for name in ("weights", "reference")}
+        found: dict[str, Any] = {name: _absolute(getattr(model, name), Path.cwd()) for name in ("weights", "reference")}
+        return {**found, "remote": _with_absolute(model.remote, ("token_file", "ca_file"))}
 
     members = {name: dataclasses.replace(member, **files(member)) for name, member in teacher.members.items()}
     return dataclasses.replace(teacher, **files(teacher), members=members, cache=_absolute(teacher.cache, base))

@@ -17,11 +17,11 @@ from typing import Any
 
 import ray
 import torch
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 
 from echodfkd import clock
 from echodfkd.config import RunConfig
-from echodfkd.errors import ClipError, InputError, RunError
+from echodfkd.errors import ClipError, EchoDFKDError, InputError, RunError
 from echodfkd.models.build import build_student
 from echodfkd.records import CaseScore, PublishedCheckpoint, Quarantined, StageSpan, VideoClip
 from echodfkd.reporting.overlays import draw_overlay
@@ -250,6 +250,8 @@ class EvaluatorPool:
                 if not busy and last_look and not self._waiting:
                     return
                 self._collect(busy, idle)
+        except RayTaskError as error:  # its text is a traceback, that of what was raised there a sentence
+            self.error = error.cause if isinstance(error.cause, EchoDFKDError) else error
         except Exception as error:
             self.error = error
 

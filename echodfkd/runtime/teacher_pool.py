@@ -127,11 +127,7 @@ def teaching_stages(config: RunConfig, teacher_id: str) -> list[Stage]:
 
 def _known_teacher(config: RunConfig, teacher_id: str) -> Teacher:
     teacher = load_teacher(config)
-    if teacher.teacher_id != teacher_id:
-        raise RunError(
-            f"teacher.weights: this node loads {teacher.teacher_id}, the driver loaded {teacher_id};"
-            " put the same file on every node"
-        )
+    check_same_teacher(teacher.teacher_id, teacher_id)
     return teacher
 
 
@@ -158,6 +154,15 @@ class _PoolWorker:
                 done = work({**block, "fault": np.array([str(error)] * len(block["slot"]), dtype=object)})
         self.deadline_s = self.timeout_s
         return done
+
+
+def check_same_teacher(found: str, teacher_id: str) -> None:
+    """Raise `RunError` where a process has another teacher than the driver had."""
+    if found != teacher_id:
+        raise RunError(
+            f"teacher.weights: this node loads {found}, the driver loaded {teacher_id}; put the same file on every"
+            " node (a remote teacher: its service has been given another one)"
+        )
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 
+from echodfkd.config_remote import RemoteConfig
 from echodfkd.config_teacher_checks import NETWORK_KINDS, check_classes, class_map
 from echodfkd.config_teachers import TeacherConfig, TeacherModelConfig
 from echodfkd.errors import ConfigError, InputError
@@ -24,6 +25,8 @@ from echodfkd.teachers.ensemble import Ensemble, Member
 from echodfkd.teachers.fusing import Fusion, MemberRule
 from echodfkd.teachers.recorded import Placement, RecordedMasks
 from echodfkd.teachers.reference import check_reference, find_reference
+from echodfkd.teachers.remote import RemoteTeacher
+from echodfkd.teachers.service import read_token
 
 
 def build_configured_teacher(config: TeacherConfig, *, device: str, placement: Placement | None = None) -> Teacher:
@@ -81,12 +84,27 @@ def _build_one(model: TeacherModelConfig, *, device: str, placement: Placement |
             class_names=class_names,
             place=placement,
         )
-    if model.kind in NETWORK_KINDS:
+    if model.kind == "remote":
+        teacher = _remote_teacher(model.remote)
+    elif model.kind in NETWORK_KINDS:
         teacher = _network_teacher(model, device)
     else:
         teacher = build_teacher(kind=model.kind, weights=model.weights, device=device, batch_frames=model.batch_frames)
     _check(teacher, model)
     return teacher
+
+
+def _remote_teacher(remote: RemoteConfig) -> Teacher:
+    return RemoteTeacher(
+        remote.url,
+        token=read_token(remote.token_file, "teacher.remote.token_file"),
+        ca_file=remote.ca_file,
+        requests_in_flight=remote.requests_in_flight,
+        frames_per_request=remote.frames_per_request,
+        connect_timeout_s=remote.connect_timeout_s,
+        read_timeout_s=remote.read_timeout_s,
+        deadline_s=remote.deadline_s,
+    )
 
 
 def _check(teacher: Teacher, model: TeacherModelConfig) -> None:

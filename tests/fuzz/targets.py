@@ -7,7 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from tests.fuzz import targets_bundles, targets_masks, targets_media, targets_runs, targets_text, targets_volumes
+from tests.fuzz import (
+    targets_bundles,
+    targets_masks,
+    targets_media,
+    targets_remote,
+    targets_runs,
+    targets_text,
+    targets_volumes,
+)
 
 
 class Target(Protocol):
@@ -39,4 +47,6 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "mask_rows": targets_masks.MaskRows,
     "reference": targets_masks.Reference,
     "bundle": targets_bundles.Bundle,
+    "mask_request": targets_remote.MaskRequest,
+    "mask_answer": targets_remote.MaskAnswer,
 }

@@ -30,6 +30,8 @@ FEW = {
     "camus": 40,
     "arrays": 40,
     "bundle": 60,
+    "mask_request": 60,
+    "mask_answer": 60,
 }
 MANY = {
     "video": 3000,
@@ -50,6 +52,8 @@ MANY = {
     "camus": 1000,
     "arrays": 1000,
     "bundle": 1000,
+    "mask_request": 2000,
+    "mask_answer": 2000,
 }
 
 

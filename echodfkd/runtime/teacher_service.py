@@ -1,0 +1,238 @@
+"""A teacher's service behind Ray Serve: its owner's side of `teacher.kind: remote` (docs/teachers.md).
+
+     clients --HTTP(S)--> Serve's proxy --> replicas: MaskService (who may ask, for how much) --> the teacher
+                          (head node)       (teacher.min_actors .. max_actors)
+
+A replica looks at a request's head before it reads any of the body, and holds at most `serve.queue` requests, so that
+its memory is bounded by queue x max_body_mb. Serve's own bounds stand behind that one: a refusal needs a place too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import ssl
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+import torch
+
+from echodfkd import clock
+from echodfkd.command import cluster_address
+from echodfkd.config import RunConfig, ServeConfig
+from echodfkd.config_remote import TOKEN_VARIABLE, is_loopback
+from echodfkd.errors import ConfigError, InputError, RunError, one_line
+from echodfkd.runtime.cluster import connected, last_sentence, node_labels, with_absolute_paths
+from echodfkd.runtime.parts import load_teacher
+from echodfkd.runtime.resources import Role, live_nodes, place
+from echodfkd.runtime.teacher_pool import check_same_teacher
+from echodfkd.teachers.protocol import Limits
+from echodfkd.teachers.service import Answer, MaskService, busy, cut_off, read_token, too_slow
+
+APPLICATION = "echodfkd-teacher"
+HELD_AT_ONCE = 256
+"""Requests that Serve gives to a replica at once, most of them to be refused at once; and as many wait outside."""
+
+
+class TeacherReplica:
+    """One teacher and its queue, as Ray Serve runs it.
+
+    Args:
+        config: of the service.
+        teacher_id: what the driver loaded; another id here means that this node holds other weights.
+    """
+
+    def __init__(self, config: RunConfig, teacher_id: str) -> None:
+        if not config.teacher.num_gpus:
+            torch.set_num_threads(max(1, round(config.teacher.num_cpus)))
+        teacher = load_teacher(config)
+        check_same_teacher(teacher.teacher_id, teacher_id)
+        self._service = MaskService(teacher, _limits(config.serve), _token(config.serve))
+        self._options = config.serve
+        self._held = 0
+        self._one = ThreadPoolExecutor(1)
+
+    async def __call__(self, request: Any) -> Any:
+        """Answer one HTTP request (starlette's, in and out)."""
+        from starlette.responses import Response
+
+        answer = await self._answer(request.method, request.url.path, dict(request.headers), request.stream())
+        return Response(answer.body, answer.status, answer.headers)
+
+    async def _answer(self, method: str, path: str, headers: dict[str, str], body: AsyncIterator[bytes]) -> Answer:
+        found = self._service.admit(method, path, headers)
+        if isinstance(found, Answer):
+            return found
+        if self._held >= self._options.queue:
+            return busy()
+        self._held += 1
+        try:
+            data = await asyncio.wait_for(_read(body, found), self._options.body_timeout_s)
+            if len(data) != found:
+                return cut_off()
+            return await asyncio.get_running_loop().run_in_executor(self._one, self._service.teach, data)
+        except TimeoutError:
+            return too_slow()
+        finally:
+            self._held -= 1
+
+
+def run_teacher_service(config: RunConfig, print_line: Callable[[str], None]) -> dict[str, Any]:
+    """Serve the config's teacher until SIGTERM or Ctrl-C.
+
+    Raises:
+        EchoDFKDError: one sentence; nothing listens then.
+    """
+    if not config.serve.port:
+        raise ConfigError("serve.port: 0, name the port to listen on, e.g. serve.port=8443")
+    config = with_absolute_paths(config)
+    started = clock.now()
+    _check_entrance(config.serve)
+    if cluster_address(config.ray.address) == "local":
+        _check_port(config.serve)
+    teacher = load_teacher(config, device="cpu")
+    with connected(config.ray), _told_to_stop() as told:
+        try:
+            _start(config, teacher.teacher_id)
+            url = _url(config.serve)
+            print_line(f"serving {teacher.teacher_id} ({', '.join(teacher.class_names[1:])}) at {url}")
+            told.wait()
+        finally:
+            _stop()
+    return {"ok": True, "teacher": teacher.teacher_id, "url": url, "served_s": round(clock.now() - started, 1)}
+
+
+def _check_entrance(serve: ServeConfig) -> None:
+    """Refuse an open door, and files that Serve would stumble over later. Raises `InputError`."""
+    if not _token(serve) and not is_loopback(serve.host):
+        raise InputError(
+            f"serve.host: {serve.host} is reached from other machines, and there is no token; name a file with one in"
+            f" serve.token_file, or set {TOKEN_VARIABLE}"
+        )
+    if serve.certificate_file:
+        try:
+            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(serve.certificate_file, serve.key_file)
+        except OSError as error:  # ssl.SSLError too
+            raise InputError(
+                f"serve.certificate_file, serve.key_file: {serve.certificate_file} and {serve.key_file} cannot be used:"
+                f" {one_line(error)}"
+            ) from error
+
+
+def _check_port(serve: ServeConfig) -> None:
+    """Refuse a port that is taken: Serve shares ports, and half of the requests would go to the other one."""
+    family = socket.AF_INET6 if ":" in serve.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of an earlier service may linger
+        try:
+            probe.bind((serve.host, serve.port))
+        except OSError as error:
+            raise RunError(f"serve.port: {serve.host}:{serve.port} cannot be listened on: {error.strerror}") from error
+
+
+def _check_room(config: RunConfig) -> None:
+    """Refuse a cluster that cannot hold the replicas, for which Serve would wait without end."""
+    teacher = config.teacher
+    labels = node_labels(teacher.node_label) or {}
+    role = Role("replica", teacher.min_actors, teacher.num_cpus, teacher.num_gpus, labels, "teacher")
+    if missing := place([role], live_nodes()):
+        raise RunError(f"the cluster cannot hold this service: {missing[0]}")
+
+
+def _start(config: RunConfig, teacher_id: str) -> None:
+    """Bring the application up. Raises `RunError` with the reason where it does not come."""
+    try:
+        from ray import serve
+        from ray.serve.config import HTTPOptions
+        from ray.serve.schema import LoggingConfig
+    except ImportError as error:
+        raise InputError("jobs/serve_teacher.py needs Ray Serve: pip install 'echodfkd[serve]'") from error
+    if serve.status().applications or serve.status().proxies:
+        raise RunError(
+            "serve.port: Ray Serve runs on this cluster already, with a port and a certificate of its own; end it with"
+            " `serve shutdown`, or serve on another cluster"
+        )
+    _check_room(config)
+    options, teacher = config.serve, config.teacher
+    for name in ("ray.serve", "ray"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    many = {"min_replicas": teacher.min_actors, "max_replicas": teacher.max_actors, "target_ongoing_requests": 2}
+    actor = {"num_cpus": teacher.num_cpus, "num_gpus": teacher.num_gpus}
+    if labels := node_labels(teacher.node_label):
+        actor["label_selector"] = labels  # type: ignore[assignment]
+    deployment = serve.deployment(
+        name=APPLICATION,
+        autoscaling_config=many,
+        ray_actor_options=actor,
+        max_ongoing_requests=HELD_AT_ONCE,
+        max_queued_requests=HELD_AT_ONCE,
+        graceful_shutdown_timeout_s=10,
+    )(TeacherReplica)
+    quiet = LoggingConfig(log_level="ERROR", enable_access_log=False)
+    try:
+        serve.start(
+            proxy_location="HeadOnly",
+            http_options=HTTPOptions(
+                host=options.host,
+                port=options.port,
+                ssl_certfile=options.certificate_file or None,
+                ssl_keyfile=options.key_file or None,
+            ),
+            logging_config=quiet,
+        )
+        serve.run(deployment.bind(config, teacher_id), name=APPLICATION, route_prefix="/", logging_config=quiet)
+    except (RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise RunError(f"serve: the service did not start: {last_sentence(error)}") from error
+
+
+def _stop() -> None:
+    """End what was started, as far as it was."""
+    try:
+        from ray import serve
+    except ImportError:
+        return
+    serve.shutdown()
+
+
+@contextmanager
+def _told_to_stop() -> Iterator[threading.Event]:
+    """An event that SIGTERM and Ctrl-C set; entered after ray.init, which puts its own handler in the place of ours."""
+    told = threading.Event()
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
+        signal.signal(number, lambda *_: told.set())
+    try:
+        yield told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+async def _read(body: AsyncIterator[bytes], length: int) -> bytes:
+    """The body, or as much of it as is too much."""
+    pieces, size = [], 0
+    async for piece in body:
+        pieces.append(piece)
+        size += len(piece)
+        if size > length:
+            break
+    return b"".join(pieces)
+
+
+def _limits(serve: ServeConfig) -> Limits:
+    return Limits(max_body_bytes=serve.max_body_mb << 20, max_frames=serve.max_frames, max_side=serve.max_side)
+
+
+def _token(serve: ServeConfig) -> str:
+    return read_token(serve.token_file, "serve.token_file")
+
+
+def _url(serve: ServeConfig) -> str:
+    host = f"[{serve.host}]" if ":" in serve.host else serve.host
+    return f"{'https' if serve.certificate_file else 'http'}://{host}:{serve.port}"

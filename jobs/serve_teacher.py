@@ -1,0 +1,17 @@
+"""Serve a teacher's masks and keep its weights: python jobs/serve_teacher.py --config configs/serve_teacher.yaml."""
+
+import sys
+
+from echodfkd.command import run_job, say
+from echodfkd.config import RunConfig
+
+
+def work(config: RunConfig) -> dict[str, object]:
+    """Serve until SIGTERM or Ctrl-C."""
+    from echodfkd.runtime.teacher_service import run_teacher_service
+
+    return run_teacher_service(config, say)
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(work, description=__doc__))
