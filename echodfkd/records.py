@@ -112,6 +112,8 @@ class StageSpan:
 class TaughtClip:
     """A window with its soft masks. ``teacher_prob`` uint8 (T, H, W) or (T, C, H, W) = round(255 * probability).
 
+    ``teacher_features`` float16 (T, F, h, w), or None where no student reads them.
+
     Example: ``TaughtClip(slot=17, clip=clip, teacher_prob=np.zeros((16, 56, 56), np.uint8),
     teacher_id="embedded-1a2b3c4d")``.
     """
@@ -120,6 +122,7 @@ class TaughtClip:
     clip: VideoClip
     teacher_prob: np.ndarray
     teacher_id: str
+    teacher_features: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,8 @@ class DistillationBatch:
     Shapes: ``slot`` and ``index`` int64 (B,), ``video`` uint8 (B, T, H, W), ``teacher_prob`` uint8 (B, T, H, W), or
     (B, T, C, H, W) in the order of `RunConfig.taught_classes`, ``sample_weight`` float32 (B,). ``teacher_phase``
     float32 (B, T), 1 at ED and 0 at ES, and ``teacher_ef`` float32 (B,), 0..1: None where no student learns them, NaN
-    where the teacher's masks do not tell. ``fault`` is "" or the sentence that must stop the run.
+    where the teacher's masks do not tell. ``teacher_features`` float16 (B, T, F, h, w), or None where no student reads
+    them. ``fault`` is "" or the sentence that must stop the run.
 
     Example: ``DistillationBatch.from_columns(next(iter(stream)))``.
     """
@@ -165,6 +169,7 @@ class DistillationBatch:
     fault: str = ""
     teacher_phase: np.ndarray | None = None
     teacher_ef: np.ndarray | None = None
+    teacher_features: np.ndarray | None = None
 
     @staticmethod
     def from_columns(columns: dict[str, np.ndarray]) -> DistillationBatch:
@@ -192,6 +197,7 @@ class DistillationBatch:
             fault=faults[0] if faults else "",
             teacher_phase=columns.get("teacher_phase"),
             teacher_ef=columns.get("teacher_ef"),
+            teacher_features=columns.get("teacher_features"),
         )
 
 
@@ -259,7 +265,11 @@ def taught_columns(
         fault=fault,
     )
     del columns["attempts"]
-    return {**columns, "teacher_prob": np.stack([taught.teacher_prob for taught in clips])}
+    columns["teacher_prob"] = np.stack([taught.teacher_prob for taught in clips])
+    features = [taught.teacher_features for taught in clips if taught.teacher_features is not None]
+    if features:
+        columns["teacher_features"] = np.stack(features)
+    return columns
 
 
 def _json(rows: Sequence[object]) -> str:

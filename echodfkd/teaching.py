@@ -5,24 +5,29 @@ replacement of what is at fault.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from echodfkd import clock
+from echodfkd.config_augment import AugmentConfig
 from echodfkd.errors import ClipError
 from echodfkd.metrics.beat import beat_targets
 from echodfkd.models.teacher import ClipKey, Teacher, masks_of_clips, masks_shape, pick_classes, quantise
+from echodfkd.models.teacher_features import FeatureTeacher
 from echodfkd.records import Quarantined, StageSpan, VideoClip, append_bookkeeping, clip_columns
 from echodfkd.synthesis.source import ClipSource
 from echodfkd.teachers.cache import CachedTeacher
+from echodfkd.video.augment import augment_clip
 
 
 @dataclass(frozen=True)
 class SlotRules:
     """How slots become clips: N slots, ``max_attempts`` indices for one of them, windows of (T, H, W).
 
-    ``classes`` and ``tasks`` are what the students of the run ask for, ``fps`` the windows' frame rate.
+    ``classes`` and ``tasks`` are what the students of the run ask for, ``fps`` the windows' frame rate. ``augment`` and
+    ``seed`` say how clips are varied, before the teacher or after it. Both places are before the stream is cut into the
+    parts of the workers, and so the same for any number of them, after any restart, and for all students of the run.
     """
 
     plan_slots: int
@@ -31,6 +36,8 @@ class SlotRules:
     classes: tuple[str, ...] = ("LV",)
     tasks: tuple[str, ...] = ()
     fps: float = 0.0
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    seed: int = 0
 
 
 def make_block(source: ClipSource, slots: Sequence[int], rules: SlotRules, *, actor: str) -> dict[str, np.ndarray]:
@@ -74,7 +81,8 @@ def teach_block(
 
     Returns:
         The block's columns without ``attempts``, with ``teacher_prob`` uint8 (N, T, H, W), or (N, T, C, H, W) where
-        more classes are asked for, and with ``teacher_phase`` and ``teacher_ef`` where they are (see `records`).
+        more classes are asked for, and with ``teacher_phase``, ``teacher_ef`` and ``teacher_features`` where they are
+        (see `records`).
 
     Raises:
         RunError: the teacher returned another shape than it was given.
@@ -82,8 +90,9 @@ def teach_block(
     start, hits, block = clock.now(), _hits(teacher), dict(block)
     attempts = block.pop("attempts").copy()
     if str(block["fault"][0]):
-        return {**block, **_targets(teacher, np.zeros(masks_shape(teacher, block["video"]), np.float32), rules)}
-    prob, bad = masks_of_clips(teacher, block["video"], _keys(block))
+        nothing = np.zeros(masks_shape(teacher, block["video"]), np.float32)
+        return {**block, **_targets(teacher, nothing, rules), **_no_features(teacher, block["video"])}
+    prob, features, bad = _teach(teacher, block["video"], _keys(block))
     if bad:
         block, prob = {name: column.copy() for name, column in block.items()}, prob.copy()
     quarantined: list[Quarantined] = []
@@ -100,11 +109,16 @@ def teach_block(
                 prob[row] = 0.0
             else:
                 _replace_row(block, row, draw.clip)
-                again, faults = masks_of_clips(teacher, block["video"][row : row + 1], _keys(block)[row : row + 1])
+                again, shown, faults = _teach(teacher, block["video"][row : row + 1], _keys(block)[row : row + 1])
                 prob[row], bad[row] = 0.0 if faults else again[0], faults.get(0, "")
+                for name, column in shown.items():
+                    features[name][row] = column[0]
         bad = {row: reason for row, reason in bad.items() if reason}
     spans = _spans(actor, start, len(prob), prob.shape[1], _hits(teacher) - hits)
-    return append_bookkeeping({**block, **_targets(teacher, prob, rules)}, quarantined, spans, fault)
+    taught = {**block, **_targets(teacher, prob, rules), **features}
+    if rules.augment.where == "after_teacher" and rules.augment.is_on:
+        taught |= _augmented(taught, rules)
+    return append_bookkeeping(taught, quarantined, spans, fault)
 
 
 @dataclass(frozen=True)
@@ -122,7 +136,7 @@ def _draw(source: ClipSource, slot: int, attempt: int, rules: SlotRules) -> _Dra
         index = slot + attempt * rules.plan_slots
         attempt += 1
         try:
-            return _Draw(source.clip(index), attempt, quarantined, "")
+            return _Draw(_varied(source.clip(index), rules), attempt, quarantined, "")
         except ClipError as error:
             clip_id = getattr(error, "clip_id", f"{source.name}-i{index}")
             quarantined.append(Quarantined(slot, index, clip_id, "source", str(error)))
@@ -130,11 +144,50 @@ def _draw(source: ClipSource, slot: int, attempt: int, rules: SlotRules) -> _Dra
     return _Draw(None, attempt, quarantined, fault)
 
 
+def _varied(clip: VideoClip, rules: SlotRules) -> VideoClip:
+    """The clip as the teacher shall see it. Its truth stays behind, since it does not move with the pixels."""
+    if rules.augment.where != "before_teacher" or not rules.augment.is_on:
+        return clip
+    video, _ = augment_clip(clip.video, None, rules.augment, seed=rules.seed, index=clip.index, epoch=clip.epoch)
+    return replace(clip, video=video, truth_labels=None)
+
+
+def _augmented(taught: dict[str, np.ndarray], rules: SlotRules) -> dict[str, np.ndarray]:
+    """The columns ``video`` and ``teacher_prob``, each clip varied with its masks. Phase and EF stay what they were."""
+    videos, masks = [], []
+    for row in zip(*(taught[name] for name in ("video", "teacher_prob", "index", "epoch")), strict=True):
+        video, codes, index, epoch = row
+        prob = codes.reshape(len(codes), -1, *codes.shape[-2:]).astype(np.float32) / np.float32(255)
+        video, moved = augment_clip(video, prob, rules.augment, seed=rules.seed, index=int(index), epoch=int(epoch))
+        assert moved is not None
+        videos.append(video)
+        masks.append(quantise(moved).reshape(codes.shape))
+    return {"video": np.stack(videos), "teacher_prob": np.stack(masks)}
+
+
 def _exhausted(slot: int, rules: SlotRules, last: Quarantined) -> str:
     return (
         f"slot {slot} found no usable clip in {rules.max_attempts} attempts (data.max_attempts);"
         f" the last was {last.clip_id}: {last.reason}"
     )
+
+
+def _teach(
+    teacher: Teacher, video_NTHW: np.ndarray, clips: Sequence[ClipKey]
+) -> tuple[np.ndarray, dict[str, np.ndarray], dict[int, str]]:
+    """`masks_of_clips`, with the column ``teacher_features`` (N, T, F, h, w) where the teacher shows features."""
+    prob, bad = masks_of_clips(teacher, video_NTHW, clips)
+    if not isinstance(teacher, FeatureTeacher):
+        return prob, {}, bad
+    for row in np.flatnonzero(~np.isfinite(teacher.features).all(axis=(1, 2, 3, 4))):
+        bad.setdefault(int(row), f"the teacher {teacher.teacher_id} gave features that are not finite")
+    return prob, {"teacher_features": teacher.features}, dict(sorted(bad.items()))
+
+
+def _no_features(teacher: Teacher, video_NTHW: np.ndarray) -> dict[str, np.ndarray]:
+    if not isinstance(teacher, FeatureTeacher):
+        return {}
+    return {"teacher_features": np.zeros((*video_NTHW.shape[:2], *teacher.shape), np.float16)}
 
 
 def _targets(teacher: Teacher, prob: np.ndarray, rules: SlotRules) -> dict[str, np.ndarray]:
