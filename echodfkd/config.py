@@ -8,8 +8,10 @@ are properties here and nowhere else. (More than 300 lines: options with their e
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
+from echodfkd.config_augment import AugmentConfig as AugmentConfig
 from echodfkd.config_evaluate import EvaluateConfig as EvaluateConfig
 from echodfkd.config_judge import JudgePromptsConfig as JudgePromptsConfig
 from echodfkd.config_limited import LimitedConfig as LimitedConfig
@@ -61,7 +63,8 @@ class StudentConfig:
     """normalised (grey levels centred and scaled), or raw (0 .. 255 as they are, as in the authors' checkpoints)."""
     objective: dict[str, TermConfig] = field(default_factory=dict)
     """What it minimises on the masks: bce, kl, focal, dice, lovasz, boundary, temporal, each with its options; empty is
-    the authors' cross-entropy, {bce: {}}. A mapping that is given stands alone: name bce in it to keep it."""
+    the authors' cross-entropy, {bce: {}}. A mapping that is given stands alone: name bce in it to keep it. The term
+    features reads teacher.feature_layer, and needs another term beside it."""
     initial: str = ""
     """Weights that training starts from: a student.safetensors, or a .ckpt of the authors; empty draws them."""
     initial_sha256: str = ""
@@ -118,6 +121,9 @@ class TrainConfig:
     """Share of a device's free memory that the students may fill, as estimated before training; 0 does not check."""
     torch_adam: bool = True
     """deepspeed: use torch's Adam; false compiles DeepSpeed's fused kernel on first use."""
+    init_from: str = ""
+    """An earlier run's folder, one of its checkpoints, or a student.safetensors: weights that every student without an
+    `initial` of its own starts from, by its name; the optimiser starts afresh. Empty draws them."""
     ema_decay: float = 0.0
     """Publish an exponential moving average of the weights in place of the newest, with this decay per update (at first
     less, so that the initial weights fade); 0 publishes the newest."""
@@ -269,6 +275,9 @@ class StudyConfig:
     teachers: dict[str, TeacherConfig] = field(default_factory=dict)
     """Compare these teachers, and the students of each, instead of students with each other: a run per teacher and
     seed. The others are compared with the first. Empty: all runs have the config's teacher."""
+    variants: dict[str, list[str]] = field(default_factory=dict)
+    """Runs that differ in more than the student: a name, and the options key=value that it changes, e.g.
+    {real: ["source.domain=handheld"]}. Each is a run of its own per seed, and stands in the table by its name."""
 
 
 @dataclass(frozen=True)
@@ -286,6 +295,7 @@ class RunConfig:
     source: SourceConfig = field(default_factory=SourceConfig)
     window: WindowConfig = field(default_factory=WindowConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     students: dict[str, StudentConfig] = field(default_factory=dict)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
@@ -304,6 +314,14 @@ class RunConfig:
     def root(self) -> str:
         """The run folder."""
         return f"{self.storage.rstrip('/')}/{self.name}"
+
+    @property
+    def compared(self) -> list[str]:
+        """Names in a study's table: the students, or VARIANT, or where there are several of both STUDENT_VARIANT."""
+        if not self.study.variants:
+            return list(self.students)
+        alone = len(self.students) == 1
+        return [v if alone else f"{name}_{v}" for v in self.study.variants for name in self.students]
 
     @property
     def micro_batch(self) -> int:
@@ -343,11 +361,20 @@ class RunConfig:
         return tuple(dict.fromkeys(name for student in self.students.values() for name in student.tasks))
 
     @property
+    def feature_shape(self) -> tuple[int, int, int] | None:
+        """(F, h, w) of the teacher's features of one frame that cross to the students; None where none do."""
+        if not self.teacher.feature_layer:
+            return None
+        side = self.teacher.feature_size or max(1, self.window.size // 8)
+        return self.teacher.feature_channels, side, side
+
+    @property
     def clip_bytes(self) -> int:
-        """Bytes of one taught clip in the object store: video, soft masks, their confidence, further targets, ids."""
+        """Bytes of one taught clip in the object store: video, masks, confidence, further targets, features, ids."""
         planes = 1 + len(self.taught_classes) * (2 if self.teacher.confidence else 1)
         targets = 4 * self.window.frames * ("phase" in self.taught_tasks) + 4 * ("ef" in self.taught_tasks)
-        return planes * self.window.frames * self.window.size**2 + targets + 512
+        features = 2 * self.window.frames * math.prod(self.feature_shape or (0,))
+        return planes * self.window.frames * self.window.size**2 + targets + features + 512
 
     @property
     def taught_ahead_bound(self) -> int:

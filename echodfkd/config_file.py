@@ -95,6 +95,20 @@ def config_from_dict(values: dict[str, Any]) -> RunConfig:
     return config
 
 
+def override(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """A config with some ``key=value`` changed. Raises `ConfigError`."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        layers = [OmegaConf.create(dataclasses.asdict(config)), OmegaConf.from_dotlist(list(overrides))]
+        changed = _build(layers)
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain(error)) from error
+    check_config(changed)
+    return changed
+
+
 def _build(layers: Sequence[Any]) -> RunConfig:
     """Layers of options over the defaults, later ones over earlier ones."""
     from omegaconf import OmegaConf
@@ -290,8 +304,17 @@ def _check_students(config: RunConfig) -> None:
             )
     if not 2 <= config.study.seeds <= 10:  # an interval over runs needs two; its table ends at ten
         raise ConfigError(f"study.seeds: got {config.study.seeds}, must lie in 2 .. 10")
-    if config.study.baseline not in ("", *config.students):
-        raise ConfigError(f"study.baseline: got {config.study.baseline!r}, allowed are {', '.join(config.students)}")
+    for name, options in config.study.variants.items():
+        fixed = [
+            text for text in options if re.match(r"(name|seed|storage|students|study|ray)\b", text) or "=" not in text
+        ]
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_]{0,39}", name) or fixed:
+            raise ConfigError(
+                f"study.variants.{name}: got {', '.join(options)}; expected a name of up to 40 letters, digits and '_',"
+                " and options key=value other than name, seed, storage, students, study and ray"
+            )
+    if config.study.baseline not in ("", *config.compared):
+        raise ConfigError(f"study.baseline: got {config.study.baseline!r}, allowed are {', '.join(config.compared)}")
 
 
 def _get(config: RunConfig, option: str) -> Any:

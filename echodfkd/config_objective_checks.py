@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from echodfkd.config import OptimizerConfig, RunConfig, TrainConfig
+from echodfkd.config_augment import check_augment, drop_unused_augment
+from echodfkd.config_feature_checks import check_features
 from echodfkd.config_objective import PLAIN_OBJECTIVE, TERM_OPTIONS, TermConfig
 from echodfkd.errors import ConfigError
 
@@ -20,6 +22,8 @@ _ADDED = {
 def check_recipe(config: RunConfig) -> None:
     """Refuse objectives that mean nothing, and averages of weights that nobody holds. Raises `ConfigError`."""
     _check_objectives(config)
+    check_features(config)
+    check_augment(config.augment, teacher_kind=config.teacher.kind, has_features=config.feature_shape is not None)
     train = config.train
     if not 0 <= train.ema_decay < 1:
         raise ConfigError(f"train.ema_decay: got {train.ema_decay}, must lie in 0 <= value < 1")
@@ -64,7 +68,19 @@ def drop_added_defaults(values: dict[str, Any]) -> None:
             if values[section][key] == getattr(defaults, key):
                 values[section].pop(key)
     plain = {term: dataclasses.asdict(options) for term, options in PLAIN_OBJECTIVE.items()}
+    for options in plain.values():
+        for key in TERM_OPTIONS["features"]:
+            options.pop(key)
+    drop_unused_augment(values)
+    values["train"].pop("init_from")  # known by each student's initial_sha256
+    if not values["teacher"]["feature_layer"]:
+        for key in ("feature_layer", "feature_channels", "feature_size"):
+            values["teacher"].pop(key)
     for student in values["students"].values():
+        for term, options in student["objective"].items():
+            if term != "features":
+                for key in TERM_OPTIONS["features"]:
+                    options.pop(key)
         if student["objective"] in ({}, plain):
             student.pop("objective")
 
@@ -90,7 +106,7 @@ def _refuse_foreign(option: str, term: str, options: TermConfig) -> None:
     """An option of another term would be set in vain."""
     owners: Mapping[str, list[str]] = {
         key: [name for name, own in TERM_OPTIONS.items() if key in own]
-        for key in ("confidence", "temperature", "gamma", "threshold")
+        for key in ("confidence", "temperature", "gamma", "threshold", "kind", "layer")
     }
     for key, names in owners.items():
         if term not in names and getattr(options, key) != getattr(TermConfig(), key):

@@ -104,6 +104,13 @@ class TeacherConfig(TeacherPoolConfig, TeacherModelConfig):
     """ensemble: how far its members agree crosses to the students, for terms with confidence=teacher."""
     cache: str = ""
     """Folder or fsspec URL that keeps taught masks, so that a clip which is met again is not taught again."""
+    feature_layer: str = ""
+    """Module of the network whose activations the students' term `features` reads, e.g. up.0 of an embedded teacher."""
+    feature_channels: int = 16
+    """Channels of them that cross to the students: neighbouring ones are averaged down to so many."""
+    feature_size: int = 0
+    """Side of the maps that cross: cells are averaged down to it; 0 takes window.size // 8. Channels x side x side may
+    not be above window.size squared, which is twice the video's bytes."""
 
     @property
     def actor_pools(self) -> dict[str, TeacherPoolConfig]:

@@ -1,7 +1,6 @@
-"""Losses on a network's inner features: attention transfer and feature matching. Pure functions; no run uses them yet,
-because a teacher's features do not cross to the students.
+"""Losses on a network's inner features: attention transfer, and matching of their values or of their directions.
 
-Both are weighted means over clips, as the mask losses are, and add up over shards that do not cut a clip.
+All are weighted means over clips, as the mask losses are, and add up over shards that do not cut a clip.
 
 Legend: B clips, T frames, F features, h rows, w columns; _S of the student, _T of the teacher.
 """
@@ -83,13 +82,47 @@ def feature_matching(
     Raises:
         ValueError: shapes do not belong together.
     """
-    if adapted_BTFhw.shape[2:3] != teacher_BTFhw.shape[2:3]:
-        raise ValueError(
-            f"features {tuple(adapted_BTFhw.shape)} and {tuple(teacher_BTFhw.shape)} must be as many (the third number)"
-        )
+    _check_as_many(adapted_BTFhw, teacher_BTFhw)
     student, teacher, w = _checked(adapted_BTFhw, teacher_BTFhw, weight)
     student, teacher = _same_size(student, teacher)
     return mean_over_clips(0.5 * (student - teacher).square().flatten(1).mean(dim=1), w, total_weight)
+
+
+def feature_directions(
+    projected_BTFhw: torch.Tensor,
+    teacher_BTFhw: torch.Tensor,
+    weight: torch.Tensor,
+    *,
+    total_weight: float | torch.Tensor,
+) -> torch.Tensor:
+    """1 - cosine between a student's projected features and the teacher's, cell by cell (Chen et al. 2022).
+
+    "Improved feature distillation via projector ensemble", with one linear projector: how large the features are does
+    not count.
+
+    Args:
+        projected_BTFhw: what a `FeatureAdapter` makes of the student's features; computed in at least float32.
+        teacher_BTFhw: (B, T, F, h', w'); the finer of the two maps is averaged over the cells of the coarser.
+        weight: (B,), weight of each clip; 0 leaves it out.
+        total_weight: sum of the weights of all clips of the optimiser step, above 0.
+
+    Returns:
+        Scalar, 0..2: mean over frames and cells. A cell whose features are all 0 has no direction, and counts 1.
+
+    Raises:
+        ValueError: shapes do not belong together.
+    """
+    _check_as_many(projected_BTFhw, teacher_BTFhw)
+    student, teacher, w = _checked(projected_BTFhw, teacher_BTFhw, weight)
+    student, teacher = (F.normalize(maps, dim=2) for maps in _same_size(student, teacher))
+    return mean_over_clips((1 - (student * teacher).sum(dim=2)).flatten(1).mean(dim=1), w, total_weight)
+
+
+def _check_as_many(student: torch.Tensor, teacher: torch.Tensor) -> None:
+    if student.shape[2:3] != teacher.shape[2:3]:
+        raise ValueError(
+            f"features {tuple(student.shape)} and {tuple(teacher.shape)} must be as many (the third number)"
+        )
 
 
 def _checked(

@@ -129,6 +129,7 @@ class TaughtClip:
     """A window with its soft masks. ``teacher_prob`` uint8 (T, H, W) or (T, C, H, W) = round(255 * probability).
 
     ``teacher_confidence`` likewise, round(255 * how far an ensemble's members agree); None where nobody asks for it.
+    ``teacher_features`` float16 (T, F, h, w), or None where no student reads them.
 
     Example: ``TaughtClip(slot=17, clip=clip, teacher_prob=np.zeros((16, 56, 56), np.uint8),
     teacher_id="embedded-1a2b3c4d")``.
@@ -139,6 +140,7 @@ class TaughtClip:
     teacher_prob: np.ndarray
     teacher_id: str
     teacher_confidence: np.ndarray | None = None
+    teacher_features: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -164,8 +166,8 @@ class DistillationBatch:
     Shapes: ``slot`` and ``index`` int64 (B,), ``video`` uint8 (B, T, H, W), ``teacher_prob`` uint8 (B, T, H, W), or
     (B, T, C, H, W) in the order of `RunConfig.taught_classes`, ``sample_weight`` float32 (B,). ``teacher_phase``
     float32 (B, T), 1 at ED and 0 at ES, and ``teacher_ef`` float32 (B,), 0..1: None where no student learns them, NaN
-    where the teacher's masks do not tell. ``teacher_confidence`` uint8, as ``teacher_prob``: None where nobody asks for
-    it. ``fault`` is "" or the sentence that must stop the run.
+    where the teacher's masks do not tell. ``teacher_confidence`` uint8, as ``teacher_prob``, and ``teacher_features``
+    float16 (B, T, F, h, w): None where nobody asks for them. ``fault`` is "" or the sentence that must stop the run.
 
     Example: ``DistillationBatch.from_columns(next(iter(stream)))``.
     """
@@ -187,6 +189,7 @@ class DistillationBatch:
     teacher_ef: np.ndarray | None = None
     teacher_confidence: np.ndarray | None = None
     dropped: tuple[DroppedMember, ...] = ()
+    teacher_features: np.ndarray | None = None
 
     @staticmethod
     def from_columns(columns: dict[str, np.ndarray]) -> DistillationBatch:
@@ -216,6 +219,7 @@ class DistillationBatch:
             teacher_ef=columns.get("teacher_ef"),
             teacher_confidence=columns.get("teacher_confidence"),
             dropped=tuple(DroppedMember(**row) for text in columns.get("dropped", ()) for row in json.loads(str(text))),
+            teacher_features=columns.get("teacher_features"),
         )
 
 
@@ -284,8 +288,11 @@ def taught_columns(
     )
     del columns["attempts"]
     columns["teacher_prob"] = np.stack([taught.teacher_prob for taught in clips])
-    sure = [taught.teacher_confidence for taught in clips if taught.teacher_confidence is not None]
-    return {**columns, "teacher_confidence": np.stack(sure)} if sure else columns
+    for name in ("teacher_confidence", "teacher_features"):
+        rows = [column for taught in clips if (column := getattr(taught, name)) is not None]
+        if rows:
+            columns[name] = np.stack(rows)
+    return columns
 
 
 def json_column(rows: Sequence[object], count: int) -> np.ndarray:

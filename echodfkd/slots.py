@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from echodfkd.config_augment import AugmentConfig
 from echodfkd.errors import ClipError
 from echodfkd.models.teacher import ClipKey
 from echodfkd.records import Quarantined, VideoClip
 from echodfkd.synthesis.source import ClipSource
 from echodfkd.teachers.fusing import Taught
+from echodfkd.video.augment import augment_clip
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,9 @@ class SlotRules:
     """How slots become clips: N slots, ``max_attempts`` indices for one of them, windows of (T, H, W).
 
     ``classes`` and ``tasks`` are what the students of the run ask for, ``fps`` the windows' frame rate, ``confidence``
-    whether an ensemble's crosses to them.
+    whether an ensemble's crosses to them. ``augment`` and ``seed`` say how clips are varied, before the teacher or
+    after it. Both places are before the stream is cut into the parts of the workers, and so the same for any number of
+    them, after any restart, and for all students of the run.
     """
 
     plan_slots: int
@@ -29,6 +33,8 @@ class SlotRules:
     tasks: tuple[str, ...] = ()
     fps: float = 0.0
     confidence: bool = False
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -48,12 +54,20 @@ def draw_clip(source: ClipSource, slot: int, attempt: int, rules: SlotRules) -> 
         index = slot + attempt * rules.plan_slots
         attempt += 1
         try:
-            return Draw(source.clip(index), attempt, quarantined, "")
+            return Draw(_varied(source.clip(index), rules), attempt, quarantined, "")
         except ClipError as error:
             clip_id = getattr(error, "clip_id", f"{source.name}-i{index}")
             quarantined.append(Quarantined(slot, index, clip_id, "source", str(error)))
     fault = _exhausted(slot, rules, quarantined[-1]) if quarantined else ""
     return Draw(None, attempt, quarantined, fault)
+
+
+def _varied(clip: VideoClip, rules: SlotRules) -> VideoClip:
+    """The clip as the teacher shall see it. Its truth stays behind, since it does not move with the pixels."""
+    if rules.augment.where != "before_teacher" or not rules.augment.is_on:
+        return clip
+    video, _ = augment_clip(clip.video, None, rules.augment, seed=rules.seed, index=clip.index, epoch=clip.epoch)
+    return replace(clip, video=video, truth_labels=None)
 
 
 def _exhausted(slot: int, rules: SlotRules, last: Quarantined) -> str:

@@ -13,6 +13,7 @@ from echodfkd import clock
 from echodfkd.errors import RunError
 from echodfkd.metrics.beat import beat_targets
 from echodfkd.models.teacher import ClipKey, Teacher, quantise
+from echodfkd.models.teacher_features import FeatureTeacher
 from echodfkd.records import (
     DroppedMember,
     StageSpan,
@@ -20,12 +21,13 @@ from echodfkd.records import (
     clip_columns,
     json_column,
 )
+from echodfkd.slots import Settled, black_clip, clip_keys, draw_clip, settle
 from echodfkd.slots import SlotRules as SlotRules
-from echodfkd.slots import black_clip, clip_keys, draw_clip, settle
 from echodfkd.synthesis.source import ClipSource
 from echodfkd.teachers.cache import CachedTeacher
 from echodfkd.teachers.ensemble import Ensemble
 from echodfkd.teachers.fusing import Fusion, MemberMasks, Taught, teach_alone, without_members
+from echodfkd.video.augment import augment_clip
 
 
 def make_block(source: ClipSource, slots: Sequence[int], rules: SlotRules, *, actor: str) -> dict[str, np.ndarray]:
@@ -69,8 +71,8 @@ def teach_block(
 
     Returns:
         The block's columns without ``attempts``, with ``teacher_prob`` uint8 (N, T, H, W), or (N, T, C, H, W) where
-        more classes are asked for, and with ``teacher_confidence``, ``teacher_phase`` and ``teacher_ef`` where they are
-        (see `records`); of an ensemble also with ``dropped``.
+        more classes are asked for, and with ``teacher_confidence``, ``teacher_features``, ``teacher_phase`` and
+        ``teacher_ef`` where they are (see `records`); of an ensemble also with ``dropped``.
 
     Raises:
         RunError: the teacher returned another shape than it was given.
@@ -82,16 +84,14 @@ def teach_block(
         return fuse_block(teacher.fusion, block, lambda: teacher, source, rules, actor=actor, teacher_id=known)
     start, before = clock.now(), _lookups(teacher)
     if str(block["fault"][0]):
-        return _without_masks(block, rules)
+        return _without_masks(block, rules, features=teacher.shape if isinstance(teacher, FeatureTeacher) else None)
 
     def teach(video: np.ndarray, clips: Sequence[ClipKey]) -> Taught:
         return teach_alone(teacher, video, clips, rules.classes)
 
     settled = settle(block, teach(block["video"], clip_keys(block)), teach, source, rules)
     spans = _spans("", actor, start, settled.block["video"], _lookups(teacher) - before)
-    return append_bookkeeping(
-        {**settled.block, **_targets(settled.taught, rules)}, settled.quarantined, spans, settled.fault
-    )
+    return append_bookkeeping(_finished(settled, rules), settled.quarantined, spans, settled.fault)
 
 
 def member_block(
@@ -156,7 +156,7 @@ def fuse_block(
         for member, reason in members.items()
     ]
     spans = _spans("", actor, start, block["video"], Counter())  # the few clips taught anew are not looked up above
-    columns = {**block, **_targets(settled.taught, rules), "dropped": json_column(dropped, len(block["slot"]))}
+    columns = {**_finished(settled, rules), "dropped": json_column(dropped, len(block["slot"]))}
     return append_bookkeeping(columns, settled.quarantined, spans, settled.fault)
 
 
@@ -169,11 +169,38 @@ def _check_members(fusion: Fusion, said: Sequence[MemberMasks], teacher_id: str)
         )
 
 
+def _finished(settled: Settled, rules: SlotRules) -> dict[str, np.ndarray]:
+    """The block with what the students learn from, varied where that comes after the teacher."""
+    columns = {**settled.block, **_targets(settled.taught, rules)}
+    if rules.augment.where == "after_teacher" and rules.augment.is_on:
+        columns |= _augmented(columns, rules)
+    return columns
+
+
+def _augmented(taught: dict[str, np.ndarray], rules: SlotRules) -> dict[str, np.ndarray]:
+    """The columns of pixels, each clip varied with its masks (and their confidence). Phase and EF stay what they were."""
+    videos: list[np.ndarray] = []
+    planes = [name for name in ("teacher_prob", "teacher_confidence") if name in taught]
+    moved: dict[str, list[np.ndarray]] = {name: [] for name in planes}
+    for row, video in enumerate(taught["video"]):
+        parts = [taught[name][row].reshape(len(video), -1, *video.shape[-2:]) for name in planes]
+        prob = np.concatenate(parts, axis=1).astype(np.float32) / np.float32(255)
+        who = {"index": int(taught["index"][row]), "epoch": int(taught["epoch"][row])}
+        seen, masks = augment_clip(video, prob, rules.augment, seed=rules.seed, **who)
+        assert masks is not None
+        videos.append(seen)
+        for name, part in zip(planes, np.split(quantise(masks), len(planes), axis=1), strict=True):
+            moved[name].append(part.reshape(taught[name][row].shape))
+    return {"video": np.stack(videos), **{name: np.stack(rows) for name, rows in moved.items()}}
+
+
 def _targets(taught: Taught, rules: SlotRules) -> dict[str, np.ndarray]:
     """The columns that the students learn from: what they ask for, and nothing else."""
     columns = {"teacher_prob": quantise(_shaped(taught.prob))}
     if rules.confidence:
         columns["teacher_confidence"] = quantise(_shaped(taught.arrays["confidence"]))
+    if "features" in taught.arrays:
+        columns["teacher_features"] = taught.arrays["features"]
     if rules.tasks:
         phase, ef = beat_targets(taught.prob[:, :, rules.classes.index("LV")], fps=rules.fps)
         columns |= {f"teacher_{name}": column for name, column in (("phase", phase), ("ef", ef)) if name in rules.tasks}
@@ -185,12 +212,15 @@ def _shaped(values_NTCHW: np.ndarray) -> np.ndarray:
     return values_NTCHW[:, :, 0] if values_NTCHW.shape[2] == 1 else values_NTCHW
 
 
-def _without_masks(block: dict[str, np.ndarray], rules: SlotRules) -> dict[str, np.ndarray]:
+def _without_masks(
+    block: dict[str, np.ndarray], rules: SlotRules, features: tuple[int, int, int] | None = None
+) -> dict[str, np.ndarray]:
     """A block that carries a fault, with the columns of the others: those of one stream must fit together in Arrow."""
     N, T, H, W = block["video"].shape
     empty = np.zeros((N, T, len(rules.classes), H, W), np.float32)
     rest = {name: column for name, column in block.items() if name != "attempts"}
-    return {**rest, **_targets(Taught({"prob": empty, "confidence": empty}), rules)}
+    shown = {} if features is None else {"features": np.zeros((N, T, *features), np.float16)}
+    return {**rest, **_targets(Taught({"prob": empty, "confidence": empty, **shown}), rules)}
 
 
 def _spans(member: str, actor: str, start: float, video_NTHW: np.ndarray, lookups: Counter[str]) -> list[StageSpan]:

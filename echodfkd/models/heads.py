@@ -28,6 +28,8 @@ class HeadOutputs(NamedTuple):
     """(B, T): the sigmoid is 1 at end-diastole and 0 at end-systole."""
     ef: torch.Tensor | None
     """(B,): ejection fraction, 0..1."""
+    features: torch.Tensor | None = None
+    """(B, T, F, h, w) of an inner layer, in training alone (`echodfkd.training.feature_tap`)."""
 
 
 StudentOutput = torch.Tensor | HeadOutputs
@@ -107,6 +109,12 @@ def _over_time(pooled_BTF: torch.Tensor) -> torch.Tensor:
     """Mean and standard deviation over frames, (B, 2F); the small term keeps the gradient finite at rest."""
     variance, mean = torch.var_mean(pooled_BTF, dim=1, correction=0)
     return torch.cat([mean, (variance + 1e-6).sqrt()], dim=1)
+
+
+def with_features(output: StudentOutput, features: torch.Tensor) -> HeadOutputs:
+    """The output with the features of an inner layer beside it; logits of the LV alone stay (B, T, H, W)."""
+    heads = output if isinstance(output, HeadOutputs) else HeadOutputs(output, None, None)
+    return heads._replace(features=features)
 
 
 def as_float32(output: StudentOutput) -> StudentOutput:

@@ -64,9 +64,9 @@ def strata_scores(rows: RunRows, student: str, *, seed: int) -> dict[str, dict[s
     }
 
 
-def case_values(rows: RunRows, student: str, metric: str) -> dict[str, float]:
-    """Clip id -> value of a metric at the student's last scored step; empty where it was not measured."""
-    table = rows.scores.take(rows.score_groups[student, rows.scored_steps(student)[-1]])
+def case_values(rows: RunRows, student: str, metric: str, step: int | None = None) -> dict[str, float]:
+    """Clip id -> value of a metric at a student's step (None: the last scored); empty where it was not measured."""
+    table = rows.scores.take(rows.score_groups[student, rows.scored_steps(student)[-1] if step is None else step])
     chosen = column(table, "metric") == metric
     clips, values = column(table, "clip_id")[chosen], column(table, "value")[chosen].astype(np.float64)
     return {str(clip): float(value) for clip, value in zip(clips, values, strict=True)}

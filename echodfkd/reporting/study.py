@@ -9,10 +9,11 @@ students that are compared.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from echodfkd.errors import InputError
@@ -24,8 +25,12 @@ from echodfkd.models.matching import AUTHORS_FILTERS
 from echodfkd.reporting.comparisons import case_values
 from echodfkd.reporting.rows import RunRows
 
-METRICS = ("dice_all", "dice_ed", "dice_es", "area_jitter")
+METRICS = ("dice_all", "dice_ed", "dice_es", "hd95_all_mm", "afd_ed", "afd_es", "area_jitter", "ece")
 """What a study compares, all against the truth."""
+
+_HEADS = ("Dice", "Dice ED", "Dice ES", "HD95 mm", "aFD ED", "aFD ES", "jitter", "ECE")
+_COMPARED = {"dice_all": "Dice", "hd95_all_mm": "HD95", "area_jitter": "jitter", "ece": "ECE"}
+"""Whose difference from the baseline has a column."""
 
 PUBLISHED_SIZE = 112
 """Side in pixels of the frames that the published costs are stated for."""
@@ -88,6 +93,25 @@ def build_study(runs: Sequence[RunRows], *, baseline: str) -> dict[str, Any]:
         "baseline": baseline,
         "students": students,
     }
+
+
+def side_by_side(variants: Mapping[str, RunRows]) -> RunRows:
+    """One seed's runs as if they were one: students are named as in `RunConfig.compared`, and nothing but their options
+    and scores is kept.
+    """
+    students: dict[str, Any] = {}
+    scores = []
+    for variant, rows in variants.items():
+        own = rows.config["students"]
+        names = {name: variant if len(own) == 1 else f"{name}_{variant}" for name in own}
+        students |= {names[name]: options for name, options in own.items()}
+        labels = rows.scores["student"].to_pylist()
+        kept = rows.scores.take([place for place, label in enumerate(labels) if label in names])
+        place = kept.schema.get_field_index("student")
+        labels = [names[label] for label in labels if label in names]
+        scores.append(kept.set_column(place, kept.schema.field(place), pa.array(labels, kept.schema.field(place).type)))
+    first = next(iter(variants.values()))
+    return replace(first, config={**first.config, "students": students}, scores=pa.concat_tables(scores))
 
 
 def student_cost(options: Mapping[str, Any], size: int) -> dict[str, Any]:
@@ -168,14 +192,13 @@ def _case_values(rows: RunRows, student: str, metric: str) -> dict[str, float]:
 def markdown_table(study: Mapping[str, Any]) -> str:
     """The study as a Markdown table: score [95 % interval] per student, and its difference from the baseline."""
     baseline = study["baseline"]
-    head = ["student", "weights", "MMAC/frame", "Dice", "Dice ED", "Dice ES", "jitter"]
-    head += [f"Dice - {baseline}", f"jitter - {baseline}"]
+    head = ["student", "weights", "MMAC/frame", *_HEADS, *(f"{name} - {baseline}" for name in _COMPARED.values())]
     lines = [_row(head), _row(["---"] + ["---:"] * (len(head) - 1))]
     for name, student in study["students"].items():
         metrics = student["metrics"]
         cells = [name, f"{student['parameters']:,}", f"{student['macs_per_frame'] / 1e6:.1f}"]
         cells += [format_score(metrics.get(metric)) for metric in METRICS]
-        cells += ["" if name == baseline else format_difference(metrics.get(m)) for m in ("dice_all", "area_jitter")]
+        cells += ["" if name == baseline else format_difference(metrics.get(metric)) for metric in _COMPARED]
         lines.append(_row(cells))
     lines += ["", *_notes(study)]
     return "\n".join(lines)

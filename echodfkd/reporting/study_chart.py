@@ -14,6 +14,8 @@ _SEED, _MEAN, _BASE = PALETTE[4], PALETTE[0], "#222222"
 def study_chart(study: Mapping[str, Any]) -> bytes:
     """PNG: Dice and jitter (a dot per run, mean and 95 % interval over runs), weights and cost of every student.
 
+    Where all students cost the same, HD95 and calibration stand in place of weights and cost.
+
     Args:
         study: `study.build_study`'s answer.
     """
@@ -21,13 +23,17 @@ def study_chart(study: Mapping[str, Any]) -> bytes:
 
     names = list(study["students"])
     figure = Figure(figsize=(11.5, 1.3 + 0.34 * len(names)), layout="constrained", dpi=130)
-    panels = figure.subplots(1, 4, sharey=True, width_ratios=(3, 3, 1.6, 1.6))
+    costs = [(s["parameters"] / 1e3, s["macs_per_frame"] / 1e6) for s in study["students"].values()]
+    differ = len(set(costs)) > 1
+    panels = figure.subplots(1, 4, sharey=True, width_ratios=(3, 3, 1.6, 1.6) if differ else (1, 1, 1, 1))
     _scores(panels[0], study, "dice_all", "Dice with the truth")
     _scores(panels[1], study, "area_jitter", "jitter (truth = 1)")
-    _bars(panels[2], [s["parameters"] / 1e3 for s in study["students"].values()], "weights (thousands)")
-    size = study["size"]
-    cost = [s["macs_per_frame"] / 1e6 for s in study["students"].values()]
-    _bars(panels[3], cost, f"MMAC per {size} x {size} frame")
+    if differ:
+        _bars(panels[2], [weights for weights, _ in costs], "weights (thousands)")
+        _bars(panels[3], [macs for _, macs in costs], f"MMAC per {study['size']} x {study['size']} frame")
+    else:
+        _scores(panels[2], study, "hd95_all_mm", "HD95 (mm)")
+        _scores(panels[3], study, "ece", "calibration error")
     panels[0].set_yticks(range(len(names)), names)
     panels[0].set_ylim(len(names) - 0.4, -0.6)
     figure.suptitle(

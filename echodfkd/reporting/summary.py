@@ -17,6 +17,7 @@ from echodfkd.metrics.comparison import bias, lower_limit, upper_limit
 from echodfkd.metrics.summary import Interval, bootstrap_mean, bootstrap_pairs
 from echodfkd.records import JUDGE_STEP
 from echodfkd.reporting import intervals
+from echodfkd.reporting.best import best_checkpoint
 from echodfkd.reporting.comparisons import compare_students, strata_scores
 from echodfkd.reporting.rows import RunRows, column, read_rows
 from echodfkd.reporting.teacher_facts import cache_facts, dropped_clips, is_stage
@@ -78,6 +79,7 @@ def summarise(rows: RunRows) -> dict[str, Any]:
                 "stopped_early": bool(rows.manifests) and rows.manifests[-1].stopped_at(name) is not None,
                 "step_s": median_step_s(rows, name),
                 "memory_mb": _memory_mb(rows, name),
+                "best": best_checkpoint(rows, name),
                 "scores": final_scores(rows, name, seed=seed),
                 "strata": strata_scores(rows, name, seed=seed),
             }

@@ -10,6 +10,7 @@ import numpy as np
 from echodfkd.config import RunConfig, SourceConfig, WindowConfig
 from echodfkd.errors import ClipError
 from echodfkd.models.teacher import ClipKey, Teacher
+from echodfkd.models.teacher_features import FeatureTeacher
 from echodfkd.synthesis.build import build_source
 from echodfkd.synthesis.recorded import RecordedSource
 from echodfkd.synthesis.source import ClipSource
@@ -44,13 +45,18 @@ def slot_rules(config: RunConfig) -> SlotRules:
         tasks=config.taught_tasks,
         fps=window.fps,
         confidence=config.teacher.confidence,
+        augment=config.augment,
+        seed=config.seed,
     )
 
 
 def load_teacher(config: RunConfig, device: str | None = None) -> Teacher:
     """The teacher that the config names, held against its reference. Raises `InputError` naming the option."""
-    teacher = config.teacher
-    return build_configured_teacher(teacher, device=device or teacher.device, placement=_Placement(config))
+    options, shape = config.teacher, config.feature_shape
+    teacher = build_configured_teacher(options, device=device or options.device, placement=_Placement(config))
+    if shape is None:
+        return teacher
+    return FeatureTeacher(teacher, layer=options.feature_layer, shape=shape, size=config.window.size)
 
 
 def load_member(config: RunConfig, name: str) -> Teacher:

@@ -1,6 +1,8 @@
 """A study: runs of one config, then their scores side by side.
 
-One run per seed, in which all students share every batch; or, to compare teachers, one run per teacher and seed.
+One run per seed, in which all students share every batch. With ``study.teachers`` a run per teacher and seed, with
+``study.variants`` one per variant and seed: for questions that no single stream can answer, such as of the source.
+Cases stay paired where the variants leave ``evaluation`` alone.
 """
 
 from __future__ import annotations
@@ -10,10 +12,11 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from echodfkd.config import RunConfig
-from echodfkd.errors import RunError
+from echodfkd.config import RunConfig, StudyConfig
+from echodfkd.config_file import override
+from echodfkd.errors import ConfigError, RunError
 from echodfkd.reporting.rows import read_rows
-from echodfkd.reporting.study import build_study, markdown_table
+from echodfkd.reporting.study import build_study, markdown_table, side_by_side
 from echodfkd.reporting.study_chart import study_chart
 from echodfkd.reporting.teacher_study import build_teacher_study, teacher_table
 from echodfkd.runtime.cluster import connected, with_absolute_paths
@@ -30,19 +33,30 @@ def run_study(config: RunConfig, print_line: Callable[[str], None]) -> dict[str,
     Raises:
         EchoDFKDError: one sentence; the same command goes on where this one stopped.
     """
-    by_teacher = {name: [with_absolute_paths(run) for run in group] for name, group in study_configs(config).items()}
-    runs = [(f"{name}, seed {run.seed}".lstrip(", "), run) for name, group in by_teacher.items() for run in group]
+    if config.study.teachers and config.study.variants:
+        raise ConfigError("study: compares teachers or variants, got both; make two studies")
+    groups = {
+        name: [variant_configs(with_absolute_paths(run)) for run in group]
+        for name, group in study_configs(config).items()
+    }
+    runs = [(name or variant, run) for name, group in groups.items() for seed in group for variant, run in seed.items()]
     with connected(config.ray):
-        for number, (label, run) in enumerate(runs, start=1):
-            print_line(f"study {config.name}: run {number} of {len(runs)}, {label}")
+        for number, (name, run) in enumerate(runs, start=1):
+            what = f"{name}, seed {run.seed}".lstrip(", ")
+            print_line(f"study {config.name}: run {number} of {len(runs)}, {what}")
             if stopped := run_distillation(run, print_line)["stopped"]:
-                raise RunError(f"study {config.name}: {label} was {stopped}")
-    rows = {name: [read_rows(RunStorage(run.root)) for run in group] for name, group in by_teacher.items()}
+                raise RunError(f"study {config.name}: {what} was {stopped}")
+    read = {
+        name: [{variant: read_rows(RunStorage(run.root)) for variant, run in seed.items()} for seed in group]
+        for name, group in groups.items()
+    }
     storage = RunStorage(with_absolute_paths(config).root)
     if config.study.teachers:
-        study = build_teacher_study(rows)
+        study = build_teacher_study({name: [seed[""] for seed in group] for name, group in read.items()})
     else:
-        study = build_study(rows[""], baseline=config.study.baseline or next(iter(config.students)))
+        rows = [side_by_side(seed) if config.study.variants else seed[""] for seed in read[""]]
+        study = build_study(rows, baseline=config.study.baseline or config.compared[0])
+        study["study"] = config.name
         storage.write("study.png", study_chart(study))
     storage.write("study.json", (json.dumps(study, indent=1, allow_nan=False) + "\n").encode())
     storage.write("study.md", (study_table(study) + "\n").encode())
@@ -66,3 +80,13 @@ def seed_configs(config: RunConfig) -> list[RunConfig]:
     """The same config with seeds of their own, and the seed in the name."""
     seeds = range(config.seed, config.seed + config.study.seeds)
     return [dataclasses.replace(config, seed=seed, name=f"{config.name}-seed{seed}") for seed in seeds]
+
+
+def variant_configs(run: RunConfig) -> dict[str, RunConfig]:
+    """The runs of one seed by variant; the run itself under "" where there are none. Raises `ConfigError`."""
+    plain = dataclasses.replace(run, study=StudyConfig())
+    stem, _, ending = run.name.rpartition("-seed")
+    return {
+        name: override(dataclasses.replace(plain, name=f"{stem}-{name}-seed{ending}"), options)
+        for name, options in run.study.variants.items()
+    } or {"": run}

@@ -18,6 +18,7 @@ import numpy as np
 from echodfkd.errors import EchoDFKDError, RunError
 from echodfkd.models.fusion import fuse_by_name
 from echodfkd.models.teacher import ClipKey, Teacher, masks_of_clips, quantise, with_class_axis
+from echodfkd.models.teacher_features import FeatureTeacher
 
 _MASKS, _SAID = "member_masks", "member_said"
 
@@ -27,7 +28,8 @@ class Taught:
     """Masks of N clips.
 
     Attributes:
-        arrays: a row per clip: ``prob`` float32 (N, T, C, H, W), and of an ensemble ``confidence``, likewise.
+        arrays: a row per clip: ``prob`` float32 (N, T, C, H, W); of an ensemble ``confidence``, likewise; of a teacher
+            that shows them ``features`` float16 (N, T, F, h, w).
         faults: the rows that have no usable mask (theirs is 0), each with the reason.
         dropped: the rows that members were left out of, and for each of these members the reason.
     """
@@ -43,7 +45,7 @@ class Taught:
 
 
 def teach_alone(teacher: Teacher, video_NTHW: np.ndarray, clips: Sequence[ClipKey], wanted: Sequence[str]) -> Taught:
-    """The wanted classes of what one teacher says.
+    """The wanted classes of what one teacher says, and its features where it shows them.
 
     Raises:
         RunError: it returned another shape than it was given.
@@ -52,7 +54,11 @@ def teach_alone(teacher: Teacher, video_NTHW: np.ndarray, clips: Sequence[ClipKe
     places = [teacher.class_names.index(name) - 1 for name in wanted]
     prob_NTCHW = with_class_axis(prob, teacher.class_names)[:, :, places].astype(np.float32, copy=False)
     prob_NTCHW[list(faults)] = 0.0
-    return Taught({"prob": prob_NTCHW}, faults)
+    if not isinstance(teacher, FeatureTeacher):
+        return Taught({"prob": prob_NTCHW}, faults)
+    for row in np.flatnonzero(~np.isfinite(teacher.features).all(axis=(1, 2, 3, 4))):
+        faults.setdefault(int(row), f"the teacher {teacher.teacher_id} gave features that are not finite")
+    return Taught({"prob": prob_NTCHW, "features": teacher.features}, dict(sorted(faults.items())))
 
 
 @dataclass(frozen=True)

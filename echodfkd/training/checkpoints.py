@@ -29,6 +29,7 @@ from echodfkd.lease import check_epoch
 from echodfkd.records import PublishedCheckpoint
 from echodfkd.storage import LAYOUT, RunStorage, check_described, describe
 from echodfkd.training.engine import OptimizerState
+from echodfkd.training.feature_tap import without_tap
 from echodfkd.training.plan import Intervals
 from echodfkd.untrusted import parse_manifest
 
@@ -46,8 +47,8 @@ class StudentState:
 
     @property
     def published(self) -> dict[str, torch.Tensor]:
-        """The weights that others shall use."""
-        return self.weights if self.average is None else self.average
+        """The weights that others shall use: without the adapter of an objective."""
+        return without_tap(self.weights if self.average is None else self.average)
 
 
 def checkpoint_folder(step: int) -> str:

@@ -18,7 +18,8 @@ import torch
 from torch import nn
 
 from echodfkd.errors import ConfigError, InputError
-from echodfkd.models.heads import StudentOutput, as_float32
+from echodfkd.models.heads import StudentOutput, as_float32, with_features
+from echodfkd.training.feature_tap import TAP
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,12 @@ class PrecisionModule(nn.Module):
         self._device_type = device.type
 
     def forward(self, video_BTHW: torch.Tensor) -> StudentOutput:
-        """Logits float32 (B, T, H, W), or all heads' outputs."""
+        """Logits float32 (B, T, H, W), or all heads' outputs; with the features of a student that has a tap."""
         with torch.autocast(self._device_type, dtype=torch.bfloat16, enabled=self._bf16):
             output = self.student(video_BTHW)
+            tap = getattr(self.student, TAP, None)
+            if tap is not None:
+                output = with_features(output, tap(video_BTHW.shape[1]))
         return as_float32(output)
 
 

@@ -19,6 +19,7 @@ import torch
 from echodfkd.config import RunConfig, TermConfig
 from echodfkd.config_objective import PLAIN_OBJECTIVE, TERM_OPTIONS
 from echodfkd.losses import ef_smooth_l1, phase_bce, soft_mask_bce
+from echodfkd.losses_features import attention_transfer, feature_directions, feature_matching
 from echodfkd.losses_pixels import entropy_confidence, soft_mask_focal, soft_mask_kl
 from echodfkd.losses_regions import lovasz_hinge, soft_dice
 from echodfkd.losses_shape import boundary_loss, temporal_consistency
@@ -64,6 +65,8 @@ class BatchTensors(NamedTuple):
     """(B,), or None."""
     mask_confidence: torch.Tensor | None = None
     """As ``mask_prob``, how far the teachers agree; None where nobody asks for it."""
+    features: torch.Tensor | None = None
+    """(B, T, F, h, w) of the teacher, or None where nobody reads them."""
 
 
 def batch_tensors(batch: DistillationBatch, device: torch.device) -> BatchTensors:
@@ -71,13 +74,13 @@ def batch_tensors(batch: DistillationBatch, device: torch.device) -> BatchTensor
     video = torch.tensor(np.asarray(batch.video)).to(device)
     target = torch.tensor(np.asarray(batch.teacher_prob)).to(device).float() / 255.0
     weight = torch.tensor(np.asarray(batch.sample_weight, np.float32)).to(device)
-    phase, ef = (
+    phase, ef, features = (
         None if column is None else torch.tensor(np.asarray(column, np.float32)).to(device)
-        for column in (batch.teacher_phase, batch.teacher_ef)
+        for column in (batch.teacher_phase, batch.teacher_ef, batch.teacher_features)
     )
     sure = batch.teacher_confidence
     confidence = None if sure is None else torch.tensor(np.asarray(sure)).to(device).float() / 255.0
-    return BatchTensors(video, target, weight, phase, ef, mask_confidence=confidence)
+    return BatchTensors(video, target, weight, phase, ef, mask_confidence=confidence, features=features)
 
 
 _MASK_LOSSES: dict[str, Callable[..., torch.Tensor]] = {
@@ -90,7 +93,13 @@ _MASK_LOSSES: dict[str, Callable[..., torch.Tensor]] = {
     "temporal": temporal_consistency,
 }
 
-TERM_NAMES = (*_MASK_LOSSES, "phase", "ef")
+_FEATURE_LOSSES: dict[str, Callable[..., torch.Tensor]] = {
+    "attention": attention_transfer,
+    "matching": feature_matching,
+    "projected": feature_directions,
+}
+
+TERM_NAMES = (*_MASK_LOSSES, "features", "phase", "ef")
 """Every term that an objective may have, in the order in which workers exchange their values."""
 
 
@@ -152,7 +161,12 @@ class Objective:
         if heads is output:
             target = target.reshape(logits.shape)  # here one class has an axis of its own
         weights = self.mask_weights(step)
-        terms = {name: self._mask_term(name, logits, target, batch, totals) for name in weights}
+        terms = {
+            name: self._feature_term(heads, batch, totals)
+            if name == "features"
+            else self._mask_term(name, logits, target, batch, totals)
+            for name in weights
+        }
         if heads.phase_logits is not None:
             assert batch.phase is not None
             terms["phase"] = phase_bce(heads.phase_logits, batch.phase, batch.weight, total_weight=totals.phase)
@@ -168,8 +182,8 @@ class Objective:
         return Measured(loss, terms)
 
     def mask_weights(self, step: int | None) -> dict[str, float]:
-        """Weights of the terms on the masks, of those that are above 0; ``step`` as in `measure`."""
-        terms = {name: self.terms[name] for name in _MASK_LOSSES if name in self.terms}
+        """Weights of the terms of the student's objective, of those that are above 0; ``step`` as in `measure`."""
+        terms = {name: self.terms[name] for name in TERM_NAMES if name in self.terms}
         weights = {n: term.weight if step is None else ramped_weight(term, step) for n, term in terms.items()}
         return {name: weight for name, weight in weights.items() if weight > 0}
 
@@ -188,6 +202,12 @@ class Objective:
             assert batch.mask_confidence is not None, "check_config: teacher.confidence is on"
             options["confidence"] = self._own(batch.mask_confidence).reshape(target.shape)
         return _MASK_LOSSES[name](logits, target, batch.weight, total_weight=totals.weight, **options)
+
+    def _feature_term(self, heads: HeadOutputs, batch: BatchTensors, totals: Totals) -> torch.Tensor:
+        assert heads.features is not None, "the config asks for a tap wherever it has this term"
+        assert batch.features is not None, "the config asks for a layer of the teacher wherever it has this term"
+        loss = _FEATURE_LOSSES[self.terms["features"].kind]
+        return loss(heads.features, batch.features, batch.weight, total_weight=totals.weight)
 
     def _own(self, taught: torch.Tensor) -> torch.Tensor:
         """Of this student's classes: (B, T, H, W) for one, else (B, T, C, H, W)."""

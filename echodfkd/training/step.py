@@ -21,6 +21,7 @@ from echodfkd.records import DistillationBatch
 from echodfkd.training.busy_clock import BusyClock
 from echodfkd.training.checkpoints import StudentState
 from echodfkd.training.engine import AdamSettings, Engine, build_engine, load_weights
+from echodfkd.training.feature_tap import attach_tap
 from echodfkd.training.objective import LV_OBJECTIVE, TERM_NAMES, Objective, Totals, batch_tensors
 from echodfkd.training.spread import exchange_within
 from echodfkd.training.student_files import load_initial
@@ -89,10 +90,12 @@ def make_student(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(student_seed(config.seed, name))
         module = build_student(**asdict(config.students[name]))
+        if state is None and config.students[name].initial:
+            load_initial(module, name, config.students[name])
+        if config.feature_shape and "features" in config.students[name].objective:
+            attach_tap(module, config.students[name].objective["features"], config.feature_shape[0])
     if state is not None:
         load_weights(module, state.weights, what=f"the checkpoint of {name}")
-    elif config.students[name].initial:
-        load_initial(module, name, config.students[name])
     shared = config.train.placement == "replicate"
     exchange_within(module, group)
     module.to(device)

@@ -16,6 +16,7 @@ from echodfkd.config import RunConfig, StudentConfig, TermConfig, TrainConfig
 from echodfkd.config_objective import PLAIN_OBJECTIVE
 from echodfkd.models.build import build_student
 from echodfkd.training.engine import PrecisionModule
+from echodfkd.training.feature_tap import attach_tap
 from echodfkd.training.objective import BatchTensors, Objective, Totals
 
 FLOAT_BYTES = 4
@@ -66,12 +67,15 @@ def measure_students(config: RunConfig) -> dict[str, StudentCost]:
             frames=config.window.frames,
             size=config.window.size,
             precision=config.train.precision,
+            feature_channels=(config.feature_shape or (0,))[0],
         )
         for name, student in config.students.items()
     }
 
 
-def measure_student(student: StudentConfig, *, clips: int, frames: int, size: int, precision: str) -> StudentCost:
+def measure_student(
+    student: StudentConfig, *, clips: int, frames: int, size: int, precision: str, feature_channels: int = 0
+) -> StudentCost:
     """Count what a student's forward pass and loss save and compute, from passes over a few tiny clips on the CPU.
 
     What autograd saves is a + B * (c + d * H * W) bytes at a given number of frames: copies of weights, values
@@ -86,16 +90,24 @@ def measure_student(student: StudentConfig, *, clips: int, frames: int, size: in
         frames: T.
         size: H = W.
         precision: fp32, or bf16 (autocast).
+        feature_channels: of the teacher, where the objective has the term features; its maps are taken to be of the
+            size of the student's deepest.
     """
+    terms = student.objective or PLAIN_OBJECTIVE
     with torch.random.fork_rng(devices=[]):
         module = build_student(**asdict(student)).train()
+        if "features" in terms:
+            attach_tap(module, terms["features"], feature_channels)
     network = PrecisionModule(module, precision=precision, device=torch.device("cpu"))
-    terms = student.objective or PLAIN_OBJECTIVE
     small = 2 ** (student.blocks - 1)  # one pixel in the deepest block
+
+    def count(clips: int, scale: int) -> int:
+        features = torch.zeros(clips, frames, feature_channels, scale, scale)
+        return _saved_bytes(network, terms, features, size=scale * small)
+
     with FlopCounterMode(display=False) as counter:
-        base = _saved_bytes(network, terms, clips=2, frames=frames, size=small)
-    larger = _saved_bytes(network, terms, clips=2, frames=frames, size=2 * small)
-    third = _saved_bytes(network, terms, clips=3, frames=frames, size=small)
+        base = count(2, 1)
+    larger, third = count(2, 2), count(3, 1)
     per_clip = third - base
     per_pixel = (larger - base) / (2 * 3 * small**2)
     return StudentCost(
@@ -106,8 +118,11 @@ def measure_student(student: StudentConfig, *, clips: int, frames: int, size: in
     )
 
 
-def _saved_bytes(network: nn.Module, terms: Mapping[str, TermConfig], *, clips: int, frames: int, size: int) -> int:
-    """Bytes that one forward pass and its loss, with these terms on the masks, save for the backward pass."""
+def _saved_bytes(
+    network: nn.Module, terms: Mapping[str, TermConfig], features_BTFhw: torch.Tensor, *, size: int
+) -> int:
+    """Bytes that one forward pass and its loss, with these terms, save for the backward pass."""
+    clips, frames = features_BTFhw.shape[:2]
     video_BTHW = torch.zeros(clips, frames, size, size, dtype=torch.uint8)
     saved = SavedBytes(network)
     with saved.counting():
@@ -115,7 +130,8 @@ def _saved_bytes(network: nn.Module, terms: Mapping[str, TermConfig], *, clips: 
         logits = output if isinstance(output, torch.Tensor) else output.mask_logits
         classes = range(logits.shape[2]) if logits.ndim == 5 else ()
         masks, beat = torch.zeros(logits.shape), (torch.zeros(clips, frames), torch.zeros(clips))
-        batch = BatchTensors(video_BTHW, masks, torch.ones(clips), *beat, mask_confidence=torch.ones(logits.shape))
+        further = {"mask_confidence": torch.ones(logits.shape), "features": features_BTFhw}
+        batch = BatchTensors(video_BTHW, masks, torch.ones(clips), *beat, **further)
         loss = Objective(tuple(classes), 1.0, 1.0, terms)(output, batch, Totals(1.0, 1.0, 1.0))
     assert loss.requires_grad  # and so the graph is alive while its storages are counted
     return saved.total

@@ -35,7 +35,7 @@ def test_overrides_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Pa
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["trian.steps=3"], "trian: unknown option; allowed are data,"),
+        (["trian.steps=3"], "trian: unknown option; allowed are augment, data,"),
         (
             [ONE_STUDENT, "students.a.blokcs=2"],
             "students.a.blokcs: unknown option; allowed are activation, bidirectional, blocks",
@@ -82,7 +82,7 @@ def test_overrides_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Pa
         ),
         (
             [ONE_STUDENT, "students.a.objective.kl.temprature=1"],
-            "students.a.objective.kl.temprature: unknown option; allowed are confidence, gamma, ramp, start",
+            "students.a.objective.kl.temprature: unknown option; allowed are confidence, gamma, kind, layer",
         ),
         ([ONE_STUDENT, "students.a.objective.kl.temperature=0"], "objective.kl.temperature: got 0, must be above 0"),
         (

@@ -1,4 +1,4 @@
-"""Attention transfer and feature matching against tables made by hand, loops, and their own shards."""
+"""Attention transfer, and features matched by value and by direction: tables by hand, loops, and their own shards."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from echodfkd.losses_features import FeatureAdapter, attention_transfer, feature_matching
+from echodfkd.losses_features import FeatureAdapter, attention_transfer, feature_directions, feature_matching
 
 
 def maps(*values: float) -> torch.Tensor:
@@ -68,14 +68,29 @@ def test_an_adapter_and_its_loss_equal_a_loop() -> None:
     assert float(found) == pytest.approx(total / 3.5, rel=1e-12)
 
 
+def test_directions_equal_a_loop_over_cells() -> None:
+    """1 - cosine, whatever the lengths: the teacher's are doubled, and a cell without features counts 1."""
+    student, teacher, total = draw(5, 2, 0), draw(5, 4, 1), 0.0
+    student[0, 0, :, 0, 0] = 0
+    for b, t, i, j in np.ndindex(3, 2, 2, 2):
+        wanted = teacher[b, t, :, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].mean(dim=(1, 2)).numpy()
+        own = student[b, t, :, i, j].numpy()
+        length = np.linalg.norm(own) * np.linalg.norm(wanted)
+        total += float(WEIGHT[b]) * (1 - own @ wanted / length if length else 1.0) / (2 * 2 * 2)
+    found = feature_directions(student, 2 * teacher, WEIGHT, total_weight=3.5)
+    assert float(found) == pytest.approx(total / 3.5, rel=1e-12)
+    assert float(feature_directions(3 * teacher, teacher, WEIGHT, total_weight=3.5)) == pytest.approx(0, abs=1e-12)
+
+
 def test_gradients_by_finite_differences() -> None:
     teacher = draw(5, 4, 1)
     leaf, adapted = draw(3, 2, 0).requires_grad_(True), draw(5, 2, 2).requires_grad_(True)
     assert torch.autograd.gradcheck(lambda f: attention_transfer(f, teacher, WEIGHT, total_weight=3.5), (leaf,))
-    assert torch.autograd.gradcheck(lambda f: feature_matching(f, teacher, WEIGHT, total_weight=3.5), (adapted,))
+    for loss in (feature_matching, feature_directions):
+        assert torch.autograd.gradcheck(lambda f, loss=loss: loss(f, teacher, WEIGHT, total_weight=3.5), (adapted,))
 
 
-@pytest.mark.parametrize("loss", [attention_transfer, feature_matching])
+@pytest.mark.parametrize("loss", [attention_transfer, feature_matching, feature_directions])
 def test_shards_add_up_and_half_precision_is_computed_in_float32(loss) -> None:
     student, teacher = draw(5, 2, 0), draw(5, 4, 1)
     whole = float(loss(student, teacher, WEIGHT, total_weight=3.5))
@@ -102,5 +117,6 @@ def test_shapes_that_do_not_fit_are_named() -> None:
         attention_transfer(student, teacher, WEIGHT[:2], total_weight=1.0)
     with pytest.raises(ValueError, match="of the same clips and frames"):
         attention_transfer(student[:, :1], teacher, WEIGHT, total_weight=1.0)
-    with pytest.raises(ValueError, match="must be as many"):
-        feature_matching(student, teacher, WEIGHT, total_weight=1.0)
+    for loss in (feature_matching, feature_directions):
+        with pytest.raises(ValueError, match="must be as many"):
+            loss(student, teacher, WEIGHT, total_weight=1.0)

@@ -86,7 +86,7 @@ def test_nothing_known_is_a_loss_and_a_gradient_of_zero() -> None:
 def test_gradients_by_finite_differences() -> None:
     output, batch = tensors(slice(0, 3))
     objective = Objective.of_student(ALONE, "all")
-    leaves = tuple(tensor.clone().requires_grad_(True) for tensor in output)
+    leaves = tuple(tensor.clone().requires_grad_(True) for tensor in output[:3])
     assert torch.autograd.gradcheck(lambda *parts: objective(HeadOutputs(*parts), batch, TOTALS), leaves)
 
 
@@ -111,10 +111,10 @@ def test_parts_add_up_to_the_whole_with_gradients(cuts: tuple[int, ...]) -> None
     """One part knows no beat at all; float64, so that 1e-12 is rounding alone."""
     objective = Objective.of_student(ALONE, "all")
     output, batch = tensors()
-    leaves = [tensor.clone().requires_grad_(True) for tensor in output]
+    leaves = [tensor.clone().requires_grad_(True) for tensor in output[:3]]
     whole = objective(HeadOutputs(*leaves), batch, TOTALS)
     whole.backward()
-    again = [tensor.clone().requires_grad_(True) for tensor in output]
+    again = [tensor.clone().requires_grad_(True) for tensor in output[:3]]
     first, total = 0, 0.0
     for count in cuts:
         clips = slice(first, first + count)
@@ -205,7 +205,7 @@ def test_confidence_comes_out_of_a_batch_as_its_codes_over_255() -> None:
 def test_every_term_that_the_config_knows_has_a_loss() -> None:
     """And takes the options that the config gives it, for a student of one class with a head and for one without."""
     output, batch = tensors(classes=1)
-    for name in TERM_OPTIONS:
+    for name in (name for name in TERM_OPTIONS if name != "features"):
         objective = Objective((), 0.0, 0.0, {name: TermConfig()})
         one = objective(HeadOutputs(output.mask_logits, None, None), batch, TOTALS)
         flat = objective(output.mask_logits[:, :, 0], batch._replace(mask_prob=batch.mask_prob[:, :, 0]), TOTALS)

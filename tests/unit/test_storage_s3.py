@@ -293,6 +293,29 @@ def test_a_student_starts_from_an_object(s3_bucket: str) -> None:
     assert told["checkpoint"] == f"s3://{s3_bucket}/back/11.ckpt"
 
 
+def test_students_start_from_a_run_in_a_bucket(s3_bucket: str) -> None:
+    from echodfkd.config import StudentConfig
+    from echodfkd.training.student_files import check_initial
+
+    run = f"s3://{s3_bucket}/pretrained"
+    small = small_config(students={"a": StudentConfig(blocks=1, filters=2)}, steps=2, checkpoint_every=1)
+    assert "error" not in run_training(small, run)
+    student = "students.a={blocks: 1, filters: 2}"
+    for origin, step in ((run, 2), (f"{run}/checkpoints/step_00000001", 1)):
+        config = load_config(None, [student, f"train.init_from={origin}"])
+        assert config.students["a"].initial == f"{run}/checkpoints/step_0000000{step}/a/student.safetensors"
+        check_initial(config)
+    storage = RunStorage(run)
+    storage.write(
+        "checkpoints/step_00000001/a/student.safetensors",
+        storage.read(config.students["a"].initial[len(run) + 1 :])[:-1],
+    )
+    with pytest.raises(InputError, match=r"^students.a.initial: .*(is damaged|cannot be read as a safetensors)"):
+        check_initial(config)
+    with pytest.raises(InputError, match=r"train.init_from: .*/none holds no published checkpoint"):
+        load_config(None, [student, f"train.init_from=s3://{s3_bucket}/none"])
+
+
 FAILING = ["slow_down", "", "", "reset", "", "", "lost", "", "", "delay 0.05", "", ""]
 
 

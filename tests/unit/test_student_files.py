@@ -18,7 +18,7 @@ from echodfkd.errors import ConfigError, InputError
 from echodfkd.models.build import STUDENT_INPUT_MEAN, STUDENT_INPUT_STD, build_student
 from echodfkd.runtime.cluster import with_absolute_paths
 from echodfkd.storage import RunStorage
-from echodfkd.training.checkpoints import latest_checkpoint, read_student
+from echodfkd.training.checkpoints import latest_checkpoint, read_resume, read_student
 from echodfkd.training.conversion import export_student, import_student
 from echodfkd.training.student_files import check_initial
 from jobs.convert_student import main
@@ -183,3 +183,67 @@ def test_the_job_goes_there_and_back(ckpt: Path, tmp_path: Path, capsys: pytest.
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     words = "error: SOURCE: got README.md, expected a .ckpt file of the authors' code\n"
     assert (done.returncode, done.stderr) == (1, words)
+
+
+TWO = ["students.a={blocks: 2, layers: 1, filters: 3}", "students.b={blocks: 1, layers: 1, filters: 2}"]
+PAIR = {"a": StudentConfig(blocks=2, layers=1, filters=3), "b": StudentConfig(blocks=1, layers=1, filters=2)}
+
+
+def test_all_students_start_from_an_earlier_run_by_name(tmp_path: Path) -> None:
+    """From a run's newest checkpoint or one that is named: the same as every student's own `initial`, to the hash.
+
+    A learning rate of 0 leaves what a run starts from, and the optimiser has seen nothing but this run's own updates.
+    """
+    run = trained_run(tmp_path / "run", **PAIR)
+    newest, first = run / "checkpoints/step_00000002", run / "checkpoints/step_00000001"
+    config = load_config(None, [*TWO, f"train.init_from={run}"])
+    assert {name: student.initial for name, student in config.students.items()} == {
+        name: str(newest / name / "student.safetensors") for name in PAIR
+    }
+    spelled = [f"students.{name}.initial={newest / name / 'student.safetensors'}" for name in PAIR]
+    assert config_hash(config) == config_hash(load_config(None, [*TWO, *spelled]))
+    earlier = load_config(None, [*TWO, f"train.init_from={first}/"])
+    assert len({config_hash(config), config_hash(earlier), config_hash(load_config(None, TWO))}) == 3
+    own = load_config(None, [*TWO, f"train.init_from={run}", f"students.b.initial={first / 'b/student.safetensors'}"])
+    assert own.students["b"].initial == str(first / "b/student.safetensors")
+    one = load_config(None, [TWO[0], f"train.init_from={newest / 'a/student.safetensors'}"])
+    assert one.students["a"] == config.students["a"]
+    check_initial(config)
+
+    base = small_config(students=config.students, steps=2, checkpoint_every=2)
+    tuned = dataclasses.replace(base, optimizer=dataclasses.replace(base.optimizer, learning_rate=0.0))
+    assert "error" not in run_training(tuned, tmp_path / "tuned")
+    storage = RunStorage(str(tmp_path / "tuned"))
+    commit = latest_checkpoint(storage)
+    for name in PAIR:
+        kept, wanted = read_student(storage, commit, name), load_file(newest / name / "student.safetensors")
+        trained = dict(build_student(**dataclasses.asdict(PAIR[name])).named_parameters())
+        assert all(torch.equal(kept[key], wanted[key]) for key in trained)
+        assert read_resume(storage, commit, name).optimizer.step == 2
+        assert commit.meta["students"][name]["initial"].startswith(str(newest))
+
+
+def test_what_a_run_cannot_start_from_is_said(tmp_path: Path) -> None:
+    run = trained_run(tmp_path / "run", **PAIR)
+    with pytest.raises(InputError, match=r"train.init_from: .*step_00000002 has no student c; it has a, b. Give"):
+        load_config(None, ["students.c={blocks: 1}", f"train.init_from={run}"])
+    with pytest.raises(
+        InputError, match=r"train.init_from: .*/none holds no published checkpoint; name a run's folder"
+    ):
+        load_config(None, [*TWO, f"train.init_from={tmp_path}/none"])
+    with pytest.raises(InputError, match=r"step_00000009 holds no published checkpoint"):
+        load_config(None, [*TWO, f"train.init_from={run}/checkpoints/step_00000009"])
+    wider = load_config(None, [TWO[0].replace("filters: 3", "filters: 4"), f"train.init_from={run}"])
+    with pytest.raises(InputError, match=r"students.a.initial: .* does not fit the student: .* has shape \(12,\), exp"):
+        check_initial(wider)
+    config = load_config(None, [*TWO, f"train.init_from={run}"])
+    path = run / "checkpoints/step_00000002/a/student.safetensors"
+    damaged = load_file(path)
+    damaged["output_layer.layer.bias"] += 1
+    save_file(damaged, path)
+    for broken in (config, load_config(None, [*TWO, f"train.init_from={run}"])):
+        with pytest.raises(InputError, match=r"students.a.initial: .* is damaged: sha256 .* it was written as"):
+            check_initial(broken)
+    (run / "checkpoints/step_00000002/manifest.json").write_text("{}")
+    with pytest.raises(InputError, match="is not a checkpoint's manifest"):
+        load_config(None, [*TWO, f"train.init_from={run}"])

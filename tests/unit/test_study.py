@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from typing import Any
@@ -15,8 +16,17 @@ from echodfkd import schemas
 from echodfkd.config_file import config_hash, load_config
 from echodfkd.errors import ConfigError, InputError
 from echodfkd.reporting.rows import RunRows
-from echodfkd.reporting.study import build_study, compare, cost_table, markdown_table, student_cost, student_interval
+from echodfkd.reporting.study import (
+    build_study,
+    compare,
+    cost_table,
+    markdown_table,
+    side_by_side,
+    student_cost,
+    student_interval,
+)
 from echodfkd.reporting.study_chart import study_chart
+from echodfkd.runtime.study_run import seed_configs, variant_configs
 
 STUDENTS = {"paper": {"blocks": 2, "layers": 1, "filters": 12, "norm": "batch"}}
 STUDENTS["skips"] = {**STUDENTS["paper"], "filters": 0, "skips": True}
@@ -100,6 +110,10 @@ def test_the_table_and_the_chart_show_every_student() -> None:
     assert lines[3].startswith("| skips | 38,635 | 4.3 | ")
     assert "Dice - paper" in lines[0]
     assert study_chart(study).startswith(b"\x89PNG")
+    for student in study["students"].values():
+        student["parameters"], student["macs_per_frame"] = 1, 1
+        student["metrics"]["ece"] = student["metrics"]["area_jitter"]
+    assert study_chart(study).startswith(b"\x89PNG")  # equal costs: scores in their place, those that there are
 
 
 def test_what_was_not_measured_is_a_dash() -> None:
@@ -133,6 +147,8 @@ def test_more_seeds_do_not_void_the_runs_there_are() -> None:
     [
         ("study.seeds=1", "study.seeds: got 1, must lie in 2 .. 10"),
         ("study.seeds=11", "study.seeds: got 11, must lie in 2 .. 10"),
+        ("study.variants={a: [seed=3]}", "study.variants.a: got seed=3; expected a name of up to 40 letters"),
+        ("study.variants={a b: []}", "study.variants.a b: got ; expected a name"),
         ("study.baseline=best", "study.baseline: got 'best', allowed are paper, skips,"),
     ],
 )
@@ -140,3 +156,35 @@ def test_a_study_that_cannot_be_is_refused(override: str, words: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config("configs/study.yaml", [override])
     assert words in str(caught.value)
+
+
+def test_variants_are_runs_of_their_own_with_what_they_change() -> None:
+    config = load_config("configs/fractions.yaml")
+    runs = variant_configs(seed_configs(config)[1])
+    assert [run.name for run in runs.values()] == [f"fractions-real_{share}-seed1" for share in (0, 10, 50, 100)]
+    sources = [run.source for run in runs.values()]
+    assert [source.kind for source in sources] == ["phantom", "mixture", "mixture", "phantom"]
+    assert [source.domain for source in sources] == ["default", "default", "default", "handheld"]
+    assert {name: part.weight for name, part in sources[1].parts.items()} == {"synthetic": 9, "real": 1}
+    assert sources[2].parts["real"].domain == "handheld"
+    same = [dataclasses.replace(run, name="", source=config.source) for run in runs.values()]
+    assert all(run == same[0] for run in same)  # all else, and so the held-out cases, are alike
+    assert len({config_hash(run) for run in runs.values()}) == 4
+    assert list(config.compared) == list(runs)
+    assert variant_configs(load_config("configs/study.yaml")) == {"": load_config("configs/study.yaml")}
+
+
+def test_variants_stand_side_by_side_and_stay_paired() -> None:
+    """The same rows under two names differ by 0 in every case; other rows by their own difference."""
+    runs = [fake_run(seed, students={"paper": STUDENTS["paper"]}) for seed in range(2)]
+    others = [fake_run(seed, students={"skips": STUDENTS["skips"]}) for seed in range(2)]
+    rows = [side_by_side({"old": run, "twin": run, "new": other}) for run, other in zip(runs, others, strict=True)]
+    study = build_study(rows, baseline="old")
+    assert list(study["students"]) == ["old", "twin", "new"]
+    found = {name: student["metrics"]["dice_all"]["difference"] for name, student in study["students"].items()}
+    assert found["twin"]["over_cases"] == {"mean": 0.0, "low": 0.0, "high": 0.0, "n": 12}
+    wanted = np.mean([scores_of(seed, "skips") - scores_of(seed, "paper") for seed in range(2)])
+    assert found["new"]["over_runs"]["mean"] == pytest.approx(wanted, abs=1e-12)
+    pair = side_by_side({"old": fake_run(0), "new": fake_run(0)})
+    assert list(pair.config["students"]) == ["paper_old", "skips_old", "paper_new", "skips_new"]
+    assert pair.scored_steps("skips_new") == [5, 10]

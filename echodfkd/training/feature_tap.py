@@ -1,0 +1,67 @@
+"""A student's inner features on their way to the term ``features``, with the adapter that this term may need.
+
+The tap is a module inside the student, so that any engine trains, shards and stores the adapter as it does the rest.
+What is published is the student without it (`without_tap`).
+
+Legend: B clips, T frames, F features, h rows, w columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from echodfkd.config_objective import FEATURE_KINDS, TermConfig
+from echodfkd.losses_features import FeatureAdapter
+from echodfkd.models.convlstm import ConvLSTMStudent
+
+TAP = "feature_tap"
+"""Name of the tap among the student's modules, and so where the names of its weights begin."""
+
+
+class FeatureTap(nn.Module):
+    """Keeps what a layer gives in a forward pass, and hands it out once, through the adapter if there is one."""
+
+    def __init__(self, layer: nn.Module, adapter: FeatureAdapter | None) -> None:
+        super().__init__()
+        self.adapter = adapter
+        self._kept: torch.Tensor | None = None
+        layer.register_forward_hook(self._keep)
+
+    def _keep(self, module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        self._kept = output
+
+    def forward(self, frames: int) -> torch.Tensor:
+        """(B, T, F, h, w) of the newest pass over clips of T frames."""
+        features, self._kept = self._kept, None
+        assert features is not None, "the student has not run"
+        if features.ndim == 4:  # decoder levels see frames, not clips
+            features = features.unflatten(0, (-1, frames))
+        return features if self.adapter is None else self.adapter(features)
+
+
+def attach_tap(student: nn.Module, term: TermConfig, teacher_channels: int) -> None:
+    """Put a tap into a student that is whole otherwise. An adapter's weights come from torch's global generator.
+
+    Args:
+        student: of `build_student`, without a tap.
+        term: its term ``features``, checked by the config.
+        teacher_channels: F of the teacher's features.
+    """
+    body = next(module for module in student.modules() if isinstance(module, ConvLSTMStudent))
+    part, _, number = (term.layer or f"encoder.{len(body.widths) - 1}").partition(".")
+    place = int(number)
+    if part == "encoder":
+        layer, channels = body.conv_lstm_blocks[place], body.widths[place]
+    else:
+        layer, channels = body.conv_lstm_upsampling[place], body.widths[-2 - place]
+    adapter = FeatureAdapter(channels, teacher_channels) if FEATURE_KINDS[term.kind] else None
+    student.add_module(TAP, FeatureTap(layer, adapter))
+
+
+def without_tap(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights of the student alone."""
+    return {name: tensor for name, tensor in weights.items() if not name.startswith(f"{TAP}.")}
