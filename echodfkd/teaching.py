@@ -178,7 +178,7 @@ def _finished(settled: Settled, rules: SlotRules) -> dict[str, np.ndarray]:
 
 
 def _augmented(taught: dict[str, np.ndarray], rules: SlotRules) -> dict[str, np.ndarray]:
-    """The columns of pixels, each clip varied with its masks (and their confidence). Phase and EF stay what they were."""
+    """The columns of pixels, each clip varied with its masks and their confidence. Phase and EF stay what they were."""
     videos: list[np.ndarray] = []
     planes = [name for name in ("teacher_prob", "teacher_confidence") if name in taught]
     moved: dict[str, list[np.ndarray]] = {name: [] for name in planes}

@@ -160,7 +160,7 @@ def test_features_travel_with_their_clips_and_are_replaced_with_them() -> None:
     faulty = teach_block(teacher, {**block, "fault": np.array(["x"] * 3, object)}, FakeSource, rules, actor="t")
     assert (faulty["teacher_features"] == 0).all()
     clip = FakeSource().clip(1)
-    shown = TaughtClip(1, clip, clip.video, "t", np.ones((2, 1, 2, 2), np.float16))
+    shown = TaughtClip(1, clip, clip.video, "t", teacher_features=np.ones((2, 1, 2, 2), np.float16))
     assert DistillationBatch.from_columns(taught_columns([shown])).teacher_features.shape == (1, 2, 1, 2, 2)
 
 
@@ -184,7 +184,7 @@ def test_the_term_is_weighed_beside_the_others() -> None:
         torch.randn(*s, generator=generator) for s in ((2, 3, 8, 8), (2, 3, 4, 4, 4), (2, 3, 5, 2, 2))
     )
     weight = torch.tensor([1.0, 2.0])
-    batch = BatchTensors(torch.zeros(2, 3, 8, 8), torch.rand(2, 3, 8, 8), weight, None, None, shown)
+    batch = BatchTensors(torch.zeros(2, 3, 8, 8), torch.rand(2, 3, 8, 8), weight, None, None, features=shown)
     terms = {"bce": TermConfig(), "features": TermConfig(weight=0.5, ramp=2)}
     objective = Objective(terms=terms)
     for step, share in ((0, 0.25), (1, 0.5), (None, 0.5)):
