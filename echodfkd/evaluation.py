@@ -107,7 +107,7 @@ class _Scorer:
         self._config = config
         device = pick_device(config.teacher.device, "teacher.device")
         self._teacher = build_configured_teacher(config.teacher, device=device) if config.evaluate.teacher else None
-        models, self.students, self._sizes = _students(config, device)
+        models, self.students, self._sizes = load_students(config, device)
         self._models = [*models, *_stored_masks(config)]
         self._judge = configured_judge(config.evaluation, device)
         if config.evaluate.agreement and self._judge is None:
@@ -166,7 +166,7 @@ class _Scorer:
         )
 
 
-def _students(config: RunConfig, device: str) -> tuple[list[ScoredModel], dict[str, StudentConfig], dict[str, int]]:
+def load_students(config: RunConfig, device: str) -> tuple[list[ScoredModel], dict[str, StudentConfig], dict[str, int]]:
     """The students of one checkpoint of ``evaluate.run``, as its own config built them; their options; sizes."""
     if not config.evaluate.run:
         return [], {}, {}

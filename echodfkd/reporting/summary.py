@@ -19,6 +19,7 @@ from echodfkd.records import JUDGE_STEP
 from echodfkd.reporting import intervals
 from echodfkd.reporting.comparisons import compare_students, strata_scores
 from echodfkd.reporting.rows import RunRows, column, read_rows
+from echodfkd.scoring_truth import RELIABILITY
 from echodfkd.storage import RunStorage
 
 STAGES = ("source", "teacher", "students", "evaluator")
@@ -114,6 +115,7 @@ def scores_at(rows: RunRows, student: str, step: int, *, seed: int) -> dict[str,
     found = {
         str(metric): bootstrap_mean(values[metrics == metric], seed=seed)
         for metric in sorted(set(metrics) - set(EF_METRICS))
+        if not str(metric).startswith(RELIABILITY)
     }
     truth = dict(zip(column(rows.cases, "clip_id"), column(rows.cases, "ef_percent"), strict=True))
     wanted = np.array([truth.get(clip, np.nan) for clip in clips], np.float64)

@@ -70,6 +70,10 @@ PURE = [
     "echodfkd.soak",
     "echodfkd.reporting.summary",
     "echodfkd.reporting.report",
+    "echodfkd.reporting.across",
+    "echodfkd.reporting.follow",
+    "echodfkd.reporting.redraw",
+    "echodfkd.video.sheets",
 ]
 LAYERS = [
     {"errors", "clock", "redaction", "untrusted", "records", "storage", "schemas", "command", "lease", "run_folder"}
