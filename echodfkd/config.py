@@ -214,8 +214,8 @@ class EvaluationConfig:
     """Torch threads in an evaluator."""
     node_label: str = ""
     """`key=value`: run evaluators only on nodes with this Ray label."""
-    overlays: int = 4
-    """Cases drawn in the report."""
+    overlays: int = 3
+    """Cases drawn in the report for every student, evenly from its worst to its best: 3 are worst, median and best."""
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,7 @@ class CaseScorer:
         self._source = evaluation_cases(config)
         device = pick_device(config.teacher.device, "teacher.device")
         self._teacher = build_configured_teacher(config.teacher, device=device) if config.evaluate.teacher else None
-        models, self._students, self._sizes = _students(config, device)
+        models, self._students, self._sizes = load_students(config, device)
         self._models = [*models, *_stored_masks(config)]
         self._judge = configured_judge(config.evaluation, device)
         if config.evaluate.agreement and self._judge is None:
@@ -253,7 +253,7 @@ def _label(model: ScoredModel) -> str:
     return f"{model.name}@{model.step}" if model.step > 0 else model.name or "teacher"
 
 
-def _students(config: RunConfig, device: str) -> tuple[list[ScoredModel], dict[str, StudentConfig], dict[str, int]]:
+def load_students(config: RunConfig, device: str) -> tuple[list[ScoredModel], dict[str, StudentConfig], dict[str, int]]:
     """The students of ``evaluate.run``'s checkpoints, as its own config built them; their options; sizes."""
     if not config.evaluate.run:
         return [], {}, {}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from echodfkd.metrics import cardiac
-from echodfkd.metrics.calibration import reliability
+from echodfkd.metrics.calibration import Reliability, reliability
 from echodfkd.metrics.events import match_events
 from echodfkd.metrics.overlap import dice, iou
 from echodfkd.metrics.surface import surface_distance
@@ -31,6 +31,10 @@ RUNS_THRESHOLD = -1.0
 PUBLISHED_DICE_CODE = 80
 PUBLISHED_AREA_CODE = 25
 """The authors store probabilities as floor(255 p) and cut them above these: for Dice and EF, and for aFD."""
+
+RELIABILITY = "reliability_"
+"""How the rows of the reliability curve begin, a bin's number follows. ``value`` is the share of the bin's pixels that
+belong to the truth, ``threshold`` their mean probability, to four digits, and ``n`` how many pixels there are."""
 
 _UNITS = {
     "afd_ed": "frames",
@@ -100,6 +104,7 @@ def against_truth(prob: np.ndarray, mask: np.ndarray, case: VideoClip) -> list[M
         curve = reliability(prob[every], truth[every], known[every])
         rows.append(Measured("ece", curve.ece, len(every), threshold=None))
         rows.append(Measured("brier", curve.brier, len(every), threshold=None))
+        rows += _reliability_rows(curve)
     if annotated.all():
         rows.append(Measured("area_jitter", area_jitter(predicted, truth), max(0, len(mask) - 2)))
     return rows
@@ -121,6 +126,16 @@ def tuned(prob: np.ndarray, case: VideoClip, *, code: int) -> list[Measured]:
         Measured(f"tuned_{row.metric}", row.value, row.n, threshold=code / 255.0)
         for row in against_truth(prob, mask, case)
         if row.metric.startswith("dice_")
+    ]
+
+
+def _reliability_rows(curve: Reliability) -> list[Measured]:
+    """A row per bin that holds a pixel: sums over cases give the curve of all of them."""
+    bins = zip(*curve.curve(), curve.count, strict=True)
+    return [
+        Measured(f"{RELIABILITY}{number:02d}", float(share), int(count), threshold=round(float(prob), 4))
+        for number, (prob, share, count) in enumerate(bins)
+        if count
     ]
 
 

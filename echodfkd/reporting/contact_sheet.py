@@ -5,15 +5,14 @@ Legend: N clips, h rows and w columns of a tile.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
 import numpy as np
 
 from echodfkd.records import VideoClip
+from echodfkd.video.sheets import border, in_rows, png, titled
 
-_CONTOUR = np.array((255, 196, 0), np.float32)
-_STRIP_PX = 13
+_CONTOUR = (255, 196, 0)
 
 
 def contact_sheet(clips: Sequence[VideoClip], *, columns: int) -> bytes:
@@ -24,30 +23,17 @@ def contact_sheet(clips: Sequence[VideoClip], *, columns: int) -> bytes:
         clips: with at least one ED and one ES frame each; all of one size.
         columns: clips in a row.
     """
-    from PIL import Image
-
-    tiles = [_tile(clip) for clip in clips]
-    tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
-    rows = [np.concatenate(tiles[start : start + columns], axis=1) for start in range(0, len(tiles), columns)]
-    sink = io.BytesIO()
-    sheet = Image.fromarray(np.concatenate(rows)).quantize(128, dither=Image.Dither.NONE)
-    sheet.save(sink, format="PNG", optimize=True)
-    return sink.getvalue()
+    return png(in_rows([_tile(clip) for clip in clips], columns), colours=128)
 
 
 def _tile(clip: VideoClip) -> np.ndarray:
     """Three frames under a line of text, uint8 (h, w, 3)."""
-    from PIL import Image, ImageDraw
-
     assert clip.ed_frames, "a clip of a contact sheet needs an ED frame"
     assert clip.es_frames, "a clip of a contact sheet needs an ES frame"
     times = (clip.ed_frames[0], clip.es_frames[0], min(clip.es_frames[0] + round(0.15 * clip.fps), len(clip.video) - 1))
     frames = [np.repeat(clip.video[time][..., None], 3, -1) for time in times]
     if clip.truth_labels is not None:
-        mask = clip.truth_labels[clip.ed_frames[0]] == 1
-        padded = np.pad(mask, 1)
-        inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-        frames[0][mask & ~inner] = _CONTOUR.astype(np.uint8)
+        frames[0][border(clip.truth_labels[clip.ed_frames[0]] == 1)] = _CONTOUR
     known = clip.conditions
     words = [known.view] if known.view else []
     words += [f"EF {known.ef_percent:.0f} %"] if known.ef_percent is not None else []
@@ -55,6 +41,4 @@ def _tile(clip: VideoClip) -> np.ndarray:
     words += [f"{known.heart_rate_bpm:.0f}/min"] if known.heart_rate_bpm is not None else []
     words += [f"quality {known.image_quality:.1f}"] if known.image_quality is not None else []
     tile = np.pad(np.concatenate(frames, axis=1), ((0, 3), (0, 4), (0, 0)))
-    strip = Image.new("RGB", (tile.shape[1], _STRIP_PX))
-    ImageDraw.Draw(strip).text((2, 0), "  ".join(words), fill=(215, 215, 215))
-    return np.concatenate([np.asarray(strip), tile])
+    return titled(tile, "  ".join(words))

@@ -14,15 +14,45 @@ import torch
 import torch.nn.functional as F
 
 from echodfkd.errors import ClipError
+from echodfkd.records import VideoClip
 from echodfkd.video.decode import open_video
+from echodfkd.video.encode import encode_mp4
 
 SCALE = 4
+DRAWN = "overlays/drawn.json"
+"""Names of the videos of the last checkpoint (`names`) and its step: an earlier end of the run may have left others."""
 STRIP_PX = 56
+TICK_PX = 9
+TICK = "#f0e442"
 COLOURS = {"truth": "#ffffff", "teacher": "#e69f00", "student": "#56b4e9"}
 """Told apart by people of any colour vision: hue and brightness both differ (Okabe and Ito, 2008)."""
 
 
-def draw_overlay(video: np.ndarray, masks: Mapping[str, np.ndarray], *, strip: bool = True) -> np.ndarray:
+def overlay_mp4(case: VideoClip, student_mask: np.ndarray, teacher_mask: np.ndarray | None) -> bytes:
+    """A case as a video with the contours and areas of student, teacher and truth, and ticks at its ED and ES frames.
+
+    Args:
+        case: with whatever truth it has.
+        student_mask: bool (T, H, W).
+        teacher_mask: likewise; None where the teacher has none of this case.
+    """
+    masks = {"student": student_mask}
+    if teacher_mask is not None:
+        masks["teacher"] = teacher_mask
+    if case.truth_labels is not None:
+        masks["truth"] = case.truth_labels == 1
+    drawing = draw_overlay(case.video, masks, ed_frames=case.ed_frames or (), es_frames=case.es_frames or ())
+    return encode_mp4(drawing, case.fps)
+
+
+def draw_overlay(
+    video: np.ndarray,
+    masks: Mapping[str, np.ndarray],
+    *,
+    strip: bool = True,
+    ed_frames: Sequence[int] = (),
+    es_frames: Sequence[int] = (),
+) -> np.ndarray:
     """Draw contours on an enlarged video, and the masks' areas on a strip below it.
 
     Args:
@@ -30,6 +60,8 @@ def draw_overlay(video: np.ndarray, masks: Mapping[str, np.ndarray], *, strip: b
         masks: bool (T, H, W) by name, among those of `COLOURS`. Frames where "truth" is empty count as
             not annotated: nothing is drawn there.
         strip: add the area curves, with a bar at the current frame.
+        ed_frames: marked by a tick from above the curves.
+        es_frames: marked by a tick from below them.
 
     Returns:
         uint8 (T, h, w, 3) RGB, `STRIP_PX` rows more with a strip.
@@ -41,7 +73,12 @@ def draw_overlay(video: np.ndarray, masks: Mapping[str, np.ndarray], *, strip: b
             canvas[_contour(masks[name])] = _rgb(colour)
     if not strip:
         return canvas
-    return np.concatenate([canvas, _draw_strip(masks, frames=len(video), width=canvas.shape[2])], axis=1)
+    below = _draw_strip(masks, frames=len(video), width=canvas.shape[2])
+    for frames, rows in ((ed_frames, slice(0, TICK_PX)), (es_frames, slice(STRIP_PX - TICK_PX, STRIP_PX))):
+        for frame in frames:
+            at = _place(frame, len(video), canvas.shape[2])
+            below[:, rows, max(0, at - 1) : at + 1] = _rgb(TICK)
+    return np.concatenate([canvas, below], axis=1)
 
 
 def stills_png(mp4: bytes, frames: Sequence[int], *, name: str) -> bytes:
@@ -99,9 +136,14 @@ def _draw_strip(masks: Mapping[str, np.ndarray], *, frames: int, width: int) -> 
             base[low : high + 2, column] = _rgb(COLOURS[name])
     strip = np.repeat(base[None], frames, axis=0)
     for t in range(frames):
-        at = round(t * (width - 1) / max(1, frames - 1))
+        at = _place(t, frames, width)
         strip[t, :, at : at + 1] = 150
     return strip
+
+
+def _place(frame: int, frames: int, width: int) -> int:
+    """Column of a frame in the strip."""
+    return round(min(frame, frames - 1) * (width - 1) / max(1, frames - 1))
 
 
 def _rgb(colour: str) -> tuple[int, int, int]:

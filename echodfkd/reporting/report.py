@@ -2,194 +2,125 @@
 
 from __future__ import annotations
 
-import base64
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from echodfkd.errors import ClipError, InputError
-from echodfkd.metrics.summary import bootstrap_mean
-from echodfkd.reporting import charts, tables
-from echodfkd.reporting.overlays import COLOURS, stills_png
-from echodfkd.reporting.rows import RunRows, column, read_rows
+from echodfkd.reporting import agreement, cases, curves, groups, pareto, published, run_tables, tables
+from echodfkd.reporting.overlays import COLOURS
+from echodfkd.reporting.page import render, write_files
+from echodfkd.reporting.pieces import Chart, Table
+from echodfkd.reporting.rows import RunRows, read_rows
 from echodfkd.reporting.summary import plan_slots, summarise
 from echodfkd.reporting.teacher_facts import teacher_sentences
 from echodfkd.storage import RunStorage
 
-MAX_OVERLAYS = 12
-_CURVE_RESAMPLES = 400
-"""Bands of curves are looked at, not quoted: fewer resamples than the table keep long runs quick."""
+
+@dataclass(frozen=True)
+class Report:
+    """Everything on one run's page; charts and tables by section."""
+
+    rows: RunRows
+    summary: dict[str, Any]
+    charts: dict[str, list[Chart]]
+    tables: dict[str, Table]
 
 
-def write_report(storage: RunStorage) -> str:
-    """Write ``report.html`` and return where it lies.
+def write_report(storage: RunStorage, *, files: bool = True, refresh_s: float = 0.0) -> str:
+    """Write ``report.html``, and beside it in ``report/`` every table and chart as CSV and every chart as SVG and PDF.
 
-    The page makes no request: style, charts, pictures and videos are inside it. A run without scores, without
-    a judge, unfinished or failed gives a page that says so.
+    Args:
+        storage: the run folder.
+        files: write those beside the page, too.
+        refresh_s: the page reloads itself every so many seconds; 0 does not.
+
+    Returns:
+        Where the page lies.
 
     Raises:
         InputError: see `rows.read_rows`.
     """
-    storage.write("report.html", render_report(storage).encode())
+    report = build_report(read_rows(storage))
+    videos = cases.drawn_cases(storage, report.rows)
+    storage.write("report.html", _render(report, videos, refresh_s).encode())
+    if files:
+        write_files(storage, [*(c for section in report.charts.values() for c in section), *report.tables.values()])
+        cases.write_sheets(storage, videos)
     return f"{storage.root}/report.html"
 
 
 def render_report(storage: RunStorage) -> str:
     """The page as text. Raises as `write_report`."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    report = build_report(read_rows(storage))
+    return _render(report, cases.drawn_cases(storage, report.rows), 0.0)
 
-    here = Path(__file__).parent
-    environment = Environment(loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined)
-    rows = read_rows(storage)
-    return environment.get_template("report.html").render(
-        css=(here / "report.css").read_text(), overlays=_overlays(storage, rows), **_context(rows)
+
+def build_report(rows: RunRows) -> Report:
+    """Charts and tables of a run, whole or half-finished; what is missing says so itself."""
+    summary = summarise(rows)
+    judge_chart, judge_table = agreement.judge_pieces(rows)
+    ef_chart, ef_table = agreement.ef_pieces(rows)
+    strata_chart, strata_table = groups.strata_pieces(rows, summary)
+    timeline, stages = run_tables.timeline_pieces(rows, summary)
+    runs = {summary["run"]: rows}
+    found = [
+        run_tables.score_table(rows, summary), run_tables.student_table(rows, summary), judge_table, ef_table,
+        strata_table, groups.extremes_table(rows), stages, run_tables.quarantine_table(rows),
+        run_tables.ledger_table(summary["ledger"], plan_slots(rows), ended=bool(rows.run)),
+    ]  # fmt: skip
+    charts = {
+        "curves": curves.curve_charts(runs),
+        "pareto": pareto.pareto_charts(runs),
+        "trust": [judge_chart, ef_chart, agreement.reliability_chart(rows)],
+        "strata": [strata_chart],
+        "timeline": [timeline],
+    }
+    return Report(rows, summary, charts, {table.name: table for table in found})
+
+
+def _render(report: Report, videos: list[cases.DrawnCase], refresh_s: float) -> str:
+    rows, summary = report.rows, report.summary
+    text = tables.ledger_sentence(rows, summary)
+    return render(
+        "report.html",
+        title=summary["run"],
+        refresh_s=refresh_s,
+        notes=tables.notes(rows, summary),
+        tiles=_tiles(summary),
+        missing_scores=tables.missing_scores(rows),
+        charts={name: [chart.on_page() for chart in section] for name, section in report.charts.items()},
+        tables=report.tables,
+        overlap=tables.overlap_sentence(rows),
+        ledger=" ".join([text[0].upper() + text[1:], *teacher_sentences(summary)]),
+        overlays=[video.on_page() for video in videos],
+        contour_legend=[{"name": name, "colour": colour} for name, colour in COLOURS.items()],
+        published_note=published.ED_ES_NOTE,
+        facts=tables.facts(rows, summary),
+        config_yaml=tables.config_yaml(rows),
     )
 
 
-def _context(rows: RunRows) -> dict[str, Any]:
-    summary = summarise(rows)
-    counts = summary["ledger"]
-    ledger_text = tables.ledger_sentence(rows, summary)
-    return {
-        "summary": summary,
-        "notes": tables.notes(rows, summary),
-        "tiles": _tiles(rows, summary),
-        "headline": tables.headline_table(rows, summary),
-        "missing_scores": tables.missing_scores(rows),
-        "charts": _charts(rows, summary),
-        "students": tables.student_table(rows, summary),
-        "timeline": tables.timeline(rows, summary),
-        "ledger": {
-            "text": " ".join([ledger_text[0].upper() + ledger_text[1:], *teacher_sentences(summary)]),
-            "plan": f"{plan_slots(rows):,}",
-            **{key: f"{value:,}" for key, value in counts.items()},
-            "lost_bad": counts["lost"] > 0 and bool(rows.run),
-            "repeated_bad": counts["repeated"] > 0,
-        },
-        "quarantine": tables.quarantine_table(rows),
-        "contour_legend": [{"name": name, "colour": colour} for name, colour in COLOURS.items()],
-        "facts": tables.facts(rows, summary),
-        "config_yaml": tables.config_yaml(rows),
-    }
-
-
-def _tiles(rows: RunRows, summary: dict[str, Any]) -> list[dict[str, str]]:
+def _tiles(summary: dict[str, Any]) -> list[dict[str, str]]:
     """The handful of numbers at the top; only those that are known."""
     tiles = []
-    best = [
-        (s["scores"]["dice_all"]["mean"], name)
-        for name, s in summary["students"].items()
-        if s["scores"].get("dice_all", {}).get("mean") is not None
-    ]
-    if best:
-        value, name = max(best)
-        tiles.append({"label": "best student's Dice", "value": f"{value:.3f}", "unit": name})
-    teacher = summary["teacher"]["scores"].get("dice_all", {}).get("mean")
-    if teacher is not None:
-        tiles.append({"label": "teacher's Dice", "value": f"{teacher:.3f}", "unit": ""})
-    tiles.append({"label": "clips trained", "value": f"{summary['ledger']['clips']:,}", "unit": ""})
+    students = {name: of["scores"].get("dice_all") for name, of in summary["students"].items()}
+    known = {name: score for name, score in students.items() if score is not None and score["mean"] is not None}
+    if known:
+        name = max(known, key=lambda name: known[name]["mean"])
+        tiles.append(_score_tile("best student's Dice", known[name], name))
+    teacher = summary["teacher"]["scores"].get("dice_all")
+    if teacher is not None and teacher["mean"] is not None:
+        tiles.append(_score_tile("teacher's Dice", teacher, ""))
+    tiles.append({"label": "clips trained", "value": f"{summary['ledger']['clips']:,}", "unit": "", "note": ""})
     pipeline = summary["pipeline"]
     for label, key in (("whole run", "wall_s"), ("first step after", "first_step_s"), ("steady training", "steady_s")):
         if pipeline[key] is not None:
-            tiles.append({"label": label, "value": f"{pipeline[key]:,.1f}", "unit": "s"})
+            tiles.append({"label": label, "value": f"{pipeline[key]:,.1f}", "unit": "s", "note": ""})
     if pipeline["peak_memory_mb"] is not None:
-        tiles.append({"label": "peak memory", "value": f"{pipeline['peak_memory_mb']:,.0f}", "unit": "MB"})
+        value = f"{pipeline['peak_memory_mb']:,.0f}"
+        tiles.append({"label": "peak memory", "value": value, "unit": "MB", "note": ""})
     return tiles
 
 
-def _charts(rows: RunRows, summary: dict[str, Any]) -> list[dict[str, str]]:
-    found = [
-        _score_chart(rows, summary, "dice_all", "Dice with the truth", "No Dice with the truth has been scored."),
-        _score_chart(rows, summary, "judge_score", "Judge score", "No judge has rated this run."),
-        _loss_chart(rows),
-    ]
-    size = _size_chart(summary)
-    return [*found, size] if size else found
-
-
-def _score_chart(rows: RunRows, summary: dict[str, Any], metric: str, title: str, empty: str) -> dict[str, str]:
-    """One metric over steps, a line per student with its 95 % band, and the teacher's level."""
-    lines = [line for name in rows.students if (line := _score_line(rows, name, metric, summary["seed"])) is not None]
-    if not lines:
-        return {"title": title, "text": empty, "svg": ""}
-    teacher = summary["teacher"]["scores"].get(metric, {}).get("mean")
-    svg = charts.line_chart(
-        lines,
-        name=f"chart-{metric}",
-        title=f"{title} over steps",
-        x_label="step",
-        y_label=title,
-        level=("teacher", teacher) if teacher is not None else None,
-    )
-    return {"title": title, "text": "over steps; bands are 95 % intervals over cases", "svg": svg}
-
-
-def _score_line(rows: RunRows, student: str, metric: str, seed: int) -> charts.Line | None:
-    metrics, values = column(rows.scores, "metric"), column(rows.scores, "value")
-    points = []
-    for step in rows.scored_steps(student):
-        at = rows.score_groups[student, step]
-        found = bootstrap_mean(values[at][metrics[at] == metric], seed=seed, num_resamples=_CURVE_RESAMPLES)
-        if found.n:
-            points.append((step, found.mean, found.low, found.high))
-    if not points:
-        return None
-    x, y, low, high = np.array(points, np.float64).T
-    return charts.Line(student, x, y, low, high)
-
-
-def _loss_chart(rows: RunRows) -> dict[str, str]:
-    title = "Distillation loss"
-    if len(rows.training) == 0:
-        return {"title": title, "text": "No training step has been logged yet.", "svg": ""}
-    students, steps, losses = (column(rows.training, name) for name in ("student", "step", "loss"))
-    lines = []
-    for name in rows.students:
-        mine = students == name
-        if mine.any():
-            order = np.argsort(steps[mine])
-            lines.append(charts.Line(name, steps[mine][order].astype(np.float64), losses[mine][order]))
-    svg = charts.line_chart(
-        lines, name="chart-loss", title="Distillation loss over steps", x_label="step", y_label="loss", log_y=True
-    )
-    return {"title": title, "text": "over steps, logarithmic", "svg": svg}
-
-
-def _size_chart(summary: dict[str, Any]) -> dict[str, str] | None:
-    """Dice against size, where a family makes that a question."""
-    points = []
-    for name, student in summary["students"].items():
-        score = student["scores"].get("dice_all")
-        if student["parameters"] and score and score["mean"] is not None:
-            points.append((name, float(student["parameters"]), score["mean"], score["low"], score["high"]))
-    if len(points) < 2:
-        return None
-    title = "Dice against size"
-    svg = charts.size_chart(points, name="chart-size", title=title, y_label="Dice with the truth")
-    return {"title": title, "text": "students at their last scored step, 95 % intervals", "svg": svg}
-
-
-def _overlays(storage: RunStorage, rows: RunRows) -> list[dict[str, str]]:
-    """Videos under overlays/, named ``<student>-<case number>.mp4``, each with its ED and ES stills."""
-    cases = {row["index"]: row for row in rows.cases.to_pylist()}
-    items = []
-    for name in [name for name in storage.list("overlays") if name.endswith(".mp4")][:MAX_OVERLAYS]:
-        student, _, number = name.rsplit("/", 1)[-1].removesuffix(".mp4").rpartition("-")
-        case = cases.get(int(number), {}) if number.isdigit() else {}
-        stills = [(case.get(key) or [default])[0] for key, default in (("ed_frames", 0), ("es_frames", 8))]
-        mp4 = storage.read(name)
-        try:
-            png = stills_png(mp4, stills, name=name)
-        except ClipError as error:
-            raise InputError(f"{storage.root}: {error}; delete it to have the report without it") from error
-        items.append(
-            {
-                "student": student,
-                "clip_id": case.get("clip_id") or f"case {number}",
-                "frames": "{} and {}".format(*stills),
-                "png": base64.b64encode(png).decode(),
-                "mp4": base64.b64encode(mp4).decode(),
-            }
-        )
-    return items
+def _score_tile(label: str, score: dict[str, Any], name: str) -> dict[str, str]:
+    note = f"{score['low']:.3f} … {score['high']:.3f}, n {score['n']}"
+    return {"label": label, "value": f"{score['mean']:.3f}", "unit": name, "note": note}

@@ -71,6 +71,11 @@ class RunRows:
             groups.setdefault(key, []).append(row)
         return {key: np.array(groups[key]) for key in sorted(groups)}
 
+    @cached_property
+    def score_columns(self) -> dict[str, np.ndarray]:
+        """Columns of ``scores`` as arrays, made once: a long run's have millions of texts."""
+        return {name: column(self.scores, name) for name in ("clip_id", "metric", "value", "threshold", "n")}
+
     def scored_steps(self, student: str) -> list[int]:
         """Steps at which a student was scored, ascending."""
         return [step for name, step in self.score_groups if name == student]

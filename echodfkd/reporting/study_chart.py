@@ -6,7 +6,7 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
-from echodfkd.reporting.charts import GRID, INK, PALETTE
+from echodfkd.reporting.chart_style import GRID, INK, PALETTE
 
 _SEED, _MEAN, _BASE = PALETTE[4], PALETTE[0], "#222222"
 

@@ -21,6 +21,7 @@ from echodfkd.reporting.best import best_checkpoint
 from echodfkd.reporting.comparisons import compare_students, strata_scores
 from echodfkd.reporting.rows import RunRows, column, read_rows
 from echodfkd.reporting.teacher_facts import cache_facts, dropped_clips, is_stage
+from echodfkd.scoring_truth import RELIABILITY
 from echodfkd.storage import RunStorage
 
 STAGES = ("source", "teacher", "students", "evaluator")
@@ -119,6 +120,7 @@ def scores_at(rows: RunRows, student: str, step: int, *, seed: int) -> dict[str,
     found = {
         str(metric): bootstrap_mean(values[metrics == metric], seed=seed)
         for metric in sorted(set(metrics) - set(EF_METRICS))
+        if not str(metric).startswith(RELIABILITY)
     }
     truth = dict(zip(column(rows.cases, "clip_id"), column(rows.cases, "ef_percent"), strict=True))
     wanted = np.array([truth.get(clip, np.nan) for clip in clips], np.float64)

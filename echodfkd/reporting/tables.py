@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from echodfkd.reporting import charts, intervals
+from echodfkd.reporting import intervals
 from echodfkd.reporting.rows import RunRows
 from echodfkd.reporting.summary import plan_slots, spans_by_actor
-
-MAX_QUARANTINE_ROWS = 50
 
 
 @dataclass(frozen=True)
@@ -69,67 +67,6 @@ METRICS = (
 """All columns that the table can have, in order; a run shows those it measured."""
 
 
-def headline_table(rows: RunRows, summary: dict[str, Any]) -> dict[str, Any]:
-    """Students and teacher against metrics: mean, interval and n per cell."""
-    models = [*summary["students"].items()]
-    scored = [s["scores"] for _, s in models] + [summary["teacher"]["scores"]]
-    shown = [metric for metric in METRICS if any(metric.name in scores for scores in scored)]
-    first = {metric.name for i, metric in enumerate(shown) if i == 0 or shown[i - 1].group != metric.group}
-    labels = dict.fromkeys(metric.group for metric in shown)
-    lines = []
-    for name, student in models:
-        steps = rows.scored_steps(name)
-        if steps:
-            about = [f"{student['parameters']:,} weights"] if student["parameters"] else []
-            about.append(f"step {steps[-1]:,}")
-            cells = _cells(shown, first, student["scores"])
-            lines.append({"name": name, "about": about, "cells": cells, "is_teacher": False})
-    if summary["teacher"]["scores"]:
-        cells = _cells(shown, first, summary["teacher"]["scores"])
-        lines.append({"name": "teacher", "about": [], "cells": cells, "is_teacher": True})
-    return {
-        "groups": [{"label": g, "width": sum(metric.group == g for metric in shown)} for g in labels],
-        "metrics": [{**vars(metric), "first": metric.name in first} for metric in shown],
-        "rows": lines,
-    }
-
-
-def _cells(shown: list[Metric], first: set[str], scores: dict[str, Any]) -> list[dict[str, Any]]:
-    cells = []
-    for metric in shown:
-        score = scores.get(metric.name)
-        cell: dict[str, Any] = {"first": metric.name in first, "mean": ""}
-        if score is not None and score["mean"] is not None:
-            digits = metric.digits
-            cell["mean"] = f"{score['mean']:.{digits}f}"
-            known = score["low"] is not None
-            cell["interval"] = f"{score['low']:.{digits}f} … {score['high']:.{digits}f}" if known else "no interval"
-            cell["n"] = score["n"]
-        cells.append(cell)
-    return cells
-
-
-def student_table(rows: RunRows, summary: dict[str, Any]) -> dict[str, Any]:
-    """Size, updates, and what a student takes: memory on its worker and time of an update."""
-    lines = []
-    for name, student in summary["students"].items():
-        memory, seconds = student["memory_mb"], student["step_s"]
-        rank = rows.memory.get(name, {}).get("rank")
-        lines.append(
-            {
-                "name": name,
-                "parameters": f"{student['parameters']:,}" if student["parameters"] else "–",
-                "steps": f"{student['steps']:,}",
-                "about": "stopped early" if student["stopped_early"] else "",
-                "step": f"{1000 * seconds:,.1f}" if seconds is not None else "–",
-                "state": f"{memory['state']:,.1f}" if memory else "–",
-                "activations": f"{memory['activations']:,.1f}" if memory else "–",
-                "worker": "every" if rank is None else str(rank),
-            }
-        )
-    return {"rows": lines}
-
-
 def missing_scores(rows: RunRows) -> list[str]:
     """A sentence for everything that a reader looks for in the table and does not find."""
     if len(rows.scores) == 0:
@@ -183,47 +120,11 @@ def ledger_sentence(rows: RunRows, summary: dict[str, Any]) -> str:
     return " and ".join(parts) + "."
 
 
-def quarantine_table(rows: RunRows) -> dict[str, Any]:
-    """The quarantined indices and why."""
-    found = sorted(rows.quarantine.to_pylist(), key=lambda row: (row["slot"], row["index"]))
-    if not found:
-        return {"rows": [], "text": "No clip was quarantined."}
-    shown = found[:MAX_QUARANTINE_ROWS]
-    text = "These clips could not be used; each slot drew another clip in place of a bad one."
-    if len(found) > len(shown):
-        text += f" The first {len(shown)} of {len(found):,} are shown."
-    return {"rows": shown, "text": text}
-
-
-def timeline(rows: RunRows, summary: dict[str, Any]) -> dict[str, Any]:
-    """The chart of stages, the table under it and the sentence on their overlap."""
-    stages = spans_by_actor(rows)
-    if not stages:
-        return {"text": "No work of any stage has been logged yet.", "svg": ""}
-    starts = min(work[:, 0].min() for actors in stages.values() for work in actors.values())
-    ends = max(work[:, 1].max() for actors in stages.values() for work in actors.values())
-    total = max(ends - starts, 1e-9)
-    lines = []
-    for stage, work in summary["pipeline"]["stages"].items():
-        busy = work["busy_s"]
-        lines.append(
-            {
-                "stage": stage,
-                "colour": charts.STAGE_COLOURS.get(stage, "#777777"),
-                "actors": work["actors"],
-                "clips": f"{work['clips']:,}",
-                "frames": f"{work['frames']:,}",
-                "busy": f"{busy:,.1f}",
-                "share": f"{100 * busy / (total * work['actors']):.0f} %",
-                "rate": f"{work['frames'] / busy:,.0f}" if busy > 0 else "–",
-            }
-        )
-    svg = charts.timeline_chart(stages, name="timeline", title="Work of each stage's actors over time")
-    return {"text": _overlap_sentence(rows, total), "svg": svg, "rows": lines, "max_actors": charts.MAX_ACTORS}
-
-
-def _overlap_sentence(rows: RunRows, total: float) -> str:
-    """How long several stages worked at once."""
+def overlap_sentence(rows: RunRows) -> str:
+    """How long several stages worked at once; "" where no work is logged."""
+    total = work_seconds(rows)
+    if not total:
+        return ""
     work = {
         stage: intervals.union(np.concatenate(list(actors.values()))) for stage, actors in spans_by_actor(rows).items()
     }
@@ -234,6 +135,14 @@ def _overlap_sentence(rows: RunRows, total: float) -> str:
         f" time for {many:,.1f} s of them ({100 * many / total:.0f} %), all {len(work)} for"
         f" {shared[len(work)]:,.1f} s ({100 * shared[len(work)] / total:.0f} %)."
     )
+
+
+def work_seconds(rows: RunRows) -> float:
+    """Seconds from a run's first piece of work to its last; 0 where none is logged."""
+    every = [work for actors in spans_by_actor(rows).values() for work in actors.values()]
+    if not every:
+        return 0.0
+    return max(float(max(work[:, 1].max() for work in every) - min(work[:, 0].min() for work in every)), 1e-9)
 
 
 def facts(rows: RunRows, summary: dict[str, Any]) -> list[dict[str, str]]:
@@ -255,15 +164,25 @@ def facts(rows: RunRows, summary: dict[str, Any]) -> list[dict[str, str]]:
         "Teacher": summary["teacher"]["id"],
         "Students": students,
         "Clips": f"{source.get('kind', '')} {source.get('path', '')}".strip(),
+        "Held-out cases": _cases_text(rows),
+        "Judge": str(config.get("evaluation", {}).get("judge") or ""),
         "Window": f"{frames} frames at {fps} fps, {side} x {side} pixels",
         "Plan": _plan_text(rows),
         "Engine": f"{engine}, {train.get('workers', 1)} worker(s), {train.get('precision', '')}",
         "Seed": str(summary["seed"]),
         "Config hash": summary["config_hash"],
         "Version": summary["version"],
+        "Code": str(rows.manifests[-1].meta.get("commit") or "") if rows.manifests else "",
         "Machine": str(machine),
     }
     return [{"label": label, "value": value or "not recorded yet"} for label, value in values.items()]
+
+
+def _cases_text(rows: RunRows) -> str:
+    evaluation = rows.config.get("evaluation", {})
+    source = evaluation.get("source")
+    where = f"{source.get('kind', '')} {source.get('path', '')}".strip() if isinstance(source, dict) else ""
+    return f"{len(rows.cases):,} cases of {evaluation.get('frames', '?')} frames, {where}" if len(rows.cases) else ""
 
 
 def _plan_text(rows: RunRows) -> str:

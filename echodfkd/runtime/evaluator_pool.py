@@ -9,6 +9,7 @@ Ray Train and Ray Data do not count the actors: on one node they reserve no CPU 
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from collections.abc import Sequence
@@ -24,7 +25,9 @@ from echodfkd.config import RunConfig
 from echodfkd.errors import ClipError, EchoDFKDError, InputError, RunError
 from echodfkd.models.build import build_student
 from echodfkd.records import CaseScore, PublishedCheckpoint, Quarantined, StageSpan, VideoClip
-from echodfkd.reporting.overlays import draw_overlay
+from echodfkd.reporting.groups import cases_to_draw
+from echodfkd.reporting.overlays import DRAWN, overlay_mp4
+from echodfkd.reporting.rows import read_rows
 from echodfkd.runtime.cluster import actor_name, last_sentence, node_labels
 from echodfkd.runtime.parts import evaluation_source, load_teacher, num_cases
 from echodfkd.schemas import CASE_SCHEMA, QUARANTINE_SCHEMA, SCORE_SCHEMA, case_row
@@ -34,7 +37,6 @@ from echodfkd.scoring_judge import configured_judge, read_case
 from echodfkd.storage import RunStorage
 from echodfkd.training.checkpoints import list_checkpoints, read_student
 from echodfkd.training.engine import load_weights
-from echodfkd.video.encode import encode_mp4
 
 SHARD_CASES = 8
 """Cases of one task: small enough that an actor's death costs seconds."""
@@ -117,12 +119,9 @@ class Evaluator:
         """One case as MP4: contours of teacher, student and truth. Returns its name and bytes."""
         case = self._case(number)
         level = self.config.evaluation.threshold
-        masks = {"student": self._students(checkpoint, student, case).lv_prob > level}
-        if (taught := self._teachers(number)) is not None:
-            masks["teacher"] = taught.lv_prob > level
-        if case.truth_labels is not None:
-            masks["truth"] = case.truth_labels == 1
-        return f"overlays/{student}-{number:04d}.mp4", encode_mp4(draw_overlay(case.video, masks), case.fps)
+        mask, taught = self._students(checkpoint, student, case).lv_prob > level, self._teachers(number)
+        video = overlay_mp4(case, mask, taught.lv_prob > level if taught is not None else None)
+        return f"overlays/{student}-{number:04d}.mp4", video
 
     def _score_case(self, task: ScoringTask, number: int, case: VideoClip) -> list[CaseScore]:
         threshold, taught = self.config.evaluation.threshold, self._teachers(number)
@@ -203,16 +202,17 @@ class EvaluatorPool:
             raise self.error
 
     def draw_overlays(self) -> None:
-        """MP4 overlays of the last checkpoint for the first cases, every student."""
-        if not (published := list_checkpoints(self.storage)):
+        """MP4 overlays of the last checkpoint: every student's worst, median and best cases (`cases_to_draw`)."""
+        if not self.config.evaluation.overlays or not (published := list_checkpoints(self.storage)):
             return
-        count = min(self.config.evaluation.overlays, num_cases(self.config))
+        chosen = cases_to_draw(read_rows(self.storage), self.config.evaluation.overlays)
+        names: list[str] = []
         futures = [
             self._actors[number % len(self._actors)]
             .overlay.options(max_task_retries=MAX_TRIES - 1)
             .remote(published[-1], student, number)
             for student in published[-1].students
-            for number in range(count)
+            for number in chosen.get(student, ())
         ]
         for future in futures:
             try:
@@ -220,6 +220,8 @@ class EvaluatorPool:
             except RayActorError as error:
                 raise RunError(f"an overlay failed {MAX_TRIES} times: {last_sentence(error)}") from error
             self.storage.write(name, data)
+            names.append(name)
+        self.storage.write(DRAWN, json.dumps({"step": published[-1].step, "names": names}).encode())
 
     def close(self) -> None:
         """End the actors."""

@@ -80,6 +80,10 @@ PURE = [
     "echodfkd.reporting.summary",
     "echodfkd.reporting.teacher_study",
     "echodfkd.reporting.report",
+    "echodfkd.reporting.across",
+    "echodfkd.reporting.follow",
+    "echodfkd.reporting.redraw",
+    "echodfkd.video.sheets",
 ]
 LAYERS = [
     {"errors", "clock", "redaction", "untrusted", "records", "storage", "schemas", "command", "lease", "run_folder"}

@@ -14,9 +14,9 @@ def test_sheet_shows_three_frames_of_each_clip_and_the_contour() -> None:
     source = default_phantom(seed=1, num_frames=4, fps=32.0, size=56, case_frames=60)
     clips = [source.case(index) for index in range(3)]
     picture = np.asarray(Image.open(io.BytesIO(contact_sheet(clips, columns=2))).convert("RGB")).astype(int)
-    assert picture.shape == (2 * (13 + 56 + 3), 2 * (3 * 56 + 4), 3)
+    assert picture.shape == (2 * (14 + 56 + 3), 2 * (3 * 56 + 4), 3)
     yellow = (picture[..., 0] > 200) & (picture[..., 2] < 60)
-    first = yellow[13 : 13 + 56]
+    first = yellow[14 : 14 + 56]
     assert first[:, :56].sum() > 30  # end-diastole carries the contour
     assert first[:, 56:168].sum() == 0
     assert picture[-60:, -160:].max() == 0  # the fourth place is empty

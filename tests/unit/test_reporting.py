@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import hashlib
 import io
 import json
 import math
@@ -389,8 +391,11 @@ def checked_page(storage: RunStorage) -> Page:
     assert "@import" not in html
     assert not re.search(r"url\((?!#)", html)
     page = Page(html)
-    assert page.tags["script"] == page.tags["link"] == 0
-    assert all(ref.startswith(("data:", "#")) for ref in page.references)
+    assert page.tags["script"] == page.tags["link"] == 1  # its own script, and the icon that browsers would ask for
+    code = html[html.index("<script>") + 8 : html.index("</script>")]
+    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+    assert f"script-src &#39;sha256-{digest}&#39;" in html or f"script-src 'sha256-{digest}'" in html
+    assert all(re.match(r"data:|#|report/[\w-]+\.(csv|svg|pdf|png)$", ref) for ref in page.references)
     assert {ref[1:] for ref in page.references if ref.startswith("#")} <= set(page.ids)
     assert len(page.ids) == len(set(page.ids))
     return page
@@ -408,7 +413,7 @@ def test_report_of_a_whole_run(tmp_path):
     assert TEACHER in page.text
     assert "fake-5.avi has 71 frames, its header says <176>" in page.text  # escaped in the source, whole on the page
     assert "global_batch: 4" in page.text
-    assert page.tags["svg"] == 5  # Dice, judge, loss, size, timeline
+    assert page.tags["svg"] == 15  # 5 curves, 6 of cost, judge and truth, Bland-Altman, strata, timeline
     assert page.tags["img"] == page.tags["video"] == 2
     assert sum(ref.startswith("data:video/mp4;base64,") for ref in page.references) == 2
     assert write_report(storage) == f"{tmp_path}/report.html"
@@ -448,7 +453,8 @@ def test_report_without_a_judge_says_so(tmp_path):
     page = checked_page(fake_run(tmp_path, with_judge=False))
     assert "No judge rated this run, so there is no judge score." in page.text
     assert "No judge has rated this run." in page.text
-    assert page.tags["svg"] == 4
+    assert "No case has both a judge score and a Dice with the truth." in page.text
+    assert page.tags["svg"] == 11  # no curve of the judge, no judge against weights, MACs or truth
 
 
 def test_report_of_a_failed_run_and_of_a_broken_ledger(tmp_path):

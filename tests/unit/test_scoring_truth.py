@@ -38,6 +38,18 @@ def test_borders_are_in_millimetres_where_the_scale_is_known():
     assert pixels["iou_es"] == pytest.approx(pixels["dice_es"] / (2 - pixels["dice_es"]), abs=0.01)
 
 
+def test_the_reliability_rows_of_a_case_are_its_curve():
+    prob = np.clip(0.6 * TRUTH + 0.3 * np.random.default_rng(0).random(TRUTH.shape), 0, 1)
+    rows = {row.metric: row for row in against_truth(prob, prob > 0.5, CASE) if row.metric.startswith("reliability_")}
+    place = np.minimum(prob * 15, 14).astype(int)
+    assert set(rows) == {f"reliability_{number:02d}" for number in np.unique(place)}
+    for name, row in rows.items():
+        inside = place == int(name[-2:])
+        assert row.n == inside.sum()
+        assert row.value == pytest.approx(TRUTH[inside].mean(), abs=1e-12)
+        assert row.threshold == pytest.approx(prob[inside].mean(), abs=5.1e-5)  # kept to four digits
+
+
 def test_a_missed_ventricle_costs_the_diagonal():
     found = values(against_truth(np.zeros(TRUTH.shape), np.zeros_like(TRUTH), CASE))
     assert found["hd95_all_px"] == pytest.approx(math.hypot(64, 64), abs=1e-12)

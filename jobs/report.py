@@ -1,0 +1,53 @@
+"""Write a run's page again, follow a run, or compare several: python jobs/report.py RUN [RUN ...]
+
+RUN is a run folder, local or s3://bucket/name. The page of one run is its report.html; that of several goes to --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from echodfkd.command import fail, guarded, say
+from echodfkd.errors import InputError
+
+
+def work(args: argparse.Namespace) -> dict[str, Any]:
+    """Write what the arguments ask for; returns where the page lies."""
+    from echodfkd.reporting.across import compare_runs
+    from echodfkd.reporting.follow import follow_report
+    from echodfkd.reporting.redraw import redraw_overlays
+    from echodfkd.reporting.report import write_report
+    from echodfkd.storage import RunStorage
+
+    if len(args.runs) > 1:
+        return {"ok": True, "report": compare_runs(args.runs, args.out)}
+    storage = RunStorage(args.runs[0])
+    if args.overlays:
+        redraw_overlays(storage, args.overlays, say)
+    if args.follow:
+        return {"ok": True, "report": follow_report(storage, every_s=args.every, say=say)}
+    return {"ok": True, "report": write_report(storage)}
+
+
+def main() -> int:
+    """Parse and work; 2 where the arguments do not go together."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
+    parser.add_argument("--out", default="comparison", help="several runs: folder of their page (default: %(default)s)")
+    parser.add_argument("--follow", action="store_true", help="write the page again as scores come in")
+    parser.add_argument(
+        "--every", type=float, default=20.0, metavar="S", help="seconds between two looks (%(default)s)"
+    )
+    parser.add_argument("--overlays", type=int, default=0, metavar="N", help="draw N cases of every student again")
+    args = parser.parse_args()
+    if len(args.runs) > 1 and (args.follow or args.overlays):
+        return fail(InputError("--follow and --overlays take one run"), code=2)
+    if not 0 <= args.overlays <= 50:
+        return fail(InputError(f"--overlays: {args.overlays}, allowed are 0 to 50"), code=2)
+    return guarded(lambda: work(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
