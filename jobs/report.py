@@ -17,8 +17,10 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     """Write what the arguments ask for; returns where the page lies."""
     from echodfkd.reporting.across import compare_runs
     from echodfkd.reporting.follow import follow_report
+    from echodfkd.reporting.loggers import CurveLogger, MlflowLogger, TensorBoardLogger
     from echodfkd.reporting.redraw import redraw_overlays
     from echodfkd.reporting.report import write_report
+    from echodfkd.reporting.rows import read_rows
     from echodfkd.storage import RunStorage
 
     if len(args.runs) > 1:
@@ -26,8 +28,12 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     storage = RunStorage(args.runs[0])
     if args.overlays:
         redraw_overlays(storage, args.overlays, say)
+    loggers: list[CurveLogger] = [TensorBoardLogger(args.tensorboard)] if args.tensorboard else []
+    loggers += [MlflowLogger(args.mlflow, storage.root.rsplit("/", 1)[-1])] if args.mlflow else []
     if args.follow:
-        return {"ok": True, "report": follow_report(storage, every_s=args.every, say=say)}
+        return {"ok": True, "report": follow_report(storage, every_s=args.every, say=say, loggers=loggers)}
+    for logger in loggers:
+        logger.write(read_rows(storage))
     return {"ok": True, "report": write_report(storage)}
 
 
@@ -37,13 +43,13 @@ def main() -> int:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
     parser.add_argument("--out", default="comparison", help="several runs: folder of their page (default: %(default)s)")
     parser.add_argument("--follow", action="store_true", help="write the page again as scores come in")
-    parser.add_argument(
-        "--every", type=float, default=20.0, metavar="S", help="seconds between two looks (%(default)s)"
-    )
+    parser.add_argument("--every", type=float, default=20.0, metavar="S", help="seconds between looks (%(default)s)")
     parser.add_argument("--overlays", type=int, default=0, metavar="N", help="draw N cases of every student again")
+    parser.add_argument("--tensorboard", default="", metavar="DIR", help="write the curves for TensorBoard, too")
+    parser.add_argument("--mlflow", default="", metavar="URI", help="log the curves to an MLflow server, too")
     args = parser.parse_args()
-    if len(args.runs) > 1 and (args.follow or args.overlays):
-        return fail(InputError("--follow and --overlays take one run"), code=2)
+    if len(args.runs) > 1 and (args.follow or args.overlays or args.tensorboard or args.mlflow):
+        return fail(InputError("--follow, --overlays, --tensorboard and --mlflow take one run"), code=2)
     if not 0 <= args.overlays <= 50:
         return fail(InputError(f"--overlays: {args.overlays}, allowed are 0 to 50"), code=2)
     return guarded(lambda: work(args))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from echodfkd.errors import InputError
+from echodfkd.reporting.loggers import CurveLogger
 from echodfkd.reporting.report import write_report
 from echodfkd.reporting.rows import read_rows
 from echodfkd.reporting.summary import ledger_counts
@@ -27,7 +28,12 @@ def is_over(storage: RunStorage) -> bool:
 
 
 def follow_report(
-    storage: RunStorage, *, every_s: float, say: Callable[[str], None], sleep: Callable[[float], None] = time.sleep
+    storage: RunStorage,
+    *,
+    every_s: float,
+    say: Callable[[str], None],
+    sleep: Callable[[float], None] = time.sleep,
+    loggers: Sequence[CurveLogger] = (),
 ) -> str:
     """Write the page at once and after each change, until the run is over; then once more with its files.
 
@@ -36,6 +42,7 @@ def follow_report(
         every_s: seconds between two looks, and between two reloads of the page.
         say: takes a line of progress.
         sleep: waits.
+        loggers: get what is new of the curves each time.
 
     Returns:
         Where the page lies.
@@ -49,6 +56,8 @@ def follow_report(
     while True:
         now = seen(storage)
         if now != before:
+            for logger in loggers:
+                logger.write(read_rows(storage))
             if is_over(storage):
                 return write_report(storage)
             say(f"{write_report(storage, files=False, refresh_s=every_s)}: {len(now)} files of the run")

@@ -14,6 +14,7 @@ import ray
 from echodfkd import clock
 from echodfkd.config import RunConfig
 from echodfkd.errors import RunError
+from echodfkd.reporting.live_view import Look, live_view
 from echodfkd.runtime.metrics import Exporter, gauge_values
 
 FIRST_ACTOR_TIMEOUT_S = 120.0
@@ -95,6 +96,7 @@ class ProgressLine:
         self._last: tuple[float, int] = (self.started, 0)
         self._memory: list[str] = []
         self._exporter = Exporter(config.name)
+        self._view = live_view(config.name) if config.ray.progress_s else None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
         self._thread.start()
@@ -103,6 +105,8 @@ class ProgressLine:
         """Stop printing; the last memory sample is taken."""
         self._stop.set()
         self._thread.join(timeout=10)
+        if self._view is not None:
+            self._view.close()
         self.peak_memory_mb = max(self.peak_memory_mb, memory_mb())
 
     def _watch(self) -> None:
@@ -118,7 +122,12 @@ class ProgressLine:
                 )
             except Exception:  # noqa: S112 a progress line must never end a run
                 continue
-            if every:
+            if self._view is not None:
+                elapsed = clock.now() - self.started
+                self._view.show(
+                    Look(values, elapsed, self.config.train.steps, pace.clips_s, pace.steps_s, pace.queue, memory)
+                )
+            elif every:
                 self._print_memory(values.get("memory", []))
                 self.print_line(self.line(values, pace))
 

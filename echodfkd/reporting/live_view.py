@@ -1,0 +1,126 @@
+"""What a person follows on a terminal: one page that stays in place while lines of news pass above it.
+
+It needs rich (extra `[live]`) and a terminal; without either a run prints its plain lines (`runtime.progress`), as it
+does into a file or the log of a submitted job.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+MAX_STUDENTS = 8
+"""Students shown by name: those of lowest loss."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is known at one moment.
+
+    Attributes:
+        values: of the board (`training.progress.Progress.report`, `runtime.evaluator_pool`).
+        elapsed_s: since the run's parts were started.
+        total: updates of the run.
+        clips_s: clips trained a second, lately.
+        steps_s: updates a second, since the students started.
+        queue: clips taught and not yet trained.
+        memory_mb: of the driver's processes.
+    """
+
+    values: Mapping[str, Any]
+    elapsed_s: float
+    total: int
+    clips_s: float
+    steps_s: float
+    queue: float
+    memory_mb: float
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds to the last update; None before the second one."""
+        return (self.total - int(self.values.get("step", 0))) / self.steps_s if self.steps_s > 0 else None
+
+
+class LiveView:
+    """The page, until it is closed. Make it with `live_view`."""
+
+    def __init__(self, name: str, console: Any) -> None:
+        from rich.live import Live
+
+        self._name = name
+        self._live = Live(console=console, refresh_per_second=2, transient=True)
+        self._live.start()
+
+    def show(self, look: Look) -> None:
+        """Draw what is known now."""
+        self._live.update(page(self._name, look))
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        self._live.stop()
+
+
+def live_view(name: str, stream: Any = None) -> LiveView | None:
+    """A page for the run of this name; None where the output is no terminal, or rich is not installed."""
+    stream = stream or sys.stdout
+    if not stream.isatty():
+        return None
+    try:
+        from rich.console import Console
+    except ImportError:
+        return None
+    return LiveView(name, Console(file=stream))
+
+
+def page(name: str, look: Look) -> Any:
+    """The page as rich draws it."""
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    values, step = look.values, int(look.values.get("step", 0))
+    eta = "" if look.eta_s is None else f", {clock_time(look.eta_s)} left"
+    head = Text(f"{name}  update {step:,} of {look.total:,}, {clock_time(look.elapsed_s)}{eta}", style="bold")
+    if not step:
+        return Group(Text(f"{name}  {clock_time(look.elapsed_s)}", style="bold"), Text(_STARTING), _memory(look))
+    stages = Table("stage", "at work", "one actor", box=None, pad_edge=False)
+    for stage in (key.removesuffix("_clips_s") for key in values if key.endswith("_clips_s")):
+        if stage.partition(".")[0] in ("source", "teacher"):
+            busy = values.get(f"{stage}_busy_share")
+            share = "" if busy is None else f"{100 * busy:.0f} %"
+            stages.add_row(stage, share, f"{values[f'{stage}_clips_s']:.0f} clips/s")
+    wait = 100 * float(values.get("wait_share", 0.0))
+    stages.add_row("students", f"{100 - wait:.0f} %", f"{look.clips_s:.1f} clips/s")
+    losses = sorted(dict(values.get("losses", {})).items(), key=lambda item: item[1])
+    students = Table("student", "loss", box=None, pad_edge=False)
+    for student, loss in losses[:MAX_STUDENTS]:
+        students.add_row(Text(student), f"{loss:.4f}")
+    if len(losses) > MAX_STUDENTS:
+        students.add_row(f"and {len(losses) - MAX_STUDENTS} more", f"up to {losses[-1][1]:.4f}")
+    facts = [f"queue {look.queue:.0f} clips", f"checkpoint at update {int(values.get('published', 0)):,}"]
+    facts += [f"scored {values['scored']}"] if "scored" in values else []
+    facts += [f"{values['backlog']} scoring tasks left"] if values.get("backlog") else []
+    facts += [f"{values['quarantined']} clips replaced"] if values.get("quarantined") else []
+    both = Table.grid(padding=(0, 4))
+    both.add_row(stages, students)
+    bar = ProgressBar(total=look.total, completed=step, width=60)
+    return Group(head, bar, both, Text("; ".join(facts)), _memory(look))
+
+
+_STARTING = "starting: actors load, the first clips are made and taught"
+
+
+def _memory(look: Look) -> Any:
+    from rich.text import Text
+
+    return Text(f"memory {look.memory_mb:,.0f} MB", style="dim")
+
+
+def clock_time(seconds: float) -> str:
+    """Seconds as 1:02:03 or 2:03."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
