@@ -30,7 +30,7 @@ def test_dry_run_prints_the_resolved_config() -> None:
 @pytest.mark.parametrize(
     ("name", "arguments", "code", "words"),
     [
-        ("distill", ["--config", DEMO, "trian.steps=3"], 2, "trian: unknown option; allowed are data,"),
+        ("distill", ["--config", DEMO, "trian.steps=3"], 2, "trian: unknown option; allowed are augment, data,"),
         ("distill", ["--config", "configs/none.yaml"], 2, "--config: no file configs/none.yaml"),
         ("preflight", ["--config", DEMO, "train.workers=3"], 2, "train.global_batch: got"),
         ("distill", ["--config", DEMO, "source.kind=recorded", "source.path=/no/such"], 1, "/no/such"),
