@@ -17,6 +17,7 @@ from echodfkd.runtime.clip_stream import block_of, remaining_blocks
 from echodfkd.runtime.distillation_run import check_inputs, run_distillation
 from echodfkd.runtime.evaluator_pool import Evaluator, ScoringTask
 from echodfkd.runtime.parts import load_teacher, slot_rules, training_source
+from echodfkd.scoring_truth import RELIABILITY
 from echodfkd.storage import RunStorage
 from echodfkd.teaching import make_block, teach_block
 from echodfkd.training.checkpoints import latest_checkpoint
@@ -95,6 +96,9 @@ def test_blocks_cross_arrow_and_an_evaluator_reads_what_they_have_trained(
         name: {row["metric"] for row in evaluator.score(ScoringTask(commit, name, 0, (0, 1)))["scores"]}
         for name, commit in (("a", newest), ("wide", newest), ("", None))
     }
+    for found in metrics.values():  # which bins of the reliability curve hold a pixel differs between networks
+        assert any(name.startswith(RELIABILITY) for name in found)
+        found -= {name for name in found if name.startswith(RELIABILITY)}
     assert metrics["wide"] == metrics["a"] | HEADS | {f"dice_teacher_{name[5:]}" for name in CHAMBERS}
     assert metrics[""] == metrics["a"] - {"dice_teacher"} | HEADS
     name, video = evaluator.overlay(newest, "wide", 0)
