@@ -106,7 +106,8 @@ def page(name: str, look: Look) -> Any:
     facts += [f"{values['quarantined']} clips replaced"] if values.get("quarantined") else []
     both = Table.grid(padding=(0, 4))
     both.add_row(stages, students)
-    bar = ProgressBar(total=look.total, completed=step, width=60)
+    bar = Table.grid()  # by itself the bar does not end its line
+    bar.add_row(ProgressBar(total=look.total, completed=step, width=60))
     return Group(head, bar, both, Text("; ".join(facts)), _memory(look))
 
 

@@ -33,6 +33,7 @@ def test_the_page_holds_every_number():
     shown = text(VALUES)
     assert "a[b]  update 30 of 120, 1:40, 3:00 left" in shown  # 90 updates at 0.5 a second
     lines = [" ".join(line.split()) for line in shown.splitlines()]
+    assert "stage at work one actor student loss" in lines
     assert any(line.startswith("source 25 % 27 clips/s") for line in lines)
     assert any(line.startswith("teacher 50 % 15 clips/s") for line in lines)
     assert any(line.startswith("students 95 % 4.2 clips/s") for line in lines)
