@@ -17,10 +17,9 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     """Write what the arguments ask for; returns where the page lies."""
     from echodfkd.reporting.across import compare_runs
     from echodfkd.reporting.follow import follow_report
-    from echodfkd.reporting.loggers import CurveLogger, MlflowLogger, TensorBoardLogger
+    from echodfkd.reporting.loggers import CurveLogger, MlflowLogger, TensorBoardLogger, write_curves
     from echodfkd.reporting.redraw import redraw_overlays
     from echodfkd.reporting.report import write_report
-    from echodfkd.reporting.rows import read_rows
     from echodfkd.storage import RunStorage
 
     if len(args.runs) > 1:
@@ -32,8 +31,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     loggers += [MlflowLogger(args.mlflow, storage.root.rsplit("/", 1)[-1])] if args.mlflow else []
     if args.follow:
         return {"ok": True, "report": follow_report(storage, every_s=args.every, say=say, loggers=loggers)}
-    for logger in loggers:
-        logger.write(read_rows(storage))
+    write_curves(storage, loggers)
     return {"ok": True, "report": write_report(storage)}
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from echodfkd.errors import InputError
-from echodfkd.reporting.loggers import CurveLogger
+from echodfkd.reporting.loggers import CurveLogger, write_curves
 from echodfkd.reporting.report import write_report
 from echodfkd.reporting.rows import read_rows
 from echodfkd.reporting.summary import ledger_counts
@@ -56,8 +56,7 @@ def follow_report(
     while True:
         now = seen(storage)
         if now != before:
-            for logger in loggers:
-                logger.write(read_rows(storage))
+            write_curves(storage, loggers)
             if is_over(storage):
                 return write_report(storage)
             say(f"{write_report(storage, files=False, refresh_s=every_s)}: {len(now)} files of the run")

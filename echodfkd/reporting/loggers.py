@@ -7,15 +7,16 @@ scored step. A logger remembers what it has written, so that one that follows a 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from echodfkd.errors import InputError, one_line
-from echodfkd.reporting.rows import RunRows
+from echodfkd.reporting.rows import RunRows, read_rows
 from echodfkd.reporting.summary import scores_at
+from echodfkd.storage import RunStorage
 
 _TRAINING = ("loss", "learning_rate", "grad_norm")
 
@@ -55,6 +56,14 @@ class CurveLogger(Protocol):
     def write(self, rows: RunRows) -> int:
         """Add the points that are new; returns how many."""
         ...
+
+
+def write_curves(storage: RunStorage, loggers: Sequence[CurveLogger]) -> None:
+    """Give all loggers what is new of a run, whose rows are read once. Raises `InputError`, see `rows.read_rows`."""
+    if loggers:
+        rows = read_rows(storage)
+        for logger in loggers:
+            logger.write(rows)
 
 
 class _Remembering:

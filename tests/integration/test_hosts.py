@@ -1,9 +1,6 @@
 """A run across several hosts with addresses of their own, one of which is cut off and connected again."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,35 +10,15 @@ from echodfkd.storage import RunStorage
 from echodfkd.training.checkpoints import list_checkpoints
 from echodfkd.training.ledger import check_ledger
 from tests.integration.fault_rows import record
-from tests.integration.test_autoscaling import why_not
+from tests.integration.helpers_namespaces import run_apart
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]  # some two minutes: four nodes start, one has to be given up
 
-ROOT = Path(__file__).parents[2]
 SLOTS = 240
 
 
 def test_a_run_goes_on_without_a_host_that_is_cut_off(tmp_path: Path) -> None:
-    if reason := why_not():
-        pytest.skip(reason)
-    program = f"mount -t tmpfs tmpfs /dev/shm && exec {sys.executable} tests/integration/hosts_run.py {tmp_path}"
-    done = subprocess.run(
-        ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--mount", "sh", "-c", program],
-        cwd=ROOT,
-        env={
-            **os.environ,
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "PYTHONPATH": str(ROOT),
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": "a" * 64,
-        },
-        capture_output=True,
-        text=True,
-        timeout=590,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = run_apart("tests/integration/hosts_run.py", tmp_path, timeout_s=590)
     assert found["exit"] == 0, found
     assert json.loads(found["last"])["ledger"] == {"clips": SLOTS, "lost": 0, "repeated": 0, "quarantined": 0}
     assert found["apart"], "teachers and students have nodes of their own"
