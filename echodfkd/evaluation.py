@@ -3,64 +3,38 @@
 Models are the students of a run's checkpoint, masks that the authors' scripts wrote, and the teacher. What is left is
 laid out like a run folder: ``scores/``, ``cases.parquet``, ``quarantine/``, ``config.yaml``, ``run.json`` and
 ``summary.json``.
-
-Legend: A annotators, T frames, H rows, W columns.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 
 from echodfkd import schemas
-from echodfkd.config import RunConfig, StudentConfig
-from echodfkd.config_evaluate import EVERY_STEP
-from echodfkd.config_file import config_from_dict, config_to_yaml
+from echodfkd.config import RunConfig
+from echodfkd.config_file import config_to_yaml
 from echodfkd.errors import ClipError, InputError
-from echodfkd.metrics.annotators import against_annotators, pairwise_dice
+from echodfkd.evaluated_models import ScoredModel, against_readers, load_students, stored_masks
 from echodfkd.metrics.threshold import best_code
-from echodfkd.models.build import build_student, pick_device
-from echodfkd.models.convlstm import count_parameters
-from echodfkd.object_store import open_filesystem
+from echodfkd.models.build import pick_device
 from echodfkd.records import CaseScore, Quarantined, VideoClip
 from echodfkd.reporting.summary import write_summary
 from echodfkd.scoring import score_case
 from echodfkd.scoring_agreement import JudgedMask, agreement_of, judge_case
-from echodfkd.scoring_heads import Prediction, predict_with_heads, predict_with_teacher, score_heads
+from echodfkd.scoring_heads import Prediction, predict_with_teacher, score_heads
 from echodfkd.scoring_judge import configured_judge, read_case
-from echodfkd.scoring_truth import Measured, dice_curve, tuned
-from echodfkd.storage import RunStorage, read_inside
+from echodfkd.scoring_truth import dice_curve, tuned
+from echodfkd.storage import RunStorage
 from echodfkd.synthesis.build import build_source
 from echodfkd.synthesis.source import ClipSource
 from echodfkd.teachers.build import build_configured_teacher
-from echodfkd.teachers.mask_files import decode_npz
-from echodfkd.training.checkpoints import code_version, list_checkpoints, read_student
-from echodfkd.training.engine import load_weights
-from echodfkd.untrusted import parse_yaml
+from echodfkd.training.checkpoints import code_version
 from echodfkd.video.annotations import AnnotationFolder
-from echodfkd.video.decode import MAX_VIDEO_BYTES
-from echodfkd.video.windows import resize_labels, resize_video
-
-ANNOTATED_SIDE = 112
-"""Frames that the authors' tracings and masks belong to have 112 x 112 pixels, as all of EchoNet-Dynamic."""
-MASKS_NAME = "masks"
-"""Name of the model behind ``evaluate.masks``."""
-_RECORDED = re.compile(r"recorded-(?P<name>.+)-s-?\d+-case-w\d+")
-
-
-@dataclass(frozen=True)
-class ScoredModel:
-    """Something that predicts cases. ``step`` is its checkpoint's, -1 for the teacher, 0 where there is none."""
-
-    name: str
-    step: int
-    predict: Callable[[VideoClip], Prediction]
 
 
 @dataclass(frozen=True)
@@ -163,7 +137,7 @@ class CaseScorer:
         device = pick_device(config.teacher.device, "teacher.device")
         self._teacher = build_configured_teacher(config.teacher, device=device) if config.evaluate.teacher else None
         models, self._students, self._sizes = load_students(config, device)
-        self._models = [*models, *_stored_masks(config)]
+        self._models = [*models, *stored_masks(config)]
         self._judge = configured_judge(config.evaluation, device)
         if config.evaluate.agreement and self._judge is None:
             raise InputError("evaluate.agreement: set, but evaluation.judge is none")
@@ -231,7 +205,7 @@ class CaseScorer:
         threshold = self._config.evaluation.threshold
         further = score_heads(seen, case, threshold=threshold, who=model.name or f"teacher {teacher_id}")
         if self._annotations is not None:
-            further += _against_readers(seen.lv_prob > threshold, case, self._annotations)
+            further += against_readers(seen.lv_prob > threshold, case, self._annotations)
         if (model.name, model.step) in self._codes:
             further += tuned(seen.lv_prob, case, code=self._codes[model.name, model.step])
         return score_case(
@@ -251,102 +225,3 @@ class CaseScorer:
 def _label(model: ScoredModel) -> str:
     """Name of a model in the agreement study, which may hold many checkpoints of a student."""
     return f"{model.name}@{model.step}" if model.step > 0 else model.name or "teacher"
-
-
-def load_students(config: RunConfig, device: str) -> tuple[list[ScoredModel], dict[str, StudentConfig], dict[str, int]]:
-    """The students of ``evaluate.run``'s checkpoints, as its own config built them; their options; sizes."""
-    if not config.evaluate.run:
-        return [], {}, {}
-    storage, wanted = RunStorage(config.evaluate.run), config.evaluate.step
-    commits = [c for c in list_checkpoints(storage) if wanted in (EVERY_STEP, 0, c.step)]
-    if not commits:
-        said = f"of step {wanted}" if wanted > 0 else "at all"
-        raise InputError(f"evaluate.run: {storage.root} holds no published checkpoint {said} (evaluate.step)")
-    where = f"{storage.root}/config.yaml"
-    try:
-        values = parse_yaml(storage.read("config.yaml"), where)
-    except FileNotFoundError as error:
-        raise InputError(f"evaluate.run: {storage.root} holds no config.yaml") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{where} must hold `key: value` lines, got a {type(values).__name__}")
-    known = config_from_dict(values).students
-    models, sizes = [], {}
-    for checkpoint in commits if wanted == EVERY_STEP else commits[-1:]:
-        for name in checkpoint.students:
-            if name not in known:
-                raise InputError(f"{where} has no student {name!r}, but the checkpoint has")
-            network = build_student(**asdict(known[name]))
-            weights = read_student(storage, checkpoint, name)
-            load_weights(network, weights, what=f"{storage.root}/{checkpoint.folder}/{name}")
-            models.append(ScoredModel(name, checkpoint.step, _runner(network, known[name].classes, device)))
-            sizes[name] = count_parameters(network)
-    return models, {name: known[name] for name in sizes}, sizes
-
-
-def _runner(network: Any, classes: list[str], device: str) -> Callable[[VideoClip], Prediction]:
-    return lambda case: predict_with_heads(network, case.video, classes=classes, device=device)
-
-
-def _stored_masks(config: RunConfig) -> list[ScoredModel]:
-    """The model whose masks lie in ``evaluate.masks``."""
-    root = config.evaluate.masks
-    if not root:
-        return []
-    try:
-        fs, base = open_filesystem(root.rstrip("/"))
-        if not fs.isdir(base):
-            raise InputError(f"evaluate.masks: there is no folder {root}")
-    except (OSError, ValueError, ImportError) as error:
-        raise InputError(f"evaluate.masks: {root} cannot be read: {error}") from error
-
-    def predict(case: VideoClip) -> Prediction:
-        file = f"{_video_name(case)}.seg.npz"
-        try:
-            codes = decode_npz(read_inside(fs, base, file, MAX_VIDEO_BYTES), file)
-        except OSError as error:
-            raise ClipError(f"evaluate.masks: {file} cannot be used: {error}") from error
-        return Prediction(_codes_to_prob(codes, case, file))
-
-    return [ScoredModel(MASKS_NAME, 0, predict)]
-
-
-def _codes_to_prob(codes: np.ndarray, case: VideoClip, file: str) -> np.ndarray:
-    """Masks of the case's frames, float64 (T, H, W)."""
-    T, H, W = case.video.shape
-    if len(codes) < case.window_start + T:
-        raise ClipError(
-            f"evaluate.masks: {file} holds {codes.dtype} {codes.shape}, expected uint8 (frames, height, width) with at"
-            f" least {case.window_start + T} frames"
-        )
-    assert H == W, "cases are square"
-    stretch = codes[case.window_start : case.window_start + T]
-    return resize_video(np.ascontiguousarray(stretch), H) / 255.0  # float64: codes come back exactly
-
-
-def _against_readers(mask: np.ndarray, case: VideoClip, folder: AnnotationFolder) -> list[Measured]:
-    """Rows against every reader of ED and ES: ``readers_dice_*`` (their mean), ``consensus_dice_*``, and how far the
-    readers agree among themselves, ``interreader_dice_*``. ``n`` is the number of readers (of pairs).
-    """
-    rows = []
-    name, size = _video_name(case), mask.shape[1]
-    for phase, frames in (("ed", case.ed_frames), ("es", case.es_frames)):
-        readers = folder.masks(name, phase, ANNOTATED_SIDE, ANNOTATED_SIDE)
-        if not frames or not len(readers):
-            continue
-        masks_AHW = resize_labels(readers.astype(np.uint8), size) == 1
-        found = against_annotators(mask[frames[0]], masks_AHW)
-        rows.append(Measured(f"readers_dice_{phase}", found.mean, len(readers), "readers"))
-        rows.append(Measured(f"consensus_dice_{phase}", found.consensus, len(readers), "readers"))
-        pairs = pairwise_dice(masks_AHW)
-        if len(pairs):
-            rows.append(Measured(f"interreader_dice_{phase}", float(pairs.mean()), len(pairs), "readers", None))
-    return rows
-
-
-def _video_name(case: VideoClip) -> str:
-    found = _RECORDED.fullmatch(case.clip_id)
-    if found is None:
-        raise InputError(
-            f"evaluate.masks and evaluate.annotations belong to videos of a recorded source, got {case.clip_id}"
-        )
-    return found["name"]

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from echodfkd.config_file import config_from_dict
 from echodfkd.errors import ClipError, InputError
-from echodfkd.evaluation import load_students
+from echodfkd.evaluated_models import load_students
 from echodfkd.models.build import pick_device
 from echodfkd.reporting.groups import cases_to_draw
 from echodfkd.reporting.overlays import DRAWN, overlay_mp4

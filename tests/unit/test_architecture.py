@@ -102,7 +102,7 @@ LAYERS = [
         "reporting",
         "soak",
     }
-    | {"scoring_judge", "scoring_agreement", "evaluation"},
+    | {"scoring_judge", "scoring_agreement", "evaluation", "evaluated_models"},
     {"runtime"},
 ]
 
