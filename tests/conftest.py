@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,6 +57,13 @@ def tiny_config(tmp_path: Path) -> Callable[..., RunConfig]:
         return load_config(None, [f"storage={tmp_path}/runs", "name=tiny", *TINY, *overrides])
 
     return make
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder for clusters: Ray's sockets lie in it, whose paths may have 107 bytes, and `tmp_path` is too deep."""
+    with tempfile.TemporaryDirectory(prefix="echo-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(scope="session")

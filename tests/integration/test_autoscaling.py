@@ -10,8 +10,8 @@ from tests.integration.helpers_namespaces import run_apart
 pytestmark = [pytest.mark.ray, pytest.mark.slow]  # some two minutes: nodes must come, work, and idle
 
 
-def test_nodes_come_when_a_run_asks_and_go_when_it_is_over(tmp_path: Path) -> None:
-    found = run_apart("tests/integration/autoscaling_run.py", tmp_path, prepare="ip link set lo up", timeout_s=540)
+def test_nodes_come_when_a_run_asks_and_go_when_it_is_over(short_path: Path) -> None:
+    found = run_apart("tests/integration/autoscaling_run.py", short_path, prepare="ip link set lo up", timeout_s=540)
     assert found["error"] is None, found
     assert found["ledger"] == {"clips": 24, "lost": 0, "repeated": 0, "quarantined": 0}
     seen = [types for _, types in found["events"]]

@@ -17,12 +17,12 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]  # some two minutes: four nodes
 SLOTS = 240
 
 
-def test_a_run_goes_on_without_a_host_that_is_cut_off(tmp_path: Path) -> None:
-    found = run_apart("tests/integration/hosts_run.py", tmp_path, timeout_s=590)
+def test_a_run_goes_on_without_a_host_that_is_cut_off(short_path: Path) -> None:
+    found = run_apart("tests/integration/hosts_run.py", short_path, timeout_s=590)
     assert found["exit"] == 0, found
     assert json.loads(found["last"])["ledger"] == {"clips": SLOTS, "lost": 0, "repeated": 0, "quarantined": 0}
     assert found["apart"], "teachers and students have nodes of their own"
-    storage = RunStorage(f"{tmp_path}/runs/hosts")
+    storage = RunStorage(f"{short_path}/runs/hosts")
     report = check_ledger(storage, SLOTS)
     assert (report.lost, report.repeated, report.problems) == (0, 0, [])
     newest: PublishedCheckpoint = list_checkpoints(storage)[-1]
