@@ -12,6 +12,7 @@ from echodfkd.config_limited import FUSIONS, check_limited
 from echodfkd.config_remote import check_remotes
 from echodfkd.config_teachers import MemberConfig, TeacherConfig, TeacherModelConfig, TeacherPoolConfig
 from echodfkd.errors import ConfigError
+from echodfkd.mask_codes import LOGIT, MASK_CODES, PROBABILITY
 
 _PIXELS = ("batch_frames", "pixel_mean", "pixel_std", "normalise", "input_size", "activation", "outputs", "classes")
 _ENSEMBLE = ("members", "fusion", "pools", "confidence")
@@ -41,6 +42,8 @@ LAYOUTS = ("NCHW", "NCTHW", "NTCHW")
 NORMALISATIONS = ("fixed", "frame", "clip")
 NETWORK_KINDS = ("onnx", "exported", "torchvision", "smp", "monai_bundle")
 """Kinds that are told what their network takes and gives."""
+STORED_KINDS = ("recorded", "remote")
+"""Kinds whose masks were rounded to 1/255 before they reach a run."""
 ACTIVATIONS = ("sigmoid", "softmax", "none")
 MAX_CHANNELS = 64
 
@@ -65,14 +68,28 @@ def _check_teacher(option: str, teacher: TeacherConfig) -> None:
     if teacher.kind == "ensemble":
         if len(teacher.members) < 2:
             raise ConfigError(f"{option}.members: an ensemble has at least two, e.g. {option}.members.a.kind=embedded")
-        for name, member in teacher.members.items():
-            _check_member(f"{option}.members.{name}", name, member)
+        for where, member in _members_of(option, teacher).items():
+            _check_member(where, where.rpartition(".")[2], member)
             if teacher.pools == "one":
-                _refuse_pool(f"{option}.members.{name}", member)
+                _refuse_pool(where, member)
     if teacher.fusion not in FUSIONS:
         raise ConfigError(f"{option}.fusion: got {teacher.fusion!r}, allowed are {', '.join(FUSIONS)}")
+    if teacher.mask_code not in MASK_CODES:
+        raise ConfigError(f"{option}.mask_code: got {teacher.mask_code!r}, allowed are {', '.join(MASK_CODES)}")
+    models: dict[str, TeacherModelConfig] = {option: teacher, **_members_of(option, teacher)}
+    if teacher.mask_code == LOGIT:
+        for where, model in models.items():
+            if model.kind in STORED_KINDS:
+                raise ConfigError(
+                    f"{option}.mask_code: got {LOGIT!r}, but {where}.kind is {model.kind}, whose masks come in steps of"
+                    f" 1/255; {PROBABILITY} keeps them as they are"
+                )
     if teacher.cache and teacher.kind == "recorded":
         raise ConfigError(f"{option}.cache: has no use where {option}.kind is recorded, whose masks are stored already")
+
+
+def _members_of(option: str, teacher: TeacherConfig) -> dict[str, MemberConfig]:
+    return {f"{option}.members.{name}": member for name, member in teacher.members.items()}
 
 
 def _check_member(option: str, name: str, member: MemberConfig) -> None:
@@ -123,7 +140,7 @@ def class_map(model: TeacherModelConfig) -> tuple[tuple[int, ...], tuple[str, ..
 def teacher_facts(values: dict[str, Any], *, has_tasks: bool) -> None:
     """Leave of a config's plain teacher values what decides the targets and is not in the teacher's id already.
 
-    A cache holds masks in 256 levels; what the students learn beside masks (``has_tasks``) is then made of these. (An
+    A cache holds masks in 8 bits; what the students learn beside masks (``has_tasks``) is then made of these. (An
     ensemble's members give no others in the first place.)
     """
     has_cache = bool(values.pop("cache"))
@@ -135,6 +152,8 @@ def teacher_facts(values: dict[str, Any], *, has_tasks: bool) -> None:
                 model.pop(key)
     for key in ("pools", "confidence"):  # where members run; and what is read by terms that say so
         values.pop(key)
+    if values["mask_code"] == PROBABILITY:  # came later, as above
+        values.pop("mask_code")
     for member in values["members"].values():
         for key in _POOL_OPTIONS:
             member.pop(key)

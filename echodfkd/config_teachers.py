@@ -102,6 +102,9 @@ class TeacherConfig(TeacherPoolConfig, TeacherModelConfig):
     here fuses what they give)."""
     confidence: bool = False
     """ensemble: how far its members agree crosses to the students, for terms with confidence=teacher."""
+    mask_code: str = "probability"
+    """How masks cross to the students and lie in the cache: probability (uint8, steps of 1/255), or logit (int8, steps
+    of 1/16 of a logit, up to 7.9), which a term kl with a temperature reads better."""
     cache: str = ""
     """Folder or fsspec URL that keeps taught masks, so that a clip which is met again is not taught again."""
     feature_layer: str = ""

@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 
 from echodfkd.losses import checked_masks, mean_over_pixels
+from echodfkd.mask_codes import LEAST_PROB, MASK_CODES, PROBABILITY
 
-HALF_CODE = 1 / 510
-"""Half a step of the 8-bit codes round(255 p): all that a code of 0 or 255 says of p. Logits are known up to 6.2."""
+HALF_CODE = LEAST_PROB[MASK_CODES[PROBABILITY]]
+"""Half a step of the codes round(255 p): all that a code of 0 or 255 says of p. Logits are known up to 6.2."""
 
 
 def soft_mask_kl(
@@ -27,6 +28,7 @@ def soft_mask_kl(
     total_weight: float | torch.Tensor,
     temperature: float,
     confidence: torch.Tensor | None = None,
+    least_prob: float = HALF_CODE,
 ) -> torch.Tensor:
     """Kullback-Leibler divergence KL(teacher || student), both softened by a temperature, class by class.
 
@@ -35,7 +37,7 @@ def soft_mask_kl(
     size, T (s(z / T) - p_T), which for large T approaches (z - logit p) / 4: a regression of logits. At T = 1 the
     gradient is that of `soft_mask_bce`, and the value is less by the teacher's entropy, so that 0 is perfect.
 
-    Probabilities are held within `HALF_CODE` of 0 and 1, because a logit must be finite.
+    Probabilities are held ``least_prob`` away from 0 and 1, because a logit must be finite.
 
     Args:
         logits: (B, T, H, W) or (B, T, C, H, W).
@@ -44,12 +46,13 @@ def soft_mask_kl(
         total_weight: see `losses.soft_mask_bce`.
         temperature: T, above 0.
         confidence: as logits, or None.
+        least_prob: how near to 0 and 1 the targets are known.
 
     Returns:
         Scalar; 0 where student and teacher agree, but for rounding.
     """
     z, p, w = checked_masks(logits, target_prob, weight)
-    teacher = torch.sigmoid(torch.logit(p, eps=HALF_CODE) / temperature)
+    teacher = torch.sigmoid(torch.logit(p, eps=least_prob) / temperature)
     entropy = -torch.xlogy(teacher, teacher) - torch.xlogy(1 - teacher, 1 - teacher)
     cross = F.binary_cross_entropy_with_logits(z / temperature, teacher, reduction="none")
     return mean_over_pixels(temperature**2 * (cross - entropy), w, total_weight, confidence)

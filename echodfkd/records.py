@@ -126,9 +126,9 @@ class DroppedMember:
 
 @dataclass(frozen=True)
 class TaughtClip:
-    """A window with its soft masks. ``teacher_prob`` uint8 (T, H, W) or (T, C, H, W) = round(255 * probability).
+    """A window with its soft masks. ``teacher_prob`` (T, H, W) or (T, C, H, W) in a code of `mask_codes`.
 
-    ``teacher_confidence`` likewise, round(255 * how far an ensemble's members agree); None where nobody asks for it.
+    ``teacher_confidence`` is uint8, round(255 * how far an ensemble's members agree); None where nobody asks for it.
     ``teacher_features`` float16 (T, F, h, w), or None where no student reads them.
 
     Example: ``TaughtClip(slot=17, clip=clip, teacher_prob=np.zeros((16, 56, 56), np.uint8),
@@ -163,7 +163,7 @@ class LedgerRow:
 class DistillationBatch:
     """What one rank trains on in one micro-batch. No truth crosses to the students.
 
-    Shapes: ``slot`` and ``index`` int64 (B,), ``video`` uint8 (B, T, H, W), ``teacher_prob`` uint8 (B, T, H, W), or
+    Shapes: ``slot`` and ``index`` int64 (B,), ``video`` uint8 (B, T, H, W), ``teacher_prob`` codes (B, T, H, W), or
     (B, T, C, H, W) in the order of `RunConfig.taught_classes`, ``sample_weight`` float32 (B,). ``teacher_phase``
     float32 (B, T), 1 at ED and 0 at ES, and ``teacher_ef`` float32 (B,), 0..1: None where no student learns them, NaN
     where the teacher's masks do not tell. ``teacher_confidence`` uint8, as ``teacher_prob``, and ``teacher_features``

@@ -9,6 +9,7 @@ import numpy as np
 
 from echodfkd.config_augment import AugmentConfig
 from echodfkd.errors import ClipError
+from echodfkd.mask_codes import PROBABILITY
 from echodfkd.models.teacher import ClipKey
 from echodfkd.records import Quarantined, VideoClip
 from echodfkd.synthesis.source import ClipSource
@@ -21,9 +22,9 @@ class SlotRules:
     """How slots become clips: N slots, ``max_attempts`` indices for one of them, windows of (T, H, W).
 
     ``classes`` and ``tasks`` are what the students of the run ask for, ``fps`` the windows' frame rate, ``confidence``
-    whether an ensemble's crosses to them. ``augment`` and ``seed`` say how clips are varied, before the teacher or
-    after it. Both places are before the stream is cut into the parts of the workers, and so the same for any number of
-    them, after any restart, and for all students of the run.
+    whether an ensemble's crosses to them, ``mask_code`` how masks do (`mask_codes`). ``augment`` and ``seed`` say how
+    clips are varied, before the teacher or after it. Both places are before the stream is cut into the parts of the
+    workers, and so the same for any number of them, after any restart, and for all students of the run.
     """
 
     plan_slots: int
@@ -33,6 +34,7 @@ class SlotRules:
     tasks: tuple[str, ...] = ()
     fps: float = 0.0
     confidence: bool = False
+    mask_code: str = PROBABILITY
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     seed: int = 0
 

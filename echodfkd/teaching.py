@@ -11,8 +11,9 @@ import numpy as np
 
 from echodfkd import clock
 from echodfkd.errors import RunError
+from echodfkd.mask_codes import PROBABILITY, decode, encode, quantise
 from echodfkd.metrics.beat import beat_targets
-from echodfkd.models.teacher import ClipKey, Teacher, quantise
+from echodfkd.models.teacher import ClipKey, Teacher
 from echodfkd.models.teacher_features import FeatureTeacher
 from echodfkd.records import (
     DroppedMember,
@@ -70,9 +71,9 @@ def teach_block(
         actor: name of this actor in the timeline.
 
     Returns:
-        The block's columns without ``attempts``, with ``teacher_prob`` uint8 (N, T, H, W), or (N, T, C, H, W) where
-        more classes are asked for, and with ``teacher_confidence``, ``teacher_features``, ``teacher_phase`` and
-        ``teacher_ef`` where they are (see `records`); of an ensemble also with ``dropped``.
+        The block's columns without ``attempts``, with ``teacher_prob`` (N, T, H, W), or (N, T, C, H, W) where more
+        classes are asked for, in the rules' code, and with ``teacher_confidence``, ``teacher_features``,
+        ``teacher_phase`` and ``teacher_ef`` where they are (see `records`); of an ensemble also with ``dropped``.
 
     Raises:
         RunError: the teacher returned another shape than it was given.
@@ -97,7 +98,7 @@ def teach_block(
 def member_block(
     name: str, teacher: Teacher, block: dict[str, np.ndarray], rules: SlotRules, *, actor: str
 ) -> dict[str, np.ndarray]:
-    """Add what one member of an ensemble says of a block's clips, for `fuse_block`: its masks in 256 levels.
+    """Add what one member of an ensemble says of a block's clips, for `fuse_block`: its masks in 8 bits.
 
     Args:
         name: of the member.
@@ -108,8 +109,9 @@ def member_block(
     """
     start, before = clock.now(), _lookups(teacher)
     if str(block["fault"][0]):
-        return {**block, **MemberMasks.nothing(teacher, block["video"], rules.classes).to_columns(name)}
-    said = MemberMasks.of(teacher, block["video"], clip_keys(block), rules.classes)
+        none = MemberMasks.nothing(teacher, block["video"], rules.classes, rules.mask_code)
+        return {**block, **none.to_columns(name)}
+    said = MemberMasks.of(teacher, block["video"], clip_keys(block), rules.classes, rules.mask_code)
     spans = _spans(f".{name}", actor, start, block["video"], _lookups(teacher) - before)
     return append_bookkeeping({**block, **said.to_columns(name)}, [], spans, "")
 
@@ -183,20 +185,21 @@ def _augmented(taught: dict[str, np.ndarray], rules: SlotRules) -> dict[str, np.
     planes = [name for name in ("teacher_prob", "teacher_confidence") if name in taught]
     moved: dict[str, list[np.ndarray]] = {name: [] for name in planes}
     for row, video in enumerate(taught["video"]):
-        parts = [taught[name][row].reshape(len(video), -1, *video.shape[-2:]) for name in planes]
-        prob = np.concatenate(parts, axis=1).astype(np.float32) / np.float32(255)
+        parts = [decode(taught[name][row]).reshape(len(video), -1, *video.shape[-2:]) for name in planes]
+        prob = np.concatenate(parts, axis=1)
         who = {"index": int(taught["index"][row]), "epoch": int(taught["epoch"][row])}
         seen, masks = augment_clip(video, prob, rules.augment, seed=rules.seed, **who)
         assert masks is not None
         videos.append(seen)
-        for name, part in zip(planes, np.split(quantise(masks), len(planes), axis=1), strict=True):
-            moved[name].append(part.reshape(taught[name][row].shape))
+        for name, part in zip(planes, np.split(masks, len(planes), axis=1), strict=True):
+            code = rules.mask_code if name == "teacher_prob" else PROBABILITY
+            moved[name].append(encode(part, code).reshape(taught[name][row].shape))
     return {"video": np.stack(videos), **{name: np.stack(rows) for name, rows in moved.items()}}
 
 
 def _targets(taught: Taught, rules: SlotRules) -> dict[str, np.ndarray]:
     """The columns that the students learn from: what they ask for, and nothing else."""
-    columns = {"teacher_prob": quantise(_shaped(taught.prob))}
+    columns = {"teacher_prob": encode(_shaped(taught.prob), rules.mask_code)}
     if rules.confidence:
         columns["teacher_confidence"] = quantise(_shaped(taught.arrays["confidence"]))
     if "features" in taught.arrays:

@@ -34,14 +34,6 @@ class Teacher(Protocol):
         ...
 
 
-def quantise(prob: np.ndarray) -> np.ndarray:
-    """round(255 * p) as uint8: the one quantisation step of soft masks (largest error 1/510).
-
-    The authors' code floors instead, which biases every mask by half a level.
-    """
-    return np.rint(prob * 255.0).astype(np.uint8)
-
-
 @dataclass(frozen=True)
 class ClipKey:
     """Which clip it is that a teacher is shown; ``is_case`` where it is an evaluation case.

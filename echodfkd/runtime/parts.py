@@ -45,6 +45,7 @@ def slot_rules(config: RunConfig) -> SlotRules:
         tasks=config.taught_tasks,
         fps=window.fps,
         confidence=config.teacher.confidence,
+        mask_code=config.teacher.mask_code,
         augment=config.augment,
         seed=config.seed,
     )

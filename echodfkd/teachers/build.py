@@ -45,7 +45,7 @@ def build_configured_teacher(config: TeacherConfig, *, device: str, placement: P
     if config.kind != "ensemble":
         return _cached(_build_one(config, device=device, placement=placement), config)
     members = [build_member(config, name, device=device, placement=placement) for name in config.members]
-    fused = Ensemble(members, method=config.fusion)
+    fused = Ensemble(members, method=config.fusion, code=config.mask_code)
     _check(fused, config)
     return fused
 
@@ -66,11 +66,11 @@ def build_member(config: TeacherConfig, name: str, *, device: str, placement: Pl
 def configured_fusion(config: TeacherConfig) -> Fusion:
     """How the members of the ensemble that the config names are fused."""
     rules = tuple(MemberRule(name, one.weight, one.required) for name, one in config.members.items())
-    return Fusion(config.fusion, rules)
+    return Fusion(config.fusion, rules, config.mask_code)
 
 
 def _cached(teacher: Teacher, config: TeacherConfig) -> Teacher:
-    return CachedTeacher(teacher, config.cache) if config.cache else teacher
+    return CachedTeacher(teacher, config.cache, config.mask_code) if config.cache else teacher
 
 
 def _build_one(model: TeacherModelConfig, *, device: str, placement: Placement | None) -> Teacher:

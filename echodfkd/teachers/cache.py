@@ -17,7 +17,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from echodfkd.errors import ClipError, one_line
-from echodfkd.models.teacher import ClipKey, Teacher, masks_of_clips, quantise, with_class_axis
+from echodfkd.mask_codes import MASK_CODES, PROBABILITY, decode, encode
+from echodfkd.models.teacher import ClipKey, Teacher, masks_of_clips, with_class_axis
 from echodfkd.storage import RunStorage, read_inside
 from echodfkd.synthesis.shards import MAX_BYTES
 from echodfkd.teachers.mask_files import StoredMask, decode_masks, encode_masks
@@ -26,11 +27,12 @@ from echodfkd.teachers.mask_files import StoredMask, decode_masks, encode_masks
 class CachedTeacher:
     """A `ClipTeacher` that keeps what another teacher gives.
 
-    A hit and a miss give the same: masks are rounded to 256 levels (`quantise`) either way.
+    A hit and a miss give the same: masks are rounded to 8 bits (`mask_codes`) either way.
 
     Args:
         teacher: whose masks are kept.
         root: the cache, a path or an fsspec URL; several processes and runs may share it.
+        code: of `mask_codes.MASK_CODES`: how masks are kept. Entries in another code are another run's, and stay.
 
     Attributes:
         counts: of ``hit``, ``new`` (no entry), ``damaged``, ``stale`` (of other pixels), ``unwritten``.
@@ -39,8 +41,8 @@ class CachedTeacher:
         InputError: the cache cannot be written.
     """
 
-    def __init__(self, teacher: Teacher, root: str) -> None:
-        self.teacher = teacher
+    def __init__(self, teacher: Teacher, root: str, code: str = PROBABILITY) -> None:
+        self.teacher, self.code = teacher, code
         self.teacher_id, self.class_names = teacher.teacher_id, teacher.class_names
         self.counts: Counter[str] = Counter()
         self._bytes: Counter[str] = Counter()
@@ -49,12 +51,12 @@ class CachedTeacher:
 
     def soft_masks(self, video_NTHW: np.ndarray) -> np.ndarray:
         """See `Teacher.soft_masks`. Pixels alone do not say which clip they are of: nothing is kept."""
-        return quantise(self.teacher.soft_masks(video_NTHW)).astype(np.float32) / np.float32(255)
+        return decode(encode(self.teacher.soft_masks(video_NTHW), self.code))
 
     def clip_masks(self, video_NTHW: np.ndarray, clips: Sequence[ClipKey]) -> tuple[np.ndarray, dict[int, str]]:
         """See `ClipTeacher.clip_masks`."""
         N, T, H, W = video_NTHW.shape
-        levels = np.zeros((N, T, len(self.class_names) - 1, H, W), np.uint8)
+        levels = np.zeros((N, T, len(self.class_names) - 1, H, W), MASK_CODES[self.code])
         pixels = [hashlib.sha256(video.tobytes()).hexdigest() for video in video_NTHW]
         missing, faults = [], {}
         for row, clip in enumerate(clips):
@@ -68,9 +70,9 @@ class CachedTeacher:
             faults = {missing[place]: reason for place, reason in found.items()}
             for place, row in enumerate(missing):
                 if place not in found:
-                    levels[row] = quantise(with_class_axis(prob[place : place + 1], self.class_names)[0])
+                    levels[row] = encode(with_class_axis(prob[place : place + 1], self.class_names)[0], self.code)
                     self._keep(clips[row], levels[row], pixels[row])
-        prob = levels.astype(np.float32) / np.float32(255)
+        prob = decode(levels)
         return prob[:, :, 0] if len(self.class_names) == 2 else prob, faults
 
     def lookups(self) -> Counter[str]:
@@ -80,11 +82,13 @@ class CachedTeacher:
         return Counter({"hit": hit, "miss": misses, **self._bytes})
 
     def _name(self, clip: ClipKey, shape: tuple[int, ...]) -> str:
-        key = hashlib.sha256(f"{clip.clip_id}|{clip.window_start}|{list(shape)}".encode("utf-8", "replace")).hexdigest()
+        code = "" if self.code == PROBABILITY else f"|{self.code}"  # entries of before there were codes stay
+        what = f"{clip.clip_id}|{clip.window_start}|{list(shape)}{code}"
+        key = hashlib.sha256(what.encode("utf-8", "replace")).hexdigest()
         return f"{self.teacher_id}/{key[:2]}/{key}.parquet"
 
     def _look_up(self, clip: ClipKey, shape: tuple[int, ...], pixels: str) -> np.ndarray | None:
-        """uint8 (T, C, H, W), or None where there is no entry that counts."""
+        """Codes (T, C, H, W), or None where there is no entry that counts."""
         name = self._name(clip, shape)
         try:
             data = read_inside(self._storage.fs, self._storage.path(""), name, MAX_BYTES)
@@ -95,8 +99,9 @@ class CachedTeacher:
         except (OSError, ClipError, ValueError):
             self.counts["damaged"] += 1
             return None
-        own = (clip.clip_id, self.teacher_id, self.class_names[1:], shape, pixels)
-        if (mask.clip_id, mask.teacher_id, mask.classes, mask.levels.shape, mask.video_sha256) != own:
+        own = (clip.clip_id, self.teacher_id, self.class_names[1:], shape, MASK_CODES[self.code], pixels)
+        found = (mask.clip_id, mask.teacher_id, mask.classes, mask.levels.shape, mask.levels.dtype, mask.video_sha256)
+        if found != own:
             self.counts["stale"] += 1
             return None
         self.counts["hit"] += 1

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from echodfkd.mask_codes import PROBABILITY
 from echodfkd.models.teacher import ClipKey, Teacher
 from echodfkd.teachers.fusing import Fusion, MemberMasks, MemberRule, Taught
 
@@ -30,18 +31,20 @@ class Ensemble:
     Args:
         members: at least one.
         method: one of `models.fusion.FUSIONS`.
+        code: of `mask_codes.MASK_CODES`: what the members' masks are rounded to.
     """
 
-    def __init__(self, members: Sequence[Member], *, method: str) -> None:
+    def __init__(self, members: Sequence[Member], *, method: str, code: str = PROBABILITY) -> None:
         self.members = list(members)
-        self.fusion = Fusion(method, tuple(MemberRule(one.name, one.weight, one.required) for one in members))
+        rules = tuple(MemberRule(one.name, one.weight, one.required) for one in members)
+        self.fusion = Fusion(method, rules, code)
         names = dict.fromkeys(name for member in self.members for name in member.teacher.class_names[1:])
         self.class_names = ("background", *names)
         self.teacher_id = self.fusion.teacher_id([one.teacher.teacher_id for one in self.members])
 
     def teach(self, video_NTHW: np.ndarray, clips: Sequence[ClipKey], wanted: Sequence[str]) -> Taught:
         """The wanted classes of some clips. Raises `RunError` as `Fusion.fuse` does."""
-        said = [MemberMasks.of(one.teacher, video_NTHW, clips, wanted) for one in self.members]
+        said = [MemberMasks.of(one.teacher, video_NTHW, clips, wanted, self.fusion.code) for one in self.members]
         return self.fusion.fuse(said, wanted)
 
     def clip_masks(self, video_NTHW: np.ndarray, clips: Sequence[ClipKey]) -> tuple[np.ndarray, dict[int, str]]:
@@ -52,7 +55,7 @@ class Ensemble:
     def soft_masks(self, video_NTHW: np.ndarray) -> np.ndarray:
         """See `Teacher.soft_masks`. NaN where `clip_masks` would name a fault."""
         teachers = [_ByPixels(one.teacher) for one in self.members]
-        said = [MemberMasks.of(one, video_NTHW, (), self.class_names[1:]) for one in teachers]
+        said = [MemberMasks.of(one, video_NTHW, (), self.class_names[1:], self.fusion.code) for one in teachers]
         taught = self.fusion.fuse(said, self.class_names[1:])
         taught.prob[list(taught.faults)] = np.nan
         return self._shaped(taught.prob)

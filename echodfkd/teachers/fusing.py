@@ -1,7 +1,7 @@
 """What the members of an ensemble say of some clips, how it crosses from their pools, and the fusion of it. No Ray.
 
-Every member's masks are rounded to 256 levels (`quantise`) before they are fused, whether the members run in one actor
-or each in a pool of its own: fused are steps of 1/255, and where the members run changes no bit of the result.
+Every member's masks are rounded to 8 bits (`mask_codes`) before they are fused, whether the members run in one actor or
+each in a pool of its own: where the members run changes no bit of the result.
 
 Legend: N clips, T frames, C classes, H rows, W columns.
 """
@@ -16,8 +16,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from echodfkd.errors import EchoDFKDError, RunError
+from echodfkd.mask_codes import MASK_CODES, PROBABILITY, decode, encode
 from echodfkd.models.fusion import fuse_by_name
-from echodfkd.models.teacher import ClipKey, Teacher, masks_of_clips, quantise, with_class_axis
+from echodfkd.models.teacher import ClipKey, Teacher, masks_of_clips, with_class_axis
 from echodfkd.models.teacher_features import FeatureTeacher
 
 _MASKS, _SAID = "member_masks", "member_said"
@@ -68,7 +69,7 @@ class MemberMasks:
     Attributes:
         teacher_id: of the member.
         classes: what it gives of the wanted classes.
-        levels: uint8 (N, T, C, H, W), round(255 * probability) in the order of ``classes``.
+        levels: (N, T, C, H, W), codes of `mask_codes` in the order of ``classes``.
         faults: the rows that it has no usable mask of, each with the reason.
         error: "", or why it has none of any of these clips.
     """
@@ -80,21 +81,23 @@ class MemberMasks:
     error: str = ""
 
     @staticmethod
-    def nothing(teacher: Teacher, video_NTHW: np.ndarray, wanted: Sequence[str]) -> MemberMasks:
+    def nothing(teacher: Teacher, video_NTHW: np.ndarray, wanted: Sequence[str], code: str) -> MemberMasks:
         """Of clips that were not shown to the member."""
         classes = tuple(name for name in wanted if name in teacher.class_names[1:])
         N, T, H, W = video_NTHW.shape
-        return MemberMasks(teacher.teacher_id, classes, np.zeros((N, T, len(classes), H, W), np.uint8))
+        return MemberMasks(teacher.teacher_id, classes, np.zeros((N, T, len(classes), H, W), MASK_CODES[code]))
 
     @staticmethod
-    def of(teacher: Teacher, video_NTHW: np.ndarray, clips: Sequence[ClipKey], wanted: Sequence[str]) -> MemberMasks:
+    def of(
+        teacher: Teacher, video_NTHW: np.ndarray, clips: Sequence[ClipKey], wanted: Sequence[str], code: str
+    ) -> MemberMasks:
         """Of clips that it is shown. An explained error is kept: whether it ends the run, the fusion knows."""
-        empty = MemberMasks.nothing(teacher, video_NTHW, wanted)
+        empty = MemberMasks.nothing(teacher, video_NTHW, wanted, code)
         try:
             taught = teach_alone(teacher, video_NTHW, clips, empty.classes)
         except EchoDFKDError as error:
             return replace(empty, error=str(error))
-        return replace(empty, levels=quantise(taught.prob), faults=taught.faults)
+        return replace(empty, levels=encode(taught.prob, code), faults=taught.faults)
 
     def to_columns(self, name: str) -> dict[str, np.ndarray]:
         """The columns that this adds to a block; all but the masks ride on the block's first row, as JSON."""
@@ -108,7 +111,7 @@ class MemberMasks:
         """What `to_columns` wrote."""
         said = json.loads(str(block[f"{_SAID}.{name}"][0]))
         faults = {int(row): reason for row, reason in said["faults"].items()}
-        levels = np.asarray(block[f"{_MASKS}.{name}"], np.uint8)
+        levels = np.asarray(block[f"{_MASKS}.{name}"])
         return MemberMasks(said["teacher_id"], tuple(said["classes"]), levels, faults, said["error"])
 
 
@@ -128,15 +131,19 @@ class MemberRule:
 
 @dataclass(frozen=True)
 class Fusion:
-    """How an ensemble's members become one teacher; ``method`` is one of `models.fusion.FUSIONS`."""
+    """How an ensemble's members become one teacher; ``method`` is one of `models.fusion.FUSIONS`, ``code`` of
+    `mask_codes.MASK_CODES`: what the members' masks are rounded to.
+    """
 
     method: str
     members: tuple[MemberRule, ...]
+    code: str = PROBABILITY
 
     def teacher_id(self, ids: Sequence[str]) -> str:
         """The ensemble's id, of its members' ids in the order of ``members``."""
         who = "|".join(f"{one} {rule.weight!r}" for one, rule in zip(ids, self.members, strict=True))
-        return f"ensemble-{hashlib.sha256(f'{self.method}/255|{who}'.encode()).hexdigest()[:8]}"
+        steps = "255" if self.code == PROBABILITY else self.code
+        return f"ensemble-{hashlib.sha256(f'{self.method}/{steps}|{who}'.encode()).hexdigest()[:8]}"
 
     def fuse(self, said: Sequence[MemberMasks], wanted: Sequence[str]) -> Taught:
         """Fuse what the members say of N clips, class by class over those who give it.
@@ -173,7 +180,7 @@ class Fusion:
                 dropped[row] = {self.members[place].name: reason for place, reason in missing.items()}
         for left, rows in groups.items():
             arrays["prob"][rows], arrays["confidence"][rows] = fuse_by_name(
-                [said[place].levels[rows].astype(np.float32) / np.float32(255) for place in left],
+                [decode(said[place].levels[rows]) for place in left],
                 [said[place].classes for place in left],
                 [self.members[place].weight for place in left],
                 method=self.method,

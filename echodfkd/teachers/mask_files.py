@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from echodfkd.errors import ClipError
+from echodfkd.mask_codes import MASK_CODES
 from echodfkd.synthesis.shards import CODEC, LEVEL, MAX_BLOB_BYTES, MAX_BYTES, ROWS_PER_GROUP
 
 MASK_SCHEMA = pa.schema(
@@ -37,13 +38,14 @@ MASK_SCHEMA = pa.schema(
         ("blob", pa.binary()),
     ]
 )
-"""One row per clip: `StoredMask`. ``blob`` is zstd of the uint8 array; ``sha256`` is that of the blob as stored."""
+"""One row per clip: `StoredMask`. ``blob`` is zstd of the array; ``sha256`` is that of the blob as stored."""
 
 NPZ_KEYS = ("arr_0", "output")
 """Names of the one array in a ``.seg.npz``: what the authors' scripts write, and what their loader also takes."""
 MAX_NPY_HEADER = 10_000
 
 MAX_GROUP_ROWS = 1 << 16
+_DTYPES = tuple(dtype.name for dtype in MASK_CODES.values())
 
 PARQUET_ERRORS = (pa.ArrowException, OSError, ValueError, KeyError, IndexError, OverflowError, MemoryError)
 """What pyarrow raises on bytes that are no Parquet file or lie. (`ClipError` is a ValueError: catch it first.)"""
@@ -60,7 +62,7 @@ _NPY_HEADER = re.compile(
 
 @dataclass(frozen=True)
 class StoredMask:
-    """The mask of one clip: ``levels`` uint8 (T, C, H, W) = round(255 p).
+    """The mask of one clip: ``levels`` (T, C, H, W), uint8 or int8 codes of `mask_codes`.
 
     ``video_sha256`` is that of the pixels it was made from, or "".
 
@@ -131,18 +133,18 @@ def decode_mask(row: Mapping[str, Any], where: str) -> StoredMask:
     if hashlib.sha256(blob).hexdigest() != row["sha256"]:
         raise ClipError(f"{where}: the bytes of its mask do not have the sha256 beside them; the file is damaged")
     fits = len(shape) == 4 and all(side is not None and side > 0 for side in shape) and shape[1] == len(classes)
-    if not fits or row["dtype"] != "uint8" or row["codec"] != CODEC or math.prod(shape) > MAX_BYTES:
+    if not fits or row["dtype"] not in _DTYPES or row["codec"] != CODEC or math.prod(shape) > MAX_BYTES:
         raise ClipError(
-            f"{where}: its mask is {row['dtype']} {shape} as {row['codec']} for {len(classes)} classes, expected uint8"
-            f" [T, C, H, W] as {CODEC} of at most {MAX_BYTES} bytes"
+            f"{where}: its mask is {row['dtype']} {shape} as {row['codec']} for {len(classes)} classes, expected"
+            f" {' or '.join(_DTYPES)} [T, C, H, W] as {CODEC} of at most {MAX_BYTES} bytes"
         )
     try:
         data = pa.Codec(CODEC).decompress(blob, decompressed_size=math.prod(shape), asbytes=True)
-        prob = np.frombuffer(data, np.uint8).reshape(shape)
+        levels = np.frombuffer(data, row["dtype"]).reshape(shape)
     except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
         raise ClipError(f"{where}: its mask does not decompress to {shape}; the file is damaged") from error
     known = str(row["clip_id"]), str(row["teacher_id"] or ""), tuple(map(str, classes))
-    return StoredMask(*known, prob, str(row["video_sha256"] or ""))
+    return StoredMask(*known, levels, str(row["video_sha256"] or ""))
 
 
 def decode_npz(data: bytes, name: str) -> np.ndarray:
@@ -197,7 +199,7 @@ def _read_array(entry: Any, name: str) -> np.ndarray:
 
 
 def _row(mask: StoredMask) -> dict[str, Any]:
-    assert mask.levels.dtype == np.uint8, f"masks are stored as uint8, got {mask.levels.dtype}"
+    assert mask.levels.dtype.name in _DTYPES, f"masks are stored as uint8 or int8, got {mask.levels.dtype}"
     assert mask.levels.ndim == 4, f"masks are stored as (T, C, H, W), got {mask.levels.shape}"
     blob = pa.Codec(CODEC, compression_level=LEVEL).compress(np.ascontiguousarray(mask.levels), asbytes=True)
     return {
@@ -206,7 +208,7 @@ def _row(mask: StoredMask) -> dict[str, Any]:
         "classes": list(mask.classes),
         "video_sha256": mask.video_sha256 or None,
         "shape": list(mask.levels.shape),
-        "dtype": "uint8",
+        "dtype": mask.levels.dtype.name,
         "codec": CODEC,
         "sha256": hashlib.sha256(blob).hexdigest(),
         "blob": blob,

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from echodfkd.errors import ClipError, InputError, RunError, one_line
+from echodfkd.mask_codes import decode, quantise
 from echodfkd.models.teacher import ClipKey
 from echodfkd.object_store import open_filesystem
 from echodfkd.storage import read_inside
@@ -141,7 +142,7 @@ class RecordedMasks:
                 f"{name}: the mask of {clip.clip_id} is that of {mask.clip_id} with the classes"
                 f" {', '.join(mask.classes)}, expected {', '.join(self._source_classes)} (teacher.outputs)"
             )
-        return mask.levels
+        return mask.levels if mask.levels.dtype == np.uint8 else quantise(decode(mask.levels))
 
     def _of_video(self, clip: ClipKey) -> np.ndarray:
         if self._place is None:

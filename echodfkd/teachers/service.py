@@ -17,7 +17,8 @@ import numpy as np
 
 from echodfkd.config_remote import TOKEN_VARIABLE
 from echodfkd.errors import InputError, one_line, plain_sentence
-from echodfkd.models.teacher import Teacher, masks_of_clips, quantise
+from echodfkd.mask_codes import quantise
+from echodfkd.models.teacher import Teacher, masks_of_clips
 from echodfkd.teachers.protocol import (
     MEDIA_TYPE,
     About,

@@ -20,9 +20,10 @@ from echodfkd.config import RunConfig, TermConfig
 from echodfkd.config_objective import PLAIN_OBJECTIVE, TERM_OPTIONS
 from echodfkd.losses import ef_smooth_l1, phase_bce, soft_mask_bce
 from echodfkd.losses_features import attention_transfer, feature_directions, feature_matching
-from echodfkd.losses_pixels import entropy_confidence, soft_mask_focal, soft_mask_kl
+from echodfkd.losses_pixels import HALF_CODE, entropy_confidence, soft_mask_focal, soft_mask_kl
 from echodfkd.losses_regions import lovasz_hinge, soft_dice
 from echodfkd.losses_shape import boundary_loss, temporal_consistency
+from echodfkd.mask_codes import LEAST_PROB, LOGIT_STEPS
 from echodfkd.models.heads import HeadOutputs, StudentOutput
 from echodfkd.records import DistillationBatch
 
@@ -67,20 +68,32 @@ class BatchTensors(NamedTuple):
     """As ``mask_prob``, how far the teachers agree; None where nobody asks for it."""
     features: torch.Tensor | None = None
     """(B, T, F, h, w) of the teacher, or None where nobody reads them."""
+    least_prob: float = HALF_CODE
+    """How near to 0 and 1 ``mask_prob`` is known."""
 
 
 def batch_tensors(batch: DistillationBatch, device: torch.device) -> BatchTensors:
     """Tensors of a batch. Arrays out of a stream may be read-only and are copied."""
     video = torch.tensor(np.asarray(batch.video)).to(device)
-    target = torch.tensor(np.asarray(batch.teacher_prob)).to(device).float() / 255.0
+    codes = np.asarray(batch.teacher_prob)
+    target = decode_tensor(torch.tensor(codes).to(device))
     weight = torch.tensor(np.asarray(batch.sample_weight, np.float32)).to(device)
     phase, ef, features = (
         None if column is None else torch.tensor(np.asarray(column, np.float32)).to(device)
         for column in (batch.teacher_phase, batch.teacher_ef, batch.teacher_features)
     )
     sure = batch.teacher_confidence
-    confidence = None if sure is None else torch.tensor(np.asarray(sure)).to(device).float() / 255.0
-    return BatchTensors(video, target, weight, phase, ef, mask_confidence=confidence, features=features)
+    confidence = None if sure is None else decode_tensor(torch.tensor(np.asarray(sure)).to(device))
+    least = LEAST_PROB[codes.dtype]
+    return BatchTensors(video, target, weight, phase, ef, confidence, features, least)
+
+
+def decode_tensor(codes: torch.Tensor) -> torch.Tensor:
+    """`mask_codes.decode` on the device that the codes are on."""
+    if codes.dtype == torch.uint8:
+        return codes.float() / 255.0
+    assert codes.dtype == torch.int8, f"masks are uint8 or int8, got {codes.dtype}"
+    return torch.sigmoid(codes.float() / LOGIT_STEPS)
 
 
 _MASK_LOSSES: dict[str, Callable[..., torch.Tensor]] = {
@@ -196,6 +209,8 @@ class Objective:
     ) -> torch.Tensor:
         term = self.terms[name]
         options: dict[str, Any] = {key: getattr(term, key) for key in TERM_OPTIONS[name] if key != "confidence"}
+        if name == "kl":
+            options["least_prob"] = batch.least_prob
         if term.confidence == "entropy":
             options["confidence"] = entropy_confidence(target)
         elif term.confidence == "teacher":

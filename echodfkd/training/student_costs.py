@@ -130,8 +130,7 @@ def _saved_bytes(
         logits = output if isinstance(output, torch.Tensor) else output.mask_logits
         classes = range(logits.shape[2]) if logits.ndim == 5 else ()
         masks, beat = torch.zeros(logits.shape), (torch.zeros(clips, frames), torch.zeros(clips))
-        further = {"mask_confidence": torch.ones(logits.shape), "features": features_BTFhw}
-        batch = BatchTensors(video_BTHW, masks, torch.ones(clips), *beat, **further)
+        batch = BatchTensors(video_BTHW, masks, torch.ones(clips), *beat, torch.ones(logits.shape), features_BTFhw)
         loss = Objective(tuple(classes), 1.0, 1.0, terms)(output, batch, Totals(1.0, 1.0, 1.0))
     assert loss.requires_grad  # and so the graph is alive while its storages are counted
     return saved.total

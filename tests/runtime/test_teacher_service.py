@@ -11,7 +11,7 @@ import pytest
 
 from echodfkd.config_file import load_config
 from echodfkd.errors import ConfigError, InputError, RunError
-from echodfkd.models.teacher import quantise
+from echodfkd.mask_codes import quantise
 from echodfkd.runtime.parts import load_teacher
 from echodfkd.runtime.teacher_service import TeacherReplica, run_teacher_service
 from echodfkd.teachers.protocol import decode_masks, encode_video

@@ -16,6 +16,7 @@ PURE = [
     "echodfkd.lease",
     "echodfkd.run_folder",
     "echodfkd.losses",
+    "echodfkd.mask_codes",
     "echodfkd.losses_features",
     "echodfkd.losses_pixels",
     "echodfkd.losses_regions",
@@ -87,7 +88,7 @@ PURE = [
 ]
 LAYERS = [
     {"errors", "clock", "redaction", "untrusted", "records", "storage", "schemas", "command", "lease", "run_folder"}
-    | {"object_store", "sizing"}
+    | {"object_store", "sizing", "mask_codes"}
     | {p.stem for p in (ROOT / "echodfkd").glob("config*.py")},
     {"video", "models", "metrics"} | {p.stem for p in (ROOT / "echodfkd").glob("losses*.py")},
     {

@@ -177,7 +177,7 @@ def test_the_teachers_confidence_weighs_pixels_and_parts_add_up(name: str, stude
     logits = logits if len(places) > 1 else logits[:, :, 0]
 
     def loss(clips: slice) -> float:
-        part = BatchTensors(*(None if column is None else column[clips] for column in batch))
+        part = BatchTensors(*(one[clips] if isinstance(one, torch.Tensor) else one for one in batch))
         return float(objective(logits[clips], part, TOTALS))
 
     plain = Objective(objective.places, 0.0, 0.0, {name: TermConfig()})

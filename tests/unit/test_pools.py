@@ -15,8 +15,9 @@ from echodfkd.config import RunConfig
 from echodfkd.config_file import config_hash, load_config
 from echodfkd.config_head_checks import check_members_give
 from echodfkd.errors import ConfigError, RunError
+from echodfkd.mask_codes import quantise
 from echodfkd.models.fusion import fuse_by_name
-from echodfkd.models.teacher import ClipKey, Teacher, quantise, with_class_axis
+from echodfkd.models.teacher import ClipKey, Teacher, with_class_axis
 from echodfkd.records import DistillationBatch, StageSpan, VideoClip
 from echodfkd.runtime.parts import load_member, load_teacher, slot_rules, training_source
 from echodfkd.slots import SlotRules

@@ -13,7 +13,8 @@ import pytest
 
 from echodfkd.config_file import config_hash, load_config
 from echodfkd.errors import InputError, RunError
-from echodfkd.models.teacher import ClipKey, masks_of_clips, quantise
+from echodfkd.mask_codes import quantise
+from echodfkd.models.teacher import ClipKey, masks_of_clips
 from echodfkd.runtime.parts import load_teacher
 from echodfkd.teachers import exchange as module
 from echodfkd.teachers.protocol import Limits

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from echodfkd.errors import ClipError, RunError
+from echodfkd.mask_codes import quantise
 from echodfkd.models.teacher import PixelStatistics, TorchTeacher
 from echodfkd.records import DistillationBatch, TaughtClip, VideoClip, clip_columns, taught_columns
-from echodfkd.teaching import SlotRules, make_block, quantise, teach_block
+from echodfkd.teaching import SlotRules, make_block, teach_block
 
 RULES = SlotRules(plan_slots=10, max_attempts=3, video_shape=(2, 4, 4))
 
