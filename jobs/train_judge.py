@@ -1,4 +1,4 @@
-"""Train the embedded judge on phantom clips and measure how its score follows Dice on held-out cases."""
+"""Train the embedded judge on phantom patients and measure how its score follows Dice on held-out cases."""
 
 from __future__ import annotations
 
@@ -11,43 +11,46 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from echodfkd.models.judge import EmbeddedJudge
+from echodfkd.models.embedded_judge import embedded_judge
 from echodfkd.synthesis.phantom import default_phantom
-from echodfkd.training.contrastive import FramePool, agreement, stopwatch, train_towers
+from echodfkd.training.contrastive import stopwatch, train_towers
+from echodfkd.training.judge_agreement import agreement
+from echodfkd.training.judge_patients import FramePool, JudgedPatients
 
 HELD_OUT_SEED = 7_000_002
 
 
 def main() -> None:
-    """Parse, draw clips, train, measure, write."""
+    """Parse, draw patients, train, write the weights, measure, write the card."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("embedded_judge.safetensors"), help="a .json lies beside it")
-    parser.add_argument("--steps", type=int, default=1800)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--clips", type=int, default=1500, help="phantom clips of 6 frames")
-    parser.add_argument("--embedding", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--batch", type=int, default=96, help="half whole frames, half with blackouts")
+    parser.add_argument("--patients", type=int, default=5000, help="4 frames of each")
+    parser.add_argument("--embedding", type=int, default=128)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=6_000_001)
     parser.add_argument("--cases", type=int, default=24, help="held-out cases")
     args = parser.parse_args()
+    torch.set_num_threads(1)  # the weights then do not depend on the number of cores
 
     pools = []
-    for size, share in ((56, 0.75), (112, 0.25)):
-        source = default_phantom(seed=args.seed + size, num_frames=6, fps=7.0, size=size, case_frames=6)
-        pools.append(FramePool.from_clips([source.clip(index) for index in range(int(args.clips * share))]))
+    for size, share in ((56, 0.8), (112, 0.2)):
+        source = JudgedPatients(seed=args.seed + size, num_frames=4, fps=7.0, size=size)
+        pools.append(FramePool.of([source.patient(index) for index in range(int(args.patients * share))]))
     recipe = {"embedding": args.embedding, "steps": args.steps, "batch": args.batch}
     recipe |= {"learning_rate": args.learning_rate, "seed": args.seed}
     progress = stopwatch(args.steps, every=100)
     towers = train_towers([pools[0], pools[0], pools[0], pools[1]], progress=progress, **recipe)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_bytes(save(towers.state_dict()))
 
     result = {}
     for size in (56, 112):
         held_out = default_phantom(seed=HELD_OUT_SEED, num_frames=16, fps=32.0, size=size, case_frames=16)
         cases = [held_out.case(index) for index in range(args.cases)]
-        result[f"size_{size}"] = agreement(EmbeddedJudge(towers), cases, seed=1)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_bytes(save(towers.state_dict()))
-    recipe |= {"clips": args.clips, "held_out_seed": HELD_OUT_SEED, "agreement_with_dice": result}
+        result[f"size_{size}"] = agreement(embedded_judge(towers), cases, seed=1)
+    recipe |= {"patients": args.patients, "held_out_seed": HELD_OUT_SEED, "agreement_with_dice": result}
     recipe |= {"torch": torch.__version__, "numpy": np.__version__, "date": datetime.date.today().isoformat()}
     args.out.with_suffix(".json").write_text(json.dumps(recipe, indent=1) + "\n")
     print(json.dumps(result, indent=1))

@@ -135,7 +135,7 @@ def load_judge(
         weights: echoclip: a folder, an ``hf-hub:`` name, or "" for the published one.
         device: cpu or cuda.
         prompts: the fields of `echodfkd.config_judge.JudgePromptsConfig`; None takes the published ones.
-        phase_sign: echoclip: see `echodfkd.models.judge_reading.valve_cycle`.
+        phase_sign: see `echodfkd.models.judge_reading.valve_cycle`.
         precision: echoclip: auto, fp32 or bf16.
         captions: echoclip: folder or URL that keeps embedded prompts (`echodfkd.models.captions`); "" keeps none.
 
@@ -208,35 +208,25 @@ def _echonet_teacher(weights: str, device: str, batch_frames: int) -> Teacher:
 
 
 def _embedded_judge(weights: str, device: str, prompts: dict[str, Any], options: dict[str, Any]) -> Judge:
-    """Runs on the CPU whatever the device, and reads neither valve nor ejection fraction."""
-    from echodfkd.models.judge import load_embedded_judge
+    """Runs on the CPU whatever the device."""
+    from echodfkd.models.embedded_judge import embedded_judge, read_towers
 
-    return load_embedded_judge(prompts=_mask_prompts(prompts))
+    return embedded_judge(read_towers(), prompts=prompts, phase_sign=options["phase_sign"])
 
 
 def _echoclip_judge(weights: str, device: str, prompts: dict[str, Any], options: dict[str, Any]) -> Judge:
-    from echodfkd.config_judge import EF_PLACE
     from echodfkd.models.captions import CaptionStore
-    from echodfkd.models.echoclip import EchoClipJudge, load_towers
+    from echodfkd.models.echoclip import load_towers
+    from echodfkd.models.judge_reading import ReadingJudge
     from echodfkd.models.teacher import hash_weights
 
     towers = load_towers(weights, device, precision=options["precision"])
     judge_id = f"echoclip-{hash_weights(towers)}"
     if options["captions"]:
         towers.captions = CaptionStore(options["captions"], judge_id)
-    return EchoClipJudge(
-        towers,
-        judge_id=judge_id,
-        prompts=_mask_prompts(prompts),
-        valve_prompts=(prompts["valve_closed"], prompts["valve_open"]),
-        ef_prompts=prompts["ef"],
-        ef_place=EF_PLACE,
-        phase_sign=options["phase_sign"],
-    )
-
-
-def _mask_prompts(prompts: Mapping[str, str]) -> tuple[str, str, str]:
-    return prompts["wall"], prompts["nothing"], prompts["left_ventricle"]
+    judge = ReadingJudge(towers, judge_id=judge_id, prompts=prompts, phase_sign=options["phase_sign"])
+    towers.drop_text_tower()
+    return judge
 
 
 _TEACHERS: dict[str, Callable[[str, str, int], Teacher]] = {

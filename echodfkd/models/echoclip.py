@@ -1,4 +1,4 @@
-"""EchoCLIP as a judge: the authors' auxiliary model, from the Hugging Face hub or from a folder, through open_clip.
+"""EchoCLIP's towers: the authors' auxiliary model, from the Hugging Face hub or from a folder, through open_clip.
 
 Christensen et al., "Vision-language foundation model for echocardiogram interpretation", Nature Medicine 2024. A folder
 holds what open_clip saves: ``open_clip_config.json`` and ``open_clip_model.safetensors`` (or
@@ -13,14 +13,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from echodfkd.errors import InputError, one_line
-from echodfkd.models.judge import CHUNK_FRAMES, PROMPTS, MaskJudge
-from echodfkd.models.judge_reading import VideoReading, fill_prompts, valve_cycle, zero_shot_value
 from echodfkd.models.torchvision_guard import import_torchvision
 from echodfkd.untrusted import parse_json_object
 
@@ -110,47 +107,6 @@ class OpenClipTowers(nn.Module):
     @property
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device
-
-
-class EchoClipJudge(MaskJudge):
-    """Scores masks, and reads the valve's cycle and the ejection fraction from the video alone.
-
-    Args:
-        towers: the model.
-        judge_id: name and a hash of the weights.
-        prompts: as `MaskJudge`.
-        valve_prompts: captions of a closed and of an open mitral valve.
-        ef_prompts: sentences with ``ef_place`` where the number stands.
-        ef_place: stands for the number.
-        phase_sign: see `judge_reading.valve_cycle`.
-    """
-
-    def __init__(
-        self,
-        towers: OpenClipTowers,
-        *,
-        judge_id: str,
-        valve_prompts: tuple[str, str],
-        ef_prompts: Sequence[str],
-        ef_place: str,
-        phase_sign: int,
-        prompts: tuple[str, str, str] = PROMPTS,
-    ) -> None:
-        super().__init__(towers, judge_id=judge_id, prompts=prompts)
-        self._phase_sign = phase_sign
-        captions, self._ef_values = fill_prompts(ef_prompts, ef_place)
-        with torch.inference_mode():
-            self._readings = towers.embed_captions([*valve_prompts, *captions])
-        towers.drop_text_tower()
-
-    @torch.inference_mode()
-    def read_video(self, video: np.ndarray) -> VideoReading:
-        """Cycle and ejection fraction of a uint8 video (T, H, W), with nothing blacked out."""
-        frames = torch.from_numpy(np.ascontiguousarray(video))
-        parts = [self._towers.embed_frames(chunk) @ self._readings.T for chunk in frames.split(CHUNK_FRAMES)]
-        similarity = torch.cat(parts).double().cpu().numpy()
-        cycle = valve_cycle(similarity[:, 0], similarity[:, 1], sign=self._phase_sign)
-        return VideoReading(cycle, zero_shot_value(similarity[:, 2:], self._ef_values))
 
 
 def load_towers(weights: str, device: str, *, precision: str = "auto") -> OpenClipTowers:

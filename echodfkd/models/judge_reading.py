@@ -5,10 +5,15 @@ Legend: T frames, N prompts, V numbers that a prompt can hold.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
+
+from echodfkd.config_judge import EF_PLACE
+from echodfkd.models.judge import CHUNK_FRAMES, MaskJudge, TwoTowers
 
 EF_VALUES = tuple(range(101))
 """Percents that the prompts on the ejection fraction are read with."""
@@ -44,10 +49,12 @@ def valve_cycle(closed_T: np.ndarray, open_T: np.ndarray, *, sign: int) -> np.nd
     return sign * (total - total.mean()) / spread if spread > 1e-12 else np.zeros_like(total)
 
 
-def fill_prompts(templates: Sequence[str], place: str) -> tuple[list[str], np.ndarray]:
-    """Every template with every number of `EF_VALUES`: captions (N,), and the numbers in them, float64 (N,)."""
-    captions = [text.replace(place, str(value)) for text in templates for value in EF_VALUES]
-    return captions, np.array([value for _ in templates for value in EF_VALUES], np.float64)
+def fill_prompts(
+    templates: Sequence[str], place: str, values: Sequence[float] = EF_VALUES
+) -> tuple[list[str], np.ndarray]:
+    """Every template with every number: captions (N,), and the numbers in them, float64 (N,)."""
+    captions = [text.replace(place, f"{value:g}") for text in templates for value in values]
+    return captions, np.array([value for _ in templates for value in values], np.float64)
 
 
 def zero_shot_value(similarity_TN: np.ndarray, values_N: np.ndarray) -> float:
@@ -64,3 +71,36 @@ def zero_shot_value(similarity_TN: np.ndarray, values_N: np.ndarray) -> float:
     ranked = values_N[order].mean(axis=0)
     top = np.sort(ranked[: max(1, int(len(ranked) * TOP_SHARE))])
     return float(top[(len(top) - 1) // 2])
+
+
+class ReadingJudge(MaskJudge):
+    """Scores masks, and reads the valve's cycle and the ejection fraction from the video alone.
+
+    Args:
+        towers: the model. All prompts are embedded here: its text tower is not asked again.
+        judge_id: name and a hash of the weights.
+        prompts: the fields of `echodfkd.config_judge.JudgePromptsConfig`.
+        phase_sign: see `valve_cycle`.
+    """
+
+    def __init__(self, towers: TwoTowers, *, judge_id: str, prompts: Mapping[str, Any], phase_sign: int) -> None:
+        of_masks = (prompts["wall"], prompts["nothing"], prompts["left_ventricle"])
+        super().__init__(towers, judge_id=judge_id, prompts=of_masks)
+        self._phase_sign = phase_sign
+        captions, self._ef_values = fill_prompts(prompts["ef"], EF_PLACE)
+        with torch.inference_mode():
+            self._readings = towers.embed_captions([prompts["valve_closed"], prompts["valve_open"], *captions])
+
+    @torch.inference_mode()
+    def read_video(self, video: np.ndarray) -> VideoReading:
+        """Cycle and ejection fraction of a uint8 video (T, H, W), with nothing blacked out."""
+        similarity = caption_similarity(self._towers, video, self._readings)
+        cycle = valve_cycle(similarity[:, 0], similarity[:, 1], sign=self._phase_sign)
+        return VideoReading(cycle, zero_shot_value(similarity[:, 2:], self._ef_values))
+
+
+def caption_similarity(towers: TwoTowers, video: np.ndarray, captions_NE: torch.Tensor) -> np.ndarray:
+    """Cosine of every frame of a uint8 video (T, H, W) with every embedded caption, float64 (T, N)."""
+    frames = torch.from_numpy(np.ascontiguousarray(video))
+    parts = [towers.embed_frames(chunk) @ captions_NE.T for chunk in frames.split(CHUNK_FRAMES)]
+    return torch.cat(parts).double().cpu().numpy()

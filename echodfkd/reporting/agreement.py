@@ -28,6 +28,16 @@ EF_KINDS = {
 }
 """Ejection fractions of a case that can be held against the known one."""
 
+JUDGE_READINGS = {
+    "judge_ef_pearson": ("ejection fraction, Pearson r with the known one", 2),
+    "judge_ef_mae": ("ejection fraction, mean error in points", 1),
+    "judge_ef_bias": ("ejection fraction, bias in points", 1),
+    "judge_phase_ed_error_frames": ("frames from ED to the nearest detection in its cycle", 2),
+    "judge_phase_es_error_frames": ("frames from ES to the nearest detection in its cycle", 2),
+    "judge_phase_gap": ("its cycle at ED less at ES, standard deviations", 2),
+}
+"""What a judge may read from a video without any mask, as `summary.json` names it -> words and digits."""
+
 
 def spearman_r(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Spearman's rank correlation over the last axis, float64 (...): Pearson's of the ranks, ties share their mean."""
@@ -102,6 +112,20 @@ def ef_pieces(rows: RunRows) -> tuple[Chart, Table]:
         return Chart("bland_altman", title, empty), Table("ef_agreement", title, columns, [], empty=empty)
     note = "Points of ejection fraction. 95 % of differences lie between the limits if they are normal."
     return _bland_altman(drawn, listed), Table("ef_agreement", title, columns, cells, listed, note=note)
+
+
+def judge_reading_table(summary: dict[str, Any]) -> Table:
+    """What the judge reads from the videos alone, against what is known of them; empty where it only rates masks."""
+    scores = summary["judge"]["scores"]
+    known = [name for name in JUDGE_READINGS if name in scores]
+    cells = [[Cell(JUDGE_READINGS[name][0]), score_cell(scores[name], JUDGE_READINGS[name][1])] for name in known]
+    listed = [{"metric": name, **scores[name]} for name in known]
+    note = (
+        "Without anybody's mask: the cycle from captions of the mitral valve, the ejection fraction from its prompts."
+    )
+    columns = [Column("reading"), Column("mean over cases", True)]
+    empty = "The judge read nothing from the videos of this run."
+    return Table("judge_reading", "What the judge reads without a mask", columns, cells, listed, note=note, empty=empty)
 
 
 def _bland_altman(drawn: tuple[str, str, list[str], np.ndarray, np.ndarray], listed: list[dict[str, Any]]) -> Chart:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from echodfkd import schemas
 from echodfkd.errors import InputError
-from echodfkd.records import PublishedCheckpoint
+from echodfkd.records import JUDGE_STEP, PublishedCheckpoint
 from echodfkd.redaction import redact_values
 from echodfkd.storage import RunStorage, check_layout
 from echodfkd.training.checkpoints import list_checkpoints
@@ -77,8 +77,8 @@ class RunRows:
         return {name: column(self.scores, name) for name in ("clip_id", "metric", "value", "threshold", "n")}
 
     def scored_steps(self, student: str) -> list[int]:
-        """Steps at which a student was scored, ascending."""
-        return [step for name, step in self.score_groups if name == student]
+        """Steps at which a student was scored, ascending; what the judge read of a video is nobody's score."""
+        return [step for name, step in self.score_groups if name == student and step != JUDGE_STEP]
 
 
 def read_rows(storage: RunStorage) -> RunRows:

@@ -15,7 +15,8 @@ from torch import nn
 from echodfkd.config_judge import EF_PLACE
 from echodfkd.errors import InputError
 from echodfkd.models import echoclip
-from echodfkd.models.echoclip import EchoClipJudge, OpenClipTowers, load_towers
+from echodfkd.models.echoclip import OpenClipTowers, load_towers
+from echodfkd.models.judge_reading import ReadingJudge
 from echodfkd.models.torchvision_guard import import_torchvision
 
 SMALL = {
@@ -164,10 +165,8 @@ def test_frames_keep_their_middle_and_are_normalised():
 
 def test_a_reading_follows_the_frames():
     """Captions lie on a circle by their number, frames by their grey: brighter is a higher number."""
-    judge = EchoClipJudge(
-        towers_of(8), judge_id="grey", prompts=("1", "2", "3"), valve_prompts=("100", "0"), ef_prompts=[EF_PLACE],
-        ef_place=EF_PLACE, phase_sign=1,
-    )  # fmt: skip
+    prompts = {"wall": "1", "nothing": "2", "left_ventricle": "3", "valve_closed": "100", "valve_open": "0"}
+    judge = ReadingJudge(towers_of(8), judge_id="grey", prompts={**prompts, "ef": [EF_PLACE]}, phase_sign=1)
     dark, bright = np.full((9, 8, 8), 96, np.uint8), np.full((9, 8, 8), 160, np.uint8)
     assert judge.read_video(bright).ef_percent > judge.read_video(dark).ef_percent + 10
     turning = np.concatenate([bright, dark])

@@ -13,7 +13,8 @@ from scipy import ndimage
 from echodfkd.errors import ConfigError, InputError
 from echodfkd.models import judge as judge_module
 from echodfkd.models.build import load_judge
-from echodfkd.models.judge import WEIGHTS, MaskJudge, dilate, dilation_radius, load_embedded_judge
+from echodfkd.models.embedded_judge import WEIGHTS, read_towers
+from echodfkd.models.judge import MaskJudge, dilate, dilation_radius
 from echodfkd.synthesis.phantom import default_phantom
 from echodfkd.training.contrastive import contrastive_loss, finding_chances
 from echodfkd.training.degradations import erode, halve, shift
@@ -35,7 +36,7 @@ def cases():
 
 def test_shipped_files_load_and_are_small(embedded):
     assert embedded.judge_id.startswith("embedded-judge-")
-    assert WEIGHTS.stat().st_size < 2_000_000
+    assert WEIGHTS.stat().st_size < 8_000_000
     recipe = json.loads(WEIGHTS.with_suffix(".json").read_text())
     assert {"steps", "seed", "torch", "date", "agreement_with_dice"} <= recipe.keys()
     for size in ("size_56", "size_112"):
@@ -139,11 +140,11 @@ def test_inputs_that_do_not_fit_are_named(embedded, video, mask, words):
 
 def test_absent_or_wrong_weights_say_what_to_do(tmp_path):
     with pytest.raises(InputError, match=r"evaluation.judge: .*train_judge.py makes it again"):
-        load_embedded_judge(tmp_path / "absent.safetensors")
+        read_towers(tmp_path / "absent.safetensors")
     (tmp_path / "bad.safetensors").write_bytes(b"no weights")
     (tmp_path / "bad.json").write_text('{"embedding": 64}')
     with pytest.raises(InputError, match=r"cannot be loaded from .*bad.safetensors"):
-        load_embedded_judge(tmp_path / "bad.safetensors")
+        read_towers(tmp_path / "bad.safetensors")
 
 
 def test_none_is_no_judge_and_other_names_are_refused():
@@ -181,6 +182,18 @@ def test_contrastive_loss_is_cross_entropy_where_each_pair_stands_alone():
     expected = (torch.nn.functional.cross_entropy(logits, own) + torch.nn.functional.cross_entropy(logits.T, own)) / 2
     got = contrastive_loss(image, text, scale, torch.eye(5, dtype=torch.bool))
     assert got.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_a_caption_that_is_true_of_nothing_is_only_a_negative():
+    """By hand: two images, the first caption true of both, the second half true of the second, the third of none."""
+    image, text = torch.eye(2, dtype=torch.float64), torch.tensor([[1.0, 0], [0, 1], [0.6, 0.8]], dtype=torch.float64)
+    true = torch.tensor([[1.0, 0, 0], [1, 0.5, 0]])
+    rows = (image @ text.T).log_softmax(1)
+    columns = (image @ text.T).log_softmax(0)
+    of_images = -(rows[0, 0] + (2 * rows[1, 0] + rows[1, 1]) / 3) / 2
+    of_captions = -((columns[0, 0] + columns[1, 0]) / 2 + columns[1, 1]) / 2
+    got = contrastive_loss(image, text, torch.tensor(1.0, dtype=torch.float64), true)
+    assert got.item() == pytest.approx((of_images + of_captions).item() / 2, rel=1e-6)  # targets are float32
 
 
 def test_shift_and_halve_by_hand():

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 
 import numpy as np
 import pytest
+import torch
 
 from echodfkd.config_judge import EF_PLACE, JudgePromptsConfig
 from echodfkd.metrics.cardiac import detect_ed_frames, detect_es_frames
+from echodfkd.models.build import load_judge
+from echodfkd.models.embedded_judge import TextTower
 from echodfkd.models.judge import Judge
 from echodfkd.models.judge_reading import VideoReading, fill_prompts, valve_cycle, zero_shot_value
 from echodfkd.records import JUDGE_STEP
 from echodfkd.reporting.summary import EF_METRICS
-from echodfkd.scoring_judge import read_case
+from echodfkd.scoring_judge import VideoReader, read_case
+from echodfkd.training.judge_captions import CHOICES, EF, FINDINGS, NUMBERS, Number, draw_numbers
+from echodfkd.training.judge_patients import JudgedPatients
 from tests.helpers_echonet import beating_clip
 
 
@@ -100,3 +106,64 @@ def test_a_judge_that_only_rates_masks_reads_nothing():
     case = beating_clip("0XA0", num_frames=8, size=16)
     assert read_case(Rater(), case, teacher_id="t") == []
     assert read_case(None, case, teacher_id="t") == []
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    return load_judge("embedded")
+
+
+def test_every_prompt_of_a_run_is_trained_word_for_word():
+    prompts = JudgePromptsConfig()
+    said = {caption for ways in FINDINGS for caption in ways} | {text for kind in CHOICES for text in kind.captions}
+    assert {prompts.wall, prompts.nothing, prompts.left_ventricle, prompts.valve_closed, prompts.valve_open} <= said
+    assert EF.captions()[0] == fill_prompts(prompts.ef, EF_PLACE)[0]
+    facts = {kind.fact for kind in (*CHOICES, EF, *NUMBERS)}
+    patient = JudgedPatients(seed=3, num_frames=2, fps=7.0, size=16).patient(0)
+    assert facts == set(patient.facts)  # every fact is told, and nothing is told that is not known
+    longest = max(len(caption) for kind in (EF, *NUMBERS) for caption in kind.captions()[0])
+    assert longest <= TextTower.max_bytes  # bytes after these are not read
+
+
+def test_facts_of_a_patient_are_those_of_the_heart():
+    """At ED the ventricle is full and at ES empty; between ES and the valve's opening lies isovolumic relaxation."""
+    patient = JudgedPatients(seed=11, num_frames=96, fps=50.0, size=16).patient(4)
+    emptied, valve = patient.facts["emptied"].numpy(), patient.facts["valve_open"].numpy()
+    assert len(patient.ed_frames)
+    assert len(patient.es_frames)
+    assert emptied[list(patient.ed_frames)] == pytest.approx(0, abs=0.02)
+    assert emptied[list(patient.es_frames)] == pytest.approx(1, abs=0.02)
+    assert not valve[list(patient.es_frames)].any()
+    openings = np.flatnonzero(np.diff(valve) > 0) + 1
+    late = [opening - es for opening in openings for es in patient.es_frames if 0 <= opening - es < 15]
+    assert late  # 65 to 95 ms at 50 frames a second, the frames' grid adds one at either end
+    assert all(2 <= frames <= 6 for frames in late)
+    ef = patient.facts["ef_percent"][0].item()
+    assert 100 * (1 - patient.facts["esv_ml"][0] / patient.facts["edv_ml"][0]).item() == pytest.approx(ef, abs=1e-3)
+
+
+def test_numbers_are_true_as_a_gaussian_says():
+    kind = Number("age_years", ("AGE <#>",), (20, 30, 40), 5.0)
+    captions, true = draw_numbers(kind, torch.tensor([30.0, 95.0]), 3, torch.Generator().manual_seed(0))
+    place = {caption: column for column, caption in enumerate(captions)}
+    assert set(place) == {"AGE 20", "AGE 30", "AGE 40"}
+    near = math.exp(-0.5 * (10 / 5) ** 2)
+    assert [true[0, place[f"AGE {age}"]].item() for age in (20, 30, 40)] == pytest.approx([near, 1.0, near])
+    assert true[1, place["AGE 40"]].item() == 1.0  # beyond the last number the last one is true
+
+
+def test_the_embedded_judge_reads_cases_it_was_not_trained_on(embedded):
+    """What its report says of 200 patients, on few: bars far below the report's lower ends."""
+    source = JudgedPatients(seed=8_123_459, num_frames=48, fps=32.0, size=56)
+    patients = [source.patient(index) for index in range(16)]
+    readings = [embedded.read_video(patient.video.numpy()) for patient in patients]
+    truth = [patient.facts["ef_percent"][0].item() for patient in patients]
+    assert np.corrcoef([reading.ef_percent for reading in readings], truth)[0, 1] > 0.3
+    gaps = [
+        reading.cycle[list(patient.ed_frames)].mean() - reading.cycle[list(patient.es_frames)].mean()
+        for reading, patient in zip(readings, patients, strict=True)
+        if patient.ed_frames and patient.es_frames
+    ]
+    assert len(gaps) >= 12
+    assert np.median(gaps) > 1  # the cycle runs with the area, in standard deviations
+    assert isinstance(embedded, VideoReader)

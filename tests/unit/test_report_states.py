@@ -21,8 +21,9 @@ from echodfkd import schemas
 from echodfkd.config import StudentConfig
 from echodfkd.config_file import config_to_yaml
 from echodfkd.errors import InputError
-from echodfkd.records import CaseScore
+from echodfkd.records import JUDGE_STEP, CaseScore
 from echodfkd.reporting.across import compare_runs
+from echodfkd.reporting.agreement import judge_reading_table
 from echodfkd.reporting.follow import follow_report
 from echodfkd.reporting.groups import cases_to_draw, chosen_places
 from echodfkd.reporting.overlays import DRAWN, STRIP_PX, TICK, draw_overlay
@@ -31,6 +32,7 @@ from echodfkd.reporting.pieces import csv_file
 from echodfkd.reporting.redraw import redraw_overlays
 from echodfkd.reporting.report import write_report
 from echodfkd.reporting.rows import read_rows
+from echodfkd.reporting.summary import summarise
 from echodfkd.storage import RunStorage
 from echodfkd.synthesis.build import build_source
 from tests.helpers_training import run_training, small_config
@@ -62,6 +64,27 @@ def test_a_run_without_truth(tmp_path):
     assert "No case has both a judge score and a Dice with the truth." in page.text
     assert "No case has both a known ejection fraction and a measured one." in page.text
     assert "worst, rank 1 of 10" in page.text  # by the judge's score
+
+
+def test_what_the_judge_reads_is_shown_and_is_nobody_s_score(tmp_path):
+    """Known EF of case i is that of `fake_case`; the judge is always 3 points above it, and there is no teacher."""
+    scores = [row for row in fake_scores() if row.student]
+    cases = [fake_case(number) for number in range(10)]
+    for case in cases:
+        assert case.conditions.ef_percent is not None
+        for metric, value in (("judge_ef", case.conditions.ef_percent + 3), ("judge_phase_gap", 1.5)):
+            scores.append(CaseScore(case.clip_id, "", "", JUDGE_STEP, metric, "judge-1", "", None, value, 48))
+    storage = bare_run(tmp_path, scores)
+    schemas.write_cases(storage, cases)
+    assert read_rows(storage).scored_steps("") == []
+    page = checked_page(storage)
+    assert "What the judge reads without a mask" in page.text
+    summary = summarise(read_rows(storage))
+    assert summary["teacher"]["scores"] == {}
+    shown = {cells[0].text: cells[1].text for cells in judge_reading_table(summary).cells}
+    assert shown["ejection fraction, mean error in points"].startswith("3.0")
+    assert shown["its cycle at ED less at ES, standard deviations"].startswith("1.50")
+    assert all(words in page.text for words in shown)
 
 
 def test_a_run_that_failed_before_it_scored(tmp_path):

@@ -17,7 +17,7 @@ import torch
 from echodfkd.config_teachers import TeacherConfig
 from echodfkd.errors import ClipError, InputError
 from echodfkd.models.deeplabv3 import load_echonet_checkpoint
-from echodfkd.models.judge import load_embedded_judge
+from echodfkd.models.embedded_judge import read_towers
 from echodfkd.models.unet import load_embedded_teacher
 from echodfkd.storage import RunStorage
 from echodfkd.teachers.build import build_configured_teacher
@@ -111,7 +111,7 @@ def test_no_loader_runs_what_a_file_holds(make: Callable[[Payload], bytes], tmp_
             read(data, "weights.pt")
     path.with_suffix(".json").write_text('{"embedding": 64}')
     with pytest.raises(InputError, match="the embedded judge cannot be loaded"):
-        load_embedded_judge(path)
+        read_towers(path)
     shutil.copytree(run, tmp_path / "run")
     storage = RunStorage(str(tmp_path / "run"))
     for file, read in (("student", read_student), ("resume", read_resume)):
