@@ -20,13 +20,13 @@ _REFERENCE = ("reference", "reference_tolerance")
 _FILE = ("weights", "sha256", "layout", "window_frames", "output", *_PIXELS, *_REFERENCE)
 
 KINDS: dict[str, tuple[str, ...]] = {
-    "embedded": ("weights", "batch_frames", *_REFERENCE),
-    "embedded_chambers": ("weights", "batch_frames", *_REFERENCE),
-    "echonet_deeplabv3": ("weights", "batch_frames", *_REFERENCE),
+    "embedded": ("weights", "batch_frames", "precision", *_REFERENCE),
+    "embedded_chambers": ("weights", "batch_frames", "precision", *_REFERENCE),
+    "echonet_deeplabv3": ("weights", "batch_frames", "precision", *_REFERENCE),
     "onnx": _FILE,
     "exported": _FILE,
-    "torchvision": ("weights", "sha256", "network", *_PIXELS, *_REFERENCE),
-    "smp": ("weights", "sha256", "network", "encoder", *_PIXELS, *_REFERENCE),
+    "torchvision": ("weights", "sha256", "network", "precision", *_PIXELS, *_REFERENCE),
+    "smp": ("weights", "sha256", "network", "encoder", "precision", *_PIXELS, *_REFERENCE),
     "monai_bundle": ("weights", "sha256", *_PIXELS, *_REFERENCE),
     "recorded": ("weights", "outputs", "classes"),
     "remote": ("remote", *_REFERENCE),
@@ -39,6 +39,7 @@ DEVICES = ("auto", "cpu", "cuda")
 _POOL_OPTIONS = tuple(field.name for field in dataclasses.fields(TeacherPoolConfig))
 EXAMPLES = {"torchvision": {"network": "deeplabv3_resnet50"}, "smp": {"network": "unet", "encoder": "resnet34"}}
 LAYOUTS = ("NCHW", "NCTHW", "NTCHW")
+PRECISIONS = ("fp32", "bf16")
 NORMALISATIONS = ("fixed", "frame", "clip")
 NETWORK_KINDS = ("onnx", "exported", "torchvision", "smp", "monai_bundle")
 """Kinds that are told what their network takes and gives."""
@@ -147,7 +148,11 @@ def teacher_facts(values: dict[str, Any], *, has_tasks: bool) -> None:
     for model in (values, *values["members"].values()):
         for key in ("weights", "sha256", "remote", *_REFERENCE):
             model.pop(key)
-        for key in ("encoder", "normalise"):  # came later: a run from before there were such options stays the same run
+        for key in (
+            "encoder",
+            "normalise",
+            "precision",
+        ):  # came later: a run from before there were such options stays the same run
             if model[key] == getattr(TeacherModelConfig, key):
                 model.pop(key)
     for key in ("pools", "confidence"):  # where members run; and what is read by terms that say so
@@ -177,6 +182,8 @@ def _check_model(option: str, model: TeacherModelConfig) -> None:
             )
     if model.batch_frames < 1:
         raise ConfigError(f"{option}.batch_frames: got {model.batch_frames}, must be at least 1")
+    if model.precision not in PRECISIONS:
+        raise ConfigError(f"{option}.precision: got {model.precision!r}, allowed are {', '.join(PRECISIONS)}")
     if not 0 <= model.reference_tolerance <= 1:
         raise ConfigError(f"{option}.reference_tolerance: got {model.reference_tolerance}, must lie in 0 .. 1")
     if model.kind not in ("embedded", "embedded_chambers", "ensemble", "remote") and not model.weights:

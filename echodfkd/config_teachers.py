@@ -24,6 +24,8 @@ class TeacherModelConfig:
     """Of the weights file: another one is not opened. exported must have it, because its loader can run code."""
     batch_frames: int = 128
     """Frames in one forward pass: bounds the teacher's memory."""
+    precision: str = "fp32"
+    """fp32, or bf16: faster, with masks that differ in their last levels and a teacher id of their own."""
     network: str = ""
     """torchvision: the network's name, e.g. deeplabv3_resnet50; smp: the architecture, e.g. unet."""
     encoder: str = ""

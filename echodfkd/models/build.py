@@ -14,8 +14,9 @@ from echodfkd.errors import ConfigError, InputError
 from echodfkd.records import CHAMBER_NAMES, CLASS_NAMES
 
 if TYPE_CHECKING:
+    from echodfkd.models.deeplabv3 import DeepLabV3
     from echodfkd.models.judge import Judge
-    from echodfkd.models.teacher import Teacher
+    from echodfkd.models.teacher import Teacher, TorchTeacher
 
 _Builder = TypeVar("_Builder")
 
@@ -102,7 +103,7 @@ def _matched_widths(blocks: int, **options: Any) -> tuple[int, ...]:
     return matched_widths(count, blocks=blocks, most=most, even=halved)
 
 
-def build_teacher(*, kind: str, weights: str, device: str, batch_frames: int) -> Teacher:
+def build_teacher(*, kind: str, weights: str, device: str, batch_frames: int, precision: str = "fp32") -> Teacher:
     """The teacher of this kind, ready to make soft masks.
 
     Args:
@@ -110,12 +111,14 @@ def build_teacher(*, kind: str, weights: str, device: str, batch_frames: int) ->
         weights: checkpoint file; "" takes the shipped weights where there are any.
         device: auto (cuda where there is one), cpu or cuda.
         batch_frames: frames in one forward pass.
+        precision: fp32 or bf16.
 
     Raises:
         InputError: the weights cannot be used.
         ConfigError: no such kind, or cuda without a CUDA device.
     """
-    return _choose(_TEACHERS, kind, "teacher.kind")(weights, pick_device(device, "teacher.device"), batch_frames)
+    build = _choose(_TEACHERS, kind, "teacher.kind")
+    return build(weights, pick_device(device, "teacher.device"), batch_frames, precision)
 
 
 def load_judge(
@@ -165,15 +168,17 @@ def _choose(builders: dict[str, _Builder], name: str, option: str) -> _Builder:
     return builders[name]
 
 
-def _embedded_teacher(weights: str, device: str, batch_frames: int) -> Teacher:
-    return _embedded("embedded", CLASS_NAMES, weights, device, batch_frames)
+def _embedded_teacher(weights: str, device: str, batch_frames: int, precision: str) -> Teacher:
+    return _embedded("embedded", CLASS_NAMES, weights, device, batch_frames, precision)
 
 
-def _chambers_teacher(weights: str, device: str, batch_frames: int) -> Teacher:
-    return _embedded("embedded_chambers", CHAMBER_NAMES, weights, device, batch_frames)
+def _chambers_teacher(weights: str, device: str, batch_frames: int, precision: str) -> Teacher:
+    return _embedded("embedded_chambers", CHAMBER_NAMES, weights, device, batch_frames, precision)
 
 
-def _embedded(name: str, class_names: tuple[str, ...], weights: str, device: str, batch_frames: int) -> Teacher:
+def _embedded(
+    name: str, class_names: tuple[str, ...], weights: str, device: str, batch_frames: int, precision: str
+) -> Teacher:
     from echodfkd.models import unet
     from echodfkd.models.teacher import PixelStatistics, TorchTeacher
 
@@ -185,25 +190,39 @@ def _embedded(name: str, class_names: tuple[str, ...], weights: str, device: str
         input_size=None,
         device=device,
         batch_frames=batch_frames,
+        precision=precision,
+        channels_last=True,
     )
 
 
-def _echonet_teacher(weights: str, device: str, batch_frames: int) -> Teacher:
+def _echonet_teacher(weights: str, device: str, batch_frames: int, precision: str) -> Teacher:
     from echodfkd.models import deeplabv3
-    from echodfkd.models.teacher import PixelStatistics, TorchTeacher
 
     if not weights:
         raise InputError(
             "teacher.weights: teacher.kind=echonet_deeplabv3 needs the path of EchoNet-Dynamic's checkpoint"
             " deeplabv3_resnet50_random.pt, which does not ship with this package; got an empty path"
         )
+    network = deeplabv3.load_echonet_checkpoint(weights)
+    return echonet_teacher(network, device=device, batch_frames=batch_frames, precision=precision)
+
+
+def echonet_teacher(network: DeepLabV3, *, device: str, batch_frames: int, precision: str = "fp32") -> TorchTeacher:
+    """EchoNet-Dynamic's network with its pixel statistics, made ready to run: its batch norms are folded, in place."""
+    from echodfkd.models import deeplabv3
+    from echodfkd.models.teacher import PixelStatistics, TorchTeacher, hash_weights
+
+    weights_hash = hash_weights(network)  # of the weights as they were published
     return TorchTeacher(
-        deeplabv3.load_echonet_checkpoint(weights),
+        deeplabv3.fold_norms(network),
         name="echonet_deeplabv3",
         statistics=PixelStatistics(mean=deeplabv3.PIXEL_MEAN, std=deeplabv3.PIXEL_STD),
         input_size=deeplabv3.INPUT_SIZE,
         device=device,
         batch_frames=batch_frames,
+        weights_hash=weights_hash,
+        precision=precision,
+        channels_last=True,
     )
 
 
@@ -229,7 +248,7 @@ def _echoclip_judge(weights: str, device: str, prompts: dict[str, Any], options:
     return judge
 
 
-_TEACHERS: dict[str, Callable[[str, str, int], Teacher]] = {
+_TEACHERS: dict[str, Callable[[str, str, int, str], Teacher]] = {
     "embedded": _embedded_teacher,
     "embedded_chambers": _chambers_teacher,
     "echonet_deeplabv3": _echonet_teacher,

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import os
 import pickle
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from echodfkd.errors import InputError
 
@@ -28,9 +30,23 @@ INPUT_SIZE = 112
 ATROUS_RATES = (12, 24, 36)
 
 
+class Conv(nn.Conv2d):
+    """A convolution that keeps its size, and that does not multiply by the padding where it sees nothing else.
+
+    Where the maps are no larger than the dilation, every tap of a 3 x 3 kernel but the middle one lies in the padding:
+    at 112 x 112 pixels, maps are 14 x 14 and two of the pyramid's branches dilate by 24 and 36.
+    """
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """(N, before, H, W) -> (N, after, H / stride, W / stride)."""
+        if self.kernel_size == (3, 3) and min(self.dilation) >= max(input.shape[-2:]):
+            return F.conv2d(input, self.weight[:, :, 1:2, 1:2], self.bias, self.stride)
+        return super().forward(input)
+
+
 def _conv_norm(before: int, after: int, kernel: int, *, stride: int = 1, dilation: int = 1) -> list[nn.Module]:
     padding = dilation * (kernel // 2)
-    conv = nn.Conv2d(before, after, kernel, stride=stride, padding=padding, dilation=dilation, bias=False)
+    conv = Conv(before, after, kernel, stride=stride, padding=padding, dilation=dilation, bias=False)
     return [conv, nn.BatchNorm2d(after)]
 
 
@@ -60,8 +76,7 @@ class Backbone(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
+        self.conv1, self.bn1 = _conv_norm(3, 64, 7, stride=2)
         self.layer1 = _stage(64, 64, 3, stride=1, first_dilation=1, dilation=1)
         self.layer2 = _stage(256, 128, 4, stride=2, first_dilation=1, dilation=1)
         self.layer3 = _stage(512, 256, 6, stride=1, first_dilation=1, dilation=2)
@@ -123,7 +138,21 @@ class DeepLabV3(nn.Module):
         return F.interpolate(logits, size=x.shape[-2:], mode="bilinear", align_corners=False)
 
 
-def load_echonet_checkpoint(path: str) -> nn.Module:
+def fold_norms(network: DeepLabV3) -> DeepLabV3:
+    """The same function in eval mode with every batch norm folded into the convolution before it; in place.
+
+    y = (w * x - m) g / sqrt(v + e) + b is (w g / sqrt(v + e)) * x + b - m g / sqrt(v + e): a pass over the maps less.
+    """
+    for module in list(network.modules()):
+        children = list(module.named_children())
+        for (name, conv), (norm_name, norm) in pairwise(children):
+            if isinstance(conv, Conv) and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, name, fuse_conv_bn_eval(conv, norm))
+                setattr(module, norm_name, nn.Identity())
+    return network
+
+
+def load_echonet_checkpoint(path: str) -> DeepLabV3:
     """The network with the weights of an EchoNet-Dynamic checkpoint, in eval mode.
 
     The file is a dictionary whose ``state_dict`` entry has torchvision's names behind DataParallel's

@@ -152,6 +152,9 @@ class TorchTeacher:
         class_names: background, then what the kept channels stand for, in order.
         layout: what the network takes and gives.
         weights_hash: of the weights; None takes `hash_weights`.
+        precision: fp32, or bf16 (autocast: convolutions and products in bfloat16, weights as they are), which gives
+            other masks and therefore another ``teacher_id``.
+        channels_last: keep pixels and weights with the channels next to each other, which convolutions are faster with.
     """
 
     def __init__(
@@ -166,9 +169,18 @@ class TorchTeacher:
         class_names: tuple[str, ...] = CLASS_NAMES,
         layout: NetworkLayout = NetworkLayout(),
         weights_hash: str | None = None,
+        precision: str = "fp32",
+        channels_last: bool = False,
     ) -> None:
-        self.network = network.to(device).eval()
-        self.teacher_id = f"{name}-{weights_hash or hash_weights(network)}"
+        assert layout.axes == "NCHW" or not channels_last
+        self._memory = torch.channels_last if channels_last else torch.preserve_format
+        network.to(device)
+        if channels_last:
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = network.eval()
+        weights_hash = weights_hash or hash_weights(network)
+        self.is_bf16 = precision == "bf16"
+        self.teacher_id = f"{name}_bf16-{weights_hash}" if self.is_bf16 else f"{name}-{weights_hash}"
         self.class_names = class_names
         self.device = torch.device(device)
         self.batch_frames = batch_frames
@@ -195,7 +207,9 @@ class TorchTeacher:
         own = torch.from_numpy(own_statistics(video_NTHW, self.normalise)[:, frames_SL]).reshape(-1, length, 2)
         per_pass = self.layout.fixed_batch or max(1, self.batch_frames // length)
         chunks = zip(windows.split(per_pass), own.split(per_pass), strict=True)
-        prob = torch.cat([self._forward(chunk, of_chunk) for chunk, of_chunk in chunks])
+        # one block for all chunks: autocast keeps the cast weights until it ends
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.is_bf16):
+            prob = torch.cat([self._forward(chunk, of_chunk) for chunk, of_chunk in chunks])
         prob_NSLCHW = prob.view(N, len(starts), length, -1, H, W)
         owner_T = np.arange(T) // length
         prob_NTCHW = prob_NSLCHW[:, owner_T, np.arange(T) - starts[owner_T]]
@@ -217,7 +231,8 @@ class TorchTeacher:
         own = self.input_size
         if own is not None and x.shape[-2:] != (own, own):
             x = F.interpolate(x, size=(own, own), mode="bilinear", align_corners=False, antialias=True)
-        output = self._as_frames(self.network(self._as_input(x, L)), L, len(frames))
+        x = self._as_input(x, L).contiguous(memory_format=self._memory)
+        output = self._as_frames(self.network(x), L, len(frames))
         if output.shape[-2:] != frames.shape[-2:]:
             output = F.interpolate(output, size=frames.shape[-2:], mode="bilinear", align_corners=False)
         prob = self._activate(output.float())

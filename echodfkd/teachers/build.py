@@ -89,7 +89,13 @@ def _build_one(model: TeacherModelConfig, *, device: str, placement: Placement |
     elif model.kind in NETWORK_KINDS:
         teacher = _network_teacher(model, device)
     else:
-        teacher = build_teacher(kind=model.kind, weights=model.weights, device=device, batch_frames=model.batch_frames)
+        teacher = build_teacher(
+            kind=model.kind,
+            weights=model.weights,
+            device=device,
+            batch_frames=model.batch_frames,
+            precision=model.precision,
+        )
     _check(teacher, model)
     return teacher
 
@@ -140,6 +146,8 @@ def _network_teacher(model: TeacherModelConfig, device: str) -> Teacher:
         class_names=class_names,
         layout=layout,
         weights_hash=hashlib.sha256(facts.encode()).hexdigest()[:8],
+        precision=model.precision,
+        channels_last=model.kind in ("torchvision", "smp"),
     )
 
 

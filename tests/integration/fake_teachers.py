@@ -43,9 +43,9 @@ def faulty(config: RunConfig, kind: str, folder: Path) -> FaultyConfig:
 
 
 class _Fake:
-    def __init__(self, weights: str, device: str, batch_frames: int) -> None:
+    def __init__(self, weights: str, device: str, batch_frames: int, precision: str) -> None:
         self.folder = Path(weights)
-        self.real = build._embedded_teacher("", device, batch_frames)
+        self.real = build._embedded_teacher("", device, batch_frames, precision)
         self.teacher_id, self.class_names = self.real.teacher_id, self.real.class_names
         self.calls = 0
 
@@ -121,8 +121,8 @@ FAKES: dict[str, type[_Fake]] = {
 
 
 def _build(kind: str) -> object:
-    def make(weights: str, device: str, batch_frames: int) -> Teacher:
-        return FAKES[kind](weights, device, batch_frames)
+    def make(weights: str, device: str, batch_frames: int, precision: str) -> Teacher:
+        return FAKES[kind](weights, device, batch_frames, precision)
 
     return make
 

@@ -14,9 +14,11 @@ def test_every_case_is_described() -> None:
 
 
 def test_a_result_says_what_where_and_with_which_versions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(cases.CASES, "fake", lambda report, quick: {"value": 1.0, "target": 2.0, "holds": False})
+    monkeypatch.setattr(
+        cases, "load_case", lambda name: lambda report, quick: {"value": 1.0, "target": 2.0, "holds": False}
+    )
     result = cases.run_case("fake", print)
-    assert {"case", "value", "target", "holds", "machine", "versions"} <= result.keys()
+    assert {"case", "value", "target", "holds", "date", "machine", "versions"} <= result.keys()
     assert {"python", "torch", "numpy"} <= result["versions"].keys()
 
 

@@ -59,7 +59,9 @@ def test_a_network_of_the_library_gives_the_librarys_masks(tmp_path: Path, netwo
     with torch.inference_mode():
         expected = library(x).softmax(1)[:, 1].numpy()
     assert expected.std() > 1e-3
-    np.testing.assert_allclose(teacher.soft_masks(VIDEO)[0], expected, atol=1e-6)  # the same operations
+    np.testing.assert_allclose(
+        teacher.soft_masks(VIDEO)[0], expected, atol=2e-5
+    )  # channels last: sums in another order
 
 
 def test_constants_that_are_not_stored_are_computed(tmp_path: Path) -> None:

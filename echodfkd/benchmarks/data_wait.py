@@ -1,0 +1,80 @@
+"""How long students wait for clips, and how near a run comes to its busiest stage, from the run's own timeline."""
+
+from __future__ import annotations
+
+import tempfile
+from typing import Any
+
+import numpy as np
+
+from echodfkd.benchmarks.job_run import actors_of, distil, spans_of
+from echodfkd.benchmarks.timing import Report
+from echodfkd.reporting import intervals
+from echodfkd.reporting.rows import RunRows
+
+TARGET_WAIT = 0.03
+TARGET_WALL = 1.25
+WARM_UP = 0.2
+"""Share of the steps that is left out at the start: the stream fills, and allocators and caches with it."""
+STAGES = ("source", "teacher", "students")
+RUN = (
+    "window.frames=16",
+    "train.global_batch=4",
+    "train.checkpoint_every=1000",
+    "train.engine=plain",
+    "evaluation.enabled=false",
+    "students.c31={blocks: 3, layers: 1}",
+    "students.c21={blocks: 2, layers: 1}",
+)
+"""The demo's clips, teacher and students, without evaluators and with one commit at the end."""
+
+
+def waiting(steps: np.ndarray) -> float:
+    """Share of the time of some steps, float64 (N, 2) of starts and ends in order, in which none of them ran.
+
+    The first step counts from its start: what came before it belongs to what is left out.
+    """
+    gaps = np.maximum(0.0, steps[1:, 0] - np.maximum.accumulate(steps[:-1, 1]))
+    return float(gaps.sum() / (steps[:, 1].max() - steps[0, 0]))
+
+
+def steady(rows: RunRows) -> dict[str, Any]:
+    """Waiting share and stages' busy shares of a run, without its first `WARM_UP` of the steps.
+
+    A stage's busy share is its actors' time at work over the actors and the time; the wall over the busiest stage's own
+    busy time is one over the largest.
+    """
+    steps = spans_of(rows, "students")
+    steps = steps[int(WARM_UP * len(steps)) :]
+    begin, end = float(steps[0, 0]), float(steps[:, 1].max())
+    busy = {}
+    for stage in STAGES:
+        spans = spans_of(rows, stage).clip(begin, end)
+        total = float((spans[:, 1] - spans[:, 0]).sum()) if stage != "students" else intervals.length(spans)
+        busy[stage] = total / actors_of(rows, stage) / (end - begin)
+    return {"wait": waiting(steps), "busy": busy, "wall_over_busiest": 1.0 / max(busy.values()), "steps": len(steps)}
+
+
+def data_wait(report: Report, *, quick: bool) -> dict[str, Any]:
+    """Share of a student's step spent waiting for clips, and wall time over the busiest stage's busy time (Ray)."""
+    runs = 1 if quick else 3
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(runs):
+            steps = 20 if quick else 240
+            rows = distil([*RUN, f"train.steps={steps}", f"seed={number}"], storage=folder, name=f"run{number}")
+            found.append(steady(rows))
+    report(f"{'run':<5} {'waiting':>8} {'wall / busiest':>15}   busy share of each stage's actors")
+    for number, one in enumerate(found):
+        shares = ", ".join(f"{stage} {100 * share:.0f} %" for stage, share in one["busy"].items())
+        report(f"{number:<5} {100 * one['wait']:>6.1f} % {one['wall_over_busiest']:>15.2f}   {shares}")
+    wait, wall = (float(np.median([one[key] for one in found])) for key in ("wait", "wall_over_busiest"))
+    return {
+        "value": round(wait, 4),
+        "unit": "share of a student's time without a batch, median of runs",
+        "target": TARGET_WAIT,
+        "holds": wait <= TARGET_WAIT and wall <= TARGET_WALL,
+        "wall_over_busiest": round(wall, 3),
+        "wall_target": TARGET_WALL,
+        "runs": found,
+    }

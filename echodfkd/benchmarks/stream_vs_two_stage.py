@@ -1,0 +1,180 @@
+"""Streaming against the published two-stage way: the same videos, teacher, student and number of updates.
+
+Streaming teaches only the windows that are trained on, at the size they are trained at, while the student trains; the
+two-stage way teaches every frame first. One run of each over the largest number of epochs says what fewer would have
+taken: neither depends on how long it goes on. Streaming runs three times: without a mask cache, and with one that is
+empty and then filled.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from echodfkd.benchmarks.job_run import distil, spans_of
+from echodfkd.benchmarks.timing import Report
+from echodfkd.benchmarks.two_stage import TaughtVideos, teach_to_disk, train_from_disk
+from echodfkd.config import OptimizerConfig, StudentConfig
+from echodfkd.metrics.overlap import dice
+from echodfkd.metrics.summary import bootstrap_mean
+from echodfkd.models.build import build_student, build_teacher
+from echodfkd.reporting.rows import RunRows
+from echodfkd.training.engine import load_weights
+from echodfkd.training.schedule import learning_rate
+from echodfkd.training.step import student_seed
+from echodfkd.training.student_files import read_student_file
+
+TARGETS = {1: 0.1, 5: 0.3, 20: 0.75}
+"""Epochs: wall time of streaming over that of the two-stage way."""
+SAME_DICE = 0.03
+"""Largest mean difference of the two students' Dice over the held-out cases: other windows, in another order."""
+SIZE, WINDOW, FPS = 112, 25, 50.0
+BATCH = 4
+STUDENT = StudentConfig(blocks=3, layers=1)
+
+
+def stream_vs_two_stage(report: Report, *, quick: bool) -> dict[str, Any]:
+    """Wall time of streaming over the published two-stage way at 1, 5 and 20 epochs, and both students' Dice (Ray)."""
+    videos, frames, epochs = (8, 40, 2) if quick else (32, 176, 20)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        paths = write_videos(root / "data", videos=videos, frames=frames)
+        taught_s, two_stage, student = run_two_stage(paths, root, epochs=epochs)
+        streams = {}
+        for name, cache in (("stream", ""), ("cold cache", "cache"), ("warm cache", "cache")):
+            rows = run_stream(root, name.replace(" ", "_"), videos=videos, epochs=epochs, cache=cache)
+            streams[name] = stream_seconds(rows, videos=videos, epochs=epochs)
+        streamed = load_streamed(root / "stream", steps=epochs * videos // BATCH)
+        apart, scores = compare_dice(student, streamed, cases=4 if quick else 24)
+    two = {epoch: taught_s + seconds for epoch, seconds in enumerate(two_stage, 1)}
+    shown = [epoch for epoch in TARGETS if epoch <= epochs]
+    report(f"{'seconds after epoch':<24} " + " ".join(f"{epoch:>8}" for epoch in shown))
+    for name, seconds in {"two-stage": two, **{name: found["s"] for name, found in streams.items()}}.items():
+        report(f"{name:<24} " + " ".join(f"{seconds[epoch]:>8.1f}" for epoch in shown))
+    ratios = {name: {epoch: found["s"][epoch] / two[epoch] for epoch in shown} for name, found in streams.items()}
+    for name, by_epoch in ratios.items():
+        report(f"{name + ' / two-stage':<24} " + " ".join(f"{ratio:>8.3f}" for ratio in by_epoch.values()))
+    even = {name: break_even(found["s"], two) for name, found in streams.items()}
+    starts = {name: round(found["first_step_s"], 1) for name, found in streams.items()}
+    report(
+        f"teaching to disk took {taught_s:.1f} s; not counted above: each stream's start, {starts} s to its first step"
+    )
+    report("break-even epoch: " + ", ".join(f"{name} {epoch:.1f}" for name, epoch in even.items()))
+    report(f"Dice with the truth: two-stage {scores[0]:.3f}, streaming {scores[1]:.3f}; difference {apart}")
+    same = abs(apart.mean) <= SAME_DICE
+    return {
+        "value": {str(epoch): round(ratio, 4) for epoch, ratio in ratios["stream"].items()},
+        "unit": "seconds of streaming from the first step's start over seconds of the two-stage way, by epochs",
+        "target": {str(epoch): TARGETS[epoch] for epoch in shown},
+        "holds": same and all(ratios["stream"][epoch] <= TARGETS[epoch] for epoch in shown),
+        "with_cache": {name: {str(e): round(r, 4) for e, r in by.items()} for name, by in ratios.items()},
+        "seconds": {"taught": taught_s, "two_stage": two_stage, **{name: f["busy"] for name, f in streams.items()}},
+        "first_step_s": starts,
+        "break_even_epoch": {name: epoch if math.isfinite(epoch) else None for name, epoch in even.items()},
+        "dice": {"two_stage": scores[0], "stream": scores[1], "difference": asdict(apart)},
+        "videos": videos,
+        "frames": frames,
+    }
+
+
+def write_videos(root: Path, *, videos: int, frames: int) -> list[Path]:
+    """Phantom videos in EchoNet-Dynamic's layout. Returns their files."""
+    from echodfkd.synthesis.phantom import default_phantom
+    from echodfkd.video.echonet_writing import write_echonet_folder
+
+    source = default_phantom(seed=3, num_frames=frames, fps=FPS, size=SIZE, case_frames=frames)
+    write_echonet_folder(str(root), (source.clip(index) for index in range(videos)))
+    return sorted((root / "Videos").glob("*.avi"))
+
+
+def run_two_stage(paths: list[Path], root: Path, *, epochs: int) -> tuple[float, list[float], nn.Module]:
+    """Seconds of teaching, seconds of training up to the end of each epoch, and the student."""
+    teacher = build_teacher(kind="embedded", weights="", device="cpu", batch_frames=1 << 20)  # a clip is one pass
+    (root / "masks").mkdir()
+    start = time.perf_counter()
+    teach_to_disk(teacher, paths, root / "masks")
+    taught_s = time.perf_counter() - start
+    data = TaughtVideos(paths, root / "masks", frames=WINDOW, seed=0)
+    steps, optimizer = epochs * len(paths) // BATCH, OptimizerConfig()
+    rates = [
+        learning_rate(
+            step,
+            schedule=optimizer.schedule,
+            base=optimizer.learning_rate,
+            warmup_steps=optimizer.warmup_steps,
+            total_steps=steps,
+            final_fraction=optimizer.final_fraction,
+        )
+        for step in range(steps)
+    ]
+    torch.manual_seed(student_seed(0, "a"))
+    student = build_student(**asdict(STUDENT))
+    trained = train_from_disk(student, data, epochs=epochs, batch=BATCH, rates=rates, seed=0)
+    return taught_s, trained.epoch_s, trained.student
+
+
+def run_stream(root: Path, name: str, *, videos: int, epochs: int, cache: str) -> RunRows:
+    """The same by `jobs/distill.py`: recorded videos, embedded teacher, one student of the same initial weights."""
+    options = [
+        "source.kind=recorded",
+        f"source.path={root / 'data'}",
+        f"window={{frames: {WINDOW}, fps: 0, size: {SIZE // 2}}}",
+        f"students.a={{blocks: {STUDENT.blocks}, layers: {STUDENT.layers}}}",
+        f"train={{steps: {epochs * videos // BATCH}, global_batch: {BATCH}, engine: plain, checkpoint_every: 100000}}",
+        "evaluation.enabled=false",
+    ]
+    return distil([*options, *([f"teacher.cache={root / cache}"] if cache else [])], storage=str(root), name=name)
+
+
+def stream_seconds(rows: RunRows, *, videos: int, epochs: int) -> dict[str, Any]:
+    """Seconds from the first step's beginning to the end of every epoch, those to the first step, and stages' work."""
+    steps = spans_of(rows, "students")
+    per_epoch = videos // BATCH
+    ends = np.maximum.accumulate(steps[:, 1])
+    return {
+        "s": {epoch: float(ends[epoch * per_epoch - 1] - steps[0, 0]) for epoch in range(1, epochs + 1)},
+        "first_step_s": float(rows.run["first_step_s"]),
+        "busy": {stage: float(np.diff(spans_of(rows, stage)).sum()) for stage in ("source", "teacher", "students")},
+    }
+
+
+def break_even(stream: dict[int, float], two: dict[int, float]) -> float:
+    """Epochs after which both have taken equally long, by their means per epoch; infinity where that never comes."""
+    last = max(stream)
+    first = two[1] - (two[last] - two[1]) / max(1, last - 1)  # what the two-stage way takes before its first epoch
+    per_epoch = stream[last] / last - (two[last] - first) / last
+    return first / per_epoch if per_epoch > 0 else math.inf
+
+
+def load_streamed(run: Path, *, steps: int) -> nn.Module:
+    """The student that a run published last."""
+    module = build_student(**asdict(STUDENT))
+    path = f"{run}/checkpoints/step_{steps:08d}/a/student.safetensors"
+    load_weights(module, read_student_file(path, option="benchmark").weights, what=path)
+    return module
+
+
+def compare_dice(two_stage: nn.Module, streamed: nn.Module, *, cases: int) -> tuple[Any, tuple[float, float]]:
+    """Paired difference of both students' mean Dice per held-out case, and both means."""
+    from echodfkd.synthesis.phantom import default_phantom
+
+    source = default_phantom(seed=10_007, num_frames=WINDOW, fps=FPS, size=SIZE // 2, case_frames=WINDOW)
+    found: list[list[float]] = []
+    for module in (two_stage.eval(), streamed.eval()):
+        found.append([])
+        for index in range(cases):
+            clip = source.clip(index)
+            assert clip.truth_labels is not None
+            with torch.inference_mode():
+                mask = (module(torch.from_numpy(clip.video[None])) > 0)[0].numpy()
+            found[-1].append(float(dice(mask, clip.truth_labels == 1).mean()))
+    apart = bootstrap_mean(np.array(found[1]) - np.array(found[0]), seed=0)
+    return apart, (float(np.mean(found[0])), float(np.mean(found[1])))

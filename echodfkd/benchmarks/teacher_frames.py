@@ -1,0 +1,142 @@
+"""Frames a second of the teacher: our path against the published loop, with the same weights."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from echodfkd.benchmarks.authors_teacher import teach_clip, teach_clips
+from echodfkd.benchmarks.timing import Ratio, Report, interleave, matmul_flops
+from echodfkd.models.build import echonet_teacher
+from echodfkd.models.deeplabv3 import INPUT_SIZE, Conv, DeepLabV3
+from echodfkd.models.teacher import quantise
+
+TARGETS = {"cpu": {"fp32": 1.8, "bf16": 3.5}, "cuda": {"bf16": 8.0}}
+"""Times that our frames a second must be those of the per-clip float32 loop."""
+TARGET_OF_CEILING = 0.35
+"""Share of the device's measured bfloat16 matrix product, on a GPU."""
+SAME_MASK = 1.0 / 255
+"""Largest difference of a float32 probability: a level of the stored masks."""
+
+
+def random_network(seed: int) -> DeepLabV3:
+    """EchoNet-Dynamic's network with random weights whose logits spread over frames and pixels as a teacher's do."""
+    torch.manual_seed(seed)
+    network = DeepLabV3().eval()
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, 0, 0.1)  # type: ignore[arg-type]
+            nn.init.uniform_(module.running_var, 0.5, 1.5)  # type: ignore[arg-type]
+    head = network.classifier[-1]
+    assert isinstance(head, nn.Conv2d)
+    with torch.inference_mode():
+        logits = network(torch.randn(1, 3, INPUT_SIZE, INPUT_SIZE))
+    assert head.bias is not None
+    with torch.no_grad():
+        head.bias.sub_(logits.mean()).mul_(2 / logits.std())
+        head.weight.mul_(2 / logits.std())
+    return network
+
+
+def macs_per_frame(network: DeepLabV3, size: int) -> int:
+    """Multiply-accumulates of a frame of size x size pixels, but for taps that always lie in the padding (`Conv`)."""
+    macs = 0
+
+    def count(module: Conv, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        nonlocal macs
+        taps = 9 if module.kernel_size == (3, 3) and min(module.dilation) >= max(inputs[0].shape[-2:]) else 1
+        macs += module.weight.numel() // taps * output.shape[-1] * output.shape[-2]
+
+    handles = [m.register_forward_hook(count) for m in network.modules() if isinstance(m, Conv)]
+    with torch.inference_mode():
+        network(torch.zeros(1, 3, size, size, device=next(network.parameters()).device))
+    for handle in handles:
+        handle.remove()
+    return macs
+
+
+def teacher_frames(report: Report, *, quick: bool) -> dict[str, Any]:
+    """Frames a second of DeepLabV3-ResNet50 at 112 x 112 against the published loop, a clip at a time in float32."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    clips, frames, rounds = (64, 64, 5) if device == "cuda" else (1, 16, 2) if quick else (2, 32, 7)
+    video = np.random.default_rng(0).integers(0, 256, (clips, frames, INPUT_SIZE, INPUT_SIZE), dtype=np.uint8)
+    network = random_network(0)
+    ceiling = matmul_flops(device, torch.bfloat16)
+    macs = macs_per_frame(network, INPUT_SIZE)
+    found = compare(network, video, device=device, rounds=rounds)
+    of_ceiling = {name: 2.0 * macs * rate / ceiling for name, rate in found["frames_s"].items()}
+    report(f"{'path':<28} {'frames/s':>9} {'of the bf16 ceiling':>20}   {device}, {torch.get_num_threads()} threads")
+    for name, rate in found["frames_s"].items():
+        report(f"{name:<28} {rate:>9.2f} {100 * of_ceiling[name]:>18.0f} %")
+    report(f"{clips} clips of {frames} frames; {macs / 1e9:.2f} GMAC a frame; ceiling {ceiling / 1e9:.0f} GFLOP/s")
+    for name, ratio in found["ratios"].items():
+        report(f"{name:<40} {ratio}")
+    for name, apart in found["apart"].items():
+        report(f"largest difference of a probability, {name}: {apart:.5f} ({255 * apart:.2f} levels)")
+    targets = TARGETS[device]
+    reached = {name: found["ratios"][f"ours {name} / per clip"].median for name in targets}
+    holds = all(reached[name] >= target for name, target in targets.items()) and found["apart"]["fp32"] <= SAME_MASK
+    if device == "cuda":
+        holds = holds and of_ceiling["ours bf16"] >= TARGET_OF_CEILING
+    return {
+        "value": reached,
+        "unit": "frames/s over those of the per-clip float32 loop without a recorded graph, median of paired rounds",
+        "target": targets,
+        "holds": holds,
+        "device": device,
+        "frames_s": {name: round(rate, 2) for name, rate in found["frames_s"].items()},
+        "ratios": {name: asdict(ratio) for name, ratio in found["ratios"].items()},
+        "of_ceiling": {name: round(share, 4) for name, share in of_ceiling.items()},
+        "ceiling_flops": ceiling,
+        "apart": found["apart"],
+    }
+
+
+def compare(network: DeepLabV3, video: np.ndarray, *, device: str, rounds: int) -> dict[str, Any]:
+    """Both ways over the same clips in turn: frames/s, ratios (of wall and of CPU time), differences of the masks."""
+    published = copy.deepcopy(network).to(device)
+    ours = {
+        precision: echonet_teacher(
+            copy.deepcopy(network), device=device, batch_frames=1024 if device == "cuda" else 64, precision=precision
+        )
+        for precision in ("fp32", "bf16")
+    }
+    works: dict[str, Callable[[], object]] = {
+        "as published": lambda: list(teach_clips(published, video, device=device, records_graph=True)),
+        "per clip": lambda: list(teach_clips(published, video, device=device)),
+        "ours fp32": lambda: quantise(ours["fp32"].soft_masks(video)),
+        "ours bf16": lambda: quantise(ours["bf16"].soft_masks(video)),
+    }
+    times = interleave({name: _timed(work) for name, work in works.items()}, rounds)
+    frames = video.shape[0] * video.shape[1]
+    wall = {name: [seconds for seconds, _ in found] for name, found in times.items()}
+    cpu = {name: [seconds for _, seconds in found] for name, found in times.items()}
+    ratios = {}
+    for fast in ("ours fp32", "ours bf16"):
+        for slow in ("per clip", "as published"):
+            ratios[f"{fast} / {slow}"] = Ratio.of(wall[slow], wall[fast])
+            ratios[f"{fast} / {slow}, CPU seconds"] = Ratio.of(cpu[slow], cpu[fast])
+    expected = np.stack([teach_clip(published, clip, device=device) for clip in video[:1]])
+    apart = {name: float(np.abs(teacher.soft_masks(video[:1]) - expected).max()) for name, teacher in ours.items()}
+    rates = {name: frames / float(np.median(seconds)) for name, seconds in wall.items()}
+    return {"frames_s": rates, "ratios": ratios, "apart": apart}
+
+
+def _timed(work: Callable[[], object]) -> Callable[[], tuple[float, float]]:
+    """Wall and CPU seconds of work that ends with its result in the host's memory."""
+
+    def timed() -> tuple[float, float]:
+        wall, cpu = time.perf_counter(), time.process_time()
+        work()
+        return time.perf_counter() - wall, time.process_time() - cpu
+
+    return timed

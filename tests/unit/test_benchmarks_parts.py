@@ -1,0 +1,122 @@
+"""What the benchmarks put side by side computes the same; and their arithmetic on a timeline is right."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from echodfkd.benchmarks import cases, clip_bytes, data_wait, decode, engines, family_of_16, imports
+from echodfkd.benchmarks import stream_vs_two_stage as streaming
+from echodfkd.benchmarks.two_stage import TaughtVideos, teach_to_disk, train_from_disk
+from echodfkd.config import StudentConfig, WindowConfig
+from echodfkd.models.build import build_student, build_teacher
+from echodfkd.video.decode import decode_video
+
+
+def test_one_case_alone_is_imported() -> None:
+    assert cases.load_case("decode") is decode.decode
+    assert cases.load_case("data_wait") is data_wait.data_wait
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return streaming.write_videos(tmp_path_factory.mktemp("data"), videos=3, frames=30)
+
+
+def test_the_two_stage_way_stores_the_teachers_masks_and_trains_on_windows_of_them(
+    videos: list[Path], tmp_path: Path
+) -> None:
+    teacher = build_teacher(kind="embedded", weights="", device="cpu", batch_frames=1 << 20)
+    teach_to_disk(teacher, videos, tmp_path)
+    whole = decode_video(videos[0].read_bytes(), name="v").video
+    prob = teacher.soft_masks(whole[None])[0]
+    data = TaughtVideos(videos, tmp_path, frames=25, seed=0)
+    video, target_prob = data[0]
+    assert video.shape == target_prob.shape == (25, 56, 56)
+    starts = [s for s in range(6) if np.array_equal(whole[s : s + 25, ::2, ::2], video.numpy())]
+    assert len(starts) == 1
+    expected = prob[starts[0] : starts[0] + 25, ::2, ::2]
+    assert expected.std() > 0.1
+    # cut off, not rounded: up to a level below
+    assert 0 <= (expected - target_prob.numpy()).min() + 1e-6
+    assert (expected - target_prob.numpy()).max() <= 1 / 255 + 1e-6
+
+    torch.manual_seed(0)
+    student = build_student(blocks=1, layers=1, filters=4, norm="batch")
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    trained = train_from_disk(student, data, epochs=2, batch=1, rates=[1e-3] * 6, seed=0)
+    assert len(trained.epoch_s) == 2
+    assert 0 < trained.epoch_s[0] < trained.epoch_s[1]
+    moved = trained.student.state_dict()
+    assert max(float((moved[name] - before[name]).abs().max()) for name in before) > 1e-3
+    assert all(torch.equal(student.state_dict()[name], value) for name, value in before.items())
+
+
+def test_break_even_is_where_both_lines_meet() -> None:
+    """Two-stage 50 + 2 e, streaming 7 e: equal at e = 10."""
+    two = {epoch: 50.0 + 2 * epoch for epoch in range(1, 21)}
+    assert streaming.break_even({epoch: 7.0 * epoch for epoch in range(1, 21)}, two) == pytest.approx(10)
+    assert streaming.break_even({epoch: 2.0 * epoch for epoch in range(1, 21)}, two) == float("inf")
+
+
+def test_students_are_compared_case_by_case() -> None:
+    torch.manual_seed(0)
+    student = build_student(blocks=1, layers=1, filters=4, norm="batch")
+    apart, scores = streaming.compare_dice(student, student, cases=2)
+    assert (apart.mean, apart.n) == (0.0, 2)
+    assert 0 <= scores[0] == scores[1] <= 1
+
+
+def test_waiting_is_the_time_between_steps() -> None:
+    steps = np.array([[10.0, 12.0], [12.5, 14.0], [13.5, 15.0], [17.5, 20.0]])
+    assert data_wait.waiting(steps) == pytest.approx((0.5 + 2.5) / 10)
+    assert data_wait.waiting(steps[:1]) == 0.0
+
+
+def test_decoders_give_the_same_pixels() -> None:
+    lines: list[str] = []
+    found = decode.decode(lines.append, quick=True)
+    assert found["levels_apart"]["ours"] == found["levels_apart"]["ours, window alone"] == 0
+    assert found["levels_apart"]["PyAV as documented"] == 0
+    assert found["levels_apart"].get("OpenCV", 0) <= 2  # rounds twice more
+    assert found["over_ours"]["ours, window alone"]["median"] > 0
+
+
+def test_a_familys_work_is_counted_once_for_clips_and_masks() -> None:
+    costs = family_of_16.Costs(source=1.0, teacher=6.0, students=[1.0, 2.0])
+    assert costs.shared == (1 + 6 + 3) / (8 + 9)
+    assert costs.apart == 6 / 12
+    [once] = family_of_16.measure([(1, 1)], device="cpu", clips=1, rounds=1)
+    assert once.keys() == {"source", "teacher", "1x1"}
+    assert min(once.values()) > 0
+
+
+def test_a_block_holds_little_beside_its_pixels_and_is_read_without_a_copy() -> None:
+    found = clip_bytes.clip_bytes(lambda line: None, quick=True)
+    assert found["blocks"]["teacher, students"]["pixels"] == 2 * 16 * 56 * 56
+    assert found["blocks"]["teacher, students"]["read_copies"] == 0
+    assert 1 < found["value"] < 1.2
+    json.dumps(found)
+
+
+def test_engines_take_the_same_updates() -> None:
+    """After two updates from the same weights, fp32: sums in another order, at a learning rate of 1e-3."""
+    students = {"a": StudentConfig(blocks=1, layers=1, filters=2)}
+    ready = engines.prepare(students, WindowConfig(frames=2, size=16))
+    assert ready.keys() == engines.ENGINES.keys()
+    first = {name: update.students[0].engine.weights() for name, update in ready.items()}
+    for update in ready.values():
+        assert min(update()) > 0
+        update()
+    weights = {name: update.students[0].engine.weights() for name, update in ready.items()}
+    moved = max(float((weights["plain"][key] - first["plain"][key]).abs().max()) for key in first["plain"])
+    assert moved > 1e-3
+    for name, found in weights.items():
+        for key, value in found.items():
+            assert float((value - weights["plain"][key]).abs().max()) < 1e-5, (name, key)
+
+
+def test_the_import_of_the_losses_is_timed_without_torchs() -> None:
+    assert 0 < imports.own_import_seconds("json.tool", apart="json") < 5
