@@ -148,11 +148,8 @@ def teacher_facts(values: dict[str, Any], *, has_tasks: bool) -> None:
     for model in (values, *values["members"].values()):
         for key in ("weights", "sha256", "remote", *_REFERENCE):
             model.pop(key)
-        for key in (
-            "encoder",
-            "normalise",
-            "precision",
-        ):  # came later: a run from before there were such options stays the same run
+        # these came later: a run from before there were such options stays the same run
+        for key in ("encoder", "normalise", "precision"):
             if model[key] == getattr(TeacherModelConfig, key):
                 model.pop(key)
     for key in ("pools", "confidence"):  # where members run; and what is read by terms that say so

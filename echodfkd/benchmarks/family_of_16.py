@@ -20,8 +20,8 @@ from echodfkd.benchmarks.family_table import PUBLISHED
 from echodfkd.benchmarks.student_step import FILTERS, Training
 from echodfkd.benchmarks.teacher_frames import random_network
 from echodfkd.benchmarks.timing import Report, Stopwatch, interleave
+from echodfkd.mask_codes import quantise
 from echodfkd.models.build import build_student, echonet_teacher
-from echodfkd.models.teacher import quantise
 
 TARGET = 0.25
 FRAMES, SIZE = 25, 56

@@ -14,9 +14,9 @@ from torch import nn
 
 from echodfkd.benchmarks.authors_teacher import teach_clip, teach_clips
 from echodfkd.benchmarks.timing import Ratio, Report, interleave, matmul_flops
+from echodfkd.mask_codes import quantise
 from echodfkd.models.build import echonet_teacher
 from echodfkd.models.deeplabv3 import INPUT_SIZE, Conv, DeepLabV3
-from echodfkd.models.teacher import quantise
 
 TARGETS = {"cpu": {"fp32": 1.8, "bf16": 3.5}, "cuda": {"bf16": 8.0}}
 """Times that our frames a second must be those of the per-clip float32 loop."""
