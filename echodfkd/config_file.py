@@ -28,7 +28,7 @@ from echodfkd.config_student_checks import check_student
 from echodfkd.config_synthesize_checks import check_synthesize
 from echodfkd.config_teacher_checks import check_teacher, teacher_facts
 from echodfkd.config_train_checks import check_batches, check_placement
-from echodfkd.config_value_checks import MAX_CLIP_BYTES, check_values, explain
+from echodfkd.config_value_checks import MAX_CLIP_BYTES, check_kinds, check_values, explain
 from echodfkd.errors import ConfigError, EchoDFKDError, one_line
 from echodfkd.redaction import redact_values
 from echodfkd.untrusted import check_yaml
@@ -126,6 +126,7 @@ def _build(layers: Sequence[Any]) -> RunConfig:
     _make_writable(merged)
     config = OmegaConf.to_object(OmegaConf.merge(merged, OmegaConf.create(values)))
     assert isinstance(config, RunConfig)
+    check_kinds(config, RunConfig)
     return config
 
 

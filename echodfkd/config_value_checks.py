@@ -4,7 +4,9 @@ OmegaConf's errors in one sentence.
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import typing
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,6 +36,29 @@ def check_values(values: Any, option: str = "") -> None:
         raise ConfigError(
             f"{where}: got {values[:80]!r}, allowed are up to {MAX_TEXT} printable characters on one line"
         )
+
+
+def check_kinds(value: Any, kind: Any, option: str = "") -> None:
+    """Refuse a list or a mapping in the place of a name or number: within lists OmegaConf lets them through.
+
+    Args:
+        value: of the option.
+        kind: the type that it is declared with.
+        option: its name; "" for the whole config.
+
+    Raises:
+        ConfigError: names the option.
+    """
+    if dataclasses.is_dataclass(value):
+        for name, declared in typing.get_type_hints(type(value)).items():
+            check_kinds(getattr(value, name), declared, f"{option}.{name}" if option else name)
+    elif isinstance(value, Mapping | list):
+        if kind in (str, int, float):
+            raise ConfigError(f"{option}: got {str(value)[:80]} in it, expected plain names or numbers")
+        inner = (typing.get_args(kind) or (None,))[-1]
+        named = {f"{option}.{key}": part for key, part in value.items()} if isinstance(value, Mapping) else {}
+        for where, part in named.items() if named else ((option, part) for part in value):
+            check_kinds(part, inner, where)
 
 
 def explain(error: Any) -> str:

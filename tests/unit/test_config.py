@@ -1,6 +1,7 @@
 """The config: every shipped file loads, every mistake is one sentence that names the option."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -440,3 +441,19 @@ def test_the_judge_s_questions_are_part_of_a_run_s_identity_and_its_path_is_not(
     for other in ("judge_controls=true", "judge_phase_sign=1", "judge_prompts.wall=MUSCLE"):
         changed = load_config(None, [ONE_STUDENT, "evaluation.judge=echoclip", f"evaluation.{other}"])
         assert config_hash(changed) != config_hash(judged), other
+
+
+@pytest.mark.parametrize(
+    ("override", "option"),
+    [
+        ("limited.sites=[{a: 1}, clear]", "limited.sites"),
+        ("students.a.classes=[[LV]]", "students.a.classes"),
+        ("teacher.outputs=[{a: 1}]", "teacher.outputs"),
+        ("source.domain={a: 1}", "source.domain"),
+        ("study.variants={a: [[x]], b: []}", "study.variants"),
+    ],
+)
+def test_a_list_of_names_holds_names(override: str, option: str) -> None:
+    """OmegaConf takes a mapping or a list where a list of text is declared; each check would meet it on its own."""
+    with pytest.raises(ConfigError, match=re.escape(option)):
+        load_config(None, ["students.a.blocks=2", override])
