@@ -121,9 +121,9 @@ class RunStorage:
     def check_readable(self, option: str) -> None:
         """Raise `InputError` where the store cannot be asked at all; ``option`` named the root."""
         try:
-            self.fs.exists(self.path(".writable"))
+            self.list("")  # a listing: where it is refused, a store says why, which it does not to a mere HEAD
         except Exception as error:  # each store has its own errors: no credentials, no network, no permission
-            raise InputError(f"{option}: {self.root} cannot be read: {one_line(error)}") from error
+            raise InputError(f"{option}: {self.root} cannot be read: {self._reason(error)}") from error
 
     def check_writable(self, option: str = "storage") -> None:
         """Raise `InputError` where nothing can be written under the root; ``option`` named it."""
@@ -132,7 +132,12 @@ class RunStorage:
             self.write(probe, b"")
             self.fs.rm_file(self.path(probe))
         except Exception as error:
-            raise InputError(f"{option}: {self.root} cannot be written: {one_line(error)}") from error
+            raise InputError(f"{option}: {self.root} cannot be written: {self._reason(error)}") from error
+
+    def _reason(self, error: Exception) -> str:
+        if self.is_local or not isinstance(error, PermissionError):
+            return one_line(error)
+        return f"{one_line(error)} (its credentials must be right, and allow to list, read, write and delete there)"
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file; readers see the older one, if there is one, or the new one."""

@@ -8,7 +8,6 @@ whatever the number of workers, actors or restarts.
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -27,13 +26,13 @@ from ray.data import (
     ReadTask,
     TaskPoolStrategy,
 )
-from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.block import Block, BlockAccessor, BlockMetadata
 from ray.train import DataConfig
 
 from echodfkd.config import RunConfig
 from echodfkd.records import DistillationBatch
 from echodfkd.runtime.cluster import actor_name, labels_of_stream
+from echodfkd.runtime.pacing import PacedScheduling
 from echodfkd.runtime.parts import slot_rules, training_source
 from echodfkd.runtime.teacher_pool import teaching_stages
 from echodfkd.storage import RunStorage
@@ -141,28 +140,6 @@ def stream_batches(config: RunConfig, first_step: int) -> Iterator[DistillationB
             prefetch_batches=config.data.prefetch_batches,
         ):
             yield DistillationBatch.from_columns(columns)
-
-
-class PacedScheduling(ExecutionCallback):
-    """Lets the stream's scheduler rest between steps.
-
-    While students are the slower side, a finished block waits behind back-pressure, Ray Data's scheduler finds
-    it ready at every look, and looks again at once: seen as three quarters of a core, taken from the students
-    on a small machine. A rest of 20 ms bounds that; a step that took longer was busy with many tasks and is not
-    delayed.
-    """
-
-    REST_S = 0.02
-
-    def __init__(self) -> None:
-        self._last = time.perf_counter()
-
-    def on_execution_step(self, executor: object) -> None:
-        """Sleep for what is left of REST_S since the step before."""
-        rest = self.REST_S - (time.perf_counter() - self._last)
-        if rest > 0:
-            time.sleep(rest)
-        self._last = time.perf_counter()
 
 
 class ClipDatasource(Datasource):

@@ -34,3 +34,4 @@ def test_a_run_goes_on_without_a_host_that_is_cut_off(short_path: Path) -> None:
         detected_s=found["given_up_s"],
         extra_s=found["went_on_s"],
     )
+    print(f"given up after {found['given_up_s']} s, the next checkpoint {found['went_on_s']} s later")

@@ -1,0 +1,129 @@
+"""How far one head node carries: pace against the number of teachers, memory against the length of the plan.
+
+Stand-ins sleep in the teachers' place (`sleeping_teacher`) or cost nothing (`stand_ins`); Ray, the stream, and in the
+second part students, ledger and evaluators are the real ones. All on this machine:
+
+    python -m tests.benchmarks.scale [--quick] [--only streams|runs]
+
+prints a table for each part and, as its last line, one JSON object. All of it takes half an hour and 9 GB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from echodfkd.command import prepare_ray
+
+ROOT = Path(__file__).parents[2]
+EFFICIENCY = 0.9
+"""Share of the pace that teachers would have if nothing but themselves took time."""
+GROWTH = 1.1
+"""Most that memory may grow where the plan is ten times as long."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured: (teachers, seconds of their sleeps) and (updates, read tasks of a leg)."""
+
+    streams: tuple[tuple[int, tuple[float, ...]], ...]
+    phase_s: float
+    runs: tuple[tuple[int, int], tuple[int, int]]
+
+
+SLEEPS = (2.0, 1.0, 0.5, 0.25)
+WHOLE = Plan(
+    streams=(*((count, SLEEPS) for count in (2, 4, 8, 16, 32)), (64, SLEEPS[:2])),
+    phase_s=6.0,
+    runs=((100, 50), (1000, 50)),  # two legs are there at the same time: with less than two the first had one of them
+)
+QUICK = Plan(streams=((2, (1.0,)), (8, (1.0,))), phase_s=6.0, runs=((60, 30), (180, 30)))
+
+
+def measure_streams(plan: Plan) -> dict[str, Any]:
+    """Pace of streams by their number of teachers and by the time that a block takes a teacher."""
+    from tests.benchmarks.throughput import measure_stream, phases_of
+
+    columns = f"{'teachers':>8} {'block takes':>11} {'asked for':>10} {'blocks/s':>9} {'of that':>7} {'idle CPU':>8}"
+    print(f"{columns}  ms of CPU a block")
+    rows, clusters = [], []
+    for teachers, sleeps in plan.streams:
+        found = measure_stream(teachers, phases_of(list(sleeps), plan.phase_s))
+        for row in found.pop("rows"):
+            rows.append(row)
+            cost = " ".join(f"{role} {ms:g}" for role, ms in row["cpu_ms_per_batch"].items())
+            print(
+                f"{teachers:>8} {row['sleep_s']:>9g} s {row['asked_batches_s']:>10g} {row['batches_s']:>9g}"
+                f" {row['of_asked']:>7.2f} {row['idle_share']:>8.0%}  {cost}",
+                flush=True,
+            )
+        clusters.append({"teachers": teachers, **found})
+        print(f"{'':>8} {clusters[-1]}", flush=True)
+    slow = [row for row in rows if row["sleep_s"] == max(row["sleep_s"] for row in rows) and row["teachers"] <= 32]
+    efficiency = round(slow[-1]["of_asked"] / slow[0]["of_asked"], 3)
+    return {
+        "stream": rows,
+        "clusters": clusters,
+        "efficiency": {"from": slow[0]["teachers"], "to": slow[-1]["teachers"], "value": efficiency},
+        "kept_up_to": max((row["batches_s"] for row in rows if row["of_asked"] >= EFFICIENCY), default=None),
+        "missed_from": min((row["asked_batches_s"] for row in rows if row["of_asked"] < EFFICIENCY), default=None),
+        "efficiency_holds": efficiency >= EFFICIENCY,
+    }
+
+
+def measure_runs(plan: Plan) -> dict[str, Any]:
+    """Memory, ledger and the evaluators' lag of a run and of a longer one."""
+    short, long = runs = [_whole_run(*run) for run in plan.runs]
+    print(f"\n{'MiB at most, from the first checkpoint on':<44} {short['clips']:>8} clips {long['clips']:>8} clips")
+    for role, mb in short["peak_mb"].items():
+        print(f"{role:<44} {mb:>14.1f} {long['peak_mb'].get(role, 0.0):>14.1f}")
+    for run in runs:
+        print(
+            f"{run['clips']} clips, {run['legs']} legs, {run['wall_s']} s: ledger {run['ledger_bytes_per_clip']} bytes"
+            f" a clip, logs {run['log_bytes_per_clip']}; {run['checkpoints']} checkpoints, last score"
+            f" {run['lag_s']['median']} s (median), {run['lag_s']['most']} s (most) after the manifest; an update takes"
+            f" {run['update_s']} s, a change of legs {statistics.median(run['between_legs_s'])} s (medians)",
+            flush=True,
+        )
+    growth = {role: round(long["peak_mb"][role] / short["peak_mb"][role], 3) for role in ("head", "object_store")}
+    return {"runs": runs, "growth": growth, "growth_holds": max(growth.values()) <= GROWTH}
+
+
+def _whole_run(steps: int, leg: int) -> dict[str, Any]:
+    command = [sys.executable, "-m", "tests.benchmarks.whole_run", str(steps), str(leg)]
+    env = {**os.environ, "RAY_ENABLE_AUTO_CONNECT": "0"}  # a look at the object store must not start another cluster
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"the run of {steps} updates failed: {done.stderr[-3000:]}")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="two sizes and a short run: whether it works, no result")
+    parser.add_argument("--only", choices=("streams", "runs"), help="one part")
+    args = parser.parse_args()
+    prepare_ray("local")  # before ray is imported
+    os.environ.setdefault("RAY_worker_niceness", "0")  # by default workers yield to all else that this machine does
+    from echodfkd.runtime.cluster import machine_line
+
+    plan = QUICK if args.quick else WHOLE
+    parts = {"streams": measure_streams, "runs": measure_runs}
+    found = {"case": "scale", "quick": args.quick, "machine": machine_line(), "date": time.strftime("%Y-%m-%d")}
+    for name, measure in parts.items():
+        if args.only in (None, name):
+            found |= measure(plan)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""A fake teacher actor that sleeps instead of computing, in a process without torch: many fit one machine.
+
+It stands in the place of `echodfkd.runtime.teacher_pool.TeacherActor`: the same columns in and out, the clip's own
+pixels as its masks.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from echodfkd import clock
+from echodfkd.records import StageSpan, append_bookkeeping
+
+
+class SleepingTeacher:
+    """Teaches a block in a given time, whatever is in it.
+
+    Args:
+        sleeps: (first slot, seconds) in rising order of slots: how long the blocks from that slot on take.
+    """
+
+    def __init__(self, sleeps: Sequence[tuple[int, float]]) -> None:
+        self.sleeps = sleeps
+        self.name = f"teacher-standin-{os.getpid()}"
+
+    def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Columns between source and teacher -> columns between teacher and students."""
+        start = clock.now()
+        time.sleep(next(s for first, s in reversed(self.sleeps) if int(block["slot"][0]) >= first))
+        taught = {name: column for name, column in block.items() if name != "attempts"}
+        taught["teacher_prob"] = block["video"]
+        clips, frames = block["video"].shape[:2]
+        span = StageSpan("teacher", self.name, start, clock.now(), clips, clips * frames)
+        return append_bookkeeping(taught, [], [span], "")

@@ -1,0 +1,88 @@
+"""Stand-ins for the stages whose own work is not what the scale simulation measures: a source and a teacher.
+
+A `StandInConfig` is a run config whose arrival in a process imports this module, which adds the stand-ins to the kinds
+of sources and teachers; nothing in the product knows of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from echodfkd.config import PartConfig, RunConfig, WindowConfig
+from echodfkd.config_file import load_config
+from echodfkd.models import build as models
+from echodfkd.models.teacher import Teacher
+from echodfkd.records import CLASS_NAMES, VideoClip
+from echodfkd.synthesis import build as sources
+from echodfkd.synthesis.source import ClipSource
+
+
+class StandInConfig(RunConfig):
+    """A config that brings the stand-ins along."""
+
+
+def stand_in_config(overrides: list[str]) -> StandInConfig:
+    """The config of these overrides, with the stand-in source (held-out cases stay phantoms) and teacher."""
+    config = load_config(None, overrides)
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    values["source"] = dataclasses.replace(config.source, kind="stand_in")
+    values["teacher"] = dataclasses.replace(config.teacher, kind="stand_in")
+    return StandInConfig(**values)
+
+
+class StandInSource:
+    """Grey noise that is drawn once, and a brightness by index: a clip costs a copy of its pixels."""
+
+    name = "stand_in"
+    num_cases = 0
+
+    def __init__(self, window: WindowConfig, seed: int) -> None:
+        shape = (window.frames, window.size, window.size)
+        self.noise = np.random.default_rng(seed).integers(0, 128, shape, dtype=np.uint8)
+        self.seed, self.fps = seed, window.fps
+
+    def clip(self, index: int) -> VideoClip:
+        """The noise, brighter by index modulo 128."""
+        return VideoClip(
+            clip_id=f"stand_in-s{self.seed}-i{index}-e0-w0",
+            index=index,
+            seed=self.seed,
+            epoch=0,
+            window_start=0,
+            video=self.noise + np.uint8(index % 128),
+            fps=self.fps,
+            source=self.name,
+            domain="noise",
+        )
+
+    def case(self, index: int) -> VideoClip:
+        """None is there."""
+        raise AssertionError("the stand-in source has no cases")
+
+
+class InstantTeacher:
+    """Masks that cost nothing: a disc in the middle of every frame."""
+
+    teacher_id = "stand-in"
+    class_names = CLASS_NAMES
+
+    def soft_masks(self, video_NTHW: np.ndarray) -> np.ndarray:
+        """(N, T, H, W) probabilities."""
+        H, W = video_NTHW.shape[-2:]
+        y, x = np.mgrid[:H, :W]
+        disc = ((y - H / 2) ** 2 + (x - W / 2) ** 2 < (H / 4) ** 2).astype(np.float32)
+        return np.broadcast_to(disc, video_NTHW.shape).copy()
+
+
+def _source(part: PartConfig, window: WindowConfig, seed: int, case_frames: int) -> ClipSource:
+    return StandInSource(window, seed)
+
+
+def _teacher(weights: str, device: str, batch_frames: int) -> Teacher:
+    return InstantTeacher()
+
+
+sources._BUILDERS["stand_in"] = _source
+models._TEACHERS["stand_in"] = _teacher

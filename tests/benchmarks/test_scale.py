@@ -1,0 +1,28 @@
+"""That the scale simulation works: its short version, on whatever else this machine does meanwhile."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_more_teachers_make_more_and_more_legs_take_no_more() -> None:
+    command = [sys.executable, "-m", "tests.benchmarks.scale", "--quick"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=580, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    few, many = found["stream"]
+    assert (few["teachers"], many["teachers"]) == (2, 8)
+    assert many["batches_s"] > 1.5 * few["batches_s"]
+    short, long = found["runs"]
+    assert (short["legs"], long["legs"]) == (2, 6)
+    for run in found["runs"]:
+        assert run["ledger"] == {"clips": run["clips"], "lost": 0, "repeated": 0, "quarantined": 0}
+        assert run["lag_s"]["most"] > 0
+    assert found["growth"]["head"] < 1.25, "three times as long; the benchmark itself holds ten times to 1.1"

@@ -1,0 +1,107 @@
+"""A whole run with a stand-in source and teacher, and what it holds in memory and on the disk meanwhile.
+
+Students, ledger, checkpoints and evaluators are the real ones. A process of `tests.benchmarks.scale` for each run:
+python -m tests.benchmarks.whole_run STEPS LEG prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from echodfkd.reporting.rows import read_rows
+from echodfkd.runtime.distillation_run import run_distillation
+from echodfkd.storage import RunStorage
+from tests.benchmarks.processes import memory_of, object_store_mb
+from tests.benchmarks.stand_ins import stand_in_config
+
+CHECKPOINTS_PER_LEG = 3
+
+HEAD = ("driver", "controller", "coordinator", "ray")
+"""Roles whose processes are on the head node of any cluster."""
+
+
+class Watch:
+    """A thread that keeps the highest memory of every role, and of the object store, from the first update on."""
+
+    def __init__(self, checkpoints: Path) -> None:
+        self.peaks: Counter[str] = Counter()
+        self._checkpoints = checkpoints
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End it."""
+        self._stop.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._stop.wait(1.0):
+            if not self._checkpoints.exists():  # what starting takes is not what a longer run could add to
+                continue
+            now = memory_of()
+            now["head"] = sum(now[role] for role in HEAD)
+            now["object_store"] = object_store_mb()
+            self.peaks |= now
+
+
+def run(folder: Path, steps: int, leg: int) -> dict[str, Any]:
+    """Run so many updates in legs of so many read tasks.
+
+    Returns:
+        ``ledger`` of the run; ``peak_mb`` of each role (USS), of the object store, and of ``head``, which is all that
+        any cluster has on its head node; bytes of ledger and logs a clip; ``update_s``: median time of an update;
+        ``between_legs_s``: from the last update of each leg to the first of the next; ``lag_s``: from a manifest to its
+        last score.
+    """
+    every = max(1, leg // CHECKPOINTS_PER_LEG)
+    config = stand_in_config(
+        [f"storage={folder}", "name=scale", "train.global_batch=4", "window.frames=16", "window.size=64",
+         f"train.steps={steps}", f"train.checkpoint_every={every}", f"data.leg_tasks={leg}", "data.ahead_mb=16",
+         "teacher.min_actors=2", "teacher.max_actors=2", "teacher.num_cpus=0.5", "evaluation.cases=2",
+         "evaluation.frames=32", "evaluation.overlays=0", "students.a={blocks: 1, layers: 1, filters: 2}",
+         "ray.address=local", "ray.num_cpus=8", "ray.object_store_mb=256", "ray.progress_s=0"]
+    )  # fmt: skip
+    started = time.monotonic()
+    watch = Watch(folder / "scale" / "checkpoints")
+    try:
+        summary = run_distillation(config, lambda line: None)
+    finally:
+        watch.close()
+    root = folder / "scale"
+    lags = [
+        max(part.stat().st_mtime for part in root.glob(f"scores/part-{step.name.replace('_', '')}-*"))
+        - (step / "manifest.json").stat().st_mtime
+        for step in sorted(root.glob("checkpoints/step_*"))
+    ]
+    at = {row["step"]: row["time"] for row in read_rows(RunStorage(config.root)).training.to_pylist()}
+    took = {step: at[step] - at[step - 1] for step in at if step - 1 in at}
+    between = [seconds for step, seconds in took.items() if (step - 1) % config.leg_steps == 0]
+    size = {name: sum(file.stat().st_size for file in root.glob(f"{name}/*.parquet")) for name in ("ledger", "logs")}
+    return {
+        "steps": steps,
+        "clips": config.plan_slots,
+        "legs": config.num_legs,
+        "wall_s": round(time.monotonic() - started, 1),
+        "ledger": summary["ledger"],
+        "peak_mb": {role: round(mb, 1) for role, mb in sorted(watch.peaks.items())},
+        "ledger_bytes_per_clip": round(size["ledger"] / config.plan_slots, 1),
+        "log_bytes_per_clip": round(size["logs"] / config.plan_slots, 1),
+        "checkpoints": len(lags),
+        "update_s": round(statistics.median(took.values()), 3),
+        "between_legs_s": [round(seconds, 1) for seconds in between],
+        "lag_s": {"median": round(statistics.median(lags), 2), "most": round(max(lags), 2)},
+    }
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory(prefix="echo-", ignore_cleanup_errors=True) as temporary:
+        print(json.dumps(run(Path(temporary), int(sys.argv[1]), int(sys.argv[2]))))
