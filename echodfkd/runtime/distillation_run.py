@@ -211,4 +211,6 @@ def finish(config: RunConfig, storage: RunStorage, teacher_id: str, facts: dict[
     }
     storage.write("run.json", json.dumps(run, indent=1).encode())
     summary = write_summary(storage)
-    return {**summary, "report": write_report(storage)}
+    # A notice leaves seconds; jobs/report.py writes the files beside the page later.
+    has_time = not facts.get("stopped")
+    return {**summary, "report": write_report(storage, files=has_time)}

@@ -134,8 +134,8 @@ def test_a_submitted_job_runs_to_its_report(head: dict[str, str], tmp_path: Path
 @no_space
 def test_a_job_that_is_stopped_and_submitted_again_finishes(head: dict[str, str], tmp_path: Path) -> None:
     """submit, `ray job stop` in the middle of training, the same command again."""
-    steps, storage = 80, RunStorage(f"{tmp_path}/runs/again")
-    run = [f"storage={tmp_path}/runs", "name=again", *TINY, f"train.steps={steps}", "train.checkpoint_every=20"]
+    steps, storage = 160, RunStorage(f"{tmp_path}/runs/again")
+    run = [f"storage={tmp_path}/runs", "name=again", *TINY, f"train.steps={steps}", "train.checkpoint_every=10"]
     run.append(f"train.stop_grace_s={GRACE_S}")
     submit(head, run, "--no-wait", "--submission-id", "first")
     deadline = time.time() + 300
@@ -146,7 +146,7 @@ def test_a_job_that_is_stopped_and_submitted_again_finishes(head: dict[str, str]
     job(head, "stop", "first")
     stopped_s = time.monotonic() - asked
     kept = list_checkpoints(storage)[-1]
-    assert 20 <= kept.step < steps
+    assert 10 <= kept.step < steps
     assert stopped_s < GRACE_S + 30, "the grace, and a program of Ray's own that has to start and to ask"
     logs = job(head, "logs", "first")
     assert "did not end within" not in logs
