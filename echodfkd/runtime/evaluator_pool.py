@@ -239,7 +239,7 @@ class EvaluatorPool:
     def _run(self) -> None:
         try:
             self._add_tasks(None, "")
-            busy: dict[Any, tuple[Any, ScoringTask, int]] = {}
+            busy: dict[Any, tuple[Any, ScoringTask | None, int]] = {}  # None: an actor that is started again
             idle = list(self._actors)
             while True:
                 last_look = self._closing.is_set()
@@ -248,8 +248,9 @@ class EvaluatorPool:
                     actor = idle.pop()
                     task, tries = self._waiting.pop(self._freshest())
                     busy[actor.score.remote(task)] = (actor, task, tries)
-                self._tell_backlog(len(busy) + len(self._waiting))
-                if not busy and last_look and not self._waiting:
+                backlog = sum(task is not None for _, task, _ in busy.values()) + len(self._waiting)
+                self._tell_backlog(backlog)
+                if not backlog and last_look:
                     return
                 self._collect(busy, idle)
         except RayTaskError as error:  # its text is a traceback, that of what was raised there a sentence
@@ -262,19 +263,26 @@ class EvaluatorPool:
             self._backlog = backlog
             self.board.update.remote({"backlog": backlog})
 
-    def _collect(self, busy: dict[Any, tuple[Any, ScoringTask, int]], idle: list[Any]) -> None:
+    def _collect(self, busy: dict[Any, tuple[Any, ScoringTask | None, int]], idle: list[Any]) -> None:
         ready, _ = ray.wait(list(busy), timeout=1.0) if busy else ([], [])
         if not busy:
             self._closing.wait(1.0)
         for future in ready:
             actor, task, tries = busy.pop(future)
-            idle.append(actor)
             try:
-                self._store(task, ray.get(future))
+                result = ray.get(future)
             except RayActorError as error:
+                if task is None:
+                    raise RunError(f"an evaluator cannot be started again: {last_sentence(error)}") from error
                 if tries + 1 >= MAX_TRIES:
                     raise RunError(f"{task.part} failed {MAX_TRIES} times: {last_sentence(error)}") from error
                 self._waiting.append((task, tries + 1))
+                # Until it runs again, elsewhere where its node is gone, it would refuse every task at once.
+                busy[actor.__ray_ready__.options(max_task_retries=-1).remote()] = (actor, None, 0)
+                continue
+            idle.append(actor)
+            if task is not None:
+                self._store(task, result)
 
     def _store(self, task: ScoringTask, result: dict[str, Any]) -> None:
         self.storage.write_table(task.part, result["scores"], SCORE_SCHEMA)

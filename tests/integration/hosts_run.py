@@ -134,3 +134,4 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    os._exit(0)  # the result is out; a library's thread was seen to abort this process while it was taken down
