@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from echodfkd.benchmarks.authors_student import authors_student
 from echodfkd.models.teacher import Teacher
+from echodfkd.teachers.mask_files import decode_npz
 from echodfkd.video.decode import decode_video
 
 
@@ -47,7 +48,8 @@ class TaughtVideos(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         """One window, at a place drawn anew each time."""
         path = self.videos[place]
         video = decode_video(path.read_bytes(), name=path.name).video
-        levels = np.load(self.folder / f"{path.stem}.seg.npz")["arr_0"]
+        masks_path = self.folder / f"{path.stem}.seg.npz"
+        levels = decode_npz(masks_path.read_bytes(), masks_path.name)
         start = int(self._rng.integers(0, len(video) - self.frames + 1))
         window = slice(start, start + self.frames)
         pixels, masks = (part[window, ::2, ::2].astype(np.float32) for part in (video, levels))

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.ray
+@pytest.mark.slow  # a minute for a cluster of its own
 def test_each_role_lands_on_its_own_nodes(tmp_path: Path) -> None:
     """In a process of its own: the session's cluster has one node."""
     done = subprocess.run(

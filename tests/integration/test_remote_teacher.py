@@ -87,6 +87,7 @@ def broken(number: int, method: str, path: str) -> str:
     return {3: "slow_down", 6: "delay 2", 13: "reset", 16: "delay 2", 23: "lost", 26: "delay 2"}.get(number % 30, "")
 
 
+@pytest.mark.slow  # two runs and three services; tests/runtime/test_teacher_service.py has one service
 def test_a_killed_service_and_a_bad_line_change_no_student(
     tiny_config: Callable[..., RunConfig], tmp_path: Path, service: tuple[Service, int]
 ) -> None:

@@ -43,6 +43,7 @@ def write_masks(config: RunConfig, folder: Path, indices: Sequence[int]) -> None
 
 
 @pytest.mark.ray
+@pytest.mark.slow  # two runs; tests/unit/test_pools.py has the stages without Ray
 @pytest.mark.usefixtures("local_ray")
 def test_pools_of_their_own_train_what_one_actor_does(tiny_config: Callable[..., RunConfig], tmp_path: Path) -> None:
     """Bit for bit, with a clip that a required member has no mask of and two that another is left out of."""

@@ -16,6 +16,7 @@ from echodfkd.errors import ConfigError, InputError
 from echodfkd.evaluation import evaluate
 from echodfkd.metrics.overlap import dice
 from echodfkd.models.build import build_student
+from echodfkd.records import JUDGE_STEP
 from echodfkd.reporting.rows import read_rows
 from echodfkd.scoring import predict_student
 from echodfkd.storage import RunStorage
@@ -98,7 +99,7 @@ def test_students_of_a_run_and_its_teacher(folder, tmp_path):
     ed = case.ed_frames[0]
     mask, truth = prob[ed] > 0.5, case.truth_labels[ed] == 1
     assert value(rows, "a", "dice_ed", 2) == pytest.approx(2 * (mask & truth).sum() / (mask.sum() + truth.sum()))
-    assert {row["step"] for row in rows.scores.to_pylist()} == {9, -1}
+    assert {row["step"] for row in rows.scores.to_pylist()} == {9, JUDGE_STEP, -1}
     assert summary["students"]["a"]["scores"]["judge_random"]["n"] == VIDEOS
     assert summary["teacher"]["scores"]["dice_ed"]["n"] == VIDEOS
     assert json.loads((tmp_path / "out/summary.json").read_text()) == summary
@@ -198,7 +199,7 @@ def test_every_checkpoint_at_once_and_a_threshold_chosen_on_other_cases(folder, 
     evaluate(config, lambda line: None)
     rows = read_rows(RunStorage(str(tmp_path / "out"))).scores.to_pylist()
     assert len({row["clip_id"] for row in rows}) == VIDEOS - 1  # the last video is the one to tune on
-    assert {row["step"] for row in rows} == {5, 9, -1}
+    assert {row["step"] for row in rows} == {5, 9, JUDGE_STEP, -1}
     study = json.loads((tmp_path / "out/agreement.json").read_text())
     assert study["ranking"]["students"]["spearman"]["n"] == 3  # two checkpoints and the teacher
     source = build_source(config.evaluation.source, config.window, seed=0, case_frames=24)

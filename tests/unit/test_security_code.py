@@ -7,11 +7,17 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted([*(ROOT / "echodfkd").rglob("*.py"), *(ROOT / "jobs").glob("*.py")])
 
-STARTS_PROCESSES = {"echodfkd/runtime/chaos_cluster.py", "echodfkd/runtime/chaos_job.py"}
-"""They start our own jobs and nodes, to break them."""
+STARTS_PROCESSES = {
+    *("echodfkd/runtime/chaos_cluster.py", "echodfkd/runtime/chaos_job.py"),
+    *("echodfkd/benchmarks/imports.py", "echodfkd/benchmarks/job_run.py"),
+}
+"""They start our own jobs and nodes, to break them or to time them."""
 
 UNPICKLES_PINNED = "echodfkd/models/teacher_files.py"
 """Reads torch.export archives, whose loader unpickles, after it has compared the bytes with a pinned sha256."""
+
+UNPICKLES_ITS_OWN = "echodfkd/runtime/block_bytes.py"
+"""Reads back what it has pickled in the line before, to see what is copied."""
 
 BANNED_CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load"}
 BANNED_CALLS |= {"yaml.full_load", "pickle.load", "pickle.loads", "pickle.Unpickler", "marshal.load", "marshal.loads"}
@@ -37,6 +43,8 @@ def faults(text: str, path: str = "") -> list[str]:
     """What is wrong with one module."""
     tree, found = ast.parse(text), []
     for name, call in calls(tree):
+        if name == "pickle.loads" and path == UNPICKLES_ITS_OWN:
+            continue
         if name in BANNED_CALLS or name.rpartition(".")[2] in BANNED_METHODS:
             found.append(name)
         if name == "torch.export.load" and path != UNPICKLES_PINNED:
