@@ -67,7 +67,7 @@ HEADER = (
 
 def line(row: FaultRow) -> str:
     """A row as Markdown."""
-    same = {True: "yes", False: "**no**", None: "other clips"}[row.same]
+    same = {True: "yes", False: "**no**", None: "not compared"}[row.same]
     cells = (row.fault, _seconds(row.detected_s), row.lost, row.repeated, same, _seconds(row.extra_s), row.means)
     return "| " + " | ".join(map(str, cells)) + " |"
 
