@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import socket
 import subprocess
-import time
 from pathlib import Path
 
 import s3fs
 
+from tests.helpers_ports import free_port, wait_for_port
 from tests.helpers_s3 import CREDENTIALS
 
 OWNER = ("test:tester", "testing")
@@ -36,31 +35,12 @@ pipeline = {pipeline}
 use = egg:swift#{name}
 """
 
-_PROXY = """account_autocreate = true
-[filter:catch_errors]
-use = egg:swift#catch_errors
-[filter:listing_formats]
-use = egg:swift#listing_formats
-[filter:bulk]
-use = egg:swift#bulk
-[filter:s3api]
-use = egg:swift#s3api
-location = us-east-1
-[filter:tempauth]
-use = egg:swift#tempauth
-user_test_tester = testing .admin
-user_test_stranger = passing
-[filter:copy]
-use = egg:swift#copy
-[filter:slo]
-use = egg:swift#slo
-[filter:versioned_writes]
-use = egg:swift#versioned_writes
-[filter:symlink]
-use = egg:swift#symlink
-"""
-
-PIPELINE = "catch_errors listing_formats bulk s3api tempauth copy slo versioned_writes symlink proxy-server"
+FILTERS = {
+    **{"catch_errors": "", "listing_formats": "", "bulk": "", "s3api": "location = us-east-1\n"},
+    "tempauth": "user_test_tester = testing .admin\nuser_test_stranger = passing\n",
+    **{"copy": "", "slo": "", "versioned_writes": "", "symlink": ""},
+}
+"""What a request to the proxy passes, in order, and the options of each."""
 
 
 def programs() -> Path | None:
@@ -79,7 +59,7 @@ class Swift:
         self.folder, self._programs = folder, found
         (folder / "devices" / "d1").mkdir(parents=True)
         (folder / "swift.conf").write_text("[swift-hash]\nswift_hash_path_suffix = of-a-test\n")
-        ports = {name: _free_port() for name in ("account", "container", "object", "proxy")}
+        ports = {name: free_port() for name in ("account", "container", "object", "proxy")}
         self.port = ports["proxy"]
         self._processes: list[subprocess.Popen[bytes]] = []
         for name in ("account", "container", "object"):
@@ -88,7 +68,7 @@ class Swift:
             for name, port in ports.items():
                 self._start(name, port)
             for port in ports.values():
-                _wait_for(port)
+                wait_for_port(port)
         except BaseException:
             self.close()
             raise
@@ -121,10 +101,13 @@ class Swift:
 
     def _start(self, name: str, port: int) -> None:
         config = self.folder / f"{name}-server.conf"
-        pipeline = PIPELINE if name == "proxy" else f"{name}-server"
+        passed = FILTERS if name == "proxy" else {}
+        pipeline = " ".join([*passed, f"{name}-server"])
         user = pwd.getpwuid(os.geteuid()).pw_name
         text = _SERVER.format(port=port, user=user, folder=self.folder, pipeline=pipeline, name=name)
-        config.write_text(text + (_PROXY if name == "proxy" else ""))
+        text += "account_autocreate = true\n" if name == "proxy" else ""
+        sections = [f"[filter:{each}]\nuse = egg:swift#{each}\n{options}" for each, options in passed.items()]
+        config.write_text(text + "".join(sections))
         command = [*self._python(), str(self._programs / f"swift-{name}-server"), str(config)]
         with (self.folder / f"{name}.log").open("wb") as log:
             self._processes.append(subprocess.Popen(command, stdout=log, stderr=log))
@@ -132,19 +115,3 @@ class Swift:
     def _python(self) -> list[str]:
         """Swift's own interpreter: its programs are scripts."""
         return [str(self._programs / "python")]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait_for(port: int) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.1)
-    raise AssertionError(f"no Swift server listens on port {port}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from echodfkd.benchmarks.timing import Ratio, Report, interleave
+from echodfkd.benchmarks.timing import Ratio, Report, interleave, timed
 from echodfkd.video.decode import decode_video, open_video
 from echodfkd.video.encode import encode_avi
 
@@ -77,8 +76,8 @@ def decode(report: Report, *, quick: bool) -> dict[str, Any]:
             del works["OpenCV"]
             report("OpenCV is not installed and left out")
         apart = differences(works, clip.video, start)
-        times = interleave({name: _cpu_timed(work) for name, work in works.items()}, 3 if quick else 40)
-    seconds = {name: [found for (found,) in taken] for name, taken in times.items()}
+        times = interleave({name: timed(work) for name, work in works.items()}, 3 if quick else 40)
+    seconds = {name: [cpu for _, cpu in taken] for name, taken in times.items()}
     ratios = {name: Ratio.of(found, seconds["ours"]) for name, found in seconds.items() if name != "ours"}
     report(f"{'decoder':<20} {'CPU ms':>8}   {'over ours':<20} {'largest difference to ours, levels':>36}")
     for name, found in seconds.items():
@@ -105,12 +104,3 @@ def differences(works: dict[str, Callable[[], np.ndarray]], written: np.ndarray,
     found = {name: work().astype(np.int16) for name, work in works.items()}
     window = ours[start : start + WINDOW]
     return {name: int(np.abs(video - (window if "window" in name else ours)).max()) for name, video in found.items()}
-
-
-def _cpu_timed(work: Callable[[], object]) -> Callable[[], tuple[float]]:
-    def timed() -> tuple[float]:
-        start = time.process_time()
-        work()
-        return (time.process_time() - start,)
-
-    return timed

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict
 from typing import Any
 
 import torch
 
 from echodfkd.benchmarks.accounting import DEMO, random_batch
-from echodfkd.benchmarks.timing import Ratio, Report, interleave
+from echodfkd.benchmarks.timing import Ratio, Report, interleave, timed
 from echodfkd.config import RunConfig, StudentConfig, TrainConfig, WindowConfig
 from echodfkd.training.collectives import ensure_group
 from echodfkd.training.objective import Totals, own_totals
@@ -30,20 +29,19 @@ class Update:
         self.students: list[Student] = [make_student(config, name, device, None) for name in config.students]
         self.device, self.step = device, 0
 
-    def __call__(self) -> tuple[float, float]:
-        """Wall and CPU seconds."""
-        wall, cpu = time.perf_counter(), time.process_time()
+    def __call__(self) -> None:
+        """One update."""
         accumulate_gradients(
             self.students, self.batches, totals=self.totals, step=self.step, device=self.device
         ).tolist()
         self.step += 1
         update(self.students, 1e-3, self.step)
-        return time.perf_counter() - wall, time.process_time() - cpu
 
 
 def engines(report: Report, *, quick: bool) -> dict[str, Any]:
     """Time of an update of the demo's students under DeepSpeed (ZeRO 0, 1, 3) over the plain engine's."""
-    found = interleave(prepare(DEMO, WindowConfig(frames=4 if quick else 16)), 3 if quick else 30)
+    updates = prepare(DEMO, WindowConfig(frames=4 if quick else 16))
+    found = interleave({name: timed(one) for name, one in updates.items()}, 3 if quick else 30)
     plain = found["plain"]
     report(f"{'engine':<20} {'ms an update':>13} {'CPU ms':>8}   over plain: wall, CPU")
     rows: dict[str, dict[str, Any]] = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from torch import nn
 
 from echodfkd.benchmarks.authors_teacher import teach_clip, teach_clips
-from echodfkd.benchmarks.timing import Ratio, Report, interleave, matmul_flops
+from echodfkd.benchmarks.timing import Ratio, Report, interleave, matmul_flops, timed
 from echodfkd.mask_codes import quantise
 from echodfkd.models.build import echonet_teacher
 from echodfkd.models.deeplabv3 import INPUT_SIZE, Conv, DeepLabV3
@@ -116,7 +115,7 @@ def compare(network: DeepLabV3, video: np.ndarray, *, device: str, rounds: int) 
         "ours fp32": lambda: quantise(ours["fp32"].soft_masks(video)),
         "ours bf16": lambda: quantise(ours["bf16"].soft_masks(video)),
     }
-    times = interleave({name: _timed(work) for name, work in works.items()}, rounds)
+    times = interleave({name: timed(work) for name, work in works.items()}, rounds)
     frames = video.shape[0] * video.shape[1]
     wall = {name: [seconds for seconds, _ in found] for name, found in times.items()}
     cpu = {name: [seconds for _, seconds in found] for name, found in times.items()}
@@ -129,14 +128,3 @@ def compare(network: DeepLabV3, video: np.ndarray, *, device: str, rounds: int) 
     apart = {name: float(np.abs(teacher.soft_masks(video[:1]) - expected).max()) for name, teacher in ours.items()}
     rates = {name: frames / float(np.median(seconds)) for name, seconds in wall.items()}
     return {"frames_s": rates, "ratios": ratios, "apart": apart}
-
-
-def _timed(work: Callable[[], object]) -> Callable[[], tuple[float, float]]:
-    """Wall and CPU seconds of work that ends with its result in the host's memory."""
-
-    def timed() -> tuple[float, float]:
-        wall, cpu = time.perf_counter(), time.process_time()
-        work()
-        return time.perf_counter() - wall, time.process_time() - cpu
-
-    return timed

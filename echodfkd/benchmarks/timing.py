@@ -82,6 +82,17 @@ def interleave(works: Mapping[str, Callable[[], tuple[float, ...]]], rounds: int
     return times
 
 
+def timed(work: Callable[[], object]) -> Callable[[], tuple[float, float]]:
+    """For `interleave`: wall and CPU seconds of work that ends with its result in the host's memory."""
+
+    def measured() -> tuple[float, float]:
+        wall, cpu = time.perf_counter(), time.process_time()
+        work()
+        return time.perf_counter() - wall, time.process_time() - cpu
+
+    return measured
+
+
 def matmul_flops(device: str, dtype: torch.dtype) -> float:
     """Floating-point operations a second of a large square matrix product, the fastest of three."""
     size = 8192 if device != "cpu" else 1536

@@ -5,7 +5,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,18 +18,13 @@ from echodfkd.storage import RunStorage
 from echodfkd.training.checkpoints import list_checkpoints
 from echodfkd.training.ledger import check_ledger
 from tests.conftest import TINY
+from tests.helpers_ports import free_port, wait_for_port
 
 ROOT = Path(__file__).parents[2]
 RAY = Path(sys.executable).parent / "ray"
 no_space = pytest.mark.skipif(
     " " in sys.executable, reason="Ray's own job actor does not start from a path with a space in it"
 )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture
@@ -75,16 +69,6 @@ def started(command: list[str], env: dict[str, str], folder: Path, tries: int = 
                 return process
             time.sleep(0.2)
     raise AssertionError(path.read_text()[-3000:])
-
-
-def wait_for_port(port: int) -> None:
-    deadline = time.time() + 60
-    while time.time() < deadline:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.5)
-    raise AssertionError(f"nothing listens on port {port}")
 
 
 GRACE_S = 45

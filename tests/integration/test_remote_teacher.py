@@ -20,7 +20,8 @@ from echodfkd.errors import InputError
 from echodfkd.runtime.distillation_run import run_distillation
 from echodfkd.storage import RunStorage
 from echodfkd.training.ledger import check_ledger
-from tests.helpers_remote import TOKEN, free_port, make_certificate
+from tests.helpers_ports import free_port
+from tests.helpers_remote import TOKEN, make_certificate
 from tests.helpers_s3 import FaultyProxy
 from tests.integration.fault_rows import record
 from tests.integration.helpers_faults import ThreadedRun, final_weights, train_without_ray

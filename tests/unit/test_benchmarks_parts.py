@@ -9,6 +9,7 @@ import torch
 
 from echodfkd.benchmarks import cases, clip_bytes, data_wait, decode, engines, family_of_16, imports
 from echodfkd.benchmarks import stream_vs_two_stage as streaming
+from echodfkd.benchmarks.timing import timed
 from echodfkd.benchmarks.two_stage import TaughtVideos, teach_to_disk, train_from_disk
 from echodfkd.config import StudentConfig, WindowConfig
 from echodfkd.models.build import build_student, build_teacher
@@ -108,7 +109,7 @@ def test_engines_take_the_same_updates() -> None:
     assert ready.keys() == engines.ENGINES.keys()
     first = {name: update.students[0].engine.weights() for name, update in ready.items()}
     for update in ready.values():
-        assert min(update()) > 0
+        assert min(timed(update)()) > 0
         update()
     weights = {name: update.students[0].engine.weights() for name, update in ready.items()}
     moved = max(float((weights["plain"][key] - first["plain"][key]).abs().max()) for key in first["plain"])

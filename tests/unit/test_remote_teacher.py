@@ -20,7 +20,8 @@ from echodfkd.teachers import exchange as module
 from echodfkd.teachers.protocol import Limits
 from echodfkd.teachers.reference import make_reference
 from echodfkd.teachers.remote import RemoteTeacher
-from tests.helpers_remote import LIMITS, TOKEN, FakeServer, FakeTeacher, free_port, make_certificate
+from tests.helpers_ports import free_port
+from tests.helpers_remote import LIMITS, TOKEN, FakeServer, FakeTeacher, make_certificate
 
 VIDEO = np.random.default_rng(0).integers(0, 255, (12, 5, 16, 16), dtype=np.uint8)  # 255 would be a clip at fault
 
