@@ -19,6 +19,10 @@ from echodfkd.storage import RunStorage
 from echodfkd.untrusted import parse_json_object, parse_yaml
 
 HOUR = 3600.0
+SEEN_S = 0.15
+"""Seconds from the end of a source's task to the begin of its next: Ray Data's scheduler looks for finished tasks ten
+times a second. Two tasks that take no time make 11 to 14 blocks a second (docs/scale.md). Teachers are not held up by
+it as long as a block takes them longer: each has a second one waiting."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ def estimate(config: RunConfig, pilot: RunConfig, summary: Mapping[str, Any]) ->
     """The estimate from a pilot's config and summary.
 
     Work is taken to grow with the pixels of a clip, and with the number of processes of a stage: what the network and
-    shared disks take off is not in it.
+    shared disks take off is not in it. What a source waits for between two of its tasks is (`SEEN_S`).
 
     Raises:
         InputError: the summary lacks a stage.
@@ -116,6 +120,7 @@ def estimate(config: RunConfig, pilot: RunConfig, summary: Mapping[str, Any]) ->
     scale = _pixels(pilot.window.frames, pilot.window.size) / _pixels(config.window.frames, config.window.size)
     stream = _stream(config)
     rates = {name: _rate(summary, *parts) * scale for name, (_, parts) in stream.items()}
+    rates["source"] = 1 / (1 / rates["source"] + SEEN_S / config.micro_batch)
     speeds = {name: most * rates[name] for name, (most, _) in stream.items()}
     bound = min(speeds, key=lambda name: speeds[name])
     clips_s, clips = speeds[bound], config.plan_slots

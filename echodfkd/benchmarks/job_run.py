@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 import echodfkd
 from echodfkd.errors import RunError
@@ -15,8 +18,10 @@ from echodfkd.reporting.rows import RunRows, column, read_rows
 from echodfkd.storage import RunStorage
 
 
-def distil(overrides: Sequence[str], *, storage: str, name: str) -> RunRows:
+def distil(overrides: Sequence[str], *, storage: str, name: str, pins: Mapping[str, int] | None = None) -> RunRows:
     """Run ``jobs/distill.py`` with these options and return the rows of its folder.
+
+    ``pins``: first words of processes' titles -> the core that they are kept on, from a second after their start on.
 
     Raises:
         RunError: the job failed, or this is not a checkout with ``jobs/``.
@@ -25,10 +30,29 @@ def distil(overrides: Sequence[str], *, storage: str, name: str) -> RunRows:
     if not job.is_file():
         raise RunError(f"the case runs {job}, which is not there; run it from a checkout of the repository")
     command = [sys.executable, str(job), *overrides, f"storage={storage}", f"name={name}", "ray.progress_s=0"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    if done.returncode:
-        raise RunError(f"jobs/distill.py ended with {done.returncode}: {done.stderr.strip()[-500:]}")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:  # noqa: S603
+        while True:
+            try:
+                said, _ = run.communicate(timeout=1.0)
+                break
+            except subprocess.TimeoutExpired:
+                _pin(run.pid, pins or {})
+    if run.returncode:
+        raise RunError(f"jobs/distill.py ended with {run.returncode}: {said.strip()[-500:]}")
     return read_rows(RunStorage(f"{storage}/{name}"))
+
+
+def _pin(parent: int, pins: Mapping[str, int]) -> None:
+    """Keep all threads of the processes below ``parent`` that have these titles on their cores."""
+    if not pins:
+        return
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for process in psutil.Process(parent).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+                title = (process.cmdline() or [""])[0]
+                core = next((core for start, core in pins.items() if title.startswith(start)), None)
+                for thread in process.threads() if core is not None else []:
+                    os.sched_setaffinity(thread.id, {core})
 
 
 def spans_of(rows: RunRows, stage: str) -> np.ndarray:

@@ -35,7 +35,8 @@ MAX_FPS = 10_000.0
 class RecordedSource:
     """A `ClipSource` over a folder with Videos/, FileList.csv and, for truth, VolumeTracings.csv.
 
-    Holds the file list only: it is small to pickle, and each call reads and decodes one file, once. A
+    Holds the file list only: it is small to pickle, and each call reads one file, once, and decodes what it
+    shows of it (`decode_video`): damage elsewhere in a video does not count against a clip. A
     frame that is not square is stretched to ``size`` x ``size``, and its truth with it. The frame rate is
     FileList.csv's, or the header's where the list has none: published synthetic videos carry a default
     rate in their headers.
@@ -84,10 +85,16 @@ class RecordedSource:
         """
         row, epoch = self._row(index, is_case=False)
         clip_id = f"recorded-{row.name}-s{self._seed}-e{epoch}"
+
+        def wanted(num_frames: int, header_fps: float) -> tuple[int, int]:
+            positions, _ = self._window(row, epoch, num_frames, _fps_of(row, header_fps))
+            return int(positions[0]), min(int(positions[-1]) + 2, num_frames)  # samples lie between two frames
+
         with named(clip_id):
-            video, own_fps = self._read(row)
-            positions, start = self._window(row, epoch, len(video), own_fps)
-            window = sample_video(video, positions)
+            decoded = read_video(self._path, row, window=wanted)
+            own_fps = _fps_of(row, decoded.fps)
+            positions, start = self._window(row, epoch, len(decoded.video), own_fps)
+            window = sample_video(decoded.video, positions)
         return VideoClip(
             clip_id=f"{clip_id}-w{start}",
             index=index,
@@ -120,7 +127,8 @@ class RecordedSource:
         row = self._rows[index]
         clip_id = f"recorded-{row.name}-s{self._seed}-case"
         with named(clip_id):
-            video, own_fps = self._read(row)
+            decoded = read_video(self._path, row)
+            video, own_fps = decoded.video, _fps_of(row, decoded.fps)
             masks, grid, start = self._stretch(row, video.shape, own_fps)
         stop = min(start + self._case_frames, len(grid.positions))
         inside = {sample: frame for sample, frame in grid.traced.items() if start <= sample < stop}
@@ -194,15 +202,6 @@ class RecordedSource:
         grid = case_grid(masks, shape[0], own_fps, self._fps, row.file)
         return masks, grid, stretch_start(grid, self._case_frames)
 
-    def _read(self, row: EchoNetRow) -> tuple[np.ndarray, float]:
-        decoded = read_video(self._path, row)
-        fps = row.fps or decoded.fps
-        if not fps > 0:
-            raise ClipError(f"{row.file} has no frame rate, neither in FileList.csv (FPS) nor in its header")
-        if not 1 <= fps <= MAX_FPS:  # resampled to window.fps, it would be millions of frames or none
-            raise ClipError(f"{row.file} has {fps:g} frames a second, expected 1 .. {MAX_FPS:g}")
-        return decoded.video, fps
-
     def _traced_masks(self, row: EchoNetRow, shape: tuple[int, ...]) -> dict[int, np.ndarray]:
         """Traced frame -> bool (H, W)."""
         if self._tracings is None:
@@ -223,6 +222,16 @@ class RecordedSource:
         for sample, frame in inside.items():
             labels[sample - start] = resize_labels(masks[frame][None].astype(np.uint8), self._size)[0]
         return labels
+
+
+def _fps_of(row: EchoNetRow, header_fps: float) -> float:
+    """Frame rate of a video."""
+    fps = row.fps or header_fps
+    if not fps > 0:
+        raise ClipError(f"{row.file} has no frame rate, neither in FileList.csv (FPS) nor in its header")
+    if not 1 <= fps <= MAX_FPS:  # resampled to window.fps, it would be millions of frames or none
+        raise ClipError(f"{row.file} has {fps:g} frames a second, expected 1 .. {MAX_FPS:g}")
+    return fps
 
 
 def _conditions(row: EchoNetRow) -> Conditions:

@@ -1,4 +1,4 @@
-"""Decode a whole video file from memory to grey frames, and refuse one that is not whole.
+"""Decode a video file from memory to grey frames, all or those of a window, and refuse one that is not whole.
 
 Legend: T frames, H rows, W columns.
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +26,8 @@ from echodfkd.errors import ClipError
 FORMATS = ("avi", "mov", "mp4", "m4a", "3gp", "3g2", "mj2")
 """FFmpeg's names of the AVI and the MP4 reader: the second answers to all names after the first."""
 CODECS = ("mjpeg", "mpeg4", "h264", "rawvideo", "ffv1")
+INTRA_CODECS = ("mjpeg", "rawvideo")
+"""Codecs whose packets hold a frame each that needs no other: those of other windows can be skipped."""
 MAX_FRAME_PIXELS = 1 << 22
 """Largest frame, 2048 x 2048: machines write up to 1920 x 1080."""
 MAX_VIDEO_BYTES = 1 << 29
@@ -45,7 +47,13 @@ class DecodedVideo:
     header_frames: int | None
 
 
-def decode_video(data: bytes, *, name: str, expected_frames: int | None = None) -> DecodedVideo:
+Window = Callable[[int, float], tuple[int, int]]
+"""Number of frames, the header's rate (0.0: none) -> the first frame that is wanted, and the one after the last."""
+
+
+def decode_video(
+    data: bytes, *, name: str, expected_frames: int | None = None, window: Window | None = None
+) -> DecodedVideo:
     """Decode AVI or MP4 (MJPEG, MPEG-4 as XVID, H.264, uncompressed, FFV1) to grey frames.
 
     Limited-range streams (black at 16, white at 235) are expanded to 0..255. Grey is the decoder's luma
@@ -57,17 +65,33 @@ def decode_video(data: bytes, *, name: str, expected_frames: int | None = None) 
         expected_frames: frames that the data set's list promises, or None. More frames than that are
             accepted: published synthetic lists hold counts that are too small, but a file cut short
             always has fewer.
+        window: frames that are wanted. Where the codec is one of `INTRA_CODECS`, all others but the last are left
+            black, and damage in them is not seen; the last is decoded because a file that was cut short ends in it.
 
     Raises:
-        ClipError: not a video, another codec, no frames, unreadable, frames of several sizes, fewer frames than
-            the header or ``expected_frames`` says, or larger than `MAX_FRAME_PIXELS` or `MAX_VIDEO_BYTES`.
+        ClipError: what ``window`` raises, or not a video, another codec, no frames, unreadable, frames of several
+            sizes, fewer frames than the header or ``expected_frames`` says, or larger than `MAX_FRAME_PIXELS` or
+            `MAX_VIDEO_BYTES`.
     """
     with open_video(data, name=name) as (container, stream):
         header_frames = int(stream.frames) if stream.frames > 0 else None
         fps = float(stream.average_rate or stream.guessed_rate or 0)
-        frames, reason = _decode_frames(container, stream, name)
-    _check_count(name, len(frames), header_frames, expected_frames, reason)
-    return DecodedVideo(np.stack(frames), fps if math.isfinite(fps) else 0.0, header_frames)
+        fps = fps if math.isfinite(fps) else 0.0
+        if window is None or stream.codec_context.name not in INTRA_CODECS:
+            frames, reason = _decode_frames(container.decode(stream), name)
+            _check_count(name, len(frames), header_frames, expected_frames, reason)
+            return DecodedVideo(np.stack(frames), fps, header_frames)
+        packets = [packet for packet in container.demux(stream) if packet.size]
+        _check_count(name, len(packets), header_frames, expected_frames, "")
+        first, stop = window(len(packets), fps)
+        wanted = sorted({*range(first, stop), len(packets) - 1})
+        decoded = (frame for place in wanted for frame in packets[place].decode())
+        frames, reason = _decode_frames(decoded, name, places=wanted)
+        if reason or len(frames) < len(wanted):
+            raise ClipError(f"{name} cannot be read at frame {wanted[len(frames)]}: {reason or 'no picture'}")
+    video = np.zeros((len(packets), *frames[0].shape), np.uint8)  # memory that is not touched takes none
+    video[wanted] = frames
+    return DecodedVideo(video, fps, header_frames)
 
 
 @contextmanager
@@ -102,21 +126,25 @@ def open_video(data: bytes, *, name: str) -> Iterator[tuple[Any, Any]]:
         raise ClipError(f"{name} is not a readable video ({len(data)} bytes): {reason}") from error
 
 
-def _decode_frames(container: Any, stream: Any, name: str) -> tuple[list[np.ndarray], str]:
-    """All grey frames up to the first fault, and that fault's reason ("" where there is none)."""
+def _decode_frames(decoded: Iterable[Any], name: str, places: Sequence[int] = ()) -> tuple[list[np.ndarray], str]:
+    """All grey frames up to the first fault, and that fault's reason ("" where there is none).
+
+    ``places``: of the frames in the file, where some are left out.
+    """
     import av
     from av.video.reformatter import VideoReformatter
 
     reformatter = VideoReformatter()  # one for the whole file: a conversion context per frame costs more than it
     frames: list[np.ndarray] = []
     try:
-        for frame in container.decode(stream):
+        for frame in decoded:
+            place = places[len(frames)] if places else len(frames)
             if frame.is_corrupt:
-                return frames, f"frame {len(frames)} is damaged"
+                return frames, f"frame {place} is damaged"
             pixels = frame.width * frame.height
-            if pixels > MAX_FRAME_PIXELS or pixels * (len(frames) + 1) > MAX_VIDEO_BYTES:
+            if pixels > MAX_FRAME_PIXELS or pixels * (place + 1) > MAX_VIDEO_BYTES:
                 raise ClipError(
-                    f"{name} is too large: frame {len(frames)} has {frame.width} x {frame.height} pixels, allowed are"
+                    f"{name} is too large: frame {place} has {frame.width} x {frame.height} pixels, allowed are"
                     f" {MAX_FRAME_PIXELS} in a frame and {MAX_VIDEO_BYTES} in a file"
                 )
             grey = reformatter.reformat(frame, format="gray", threads=1).to_ndarray()

@@ -22,7 +22,7 @@ import pyarrow.csv
 from echodfkd.errors import ClipError, InputError
 from echodfkd.object_store import open_filesystem
 from echodfkd.storage import read_inside
-from echodfkd.video.decode import DecodedVideo, decode_video
+from echodfkd.video.decode import DecodedVideo, Window, decode_video
 
 FILE_LIST_COLUMNS = ("FileName", "EF", "ESV", "EDV", "FrameHeight", "FrameWidth", "FPS", "NumberOfFrames", "Split")
 _REQUIRED = ("FileName", "FPS", "NumberOfFrames", "Split")
@@ -97,8 +97,9 @@ def select_split(rows: list[EchoNetRow], split: str, root: str) -> list[EchoNetR
     return chosen
 
 
-def read_video(root: str, row: EchoNetRow) -> DecodedVideo:
-    """Read and decode one video, and hold its frames against its header and FileList.csv.
+def read_video(root: str, row: EchoNetRow, *, window: Window | None = None) -> DecodedVideo:
+    """Read and decode one video (of ``window``, see `decode_video`), and hold its frames against its header and
+    FileList.csv.
 
     Raises:
         ClipError: the file is missing or unreadable, a link that leads out of the folder, larger than
@@ -111,7 +112,7 @@ def read_video(root: str, row: EchoNetRow) -> DecodedVideo:
         raise ClipError(f"{row.file} is in FileList.csv but not in {root}/Videos") from error
     except (OSError, ValueError) as error:
         raise ClipError(f"{row.file} cannot be read from {root}/Videos: {error}") from error
-    return decode_video(data, name=row.file, expected_frames=row.num_frames)
+    return decode_video(data, name=row.file, expected_frames=row.num_frames, window=window)
 
 
 def read_tracings(root: str, names: Collection[str] | None = None) -> dict[str, dict[int, np.ndarray]]:

@@ -1,9 +1,9 @@
 """How far one head node carries: pace against the number of teachers, memory against the length of the plan.
 
 Stand-ins sleep in the teachers' place (`sleeping_teacher`) or cost nothing (`stand_ins`); Ray, the stream, and in the
-second part students, ledger and evaluators are the real ones. All on this machine:
+last part students, ledger and evaluators are the real ones. All on this machine:
 
-    python -m tests.benchmarks.scale [--quick] [--only streams|runs]
+    python -m tests.benchmarks.scale [--quick] [--only streams|pools|runs] [--teachers 2 32]
 
 prints a table for each part and, as its last line, one JSON object. All of it takes half an hour and 9 GB.
 """
@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +26,23 @@ from echodfkd.command import prepare_ray
 ROOT = Path(__file__).parents[2]
 EFFICIENCY = 0.9
 """Share of the pace that teachers would have if nothing but themselves took time."""
+OF_BOUND = 0.8
+"""Share of what a pool of teachers could bring over a teacher inside the student's process."""
+OVER_BUSIEST = 1.1
+"""Most that a run may take, over what its busiest stage works."""
 GROWTH = 1.1
 """Most that memory may grow where the plan is ten times as long."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured: (teachers, seconds of their sleeps) and (updates, read tasks of a leg)."""
+    """What is measured: (teachers, seconds of their sleeps), (seconds of teaching, of learning a batch), and (updates,
+    read tasks of a leg)."""
 
     streams: tuple[tuple[int, tuple[float, ...]], ...]
     phase_s: float
+    pools: tuple[tuple[float, float], ...]
+    pool_s: float
     runs: tuple[tuple[int, int], tuple[int, int]]
 
 
@@ -43,9 +50,13 @@ SLEEPS = (2.0, 1.0, 0.5, 0.25)
 WHOLE = Plan(
     streams=(*((count, SLEEPS) for count in (2, 4, 8, 16, 32)), (64, SLEEPS[:2])),
     phase_s=6.0,
+    pools=((1.0, 0.2), (2.0, 0.2), (1.0, 0.4), (0.5, 0.1)),
+    pool_s=30.0,
     runs=((100, 50), (1000, 50)),  # two legs are there at the same time: with less than two the first had one of them
 )
-QUICK = Plan(streams=((2, (1.0,)), (8, (1.0,))), phase_s=6.0, runs=((60, 30), (180, 30)))
+QUICK = Plan(
+    streams=((2, (1.0,)), (8, (1.0,))), phase_s=6.0, pools=((1.0, 0.2),), pool_s=10.0, runs=((60, 30), (180, 30))
+)
 
 
 def measure_streams(plan: Plan) -> dict[str, Any]:
@@ -68,7 +79,7 @@ def measure_streams(plan: Plan) -> dict[str, Any]:
         clusters.append({"teachers": teachers, **found})
         print(f"{'':>8} {clusters[-1]}", flush=True)
     slow = [row for row in rows if row["sleep_s"] == max(row["sleep_s"] for row in rows) and row["teachers"] <= 32]
-    efficiency = round(slow[-1]["of_asked"] / slow[0]["of_asked"], 3)
+    efficiency = round(slow[-1]["of_asked"] / min(1.0, slow[0]["of_asked"]), 3)  # above 1 is a backlog
     return {
         "stream": rows,
         "clusters": clusters,
@@ -76,6 +87,34 @@ def measure_streams(plan: Plan) -> dict[str, Any]:
         "kept_up_to": max((row["batches_s"] for row in rows if row["of_asked"] >= EFFICIENCY), default=None),
         "missed_from": min((row["asked_batches_s"] for row in rows if row["of_asked"] < EFFICIENCY), default=None),
         "efficiency_holds": efficiency >= EFFICIENCY,
+    }
+
+
+def measure_pools(plan: Plan) -> dict[str, Any]:
+    """Teachers in a pool against a teacher in the student's process; and a whole run against its busiest stage."""
+    from tests.benchmarks.pools import TEACHERS, measure_pool
+
+    print(f"\n{TEACHERS} teachers of t s, a student of s s a batch; batches/s")
+    print(f"{'t':>5} {'s':>5} {'pool':>7} {'inside':>7} {'gain':>6} {'bound':>6} {'of it':>6} {'wall / busiest':>15}")
+    rows = []
+    for teach_s, learn_s in plan.pools:
+        rows.append(row := measure_pool(teach_s, learn_s, seconds=plan.pool_s))
+        print(
+            f"{teach_s:>5g} {learn_s:>5g} {row['pool']:>7.2f} {row['inside']:>7.2f} {row['gain']:>6.2f}"
+            f" {row['bound']:>6.2f} {row['of_bound']:>6.2f} {row['wall_over_busiest']:>15.3f}",
+            flush=True,
+        )
+    steady = [_whole_run(steps, steps, teachers=4, teach_s=0.5)["steady"] for steps in plan.runs[0][:1] * 3]
+    for one in steady:
+        shares = ", ".join(f"{stage} {share:.0%}" for stage, share in one["busy"].items())
+        print(f"whole run, 4 teachers of 0.5 s: wall / busiest {one['wall_over_busiest']:.3f} ({shares})", flush=True)
+    over = statistics.median(one["wall_over_busiest"] for one in steady)
+    return {
+        "pools": rows,
+        "pools_hold": min(row["of_bound"] for row in rows) >= OF_BOUND,
+        "steady": steady,
+        "wall_over_busiest": round(over, 3),
+        "wall_over_busiest_holds": over <= OVER_BUSIEST,
     }
 
 
@@ -97,8 +136,9 @@ def measure_runs(plan: Plan) -> dict[str, Any]:
     return {"runs": runs, "growth": growth, "growth_holds": max(growth.values()) <= GROWTH}
 
 
-def _whole_run(steps: int, leg: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", "tests.benchmarks.whole_run", str(steps), str(leg)]
+def _whole_run(steps: int, leg: int, *, teachers: int = 2, teach_s: float = 0.0) -> dict[str, Any]:
+    plan = [steps, leg, teachers, teach_s]
+    command = [sys.executable, "-m", "tests.benchmarks.whole_run", *map(str, plan)]
     env = {**os.environ, "RAY_ENABLE_AUTO_CONNECT": "0"}  # a look at the object store must not start another cluster
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -110,14 +150,17 @@ def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two sizes and a short run: whether it works, no result")
-    parser.add_argument("--only", choices=("streams", "runs"), help="one part")
+    parser.add_argument("--only", choices=("streams", "pools", "runs"), help="one part")
+    parser.add_argument("--teachers", type=int, nargs="+", help="of streams: these numbers of teachers only")
     args = parser.parse_args()
     prepare_ray("local")  # before ray is imported
     os.environ.setdefault("RAY_worker_niceness", "0")  # by default workers yield to all else that this machine does
     from echodfkd.runtime.cluster import machine_line
 
     plan = QUICK if args.quick else WHOLE
-    parts = {"streams": measure_streams, "runs": measure_runs}
+    if args.teachers:
+        plan = replace(plan, streams=tuple(row for row in plan.streams if row[0] in args.teachers))
+    parts = {"streams": measure_streams, "pools": measure_pools, "runs": measure_runs}
     found = {"case": "scale", "quick": args.quick, "machine": machine_line(), "date": time.strftime("%Y-%m-%d")}
     for name, measure in parts.items():
         if args.only in (None, name):

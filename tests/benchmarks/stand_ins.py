@@ -7,6 +7,7 @@ of sources and teachers; nothing in the product knows of them.
 from __future__ import annotations
 
 import dataclasses
+import time
 
 import numpy as np
 
@@ -23,12 +24,13 @@ class StandInConfig(RunConfig):
     """A config that brings the stand-ins along."""
 
 
-def stand_in_config(overrides: list[str]) -> StandInConfig:
-    """The config of these overrides, with the stand-in source (held-out cases stay phantoms) and teacher."""
+def stand_in_config(overrides: list[str], *, teach_s: float = 0.0) -> StandInConfig:
+    """The config of these overrides, with the stand-in source (held-out cases stay phantoms) and a teacher that takes
+    so many seconds for a block."""
     config = load_config(None, overrides)
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     values["source"] = dataclasses.replace(config.source, kind="stand_in")
-    values["teacher"] = dataclasses.replace(config.teacher, kind="stand_in")
+    values["teacher"] = dataclasses.replace(config.teacher, kind="stand_in", weights=str(teach_s))
     return StandInConfig(**values)
 
 
@@ -62,14 +64,18 @@ class StandInSource:
         raise AssertionError("the stand-in source has no cases")
 
 
-class InstantTeacher:
-    """Masks that cost nothing: a disc in the middle of every frame."""
+class DiscTeacher:
+    """Masks that cost nothing but sleep: a disc in the middle of every frame."""
 
     teacher_id = "stand-in"
     class_names = CLASS_NAMES
 
+    def __init__(self, teach_s: float) -> None:
+        self.teach_s = teach_s
+
     def soft_masks(self, video_NTHW: np.ndarray) -> np.ndarray:
         """(N, T, H, W) probabilities."""
+        time.sleep(self.teach_s)
         H, W = video_NTHW.shape[-2:]
         y, x = np.mgrid[:H, :W]
         disc = ((y - H / 2) ** 2 + (x - W / 2) ** 2 < (H / 4) ** 2).astype(np.float32)
@@ -81,7 +87,7 @@ def _source(part: PartConfig, window: WindowConfig, seed: int, case_frames: int)
 
 
 def _teacher(weights: str, device: str, batch_frames: int) -> Teacher:
-    return InstantTeacher()
+    return DiscTeacher(float(weights))
 
 
 sources._BUILDERS["stand_in"] = _source

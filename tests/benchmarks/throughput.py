@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import psutil
 from ray.data import DataContext
 
@@ -30,9 +31,12 @@ from tests.benchmarks.stand_ins import stand_in_config
 BATCH = ["train.global_batch=4", "window.frames=18", "window.size=64"]
 """A micro-batch of four clips: 295 kB of video, and as much of masks."""
 
-SETTLE_ROUNDS = 4
+SOURCES = 8
+"""Read tasks at work at once. The stream's scheduler looks for finished tasks ten times a second, and a task is through
+after two looks: two tasks make 10 blocks a second at most, however fast they are (seen: 11)."""
+SETTLE_ROUNDS = 6
 """Rounds (a block per teacher) at the begin of a phase that are left out: the reader may find a backlog there."""
-MEASURED_ROUNDS = 6
+MEASURED_ROUNDS = 10
 """Rounds that are measured, at least."""
 START_TRIES = 3
 LAST_ROUNDS = 3
@@ -64,13 +68,11 @@ def measure_stream(teachers: int, phases: list[Phase], *, ahead_mb: int = 256) -
         sleeps.append((first * 4, phase.sleep_s))
         first += phase.rounds * teachers
     steps = first + LAST_ROUNDS * teachers
-    config = stand_in_config(
-        [*BATCH, f"train.steps={steps}", "train.checkpoint_every=1", "data.leg_tasks=100000", "data.source_tasks=2",
-         f"data.ahead_mb={ahead_mb}", "teacher.num_cpus=0.1", f"teacher.min_actors={teachers}",
-         f"teacher.max_actors={teachers}", "students.a={blocks: 1, layers: 1, filters: 2}"]
-    )  # fmt: skip
+    config = stream_config(steps, teachers, ahead_mb=ahead_mb)
     rows = []
-    with _cluster(), _batches(config, sleeps) as stream:
+    stage = Stage(SleepingTeacher, {"sleeps": sleeps}, config.teacher)
+    with cluster_of_stand_ins(), stream_through([stage], config) as columns:
+        stream = map(DistillationBatch.from_columns, columns)
         started, starts_s = time.monotonic(), 0.0
         for phase in phases:
             for _ in range(SETTLE_ROUNDS * teachers):
@@ -95,7 +97,7 @@ def measure_stream(teachers: int, phases: list[Phase], *, ahead_mb: int = 256) -
 
 
 @contextlib.contextmanager
-def _cluster() -> Iterator[None]:
+def cluster_of_stand_ins() -> Iterator[None]:
     """A local cluster; once more where it did not come up: Ray itself gives up after 30 s, too soon when busy."""
     with contextlib.ExitStack() as stack:
         for tries_left in reversed(range(START_TRIES)):
@@ -109,15 +111,23 @@ def _cluster() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _batches(config: RunConfig, sleeps: list[tuple[int, float]]) -> Iterator[Iterator[DistillationBatch]]:
-    """The stream that `build_stream` makes of the config, with sleeping teachers, as one student reads it."""
-    stage = Stage(SleepingTeacher, {"sleeps": sleeps}, config.teacher)
+def stream_through(stages: list[Stage], config: RunConfig) -> Iterator[Iterator[dict[str, np.ndarray]]]:
+    """The columns of the stream that `build_stream` makes of the config, with other stages, as one student reads it."""
     DataContext.get_current().wait_for_min_actors_s = 900
-    with mock.patch.object(clip_stream, "teaching_stages", return_value=[stage]):
+    with mock.patch.object(clip_stream, "teaching_stages", return_value=stages):
         dataset = clip_stream.build_stream(config, 0, "stand-in")
     shard = dataset.streaming_split(1, equal=True)[0]
-    columns = shard.iter_batches(batch_size=config.micro_batch, batch_format="numpy", prefetch_batches=1)
-    yield map(DistillationBatch.from_columns, columns)
+    yield iter(shard.iter_batches(batch_size=config.micro_batch, batch_format="numpy", prefetch_batches=1))
+
+
+def stream_config(steps: int, teachers: int, *, ahead_mb: int) -> RunConfig:
+    """One student on so many micro-batches, and a pool of so many teachers that need no core of their own."""
+    return stand_in_config(
+        [*BATCH, f"train.steps={steps}", "train.checkpoint_every=1", "data.leg_tasks=100000",
+         f"data.source_tasks={SOURCES}", "data.source_num_cpus=0.2",
+         f"data.ahead_mb={ahead_mb}", "teacher.num_cpus=0.1", f"teacher.min_actors={teachers}",
+         f"teacher.max_actors={teachers}", "students.a={blocks: 1, layers: 1, filters: 2}"]
+    )  # fmt: skip
 
 
 def _row(teachers: int, phase: Phase, count: int, took: float, spent: Counter[str], idle: float) -> dict[str, Any]:

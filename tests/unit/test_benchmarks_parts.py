@@ -1,17 +1,32 @@
 """What the benchmarks put side by side computes the same; and their arithmetic on a timeline is right."""
 
 import json
+import os
+import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
-from echodfkd.benchmarks import cases, clip_bytes, data_wait, decode, engines, family_of_16, imports
+from echodfkd.benchmarks import (
+    cases,
+    clip_bytes,
+    data_wait,
+    decode,
+    engines,
+    family_of_16,
+    imports,
+    job_run,
+    stream_wall,
+)
 from echodfkd.benchmarks import stream_vs_two_stage as streaming
 from echodfkd.benchmarks.timing import timed
 from echodfkd.benchmarks.two_stage import TaughtVideos, teach_to_disk, train_from_disk
 from echodfkd.config import StudentConfig, WindowConfig
+from echodfkd.config_file import load_config
 from echodfkd.models.build import build_student, build_teacher
 from echodfkd.video.decode import decode_video
 
@@ -74,6 +89,36 @@ def test_waiting_is_the_time_between_steps() -> None:
     steps = np.array([[10.0, 12.0], [12.5, 14.0], [13.5, 15.0], [17.5, 20.0]])
     assert data_wait.waiting(steps) == pytest.approx((0.5 + 2.5) / 10)
     assert data_wait.waiting(steps[:1]) == 0.0
+
+
+def test_each_role_works_alone_on_one_core() -> None:
+    options = [*stream_wall.RUN, "train.steps=4", "name=alone", "storage=unused"]
+    mine, threads = os.sched_getaffinity(0), torch.get_num_threads()
+    found = stream_wall.work_alone(load_config(None, options), blocks=2, core=min(mine))
+    assert found["teacher"] > 0
+    assert found["student"] > 0
+    with stream_wall.one_core(min(mine)):
+        assert os.sched_getaffinity(0) == {min(mine)}
+        assert torch.get_num_threads() == 1
+    assert (os.sched_getaffinity(0), torch.get_num_threads()) == (mine, threads)
+
+
+def test_processes_are_pinned_by_their_titles() -> None:
+    mine = os.sched_getaffinity(0)
+    titles = ["ray::MapWorker(X).submit", "ray::RayTrainWorker.run"]
+    running = [subprocess.Popen(["bash", "-c", f"exec -a '{title}' sleep 60"]) for title in titles]
+    try:
+        for process, title in zip(running, titles, strict=True):
+            deadline = time.monotonic() + 20
+            while psutil.Process(process.pid).cmdline()[:1] != [title]:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        job_run._pin(os.getpid(), {"ray::MapWorker": max(mine)})
+        assert [os.sched_getaffinity(process.pid) for process in running] == [{max(mine)}, mine]
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
 
 
 def test_decoders_give_the_same_pixels() -> None:

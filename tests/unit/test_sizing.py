@@ -36,11 +36,19 @@ def test_the_slowest_stage_is_the_bound():
     assert (found.clips, found.bound, found.clips_s) == (72_000, "teacher", 8.0)
     assert found.hours == pytest.approx(2.5)  # 72,000 clips at 8 a second
     actors = {stage.name: (stage.actors, stage.most) for stage in found.stages}
-    assert actors == {"source": (1, 4), "teacher": (2, 2), "students": (1, 1), "evaluator": (1, 1)}
+    assert actors == {"source": (2, 4), "teacher": (2, 2), "students": (1, 1), "evaluator": (1, 1)}
     assert found.notes == ()
     more = estimate(config("teacher.max_actors=4"), config(), PILOT)
     assert (more.bound, more.clips_s) == ("students", 10.0)
     assert {stage.name: stage.actors for stage in more.stages}["teacher"] == 3  # 10 clips/s at 4 each
+
+
+def test_a_source_waits_between_its_tasks_to_be_seen():
+    """A block of 8 clips takes 1 s to make and 0.15 s to be followed by another."""
+    found = estimate(config("data.source_tasks=1"), config(), PILOT)
+    assert (found.bound, found.clips_s) == ("source", pytest.approx(8 / 1.15))
+    small = estimate(config("data.source_tasks=1", "train.global_batch=2"), config(), PILOT)
+    assert small.clips_s == pytest.approx(2 / (0.25 + 0.15))
 
 
 def test_prices_and_what_has_none():

@@ -103,6 +103,59 @@ def test_damage_inside_a_file_is_refused():
         decode_video(bytes(data), name="a.mp4")
 
 
+@pytest.mark.parametrize("encode", [encode_avi, encode_mp4])
+def test_a_window_has_the_pixels_of_the_whole_file(encode):
+    data = encode(ramp(30), 50.0)
+    asked = []
+
+    def window(frames, fps):
+        asked.append((frames, fps))
+        return 7, 12
+
+    whole = decode_video(data, name="a")
+    part = decode_video(data, name="a", expected_frames=30, window=window)
+    assert (part.fps, part.header_frames) == (whole.fps, whole.header_frames)
+    np.testing.assert_array_equal(part.video[7:12], whole.video[7:12])
+    assert part.video.shape == whole.video.shape
+    if encode is encode_avi:  # packets that stand for themselves: what is between window and last frame stays black
+        assert asked == [(30, 50.0)]
+        assert not part.video[:7].any()
+        assert not part.video[12:29].any()
+    np.testing.assert_array_equal(part.video[29], whole.video[29])
+
+
+def test_damage_counts_where_it_is_looked_at():
+    rng = np.random.default_rng(0)
+    data = encode_avi(rng.integers(0, 255, (40, 64, 64), dtype=np.uint8), 50.0)
+    starts = [at for at in range(len(data)) if data.startswith(b"\xff\xd8", at)]
+    damaged = bytearray(data)
+    damaged[starts[20] : starts[20] + 600] = bytes(600)
+    with pytest.raises(ClipError, match=r"^a\.avi "):
+        decode_video(bytes(damaged), name="a.avi")
+    with pytest.raises(ClipError, match=r"^a\.avi cannot be read at frame 20: "):
+        decode_video(bytes(damaged), name="a.avi", window=lambda frames, fps: (15, 25))
+    sound = decode_video(bytes(damaged), name="a.avi", window=lambda frames, fps: (2, 10))
+    np.testing.assert_array_equal(sound.video[2:10], decode_video(data, name="a.avi").video[2:10])
+
+
+@pytest.mark.parametrize("where", ["in the middle", "in the last frame"])
+def test_a_file_cut_short_is_refused_whatever_window_is_wanted(where):
+    rng = np.random.default_rng(0)
+    data = encode_avi(rng.integers(0, 255, (40, 64, 64), dtype=np.uint8), 50.0)
+    end = len(data) // 2 if where == "in the middle" else data.rindex(b"\xff\xd8") + 10
+    for window in (None, lambda frames, fps: (0, 5)):
+        with pytest.raises(ClipError, match=r"^a\.avi (has|cannot be read at frame 39)"):
+            decode_video(data[:end], name="a.avi", window=window)
+
+
+def test_a_window_that_cannot_be_had_is_the_callers_error():
+    def window(frames, fps):
+        raise ClipError(f"too short: {frames}")
+
+    with pytest.raises(ClipError, match=r"^too short: 12$"):
+        decode_video(encode_avi(ramp(12), 50.0), name="a.avi", window=window)
+
+
 def test_no_video_at_all():
     with pytest.raises(ClipError, match=r"^a\.avi is not a readable video \(14 bytes\): Invalid data"):
         decode_video(b"this is prose\n", name="a.avi")

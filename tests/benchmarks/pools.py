@@ -1,0 +1,61 @@
+"""What teachers in a pool of their own bring: against one inside the student's process, and against the busiest stage.
+
+Teacher and student sleep in place of computing, so that each has a device of its own, as it were, and only the way the
+work is arranged is measured. A student that teaches for itself is in the way of both: a batch takes t + s seconds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from echodfkd.records import DistillationBatch
+from echodfkd.runtime.teacher_pool import Stage
+from tests.benchmarks.sleeping_teacher import SleepingTeacher
+from tests.benchmarks.throughput import SETTLE_ROUNDS, cluster_of_stand_ins, stream_config, stream_through
+
+TEACHERS = 5
+"""As published for a pool of teachers for each student (EDL: 2.3 times, EDL-Dist: 3.1 times)."""
+
+
+def measure_pool(teach_s: float, learn_s: float, *, seconds: float) -> dict[str, Any]:
+    """One student that learns a batch in ``learn_s``, with `TEACHERS` that teach one in ``teach_s``, and with none.
+
+    Returns:
+        ``pool`` and ``inside``, batches a second; ``gain``, their ratio; ``bound``, what it would be if nothing took
+        time but teaching and learning: min(`TEACHERS` / t, 1 / s) * (t + s); ``of_bound``; ``wall_over_busiest`` of
+        the pool's run.
+    """
+    ideal = min(TEACHERS / teach_s, 1 / learn_s)
+    with cluster_of_stand_ins():
+        pool = _pace(TEACHERS, teach_s, lambda: time.sleep(learn_s), batches=round(seconds * ideal))
+        inside = _pace(0, 0.0, lambda: time.sleep(teach_s + learn_s), batches=round(seconds / (teach_s + learn_s)))
+    bound = ideal * (teach_s + learn_s)
+    return {
+        "teach_s": teach_s,
+        "learn_s": learn_s,
+        "pool": round(pool, 3),
+        "inside": round(inside, 3),
+        "gain": round(pool / inside, 3),
+        "bound": round(bound, 3),
+        "of_bound": round(pool / inside / bound, 3),
+        "wall_over_busiest": round(ideal / pool, 3),
+    }
+
+
+def _pace(teachers: int, teach_s: float, learn: Callable[[], None], *, batches: int) -> float:
+    """Batches a second, after the first rounds and before the last."""
+    settle = SETTLE_ROUNDS * TEACHERS
+    config = stream_config(settle + batches + TEACHERS, max(1, teachers), ahead_mb=256)
+    stages = [Stage(SleepingTeacher, {"sleeps": [(0, teach_s)]}, config.teacher)] if teachers else []
+    with stream_through(stages, config) as columns:
+        for number, batch in enumerate(columns, 1):
+            if stages:
+                DistillationBatch.from_columns(batch)
+            learn()
+            if number == settle:
+                begin = time.monotonic()
+            if number == settle + batches:
+                took = time.monotonic() - begin
+    return batches / took
