@@ -51,8 +51,9 @@ def _pin(parent: int, pins: Mapping[str, int]) -> None:
             with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
                 title = (process.cmdline() or [""])[0]
                 core = next((core for start, core in pins.items() if title.startswith(start)), None)
-                for thread in process.threads() if core is not None else []:
-                    os.sched_setaffinity(thread.id, {core})
+                if core is not None:
+                    for thread in process.threads():
+                        os.sched_setaffinity(thread.id, {core})
 
 
 def spans_of(rows: RunRows, stage: str) -> np.ndarray:

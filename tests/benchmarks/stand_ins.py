@@ -68,7 +68,7 @@ class DiscTeacher:
     """Masks that cost nothing but sleep: a disc in the middle of every frame."""
 
     teacher_id = "stand-in"
-    class_names = CLASS_NAMES
+    class_names: tuple[str, ...] = CLASS_NAMES
 
     def __init__(self, teach_s: float) -> None:
         self.teach_s = teach_s
@@ -86,7 +86,7 @@ def _source(part: PartConfig, window: WindowConfig, seed: int, case_frames: int)
     return StandInSource(window, seed)
 
 
-def _teacher(weights: str, device: str, batch_frames: int) -> Teacher:
+def _teacher(weights: str, device: str, batch_frames: int, precision: str) -> Teacher:
     return DiscTeacher(float(weights))
 
 

@@ -108,5 +108,6 @@ def run(folder: Path, steps: int, leg: int, teachers: int, teach_s: float) -> di
 
 
 if __name__ == "__main__":
+    steps, leg, teachers = map(int, sys.argv[1:4])
     with tempfile.TemporaryDirectory(prefix="echo-", ignore_cleanup_errors=True) as temporary:
-        print(json.dumps(run(Path(temporary), *map(int, sys.argv[1:4]), float(sys.argv[4]))))
+        print(json.dumps(run(Path(temporary), steps, leg, teachers, float(sys.argv[4]))))

@@ -73,7 +73,9 @@ class Video:
         else:
             data = damage_bytes(rng, data)
         expected = rng.choice((None, None, 6, 0, -1, 7, 10**30))
-        found = decode_video(data, name="a.avi", expected_frames=expected)
+        first, length = rng.randrange(6), rng.randrange(1, 6)
+        window = rng.choice((None, lambda frames, fps: (min(first, frames - 1), min(first + length, frames))))
+        found = decode_video(data, name="a.avi", expected_frames=expected, window=window)
         assert found.video.dtype == np.uint8
         assert found.video.ndim == 3
         assert 0 < found.video.size <= MAX_VIDEO_BYTES
