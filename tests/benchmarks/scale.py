@@ -3,7 +3,7 @@
 Stand-ins sleep in the teachers' place (`sleeping_teacher`) or cost nothing (`stand_ins`); Ray, the stream, and in the
 last part students, ledger and evaluators are the real ones. All on this machine:
 
-    python -m tests.benchmarks.scale [--quick] [--only streams|pools|runs] [--teachers 2 32]
+    python -m tests.benchmarks.scale [--quick] [--only streams|pools|steady|runs] [--teachers 2 32]
 
 prints a table for each part and, as its last line, one JSON object. All of it takes half an hour and 9 GB.
 """
@@ -91,7 +91,7 @@ def measure_streams(plan: Plan) -> dict[str, Any]:
 
 
 def measure_pools(plan: Plan) -> dict[str, Any]:
-    """Teachers in a pool against a teacher in the student's process; and a whole run against its busiest stage."""
+    """Teachers in a pool against a teacher in the student's process."""
     from tests.benchmarks.pools import TEACHERS, measure_pool
 
     print(f"\n{TEACHERS} teachers of t s, a student of s s a batch; batches/s")
@@ -104,18 +104,18 @@ def measure_pools(plan: Plan) -> dict[str, Any]:
             f" {row['bound']:>6.2f} {row['of_bound']:>6.2f} {row['wall_over_busiest']:>15.3f}",
             flush=True,
         )
-    steady = [_whole_run(steps, steps, teachers=4, teach_s=0.5)["steady"] for steps in plan.runs[0][:1] * 3]
+    return {"pools": rows, "pools_hold": min(row["of_bound"] for row in rows) >= OF_BOUND}
+
+
+def measure_steady(plan: Plan) -> dict[str, Any]:
+    """Wall time of whole runs over what their busiest stage worked, four stand-in teachers of half a second."""
+    steps = plan.runs[0][0]
+    steady = [_whole_run(steps, steps, teachers=4, teach_s=0.5)["steady"] for _ in range(3)]
     for one in steady:
         shares = ", ".join(f"{stage} {share:.0%}" for stage, share in one["busy"].items())
         print(f"whole run, 4 teachers of 0.5 s: wall / busiest {one['wall_over_busiest']:.3f} ({shares})", flush=True)
     over = statistics.median(one["wall_over_busiest"] for one in steady)
-    return {
-        "pools": rows,
-        "pools_hold": min(row["of_bound"] for row in rows) >= OF_BOUND,
-        "steady": steady,
-        "wall_over_busiest": round(over, 3),
-        "wall_over_busiest_holds": over <= OVER_BUSIEST,
-    }
+    return {"steady": steady, "wall_over_busiest": round(over, 3), "wall_over_busiest_holds": over <= OVER_BUSIEST}
 
 
 def measure_runs(plan: Plan) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two sizes and a short run: whether it works, no result")
-    parser.add_argument("--only", choices=("streams", "pools", "runs"), help="one part")
+    parser.add_argument("--only", choices=("streams", "pools", "steady", "runs"), help="one part")
     parser.add_argument("--teachers", type=int, nargs="+", help="of streams: these numbers of teachers only")
     args = parser.parse_args()
     prepare_ray("local")  # before ray is imported
@@ -160,7 +160,7 @@ def main() -> None:
     plan = QUICK if args.quick else WHOLE
     if args.teachers:
         plan = replace(plan, streams=tuple(row for row in plan.streams if row[0] in args.teachers))
-    parts = {"streams": measure_streams, "pools": measure_pools, "runs": measure_runs}
+    parts = {"streams": measure_streams, "pools": measure_pools, "steady": measure_steady, "runs": measure_runs}
     found = {"case": "scale", "quick": args.quick, "machine": machine_line(), "date": time.strftime("%Y-%m-%d")}
     for name, measure in parts.items():
         if args.only in (None, name):
