@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from echodfkd.benchmarks.job_run import actors_of, distil, spans_of
+from echodfkd.benchmarks.stream_vs_two_stage import write_videos
 from echodfkd.benchmarks.timing import Report
 from echodfkd.reporting import intervals
 from echodfkd.reporting.rows import RunRows
@@ -17,16 +19,30 @@ TARGET_WALL = 1.25
 WARM_UP = 0.2
 """Share of the steps that is left out at the start: the stream fills, and allocators and caches with it."""
 STAGES = ("source", "teacher", "students")
-RUN = (
+MATCHED = (
+    "window={frames: 16, fps: 0, size: 56}",
+    "source.kind=recorded",
+    "train={global_batch: 16, checkpoint_every: 1000, engine: plain, num_cpus: 1, threads: 1}",
+    "teacher={num_cpus: 1, max_actors: 1}",
+    "evaluation.enabled=false",
+    "students.a={blocks: 1, layers: 1, filters: 3}",
+)
+"""The embedded teacher, and a student that takes as long as it for a batch, with a thread each; one commit at the end.
+Clips are recorded: made by the phantom, they would take two cores longer than teacher and student."""
+DEMO = (
     "window.frames=16",
-    "train.global_batch=4",
-    "train.checkpoint_every=1000",
-    "train.engine=plain",
+    "train={global_batch: 4, checkpoint_every: 1000, num_cpus: 2}",
     "evaluation.enabled=false",
     "students.c31={blocks: 3, layers: 1}",
     "students.c21={blocks: 2, layers: 1}",
 )
-"""The demo's clips, teacher and students, without evaluators and with one commit at the end."""
+"""The demo's clips, teacher and students."""
+
+
+def matched_run(folder: Path) -> list[str]:
+    """Options of the run `MATCHED`, on 64 videos that are written below the folder."""
+    write_videos(folder / "data", videos=64, frames=40)
+    return [*MATCHED, f"source.path={folder / 'data'}"]
 
 
 def waiting(steps: np.ndarray) -> float:
@@ -58,23 +74,30 @@ def steady(rows: RunRows) -> dict[str, Any]:
 def data_wait(report: Report, *, quick: bool) -> dict[str, Any]:
     """Share of a student's step spent waiting for clips, and wall time over the busiest stage's busy time (Ray)."""
     runs = 1 if quick else 3
-    found = []
+    found: dict[str, list[dict[str, Any]]] = {"matched": [], "demo": []}
     with tempfile.TemporaryDirectory() as folder:
+        plans = {"matched": (matched_run(Path(folder)), 20 if quick else 240), "demo": (DEMO, 20 if quick else 120)}
         for number in range(runs):
-            steps = 20 if quick else 240
-            rows = distil([*RUN, f"train.steps={steps}", f"seed={number}"], storage=folder, name=f"run{number}")
-            found.append(steady(rows))
-    report(f"{'run':<5} {'waiting':>8} {'wall / busiest':>15}   busy share of each stage's actors")
-    for number, one in enumerate(found):
-        shares = ", ".join(f"{stage} {100 * share:.0f} %" for stage, share in one["busy"].items())
-        report(f"{number:<5} {100 * one['wait']:>6.1f} % {one['wall_over_busiest']:>15.2f}   {shares}")
-    wait, wall = (float(np.median([one[key] for one in found])) for key in ("wait", "wall_over_busiest"))
+            for plan, (options, steps) in plans.items():
+                name = f"{plan}{number}"
+                rows = distil([*options, f"train.steps={steps}", f"seed={number}"], storage=folder, name=name)
+                found[plan].append(steady(rows))
+    report(f"{'run':<10} {'waiting':>8} {'wall / busiest':>15}   busy share of each stage's actors")
+    for plan, several in found.items():
+        for one in several:
+            shares = ", ".join(f"{stage} {100 * share:.0f} %" for stage, share in one["busy"].items())
+            report(f"{plan:<10} {100 * one['wait']:>6.1f} % {one['wall_over_busiest']:>15.2f}   {shares}")
+    median = {
+        plan: {key: float(np.median([one[key] for one in several])) for key in ("wait", "wall_over_busiest")}
+        for plan, several in found.items()
+    }
+    wait, wall = median["matched"]["wait"], max(one["wall_over_busiest"] for one in median.values())
     return {
         "value": round(wait, 4),
-        "unit": "share of a student's time without a batch, median of runs",
+        "unit": "share of a student's time without a batch, teacher and student matched, median of runs",
         "target": TARGET_WAIT,
         "holds": wait <= TARGET_WAIT and wall <= TARGET_WALL,
-        "wall_over_busiest": round(wall, 3),
+        "wall_over_busiest": {plan: round(one["wall_over_busiest"], 3) for plan, one in median.items()},
         "wall_target": TARGET_WALL,
         "runs": found,
     }

@@ -7,12 +7,13 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from echodfkd.benchmarks.data_wait import WARM_UP
+from echodfkd.benchmarks.data_wait import WARM_UP, matched_run
 from echodfkd.benchmarks.job_run import distil, spans_of
 from echodfkd.benchmarks.timing import Report
 from echodfkd.config import RunConfig
@@ -25,19 +26,6 @@ from echodfkd.training.objective import Totals, own_totals
 from echodfkd.training.step import accumulate_gradients, make_student, update
 
 TARGET = 1.15
-RUN = (
-    "window.frames=16",
-    "train.global_batch=4",
-    "train.checkpoint_every=1000",
-    "train.engine=plain",
-    "train.num_cpus=1",
-    "train.threads=1",
-    "teacher.num_cpus=1",
-    "teacher.max_actors=1",
-    "evaluation.enabled=false",
-    "students.c31={blocks: 3, layers: 1}",
-)
-"""The demo's clips and teacher and its larger student; one process and one thread for each."""
 TEACHER, STUDENT = "ray::MapWorker", "ray::RayTrainWorker"
 """Titles that Ray gives the processes of the two roles."""
 
@@ -48,9 +36,9 @@ def stream_wall(report: Report, *, quick: bool) -> dict[str, Any]:
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         raise RunError(f"stream_wall gives teacher and student a core each; this process may use {len(cores)}")
-    options = [*RUN, f"train.steps={steps}"]
     found = []
     with tempfile.TemporaryDirectory() as folder:
+        options = [*matched_run(Path(folder)), f"train.steps={steps}"]
         config = load_config(None, [*options, f"storage={folder}", "name=alone"])
         alone = [work_alone(config, blocks=blocks, core=cores[1])]
         for number in range(1 if quick else 3):

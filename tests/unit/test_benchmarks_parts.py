@@ -91,8 +91,8 @@ def test_waiting_is_the_time_between_steps() -> None:
     assert data_wait.waiting(steps[:1]) == 0.0
 
 
-def test_each_role_works_alone_on_one_core() -> None:
-    options = [*stream_wall.RUN, "train.steps=4", "name=alone", "storage=unused"]
+def test_each_role_works_alone_on_one_core(tmp_path: Path) -> None:
+    options = [*data_wait.matched_run(tmp_path), "train.steps=4", "name=alone", "storage=unused"]
     mine, threads = os.sched_getaffinity(0), torch.get_num_threads()
     found = stream_wall.work_alone(load_config(None, options), blocks=2, core=min(mine))
     assert found["teacher"] > 0
@@ -101,6 +101,13 @@ def test_each_role_works_alone_on_one_core() -> None:
         assert os.sched_getaffinity(0) == {min(mine)}
         assert torch.get_num_threads() == 1
     assert (os.sched_getaffinity(0), torch.get_num_threads()) == (mine, threads)
+
+
+def test_the_runs_that_are_timed_are_runs(tmp_path: Path) -> None:
+    for options in (data_wait.DEMO, data_wait.matched_run(tmp_path)):
+        config = load_config(None, [*options, "train.steps=9", "name=a", "storage=unused"])
+        assert not config.evaluation.enabled
+        assert config.num_legs == 1
 
 
 def test_processes_are_pinned_by_their_titles() -> None:
