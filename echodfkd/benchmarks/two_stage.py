@@ -10,7 +10,7 @@ masks' extra axis, which the second stage cannot read, and the file's second rea
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,17 +21,15 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from echodfkd.benchmarks.authors_student import authors_student
-from echodfkd.models.teacher import Teacher
 from echodfkd.teachers.mask_files import decode_npz
 from echodfkd.video.decode import decode_video
 
 
-def teach_to_disk(teacher: Teacher, videos: Sequence[Path], folder: Path) -> None:
-    """Write ``NAME.seg.npz`` of every video: ``arr_0`` uint8 (T, H, W)."""
+def teach_to_disk(teach: Callable[[np.ndarray], np.ndarray], videos: Sequence[Path], folder: Path) -> None:
+    """Write ``NAME.seg.npz`` of every video: ``arr_0`` uint8 (T, H, W), of the probability that ``teach`` gives."""
     for path in videos:
         video = decode_video(path.read_bytes(), name=path.name).video
-        prob = teacher.soft_masks(video[None])[0]
-        np.savez_compressed(folder / f"{path.stem}.seg.npz", (prob * 255).astype(np.uint8))
+        np.savez_compressed(folder / f"{path.stem}.seg.npz", (teach(video) * 255).astype(np.uint8))
 
 
 class TaughtVideos(Dataset[tuple[torch.Tensor, torch.Tensor]]):

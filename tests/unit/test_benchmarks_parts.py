@@ -45,7 +45,7 @@ def test_the_two_stage_way_stores_the_teachers_masks_and_trains_on_windows_of_th
     videos: list[Path], tmp_path: Path
 ) -> None:
     teacher = build_teacher(kind="embedded", weights="", device="cpu", batch_frames=1 << 20)
-    teach_to_disk(teacher, videos, tmp_path)
+    teach_to_disk(lambda video: teacher.soft_masks(video[None])[0], videos, tmp_path)
     whole = decode_video(videos[0].read_bytes(), name="v").video
     prob = teacher.soft_masks(whole[None])[0]
     data = TaughtVideos(videos, tmp_path, frames=25, seed=0)
