@@ -43,6 +43,7 @@ class Plan:
     phase_s: float
     pools: tuple[tuple[float, float], ...]
     pool_s: float
+    steady_runs: int
     runs: tuple[tuple[int, int], tuple[int, int]]
 
 
@@ -52,10 +53,16 @@ WHOLE = Plan(
     phase_s=6.0,
     pools=((1.0, 0.2), (2.0, 0.2), (1.0, 0.4), (0.5, 0.1)),
     pool_s=30.0,
+    steady_runs=3,
     runs=((100, 50), (1000, 50)),  # two legs are there at the same time: with less than two the first had one of them
 )
 QUICK = Plan(
-    streams=((2, (1.0,)), (8, (1.0,))), phase_s=6.0, pools=((1.0, 0.2),), pool_s=10.0, runs=((60, 30), (180, 30))
+    streams=((2, (1.0,)), (8, (1.0,))),
+    phase_s=6.0,
+    pools=((1.0, 0.2),),
+    pool_s=10.0,
+    steady_runs=1,
+    runs=((60, 30), (180, 30)),
 )
 
 
@@ -108,19 +115,19 @@ def measure_pools(plan: Plan) -> dict[str, Any]:
 
 
 def measure_steady(plan: Plan) -> dict[str, Any]:
-    """Wall time of whole runs over what their busiest stage worked, four stand-in teachers of half a second."""
-    steps = plan.runs[0][0]
-    steady = [_whole_run(steps, steps, teachers=4, teach_s=0.5)["steady"] for _ in range(3)]
-    for one in steady:
+    """Wall time of whole runs over what their busiest stage worked, with teachers that sleep."""
+    found = [_in_process("steady_run") for _ in range(plan.steady_runs)]
+    print()
+    for one in found:
         shares = ", ".join(f"{stage} {share:.0%}" for stage, share in one["busy"].items())
-        print(f"whole run, 4 teachers of 0.5 s: wall / busiest {one['wall_over_busiest']:.3f} ({shares})", flush=True)
-    over = statistics.median(one["wall_over_busiest"] for one in steady)
-    return {"steady": steady, "wall_over_busiest": round(over, 3), "wall_over_busiest_holds": over <= OVER_BUSIEST}
+        print(f"whole run with stand-in teachers: wall / busiest {one['wall_over_busiest']:.3f} ({shares})", flush=True)
+    over = statistics.median(one["wall_over_busiest"] for one in found)
+    return {"steady": found, "wall_over_busiest": round(over, 3), "wall_over_busiest_holds": over <= OVER_BUSIEST}
 
 
 def measure_runs(plan: Plan) -> dict[str, Any]:
     """Memory, ledger and the evaluators' lag of a run and of a longer one."""
-    short, long = runs = [_whole_run(*run) for run in plan.runs]
+    short, long = runs = [_in_process("whole_run", *run) for run in plan.runs]
     print(f"\n{'MiB at most, from the first checkpoint on':<44} {short['clips']:>8} clips {long['clips']:>8} clips")
     for role, mb in short["peak_mb"].items():
         print(f"{role:<44} {mb:>14.1f} {long['peak_mb'].get(role, 0.0):>14.1f}")
@@ -136,13 +143,13 @@ def measure_runs(plan: Plan) -> dict[str, Any]:
     return {"runs": runs, "growth": growth, "growth_holds": max(growth.values()) <= GROWTH}
 
 
-def _whole_run(steps: int, leg: int, *, teachers: int = 2, teach_s: float = 0.0) -> dict[str, Any]:
-    plan = [steps, leg, teachers, teach_s]
-    command = [sys.executable, "-m", "tests.benchmarks.whole_run", *map(str, plan)]
+def _in_process(module: str, *numbers: int) -> dict[str, Any]:
+    """What a run in a process of its own prints: it starts and ends a cluster, and is measured as the only one."""
+    command = [sys.executable, "-m", f"tests.benchmarks.{module}", *map(str, numbers)]
     env = {**os.environ, "RAY_ENABLE_AUTO_CONNECT": "0"}  # a look at the object store must not start another cluster
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"the run of {steps} updates failed: {done.stderr[-3000:]}")
+        raise SystemExit(f"{module} {numbers} failed: {done.stderr[-3000:]}")
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 

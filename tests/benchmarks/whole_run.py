@@ -1,7 +1,7 @@
 """A whole run with a stand-in source and teacher, and what it holds in memory and on the disk meanwhile.
 
 Students, ledger, checkpoints and evaluators are the real ones. A process of `tests.benchmarks.scale` for each run:
-python -m tests.benchmarks.whole_run STEPS LEG TEACHERS SECONDS prints one JSON object.
+python -m tests.benchmarks.whole_run STEPS LEG prints one JSON object.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from echodfkd.benchmarks.data_wait import steady
 from echodfkd.reporting.rows import read_rows
 from echodfkd.runtime.distillation_run import run_distillation
 from echodfkd.storage import RunStorage
@@ -54,24 +53,23 @@ class Watch:
             self.peaks |= now
 
 
-def run(folder: Path, steps: int, leg: int, teachers: int, teach_s: float) -> dict[str, Any]:
-    """Run so many updates in legs of so many read tasks, with teachers that take so many seconds for a block.
+def run(folder: Path, steps: int, leg: int) -> dict[str, Any]:
+    """Run so many updates in legs of so many read tasks.
 
     Returns:
         ``ledger`` of the run; ``peak_mb`` of each role (USS), of the object store, and of ``head``, which is all that
         any cluster has on its head node; bytes of ledger and logs a clip; ``update_s``: median time of an update;
         ``between_legs_s``: from the last update of each leg to the first of the next; ``lag_s``: from a manifest to its
-        last score; ``steady``: see `data_wait.steady`.
+        last score.
     """
     every = max(1, leg // CHECKPOINTS_PER_LEG)
     config = stand_in_config(
         [f"storage={folder}", "name=scale", "train.global_batch=4", "window.frames=16", "window.size=64",
          f"train.steps={steps}", f"train.checkpoint_every={every}", f"data.leg_tasks={leg}", "data.ahead_mb=16",
-         f"teacher.min_actors={teachers}", f"teacher.max_actors={teachers}", "teacher.num_cpus=0.5",
+         "teacher.min_actors=2", "teacher.max_actors=2", "teacher.num_cpus=0.5",
          "evaluation.cases=2", "evaluation.frames=32", "evaluation.overlays=0",
          "students.a={blocks: 1, layers: 1, filters: 2}",
-         "ray.address=local", "ray.num_cpus=8", "ray.object_store_mb=256", "ray.progress_s=0"],
-        teach_s=teach_s,
+         "ray.address=local", "ray.num_cpus=8", "ray.object_store_mb=256", "ray.progress_s=0"]
     )  # fmt: skip
     started = time.monotonic()
     watch = Watch(folder / "scale" / "checkpoints")
@@ -85,8 +83,7 @@ def run(folder: Path, steps: int, leg: int, teachers: int, teach_s: float) -> di
         - (step / "manifest.json").stat().st_mtime
         for step in sorted(root.glob("checkpoints/step_*"))
     ]
-    rows = read_rows(RunStorage(config.root))
-    at = {row["step"]: row["time"] for row in rows.training.to_pylist()}
+    at = {row["step"]: row["time"] for row in read_rows(RunStorage(config.root)).training.to_pylist()}
     took = {step: at[step] - at[step - 1] for step in at if step - 1 in at}
     between = [seconds for step, seconds in took.items() if (step - 1) % config.leg_steps == 0]
     size = {name: sum(file.stat().st_size for file in root.glob(f"{name}/*.parquet")) for name in ("ledger", "logs")}
@@ -102,12 +99,10 @@ def run(folder: Path, steps: int, leg: int, teachers: int, teach_s: float) -> di
         "checkpoints": len(lags),
         "update_s": round(statistics.median(took.values()), 3),
         "between_legs_s": [round(seconds, 1) for seconds in between],
-        "steady": steady(rows),
         "lag_s": {"median": round(statistics.median(lags), 2), "most": round(max(lags), 2)},
     }
 
 
 if __name__ == "__main__":
-    steps, leg, teachers = map(int, sys.argv[1:4])
     with tempfile.TemporaryDirectory(prefix="echo-", ignore_cleanup_errors=True) as temporary:
-        print(json.dumps(run(Path(temporary), steps, leg, teachers, float(sys.argv[4]))))
+        print(json.dumps(run(Path(temporary), int(sys.argv[1]), int(sys.argv[2]))))
