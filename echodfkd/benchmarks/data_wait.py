@@ -73,15 +73,14 @@ def steady(rows: RunRows) -> dict[str, Any]:
 
 def data_wait(report: Report, *, quick: bool) -> dict[str, Any]:
     """Share of a student's step spent waiting for clips, and wall time over the busiest stage's busy time (Ray)."""
-    runs = 1 if quick else 3
     found: dict[str, list[dict[str, Any]]] = {"matched": [], "demo": []}
     with tempfile.TemporaryDirectory() as folder:
-        plans = {"matched": (matched_run(Path(folder)), 20 if quick else 240), "demo": (DEMO, 20 if quick else 120)}
-        for number in range(runs):
-            for plan, (options, steps) in plans.items():
-                name = f"{plan}{number}"
-                rows = distil([*options, f"train.steps={steps}", f"seed={number}"], storage=folder, name=name)
-                found[plan].append(steady(rows))
+        matched = matched_run(Path(folder))
+        plans = [("matched", matched, 20 if quick else 160)] * (1 if quick else 3)
+        plans.append(("demo", list(DEMO), 20 if quick else 80))
+        for number, (plan, options, steps) in enumerate(plans):
+            rows = distil([*options, f"train.steps={steps}", f"seed={number}"], storage=folder, name=f"run{number}")
+            found[plan].append(steady(rows))
     report(f"{'run':<10} {'waiting':>8} {'wall / busiest':>15}   busy share of each stage's actors")
     for plan, several in found.items():
         for one in several:
