@@ -29,4 +29,4 @@ def test_more_teachers_make_more_and_more_legs_take_no_more() -> None:
     for run in found["runs"]:
         assert run["ledger"] == {"clips": run["clips"], "lost": 0, "repeated": 0, "quarantined": 0}
         assert run["lag_s"]["most"] > 0
-    assert found["growth"]["head"] < 1.25, "three times as long; the benchmark itself holds ten times to 1.1"
+    assert max(found["growth"].values()) < 1.25, "three times as long; the benchmark itself holds ten times to 1.1"
