@@ -40,6 +40,7 @@ CASES = {
     "stream_vs_two_stage": "stream_vs_two_stage",
     "data_wait": "data_wait",
     "stream_wall": "stream_wall",
+    "alternatives": "alternatives",
 }
 """Cases by name, and the module of this package that has a function of that name. One module alone is imported to run
 a case, so that those of pure networks run where only torch is installed."""

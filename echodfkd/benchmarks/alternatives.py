@@ -1,0 +1,126 @@
+"""Streaming against what a user would write instead: a loader with the teacher in the training process, or Ray Data
+that keeps all masks before training begins. The same clips, teacher, student, updates and cores.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from echodfkd import clock
+from echodfkd.benchmarks.data_wait import matched_run
+from echodfkd.benchmarks.job_run import distil, spans_of
+from echodfkd.benchmarks.timing import Report
+from echodfkd.command import prepare_ray
+from echodfkd.config import RunConfig
+from echodfkd.config_file import load_config
+from echodfkd.records import DistillationBatch
+from echodfkd.runtime.parts import load_teacher, slot_rules, training_source
+from echodfkd.synthesis.source import ClipSource
+from echodfkd.teaching import SlotRules, make_block, teach_block
+from echodfkd.training.objective import Totals, own_totals
+from echodfkd.training.step import accumulate_gradients, make_student, update
+
+TARGET = 1.0
+"""Streaming over the faster of the two."""
+
+
+class Blocks(Dataset[dict[str, np.ndarray]]):
+    """The micro-batches of a run by step, as its source makes them."""
+
+    def __init__(self, source: ClipSource, rules: SlotRules, *, steps: int, size: int) -> None:
+        self.source, self.rules, self.steps, self.size = source, rules, steps, size
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
+        """Columns between source and teacher."""
+        slots = range(step * self.size, (step + 1) * self.size)
+        return make_block(self.source, slots, self.rules, actor="loader")
+
+
+def alternatives(report: Report, *, quick: bool) -> dict[str, Any]:
+    """Wall time of streaming over a loader with the teacher in its process, and over Ray Data materialised (Ray)."""
+    prepare_ray("local")  # before ray is imported
+    steps = 10 if quick else 120
+    rounds: list[dict[str, float]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        options = [*matched_run(Path(folder)), f"train.steps={steps}", f"data.leg_tasks={steps}"]
+        config = load_config(None, [*options, f"storage={folder}", "name=alone"])
+        for number in range(1 if quick else 3):
+            rows = distil(options, storage=folder, name=f"run{number}")
+            begin = float(spans_of(rows, "teacher")[:, 0].min())
+            streaming = float(spans_of(rows, "students")[:, 1].max()) - begin
+            rounds.append(
+                {"streaming": streaming, "loader": loader_seconds(config), "materialised": materialised_seconds(config)}
+            )
+    report(f"{'seconds of ' + str(steps) + ' updates':<28}" + "".join(f"{name:>14}" for name in rounds[0]))
+    for number, one in enumerate(rounds):
+        report(f"round {number:<22}" + "".join(f"{seconds:>14.1f}" for seconds in one.values()))
+    over = {name: float(np.median([r["streaming"] / r[name] for r in rounds])) for name in ("loader", "materialised")}
+    report("streaming over: " + ", ".join(f"{name} {ratio:.3f}" for name, ratio in over.items()))
+    return {
+        "value": round(max(over.values()), 4),
+        "unit": "seconds from the teacher's first clip to the last update, streaming over the faster alternative",
+        "target": TARGET,
+        "holds": max(over.values()) <= TARGET,
+        "over": over,
+        "rounds": rounds,
+    }
+
+
+def loader_seconds(config: RunConfig) -> float:
+    """A process that teaches and trains with all cores, and one that loads for it."""
+    teacher, source, rules = load_teacher(config), training_source(config), slot_rules(config)
+    blocks = Blocks(source, rules, steps=config.train.steps, size=config.micro_batch)
+    loader = DataLoader(blocks, batch_size=None, num_workers=1, prefetch_factor=4)
+
+    def taught() -> Iterator[DistillationBatch]:
+        for block in loader:
+            yield DistillationBatch.from_columns(teach_block(teacher, block, lambda: source, rules, actor="loader"))
+
+    begin = clock.now()
+    _train(config, taught())
+    return clock.now() - begin
+
+
+def materialised_seconds(config: RunConfig) -> float:
+    """Ray Data teaches all clips into its object store, then one process trains from there, each with all cores."""
+    from echodfkd.runtime.clip_stream import build_stream
+    from echodfkd.runtime.cluster import connected
+
+    config = replace(config, teacher=replace(config.teacher, num_cpus=float(_cores())))
+    with connected(config.ray):
+        kept = build_stream(config, 0, load_teacher(config).teacher_id).materialize()
+        columns = kept.iter_batches(batch_size=config.micro_batch, batch_format="numpy")
+        batches = [DistillationBatch.from_columns(block) for block in columns]
+        starts = [span.start for batch in batches for span in batch.spans if span.stage == "teacher"]
+        _train(config, batches)
+        return clock.now() - min(starts)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _train(config: RunConfig, batches: Iterable[DistillationBatch]) -> None:
+    """Every update of the run, with all cores."""
+    cpu, threads = torch.device("cpu"), torch.get_num_threads()
+    torch.set_num_threads(_cores())
+    try:
+        students = [make_student(config, name, cpu, None) for name in config.students]
+        for step, batch in enumerate(batches):
+            totals = Totals(*own_totals([batch]))
+            accumulate_gradients(students, [batch], totals=totals, step=step, device=cpu)
+            update(students, config.optimizer.learning_rate, step + 1)
+    finally:
+        torch.set_num_threads(threads)
