@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from echodfkd.benchmarks import (
+    alternatives,
     cases,
     clip_bytes,
     data_wait,
@@ -28,6 +29,7 @@ from echodfkd.benchmarks.two_stage import TaughtVideos, teach_to_disk, train_fro
 from echodfkd.config import StudentConfig, WindowConfig
 from echodfkd.config_file import load_config
 from echodfkd.models.build import build_student, build_teacher
+from echodfkd.runtime.parts import slot_rules, training_source
 from echodfkd.video.decode import decode_video
 
 
@@ -108,6 +110,17 @@ def test_the_runs_that_are_timed_are_runs(tmp_path: Path) -> None:
         config = load_config(None, [*options, "train.steps=9", "name=a", "storage=unused"])
         assert not config.evaluation.enabled
         assert config.num_legs == 1
+
+
+def test_the_loader_that_teaches_for_itself_sees_the_streams_clips(tmp_path: Path) -> None:
+    options = [*data_wait.matched_run(tmp_path), "train.steps=2", "name=alone", "storage=unused"]
+    config = load_config(None, options)
+    source, rules = training_source(config), slot_rules(config)
+    blocks = alternatives.Blocks(source, rules, steps=2, size=config.micro_batch)
+    assert len(blocks) == 2
+    assert blocks[1]["slot"].tolist() == list(range(16, 32))
+    np.testing.assert_array_equal(blocks[1]["video"][3], source.clip(19).video)
+    assert alternatives.loader_seconds(config) > 0
 
 
 def test_processes_are_pinned_by_their_titles() -> None:
