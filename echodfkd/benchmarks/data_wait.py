@@ -39,9 +39,9 @@ DEMO = (
 """The demo's clips, teacher and students."""
 
 
-def matched_run(folder: Path) -> list[str]:
-    """Options of the run `MATCHED`, on 64 videos that are written below the folder."""
-    write_videos(folder / "data", videos=64, frames=40)
+def matched_run(folder: Path, *, videos: int = 64) -> list[str]:
+    """Options of the run `MATCHED`, on videos that are written below the folder."""
+    write_videos(folder / "data", videos=videos, frames=40)
     return [*MATCHED, f"source.path={folder / 'data'}"]
 
 

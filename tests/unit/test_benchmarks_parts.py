@@ -94,7 +94,7 @@ def test_waiting_is_the_time_between_steps() -> None:
 
 
 def test_each_role_works_alone_on_one_core(tmp_path: Path) -> None:
-    options = [*data_wait.matched_run(tmp_path), "train.steps=4", "name=alone", "storage=unused"]
+    options = [*data_wait.matched_run(tmp_path, videos=4), "train.steps=4", "name=alone", "storage=unused"]
     mine, threads = os.sched_getaffinity(0), torch.get_num_threads()
     found = stream_wall.work_alone(load_config(None, options), blocks=2, core=min(mine))
     assert found["teacher"] > 0
@@ -106,14 +106,14 @@ def test_each_role_works_alone_on_one_core(tmp_path: Path) -> None:
 
 
 def test_the_runs_that_are_timed_are_runs(tmp_path: Path) -> None:
-    for options in (data_wait.DEMO, data_wait.matched_run(tmp_path)):
+    for options in (data_wait.DEMO, data_wait.matched_run(tmp_path, videos=4)):
         config = load_config(None, [*options, "train.steps=9", "name=a", "storage=unused"])
         assert not config.evaluation.enabled
         assert config.num_legs == 1
 
 
 def test_the_loader_that_teaches_for_itself_sees_the_streams_clips(tmp_path: Path) -> None:
-    options = [*data_wait.matched_run(tmp_path), "train.steps=2", "name=alone", "storage=unused"]
+    options = [*data_wait.matched_run(tmp_path, videos=4), "train.steps=2", "name=alone", "storage=unused"]
     config = load_config(None, options)
     source, rules = training_source(config), slot_rules(config)
     blocks = alternatives.Blocks(source, rules, steps=2, size=config.micro_batch)
