@@ -25,7 +25,7 @@ from torch import nn
 
 from echodfkd.benchmarks.authors_teacher import teach_clip
 from echodfkd.benchmarks.job_run import distil, spans_of
-from echodfkd.benchmarks.teacher_frames import random_network
+from echodfkd.benchmarks.teacher_frames import random_network, write_random_weights
 from echodfkd.benchmarks.timing import Report
 from echodfkd.benchmarks.two_stage import TaughtVideos, teach_to_disk, train_from_disk
 from echodfkd.config import OptimizerConfig, StudentConfig
@@ -106,8 +106,7 @@ def compare_times(root: Path, plan: Plan) -> dict[str, Any]:
     """Seconds of the two-stage way, and of streaming without and with masks in its cache, DeepLabV3 teacher."""
     paths = write_videos(root / "timed", videos=plan.videos, frames=plan.frames)
     network = random_network(0)
-    weights = root / "deeplabv3.pt"  # as EchoNet-Dynamic's are published
-    torch.save({"state_dict": {f"module.{name}": value for name, value in network.state_dict().items()}}, weights)
+    weights = write_random_weights(root / "deeplabv3.pt")
     taught, epochs, _ = run_two_stage(lambda video: teach_clip(network, video, device="cpu"), paths, root, plan)
     teacher = f"teacher={{kind: echonet_deeplabv3, weights: {weights}, precision: bf16, num_cpus: 2, max_actors: 1}}"
     streams = {}

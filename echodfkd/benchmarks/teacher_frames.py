@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,13 @@ def random_network(seed: int) -> DeepLabV3:
         head.bias.sub_(logits.mean()).mul_(2 / logits.std())
         head.weight.mul_(2 / logits.std())
     return network
+
+
+def write_random_weights(path: Path) -> Path:
+    """Write `random_network` as EchoNet-Dynamic's checkpoints are published. Returns the path."""
+    state = {f"module.{name}": value for name, value in random_network(0).state_dict().items()}
+    torch.save({"state_dict": state}, path)
+    return path
 
 
 def macs_per_frame(network: DeepLabV3, size: int) -> int:
