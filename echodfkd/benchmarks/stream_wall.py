@@ -78,7 +78,7 @@ def stream_wall(report: Report, *, quick: bool) -> dict[str, Any]:
     ratios = {name: float(np.median([one["ratio"] for one in several])) for name, several in found.items()}
     return {
         "value": round(ratios["published"], 4),
-        "unit": "seconds of a batch while streaming over those of the slower role alone, published pair, median of runs",
+        "unit": "seconds of a batch while streaming over those of the slower role alone, published pair, median",
         "target": TARGET,
         "holds": ratios["published"] <= TARGET,
         "ratios": {name: round(ratio, 4) for name, ratio in ratios.items()},

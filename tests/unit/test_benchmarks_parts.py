@@ -105,8 +105,12 @@ def test_each_role_works_alone_on_one_core(tmp_path: Path) -> None:
     assert (os.sched_getaffinity(0), torch.get_num_threads()) == (mine, threads)
 
 
-def test_the_runs_that_are_timed_are_runs(tmp_path: Path) -> None:
-    for options in (data_wait.DEMO, data_wait.matched_run(tmp_path, videos=4)):
+def test_the_runs_that_are_timed_are_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_wall, "write_random_weights", lambda path: path)
+    pairs = stream_wall.pairs(tmp_path, quick=True)
+    light, published = pairs["light"].options, pairs["published"].options
+    assert len(load_config(None, [*published, "train.steps=9", "name=a", "storage=unused"]).students) == 8
+    for options in (data_wait.DEMO, light, published):
         config = load_config(None, [*options, "train.steps=9", "name=a", "storage=unused"])
         assert not config.evaluation.enabled
         assert config.num_legs == 1
