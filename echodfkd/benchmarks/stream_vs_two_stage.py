@@ -41,7 +41,7 @@ from echodfkd.training.student_files import read_student_file
 TARGETS = {1: 0.1, 5: 0.3, 20: 0.75}
 """Epochs: wall time of streaming over that of the two-stage way."""
 SAME_DICE = 0.03
-"""Largest mean difference of the two students' Dice over the held-out cases: other windows, in another order."""
+"""Most that streaming's student may be below the other in mean Dice: other windows, in another order."""
 SIZE, WINDOW, FPS = 112, 25, 50.0
 BATCH = 4
 STUDENT = StudentConfig(blocks=3, layers=1)
@@ -87,7 +87,7 @@ def stream_vs_two_stage(report: Report, *, quick: bool) -> dict[str, Any]:
     report(f"teaching to disk took {found['taught']:.1f} s; each stream's start, not counted above: {starts} s")
     report("break-even epoch: " + ", ".join(f"{name} {epoch:.1f}" for name, epoch in even.items()))
     report(f"Dice with the truth: two-stage {scores[0]:.3f}, streaming {scores[1]:.3f}; difference {apart}")
-    same = abs(apart.mean) <= SAME_DICE
+    same = apart.mean >= -SAME_DICE
     return {
         "value": {str(epoch): round(ratio, 4) for epoch, ratio in ratios["cold cache"].items()},
         "unit": "seconds of streaming from the teacher's first clip over seconds of the two-stage way, by epochs",
