@@ -85,7 +85,7 @@ def decode_video(
         _check_count(name, len(packets), header_frames, expected_frames, "")
         first, stop = window(len(packets), fps)
         wanted = sorted({*range(first, stop), len(packets) - 1})
-        decoded = (frame for place in wanted for frame in packets[place].decode())
+        decoded = (frame for place in wanted for frame in packets[place].decode()[:1])
         frames, reason = _decode_frames(decoded, name, places=wanted)
         if reason or len(frames) < len(wanted):
             raise ClipError(f"{name} cannot be read at frame {wanted[len(frames)]}: {reason or 'no picture'}")
