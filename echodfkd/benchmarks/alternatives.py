@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from echodfkd import clock
 from echodfkd.benchmarks.data_wait import matched_run
 from echodfkd.benchmarks.job_run import distil, spans_of
+from echodfkd.benchmarks.stream_wall import update_on
 from echodfkd.benchmarks.timing import Report
 from echodfkd.command import prepare_ray
 from echodfkd.config import RunConfig
@@ -26,8 +27,7 @@ from echodfkd.records import DistillationBatch
 from echodfkd.runtime.parts import load_teacher, slot_rules, training_source
 from echodfkd.synthesis.source import ClipSource
 from echodfkd.teaching import SlotRules, make_block, teach_block
-from echodfkd.training.objective import Totals, own_totals
-from echodfkd.training.step import accumulate_gradients, make_student, update
+from echodfkd.training.step import make_student
 
 TARGET = 1.0
 """Streaming over the faster of the two."""
@@ -118,13 +118,11 @@ def _cores() -> int:
 
 def _train(config: RunConfig, batches: Iterable[DistillationBatch]) -> None:
     """Every update of the run, with all cores."""
-    cpu, threads = torch.device("cpu"), torch.get_num_threads()
+    threads = torch.get_num_threads()
     torch.set_num_threads(_cores())
     try:
-        students = [make_student(config, name, cpu, None) for name in config.students]
+        students = [make_student(config, name, torch.device("cpu"), None) for name in config.students]
         for step, batch in enumerate(batches):
-            totals = Totals(*own_totals([batch]))
-            accumulate_gradients(students, [batch], totals=totals, step=step, device=cpu)
-            update(students, config.optimizer.learning_rate, step + 1)
+            update_on(students, batch, step=step, learning_rate=config.optimizer.learning_rate)
     finally:
         torch.set_num_threads(threads)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from echodfkd.records import DistillationBatch
 from echodfkd.runtime.parts import load_teacher, slot_rules, training_source
 from echodfkd.teaching import make_block, teach_block
 from echodfkd.training.objective import Totals, own_totals
-from echodfkd.training.step import accumulate_gradients, make_student, update
+from echodfkd.training.step import Student, accumulate_gradients, make_student, update
 
 TARGET = 1.15
 TEACHER, STUDENT = "ray::MapWorker", "ray::RayTrainWorker"
@@ -104,8 +104,8 @@ def measure(pair: Pair, name: str, folder: str, cores: tuple[int, int]) -> dict[
 def work_alone(config: RunConfig, *, blocks: int, core: int) -> dict[str, float]:
     """Median seconds that the run's teacher and its students take for a micro-batch, each alone on one core."""
     teacher, source, rules = load_teacher(config), training_source(config), slot_rules(config)
-    cpu, size = torch.device("cpu"), config.micro_batch
-    students = [make_student(config, name, cpu, None) for name in config.students]
+    size = config.micro_batch
+    students = [make_student(config, name, torch.device("cpu"), None) for name in config.students]
     times: dict[str, list[float]] = {"teacher": [], "student": []}
     with one_core(core):
         for step in range(blocks):
@@ -115,10 +115,16 @@ def work_alone(config: RunConfig, *, blocks: int, core: int) -> dict[str, float]
             times["teacher"].append(time.perf_counter() - start)
             start = time.perf_counter()
             batch = DistillationBatch.from_columns(taught)
-            accumulate_gradients(students, [batch], totals=Totals(*own_totals([batch])), step=step, device=cpu)
-            update(students, config.optimizer.learning_rate, step + 1)
+            update_on(students, batch, step=step, learning_rate=config.optimizer.learning_rate)
             times["student"].append(time.perf_counter() - start)
     return {role: float(np.median(seconds)) for role, seconds in times.items()}
+
+
+def update_on(students: Sequence[Student], batch: DistillationBatch, *, step: int, learning_rate: float) -> None:
+    """One update of students on the CPU, in this process alone."""
+    totals = Totals(*own_totals([batch]))
+    accumulate_gradients(students, [batch], totals=totals, step=step, device=torch.device("cpu"))
+    update(students, learning_rate, step + 1)
 
 
 @contextmanager

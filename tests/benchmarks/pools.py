@@ -47,7 +47,7 @@ def measure_pool(teach_s: float, learn_s: float, *, seconds: float) -> dict[str,
 def _pace(teachers: int, teach_s: float, learn: Callable[[], None], *, batches: int) -> float:
     """Batches a second, after the first rounds and before the last."""
     settle = SETTLE_ROUNDS * TEACHERS
-    config = stream_config(settle + batches + TEACHERS, max(1, teachers), ahead_mb=256)
+    config = stream_config(settle + batches + TEACHERS, max(1, teachers))
     stages = [Stage(SleepingTeacher, {"sleeps": [(0, teach_s)]}, config.teacher)] if teachers else []
     with stream_through(stages, config) as columns:
         for number, batch in enumerate(columns, 1):

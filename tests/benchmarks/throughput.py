@@ -56,7 +56,7 @@ def phases_of(sleeps: list[float], seconds: float) -> list[Phase]:
     return [Phase(sleep, SETTLE_ROUNDS + max(MEASURED_ROUNDS, round(seconds / sleep))) for sleep in sleeps]
 
 
-def measure_stream(teachers: int, phases: list[Phase], *, ahead_mb: int = 256) -> dict[str, Any]:
+def measure_stream(teachers: int, phases: list[Phase]) -> dict[str, Any]:
     """Run one stream with so many teachers through the phases.
 
     Returns:
@@ -68,7 +68,7 @@ def measure_stream(teachers: int, phases: list[Phase], *, ahead_mb: int = 256) -
         sleeps.append((first * 4, phase.sleep_s))
         first += phase.rounds * teachers
     steps = first + LAST_ROUNDS * teachers
-    config = stream_config(steps, teachers, ahead_mb=ahead_mb)
+    config = stream_config(steps, teachers)
     rows = []
     stage = Stage(SleepingTeacher, {"sleeps": sleeps}, config.teacher)
     with cluster_of_stand_ins(), stream_through([stage], config) as columns:
@@ -120,12 +120,12 @@ def stream_through(stages: list[Stage], config: RunConfig) -> Iterator[Iterator[
     yield iter(shard.iter_batches(batch_size=config.micro_batch, batch_format="numpy", prefetch_batches=1))
 
 
-def stream_config(steps: int, teachers: int, *, ahead_mb: int) -> RunConfig:
+def stream_config(steps: int, teachers: int) -> RunConfig:
     """One student on so many micro-batches, and a pool of so many teachers that need no core of their own."""
     return stand_in_config(
         [*BATCH, f"train.steps={steps}", "train.checkpoint_every=1", "data.leg_tasks=100000",
          f"data.source_tasks={SOURCES}", "data.source_num_cpus=0.2",
-         f"data.ahead_mb={ahead_mb}", "teacher.num_cpus=0.1", f"teacher.min_actors={teachers}",
+         "data.ahead_mb=256", "teacher.num_cpus=0.1", f"teacher.min_actors={teachers}",
          f"teacher.max_actors={teachers}", "students.a={blocks: 1, layers: 1, filters: 2}"]
     )  # fmt: skip
 

@@ -66,9 +66,8 @@ def run(folder: Path, steps: int, leg: int) -> dict[str, Any]:
     config = stand_in_config(
         [f"storage={folder}", "name=scale", "train.global_batch=4", "window.frames=16", "window.size=64",
          f"train.steps={steps}", f"train.checkpoint_every={every}", f"data.leg_tasks={leg}", "data.ahead_mb=16",
-         "teacher.min_actors=2", "teacher.max_actors=2", "teacher.num_cpus=0.5",
-         "evaluation.cases=2", "evaluation.frames=32", "evaluation.overlays=0",
-         "students.a={blocks: 1, layers: 1, filters: 2}",
+         "teacher.min_actors=2", "teacher.max_actors=2", "teacher.num_cpus=0.5", "evaluation.cases=2",
+         "evaluation.frames=32", "evaluation.overlays=0", "students.a={blocks: 1, layers: 1, filters: 2}",
          "ray.address=local", "ray.num_cpus=8", "ray.object_store_mb=256", "ray.progress_s=0"]
     )  # fmt: skip
     started = time.monotonic()
