@@ -11,7 +11,7 @@ import numpy as np
 
 from echodfkd import clock
 from echodfkd.errors import RunError
-from echodfkd.mask_codes import PROBABILITY, decode, encode, quantise
+from echodfkd.mask_codes import PROBABILITY, decode, encode
 from echodfkd.metrics.beat import beat_targets
 from echodfkd.models.teacher import ClipKey, Teacher
 from echodfkd.models.teacher_features import FeatureTeacher
@@ -27,7 +27,7 @@ from echodfkd.slots import SlotRules as SlotRules
 from echodfkd.synthesis.source import ClipSource
 from echodfkd.teachers.cache import CachedTeacher
 from echodfkd.teachers.ensemble import Ensemble
-from echodfkd.teachers.fusing import Fusion, MemberMasks, Taught, teach_alone, without_members
+from echodfkd.teachers.fusing import Fused, Fusion, MemberMasks, Taught, teach_alone, without_members
 from echodfkd.video.augment import augment_clip
 
 
@@ -88,7 +88,7 @@ def teach_block(
         return _without_masks(block, rules, features=teacher.shape if isinstance(teacher, FeatureTeacher) else None)
 
     def teach(video: np.ndarray, clips: Sequence[ClipKey]) -> Taught:
-        return teach_alone(teacher, video, clips, rules.classes)
+        return teach_alone(teacher, video, clips, rules.classes, rules.mask_code)
 
     settled = settle(block, teach(block["video"], clip_keys(block)), teach, source, rules)
     spans = _spans("", actor, start, settled.block["video"], _lookups(teacher) - before)
@@ -148,9 +148,9 @@ def fuse_block(
     _check_members(fusion, said, teacher_id)
 
     def teach(video: np.ndarray, clips: Sequence[ClipKey]) -> Taught:
-        return ensemble().teach(video, clips, rules.classes)
+        return ensemble().teach(video, clips, rules.classes).rounded(rules.mask_code)
 
-    settled = settle(block, fusion.fuse(said, rules.classes), teach, source, rules)
+    settled = settle(block, fusion.fuse(said, rules.classes).rounded(rules.mask_code), teach, source, rules)
     block = settled.block
     dropped = [
         DroppedMember(int(block["slot"][row]), int(block["index"][row]), str(block["clip_id"][row]), member, reason)
@@ -199,13 +199,13 @@ def _augmented(taught: dict[str, np.ndarray], rules: SlotRules) -> dict[str, np.
 
 def _targets(taught: Taught, rules: SlotRules) -> dict[str, np.ndarray]:
     """The columns that the students learn from: what they ask for, and nothing else."""
-    columns = {"teacher_prob": encode(_shaped(taught.prob), rules.mask_code)}
+    columns = {"teacher_prob": _shaped(taught.codes)}
     if rules.confidence:
-        columns["teacher_confidence"] = quantise(_shaped(taught.arrays["confidence"]))
+        columns["teacher_confidence"] = _shaped(taught.arrays["confidence"])
     if "features" in taught.arrays:
         columns["teacher_features"] = taught.arrays["features"]
     if rules.tasks:
-        phase, ef = beat_targets(taught.prob[:, :, rules.classes.index("LV")], fps=rules.fps)
+        phase, ef = beat_targets(decode(taught.codes[:, :, rules.classes.index("LV")]), fps=rules.fps)
         columns |= {f"teacher_{name}": column for name, column in (("phase", phase), ("ef", ef)) if name in rules.tasks}
     return columns
 
@@ -220,10 +220,11 @@ def _without_masks(
 ) -> dict[str, np.ndarray]:
     """A block that carries a fault, with the columns of the others: those of one stream must fit together in Arrow."""
     N, T, H, W = block["video"].shape
-    empty = np.zeros((N, T, len(rules.classes), H, W), np.float32)
+    none = np.zeros((N, T, len(rules.classes), H, W), np.float32)
+    empty = Fused(none, none, {}, {}).rounded(rules.mask_code)
     rest = {name: column for name, column in block.items() if name != "attempts"}
     shown = {} if features is None else {"features": np.zeros((N, T, *features), np.float16)}
-    return {**rest, **_targets(Taught({"prob": empty, "confidence": empty, **shown}), rules)}
+    return {**rest, **_targets(Taught({**empty.arrays, **shown}), rules)}
 
 
 def _spans(member: str, actor: str, start: float, video_NTHW: np.ndarray, lookups: Counter[str]) -> list[StageSpan]:

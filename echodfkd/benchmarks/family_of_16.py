@@ -20,7 +20,7 @@ from echodfkd.benchmarks.family_table import PUBLISHED
 from echodfkd.benchmarks.student_step import FILTERS, Training
 from echodfkd.benchmarks.teacher_frames import random_network
 from echodfkd.benchmarks.timing import Report, Stopwatch, interleave
-from echodfkd.mask_codes import quantise
+from echodfkd.mask_codes import PROBABILITY
 from echodfkd.models.build import build_student, echonet_teacher
 
 TARGET = 0.25
@@ -88,7 +88,7 @@ def measure(members: Sequence[tuple[int, int]], *, device: str, clips: int, roun
     target_prob = torch.from_numpy(teacher.soft_masks(video)).to(device)
     works: dict[str, Callable[[], tuple[float, ...]]] = {
         "source": _timed(lambda: [source.clip(index) for index in range(clips)], "cpu"),
-        "teacher": _timed(lambda: quantise(teacher.soft_masks(video)), device),
+        "teacher": _timed(lambda: teacher.clip_codes(video, (), PROBABILITY), device),
     }
     for blocks, layers in members:
         student = build_student(blocks=blocks, layers=layers, filters=FILTERS, norm="batch")

@@ -14,7 +14,7 @@ from torch import nn
 
 from echodfkd.benchmarks.authors_teacher import teach_clip, teach_clips
 from echodfkd.benchmarks.timing import Ratio, Report, interleave, matmul_flops, timed
-from echodfkd.mask_codes import quantise
+from echodfkd.mask_codes import PROBABILITY
 from echodfkd.models.build import echonet_teacher
 from echodfkd.models.deeplabv3 import INPUT_SIZE, Conv, DeepLabV3
 
@@ -120,8 +120,8 @@ def compare(network: DeepLabV3, video: np.ndarray, *, device: str, rounds: int) 
     works: dict[str, Callable[[], object]] = {
         "as published": lambda: list(teach_clips(published, video, device=device, records_graph=True)),
         "per clip": lambda: list(teach_clips(published, video, device=device)),
-        "ours fp32": lambda: quantise(ours["fp32"].soft_masks(video)),
-        "ours bf16": lambda: quantise(ours["bf16"].soft_masks(video)),
+        "ours fp32": lambda: ours["fp32"].clip_codes(video, (), PROBABILITY),
+        "ours bf16": lambda: ours["bf16"].clip_codes(video, (), PROBABILITY),
     }
     times = interleave({name: timed(work) for name, work in works.items()}, rounds)
     frames = video.shape[0] * video.shape[1]

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from echodfkd.errors import RunError
+from echodfkd.mask_codes import encode
+from echodfkd.models.mask_tensors import encode_tensor
 from echodfkd.records import CLASS_NAMES
 
 
@@ -56,6 +58,39 @@ class ClipTeacher(Protocol):
         ...
 
 
+@runtime_checkable
+class CodingTeacher(Protocol):
+    """A `Teacher` that has its masks in a code of `mask_codes`, or rounds them where they are made."""
+
+    def clip_codes(
+        self, video_NTHW: np.ndarray, clips: Sequence[ClipKey], code: str
+    ) -> tuple[np.ndarray, dict[int, str]]:
+        """Codes (N, T, C, H, W) of each class but the background; faults as `ClipTeacher.clip_masks`."""
+        ...
+
+
+def codes_of_clips(
+    teacher: Teacher, video_NTHW: np.ndarray, clips: Sequence[ClipKey], code: str
+) -> tuple[np.ndarray, dict[int, str]]:
+    """Masks of clips by any teacher, (N, T, C, H, W) in a code of `mask_codes`; and the rows without a usable one, each
+    with the reason, whose masks are those of probability 0.
+
+    Raises:
+        RunError: the teacher returned another shape than it was given.
+    """
+    if isinstance(teacher, CodingTeacher):
+        codes, faults = teacher.clip_codes(video_NTHW, clips, code)
+    else:
+        prob, faults = masks_of_clips(teacher, video_NTHW, clips)
+        prob = with_class_axis(prob, teacher.class_names)
+        if faults:
+            prob = prob.copy()
+            prob[list(faults)] = 0.0  # what is not finite has no code
+        codes = encode(prob, code)
+    codes[list(faults)] = encode(np.zeros(()), code)
+    return codes, faults
+
+
 def masks_of_clips(
     teacher: Teacher, video_NTHW: np.ndarray, clips: Sequence[ClipKey]
 ) -> tuple[np.ndarray, dict[int, str]]:
@@ -73,9 +108,12 @@ def masks_of_clips(
         raise RunError(
             f"the teacher {teacher.teacher_id} returned masks of shape {prob.shape} for video {video_NTHW.shape}"
         )
-    for row in np.flatnonzero(~np.isfinite(prob).all(axis=tuple(range(1, prob.ndim)))):
-        faults.setdefault(int(row), f"the teacher {teacher.teacher_id} gave a mask that is not finite")
-    return prob, dict(sorted(faults.items()))
+    return prob, _with_unusable(teacher, faults, np.isfinite(prob).all(axis=tuple(range(1, prob.ndim))))
+
+
+def _with_unusable(teacher: Teacher, faults: dict[int, str], finite_N: np.ndarray) -> dict[int, str]:
+    reason = f"the teacher {teacher.teacher_id} gave a mask that is not finite"
+    return dict(sorted({**{int(row): reason for row in np.flatnonzero(~finite_N)}, **faults}.items()))
 
 
 def masks_shape(teacher: Teacher, video_NTHW: np.ndarray) -> tuple[int, ...]:
@@ -191,9 +229,22 @@ class TorchTeacher:
         self._mean = torch.tensor(statistics.mean, device=self.device).view(1, channels, 1, 1)
         self._std = torch.tensor(statistics.std, device=self.device).view(1, channels, 1, 1)
 
-    @torch.inference_mode()
     def soft_masks(self, video_NTHW: np.ndarray) -> np.ndarray:
-        """See `Teacher.soft_masks`. Frames are grouped to ``batch_frames`` over clips.
+        """See `Teacher.soft_masks`."""
+        return _to_host(self._prob(video_NTHW)).reshape(masks_shape(self, video_NTHW))
+
+    def clip_codes(
+        self, video_NTHW: np.ndarray, clips: Sequence[ClipKey], code: str
+    ) -> tuple[np.ndarray, dict[int, str]]:
+        """See `CodingTeacher.clip_codes`: rounded on the device, which a quarter of the bytes then leaves."""
+        prob = self._prob(video_NTHW)
+        codes = _to_host(encode_tensor(prob, code))
+        finite = prob.sum((1, 2, 3, 4)).isfinite()  # of numbers up to 1, so that the sum of finite ones is finite
+        return codes, _with_unusable(self, {}, _to_host(finite))
+
+    @torch.inference_mode()
+    def _prob(self, video_NTHW: np.ndarray) -> torch.Tensor:
+        """(N, T, C, H, W) on the device. Frames are grouped to ``batch_frames`` over clips.
 
         A network that sees L frames at once gets the windows 0 .. L, L .. 2L and so on; the last one ends with the
         clip, and its mask counts for the frames that no other window holds. Before a clip shorter than L ends, its
@@ -212,9 +263,7 @@ class TorchTeacher:
             prob = torch.cat([self._forward(chunk, of_chunk) for chunk, of_chunk in chunks])
         prob_NSLCHW = prob.view(N, len(starts), length, -1, H, W)
         owner_T = np.arange(T) // length
-        prob_NTCHW = prob_NSLCHW[:, owner_T, np.arange(T) - starts[owner_T]]
-        count = len(self.class_names) - 1
-        return prob_NTCHW.reshape((N, T, H, W) if count == 1 else (N, T, count, H, W)).cpu().numpy()
+        return prob_NSLCHW[:, owner_T, np.arange(T) - starts[owner_T]]
 
     def _forward(self, windows_NLHW: torch.Tensor, own_NL2: torch.Tensor) -> torch.Tensor:
         """Probability (N, L, classes, H, W) of some windows, with the `own_statistics` of their frames."""
@@ -223,9 +272,9 @@ class TorchTeacher:
             places = torch.arange(self.layout.fixed_batch).clamp(max=N - 1)
             return self._forward(windows_NLHW[places], own_NL2[places])[:N]
         frames = windows_NLHW.reshape(-1, 1, H, W)
-        x = frames.to(self.device).float()
+        x = _to_device(frames, self.device).float()
         if self.normalise != "fixed":
-            mean, std = own_NL2.to(self.device).view(-1, 2, 1, 1, 1).unbind(1)
+            mean, std = _to_device(own_NL2, self.device).view(-1, 2, 1, 1, 1).unbind(1)
             x = (x - mean) / std
         x = (x - self._mean) / self._std  # grey repeats over the channels
         own = self.input_size
@@ -274,6 +323,21 @@ class TorchTeacher:
                 " none, which takes probabilities of 0 .. 1; set it to sigmoid or softmax"
             )
         return output.clamp(0, 1)
+
+
+def _to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """To a GPU by way of memory that it reads by itself: the copy runs while the host prepares the next pass."""
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+
+
+def _to_host(tensor: torch.Tensor) -> np.ndarray:
+    """What a tensor holds, once its device has made it; from a GPU likewise."""
+    if tensor.device.type != "cuda":
+        return tensor.numpy()
+    host = torch.empty_like(tensor, device="cpu", pin_memory=True)
+    host.copy_(tensor, non_blocking=True)
+    torch.cuda.current_stream(tensor.device).synchronize()
+    return host.numpy()
 
 
 def own_statistics(video_NTHW: np.ndarray, normalise: str) -> np.ndarray:

@@ -5,6 +5,7 @@ Legend: N clips, T frames, n frames of one pass, F channels, h rows, w columns.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from echodfkd.errors import ConfigError
-from echodfkd.models.teacher import Teacher, TorchTeacher
+from echodfkd.models.teacher import ClipKey, Teacher, TorchTeacher
 
 HALF_MAX = float(torch.finfo(torch.float16).max)
 
@@ -42,7 +43,7 @@ class FeatureTeacher:
             refused before a run starts.
 
     Attributes:
-        features: float16 (N, T, F, h, w) of the newest `soft_masks`.
+        features: float16 (N, T, F, h, w) of the newest `soft_masks` or `clip_codes`.
 
     Raises:
         ConfigError: no such module, or it does not give at least as many channels and cells per frame.
@@ -54,7 +55,7 @@ class FeatureTeacher:
         self.teacher, self.layer, self.shape = teacher, layer, shape
         self.teacher_id, self.class_names = teacher.teacher_id, teacher.class_names
         self.features = np.zeros((0, 0, *shape), np.float16)
-        self._kept: list[np.ndarray] = []
+        self._kept: list[torch.Tensor] = []
         modules = dict(teacher.network.named_modules())
         if not layer or layer not in modules:
             names = [name for name in modules if name and name.count(".") <= 1]
@@ -68,6 +69,20 @@ class FeatureTeacher:
         """See `Teacher.soft_masks`; `features` are then those of this video."""
         self._kept = []
         prob = self.teacher.soft_masks(video_NTHW)
+        self._take(video_NTHW)
+        return prob
+
+    def clip_codes(
+        self, video_NTHW: np.ndarray, clips: Sequence[ClipKey], code: str
+    ) -> tuple[np.ndarray, dict[int, str]]:
+        """See `CodingTeacher.clip_codes`; `features` likewise."""
+        self._kept = []
+        said = self.teacher.clip_codes(video_NTHW, clips, code)
+        self._take(video_NTHW)
+        return said
+
+    def _take(self, video_NTHW: np.ndarray) -> None:
+        """Make `features` of what the layer has given for this video."""
         N, T = video_NTHW.shape[:2]
         count = sum(len(part) for part in self._kept)
         if count != N * T:
@@ -75,9 +90,8 @@ class FeatureTeacher:
                 f"teacher.feature_layer: {self.layer} gave {count} maps for {N * T} frames; name a module that runs"
                 " once for each frame"
             )
-        self.features = np.concatenate(self._kept).reshape(N, T, *self.shape)
+        self.features = torch.cat(self._kept).cpu().numpy().reshape(N, T, *self.shape)
         self._kept = []
-        return prob
 
     def _keep(self, module: nn.Module, inputs: Any, output: Any) -> None:
         if not isinstance(output, torch.Tensor) or output.dim() != 4:
@@ -88,4 +102,4 @@ class FeatureTeacher:
                 f"teacher.feature_layer: {self.layer} gives {tuple(output.shape[1:])} (channels, rows, columns) a"
                 f" frame, less than the {self.shape} of teacher.feature_channels and teacher.feature_size; lower these"
             )
-        self._kept.append(pool_features(output, self.shape).cpu().numpy())
+        self._kept.append(pool_features(output, self.shape))

@@ -18,7 +18,7 @@ import numpy as np
 
 from echodfkd.errors import ClipError, one_line
 from echodfkd.mask_codes import MASK_CODES, PROBABILITY, decode, encode
-from echodfkd.models.teacher import ClipKey, Teacher, masks_of_clips, with_class_axis
+from echodfkd.models.teacher import ClipKey, Teacher, codes_of_clips
 from echodfkd.storage import RunStorage, read_inside
 from echodfkd.synthesis.shards import MAX_BYTES
 from echodfkd.teachers.mask_files import StoredMask, decode_masks, encode_masks
@@ -55,6 +55,15 @@ class CachedTeacher:
 
     def clip_masks(self, video_NTHW: np.ndarray, clips: Sequence[ClipKey]) -> tuple[np.ndarray, dict[int, str]]:
         """See `ClipTeacher.clip_masks`."""
+        levels, faults = self.clip_codes(video_NTHW, clips, self.code)
+        prob = decode(levels)
+        return prob[:, :, 0] if len(self.class_names) == 2 else prob, faults
+
+    def clip_codes(
+        self, video_NTHW: np.ndarray, clips: Sequence[ClipKey], code: str
+    ) -> tuple[np.ndarray, dict[int, str]]:
+        """See `CodingTeacher.clip_codes`; ``code`` is that of the cache."""
+        assert code == self.code, "a run has one code"
         N, T, H, W = video_NTHW.shape
         levels = np.zeros((N, T, len(self.class_names) - 1, H, W), MASK_CODES[self.code])
         pixels = [hashlib.sha256(video.tobytes()).hexdigest() for video in video_NTHW]
@@ -66,14 +75,13 @@ class CachedTeacher:
             else:
                 levels[row] = kept
         if missing:
-            prob, found = masks_of_clips(self.teacher, video_NTHW[missing], [clips[row] for row in missing])
+            made, found = codes_of_clips(self.teacher, video_NTHW[missing], [clips[row] for row in missing], code)
+            levels[missing] = made
             faults = {missing[place]: reason for place, reason in found.items()}
-            for place, row in enumerate(missing):
-                if place not in found:
-                    levels[row] = encode(with_class_axis(prob[place : place + 1], self.class_names)[0], self.code)
+            for row in missing:
+                if row not in faults:
                     self._keep(clips[row], levels[row], pixels[row])
-        prob = decode(levels)
-        return prob[:, :, 0] if len(self.class_names) == 2 else prob, faults
+        return levels, faults
 
     def lookups(self) -> Counter[str]:
         """``hit`` and ``miss`` so far, and bytes of the entries read (``hit_bytes``) and written (``miss_bytes``)."""

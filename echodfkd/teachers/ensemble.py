@@ -12,7 +12,7 @@ import numpy as np
 
 from echodfkd.mask_codes import PROBABILITY
 from echodfkd.models.teacher import ClipKey, Teacher
-from echodfkd.teachers.fusing import Fusion, MemberMasks, MemberRule, Taught
+from echodfkd.teachers.fusing import Fused, Fusion, MemberMasks, MemberRule
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Ensemble:
         self.class_names = ("background", *names)
         self.teacher_id = self.fusion.teacher_id([one.teacher.teacher_id for one in self.members])
 
-    def teach(self, video_NTHW: np.ndarray, clips: Sequence[ClipKey], wanted: Sequence[str]) -> Taught:
+    def teach(self, video_NTHW: np.ndarray, clips: Sequence[ClipKey], wanted: Sequence[str]) -> Fused:
         """The wanted classes of some clips. Raises `RunError` as `Fusion.fuse` does."""
         said = [MemberMasks.of(one.teacher, video_NTHW, clips, wanted, self.fusion.code) for one in self.members]
         return self.fusion.fuse(said, wanted)

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from echodfkd.errors import EchoDFKDError, RunError
-from echodfkd.mask_codes import MASK_CODES, PROBABILITY, decode, encode
+from echodfkd.mask_codes import MASK_CODES, PROBABILITY, decode, encode, quantise
 from echodfkd.models.fusion import fuse_by_name
-from echodfkd.models.teacher import ClipKey, Teacher, masks_of_clips, with_class_axis
+from echodfkd.models.teacher import ClipKey, Teacher, codes_of_clips
 from echodfkd.models.teacher_features import FeatureTeacher
 
 _MASKS, _SAID = "member_masks", "member_said"
@@ -29,9 +29,9 @@ class Taught:
     """Masks of N clips.
 
     Attributes:
-        arrays: a row per clip: ``prob`` float32 (N, T, C, H, W); of an ensemble ``confidence``, likewise; of a teacher
-            that shows them ``features`` float16 (N, T, F, h, w).
-        faults: the rows that have no usable mask (theirs is 0), each with the reason.
+        arrays: a row per clip: ``codes`` (N, T, C, H, W) of `mask_codes`; of an ensemble ``confidence`` likewise,
+            uint8, round(255 x); of a teacher that shows them ``features`` float16 (N, T, F, h, w).
+        faults: the rows that have no usable mask (theirs is that of probability 0), each with the reason.
         dropped: the rows that members were left out of, and for each of these members the reason.
     """
 
@@ -40,26 +40,44 @@ class Taught:
     dropped: dict[int, dict[str, str]] = field(default_factory=dict)
 
     @property
-    def prob(self) -> np.ndarray:
-        """float32 (N, T, C, H, W)."""
-        return self.arrays["prob"]
+    def codes(self) -> np.ndarray:
+        """(N, T, C, H, W)."""
+        return self.arrays["codes"]
 
 
-def teach_alone(teacher: Teacher, video_NTHW: np.ndarray, clips: Sequence[ClipKey], wanted: Sequence[str]) -> Taught:
+def teach_alone(
+    teacher: Teacher, video_NTHW: np.ndarray, clips: Sequence[ClipKey], wanted: Sequence[str], code: str
+) -> Taught:
     """The wanted classes of what one teacher says, and its features where it shows them.
 
     Raises:
         RunError: it returned another shape than it was given.
     """
-    prob, faults = masks_of_clips(teacher, video_NTHW, clips)
-    places = [teacher.class_names.index(name) - 1 for name in wanted]
-    prob_NTCHW = with_class_axis(prob, teacher.class_names)[:, :, places].astype(np.float32, copy=False)
-    prob_NTCHW[list(faults)] = 0.0
+    codes_NTCHW, faults = codes_of_clips(teacher, video_NTHW, clips, code)
+    codes_NTCHW = codes_NTCHW[:, :, [teacher.class_names.index(name) - 1 for name in wanted]]
     if not isinstance(teacher, FeatureTeacher):
-        return Taught({"prob": prob_NTCHW}, faults)
+        return Taught({"codes": codes_NTCHW}, faults)
     for row in np.flatnonzero(~np.isfinite(teacher.features).all(axis=(1, 2, 3, 4))):
         faults.setdefault(int(row), f"the teacher {teacher.teacher_id} gave features that are not finite")
-    return Taught({"prob": prob_NTCHW, "features": teacher.features}, dict(sorted(faults.items())))
+    return Taught({"codes": codes_NTCHW, "features": teacher.features}, dict(sorted(faults.items())))
+
+
+@dataclass(frozen=True)
+class Fused:
+    """What an ensemble says of N clips: ``faults`` and ``dropped`` as in `Taught`; before it is rounded.
+
+    Shapes: ``prob`` and ``confidence`` float32 (N, T, C, H, W).
+    """
+
+    prob: np.ndarray
+    confidence: np.ndarray
+    faults: dict[int, str]
+    dropped: dict[int, dict[str, str]]
+
+    def rounded(self, code: str) -> Taught:
+        """As it crosses to the students."""
+        arrays = {"codes": encode(self.prob, code), "confidence": quantise(self.confidence)}
+        return Taught(arrays, self.faults, self.dropped)
 
 
 @dataclass(frozen=True)
@@ -94,10 +112,10 @@ class MemberMasks:
         """Of clips that it is shown. An explained error is kept: whether it ends the run, the fusion knows."""
         empty = MemberMasks.nothing(teacher, video_NTHW, wanted, code)
         try:
-            taught = teach_alone(teacher, video_NTHW, clips, empty.classes)
+            taught = teach_alone(teacher, video_NTHW, clips, empty.classes, code)
         except EchoDFKDError as error:
             return replace(empty, error=str(error))
-        return replace(empty, levels=encode(taught.prob, code), faults=taught.faults)
+        return replace(empty, levels=taught.codes, faults=taught.faults)
 
     def to_columns(self, name: str) -> dict[str, np.ndarray]:
         """The columns that this adds to a block; all but the masks ride on the block's first row, as JSON."""
@@ -145,7 +163,7 @@ class Fusion:
         steps = "255" if self.code == PROBABILITY else self.code
         return f"ensemble-{hashlib.sha256(f'{self.method}/{steps}|{who}'.encode()).hexdigest()[:8]}"
 
-    def fuse(self, said: Sequence[MemberMasks], wanted: Sequence[str]) -> Taught:
+    def fuse(self, said: Sequence[MemberMasks], wanted: Sequence[str]) -> Fused:
         """Fuse what the members say of N clips, class by class over those who give it.
 
         A member that may be left out and has no usable mask of a clip is left out of that clip's fusion. A clip that a
@@ -186,7 +204,7 @@ class Fusion:
                 method=self.method,
                 class_names=tuple(wanted),
             )
-        return Taught(arrays, faults, dropped)
+        return Fused(**arrays, faults=faults, dropped=dropped)
 
     def _fault(
         self, said: Sequence[MemberMasks], missing: dict[int, str], left: Sequence[int], wanted: Sequence[str]

@@ -17,8 +17,8 @@ import numpy as np
 
 from echodfkd.config_remote import TOKEN_VARIABLE
 from echodfkd.errors import InputError, one_line, plain_sentence
-from echodfkd.mask_codes import quantise
-from echodfkd.models.teacher import Teacher, masks_of_clips
+from echodfkd.mask_codes import PROBABILITY
+from echodfkd.models.teacher import Teacher, codes_of_clips, masks_shape
 from echodfkd.teachers.protocol import (
     MEDIA_TYPE,
     About,
@@ -118,11 +118,8 @@ def cut_off() -> Answer:
 
 def teach(teacher: Teacher, video_NTHW: np.ndarray) -> Taught:
     """A teacher's masks as they are sent. Raises what the teacher raises."""
-    prob, faults = masks_of_clips(teacher, video_NTHW, ())
-    if faults:
-        prob = prob.copy()
-        prob[list(faults)] = 0.0
-    return Taught(quantise(prob), teacher.teacher_id, tuple(faults))
+    codes, faults = codes_of_clips(teacher, video_NTHW, (), PROBABILITY)
+    return Taught(codes.reshape(masks_shape(teacher, video_NTHW)), teacher.teacher_id, tuple(faults))
 
 
 def read_token(token_file: str, option: str) -> str:

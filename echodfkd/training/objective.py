@@ -23,8 +23,9 @@ from echodfkd.losses_features import attention_transfer, feature_directions, fea
 from echodfkd.losses_pixels import HALF_CODE, entropy_confidence, soft_mask_focal, soft_mask_kl
 from echodfkd.losses_regions import lovasz_hinge, soft_dice
 from echodfkd.losses_shape import boundary_loss, temporal_consistency
-from echodfkd.mask_codes import LEAST_PROB, LOGIT_STEPS
+from echodfkd.mask_codes import LEAST_PROB
 from echodfkd.models.heads import HeadOutputs, StudentOutput
+from echodfkd.models.mask_tensors import decode_tensor
 from echodfkd.records import DistillationBatch
 
 
@@ -73,27 +74,29 @@ class BatchTensors(NamedTuple):
 
 
 def batch_tensors(batch: DistillationBatch, device: torch.device) -> BatchTensors:
-    """Tensors of a batch. Arrays out of a stream may be read-only and are copied."""
-    video = torch.tensor(np.asarray(batch.video)).to(device)
+    """Tensors of a batch. Arrays out of a stream may be read-only and are copied; to a GPU the host does not wait."""
     codes = np.asarray(batch.teacher_prob)
-    target = decode_tensor(torch.tensor(codes).to(device))
-    weight = torch.tensor(np.asarray(batch.sample_weight, np.float32)).to(device)
+    weight = np.asarray(batch.sample_weight, np.float32)
     phase, ef, features = (
-        None if column is None else torch.tensor(np.asarray(column, np.float32)).to(device)
+        None if column is None else _to_device(np.asarray(column, np.float32), device)
         for column in (batch.teacher_phase, batch.teacher_ef, batch.teacher_features)
     )
     sure = batch.teacher_confidence
-    confidence = None if sure is None else decode_tensor(torch.tensor(np.asarray(sure)).to(device))
-    least = LEAST_PROB[codes.dtype]
-    return BatchTensors(video, target, weight, phase, ef, confidence, features, least)
+    return BatchTensors(
+        video=_to_device(np.asarray(batch.video), device),
+        mask_prob=decode_tensor(_to_device(codes, device)),
+        weight=_to_device(weight, device),
+        phase=phase,
+        ef=ef,
+        mask_confidence=None if sure is None else decode_tensor(_to_device(np.asarray(sure), device)),
+        features=features,
+        least_prob=LEAST_PROB[codes.dtype],
+    )
 
 
-def decode_tensor(codes: torch.Tensor) -> torch.Tensor:
-    """`mask_codes.decode` on the device that the codes are on."""
-    if codes.dtype == torch.uint8:
-        return codes.float() / 255.0
-    assert codes.dtype == torch.int8, f"masks are uint8 or int8, got {codes.dtype}"
-    return torch.sigmoid(codes.float() / LOGIT_STEPS)
+def _to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """A copy, to a GPU by way of memory that it reads by itself: the copy runs while the host prepares what follows."""
+    return torch.tensor(array, pin_memory=device.type == "cuda").to(device, non_blocking=True)
 
 
 _MASK_LOSSES: dict[str, Callable[..., torch.Tensor]] = {

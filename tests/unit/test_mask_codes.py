@@ -13,7 +13,8 @@ import torch
 from echodfkd.config_file import config_hash, load_config
 from echodfkd.errors import ConfigError
 from echodfkd.losses_pixels import HALF_CODE, soft_mask_kl
-from echodfkd.mask_codes import LEAST_PROB, LOGIT, MASK_CODES, PROBABILITY, decode, encode
+from echodfkd.mask_codes import LEAST_PROB, LOGIT, LOGIT_STEPS, MASK_CODES, PROBABILITY, decode, encode
+from echodfkd.models.mask_tensors import decode_tensor, encode_tensor
 from echodfkd.models.teacher import ClipKey
 from echodfkd.records import DistillationBatch
 from echodfkd.runtime.parts import load_teacher, slot_rules, training_source
@@ -21,7 +22,7 @@ from echodfkd.teachers.cache import CachedTeacher
 from echodfkd.teachers.mask_files import StoredMask, encode_masks
 from echodfkd.teachers.recorded import RecordedMasks
 from echodfkd.teaching import make_block, teach_block
-from echodfkd.training.objective import batch_tensors, decode_tensor
+from echodfkd.training.objective import batch_tensors
 
 TEMPERATURE = 4.0
 
@@ -41,6 +42,18 @@ def test_a_code_that_was_decoded_comes_back(code: str) -> None:
     assert (np.diff(decode(codes)) > 0).all()
     # torch's sigmoid and numpy's exp differ by a unit in the last place
     np.testing.assert_allclose(decode_tensor(torch.from_numpy(codes)).numpy(), decode(codes), atol=1.2e-7)
+
+
+@pytest.mark.parametrize("code", MASK_CODES)
+def test_tensors_are_rounded_as_arrays_are(code: str) -> None:
+    """Around every border between two codes too, where float32 has no number for it: no tolerance."""
+    levels = np.arange(256)[:, None] / 255 + np.array([-0.5, 0, 0.5]) / 255
+    if code == LOGIT:
+        levels = 1 / (1 + np.exp(-(np.arange(-130, 131)[:, None] + np.array([-0.5, 0, 0.5])) / LOGIT_STEPS))
+    prob = levels.clip(0, 1).astype(np.float32).ravel()
+    prob = np.concatenate([prob, np.nextafter(prob, np.float32(1)), np.nextafter(prob, np.float32(0))])
+    prob = np.concatenate([prob, np.random.default_rng(0).random(200_000, np.float32)])
+    np.testing.assert_array_equal(encode_tensor(torch.from_numpy(prob), code).numpy(), encode(prob, code))
 
 
 def test_what_a_code_loses() -> None:

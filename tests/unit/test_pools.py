@@ -227,7 +227,7 @@ def test_only_a_class_that_is_asked_for_must_have_somebody_left() -> None:
     taught = fusion.fuse([la_lv, lv], ("LV",))
     assert (taught.faults, taught.dropped) == ({}, {0: {"a": "lost"}})
     assert (taught.prob == 1).all()
-    assert (taught.arrays["confidence"] == 1).all()  # one voice alone does not disagree
+    assert (taught.confidence == 1).all()  # one voice alone does not disagree
 
 
 def test_members_are_asked_again_for_a_clip_that_takes_anothers_place_only() -> None:

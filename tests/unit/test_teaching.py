@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from echodfkd.errors import ClipError, RunError
-from echodfkd.mask_codes import quantise
-from echodfkd.models.teacher import PixelStatistics, TorchTeacher
+from echodfkd.mask_codes import MASK_CODES, PROBABILITY, encode, quantise
+from echodfkd.models.teacher import PixelStatistics, TorchTeacher, codes_of_clips
 from echodfkd.records import DistillationBatch, TaughtClip, VideoClip, clip_columns, taught_columns
 from echodfkd.teaching import SlotRules, make_block, teach_block
+from echodfkd.training.objective import batch_tensors
 
 RULES = SlotRules(plan_slots=10, max_attempts=3, video_shape=(2, 4, 4))
 
@@ -272,6 +273,61 @@ def test_a_block_with_a_fault_has_the_columns_of_the_others() -> None:
 class BadSource(FakeSource):
     def clip(self, index: int) -> VideoClip:
         raise ClipError(f"clip {index} is broken")
+
+
+class Darkness(nn.Module):
+    """Logits of two classes; of a white pixel, none."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.where(x >= 2.55, torch.nan, x)
+        return torch.cat([x - 1, 1 - x], dim=1)
+
+
+@pytest.mark.parametrize("code", MASK_CODES)
+def test_masks_that_are_rounded_where_they_are_made_are_those_that_are_rounded_later(code: str) -> None:
+    """A teacher without `clip_codes` is rounded by numpy, one with it by torch: no level differs, no fault either."""
+    teacher = TorchTeacher(
+        Darkness(),
+        name="b",
+        statistics=PixelStatistics(mean=(0.0,), std=(100.0,)),
+        input_size=None,
+        device="cpu",
+        batch_frames=3,
+        class_names=("background", "LV", "LA"),
+    )
+
+    class FloatTeacher:
+        teacher_id, class_names, soft_masks = teacher.teacher_id, teacher.class_names, teacher.soft_masks
+
+    video = np.random.default_rng(0).integers(0, 255, (3, 4, 8, 8), dtype=np.uint8)
+    video[1, 2, 3, 4] = 255
+    codes, faults = codes_of_clips(teacher, video, (), code)
+    expected, expected_faults = codes_of_clips(FloatTeacher(), video, (), code)
+    np.testing.assert_array_equal(codes, expected)
+    assert faults == expected_faults == {1: f"the teacher {teacher.teacher_id} gave a mask that is not finite"}
+    assert codes.shape == (3, 4, 2, 8, 8)
+    assert (codes[1] == encode(np.zeros(()), code)).all()
+    assert len(np.unique(codes[[0, 2]])) > 20
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_what_crosses_to_a_gpu_and_back_is_what_a_cpu_gives() -> None:
+    """Copies run while the host goes on: many small passes, so that one that was read too early would show."""
+    video = np.random.default_rng(0).integers(0, 256, (64, 16, 112, 112), dtype=np.uint8)
+    codes = {}
+    for device in ("cpu", "cuda"):
+        statistics = PixelStatistics(mean=(128.0,), std=(64.0,))
+        teacher = TorchTeacher(
+            Brightness(), name="b", statistics=statistics, input_size=None, device=device, batch_frames=8
+        )
+        codes[device], _ = teacher.clip_codes(video, (), PROBABILITY)
+    assert np.abs(codes["cuda"].astype(int) - codes["cpu"]).max() <= 1  # another sigmoid in the last digits
+    clips = [FakeSource().clip(index) for index in range(4)]
+    prob = np.random.default_rng(1).integers(0, 256, clips[0].video.shape, dtype=np.uint8)
+    columns = taught_columns([TaughtClip(slot, clip, prob, "t") for slot, clip in enumerate(clips)])
+    here, there = (batch_tensors(DistillationBatch.from_columns(columns), torch.device(d)) for d in ("cpu", "cuda"))
+    assert torch.equal(there.video.cpu(), here.video)
+    torch.testing.assert_close(there.mask_prob.cpu(), here.mask_prob)
 
 
 def test_a_torch_teacher_of_several_classes_keeps_their_order() -> None:
