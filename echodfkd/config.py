@@ -235,6 +235,9 @@ class RayConfig:
     """Object store of a new local cluster, in MiB."""
     progress_s: float = 5.0
     """Seconds between progress lines; 0 prints none."""
+    keep_memory: bool = True
+    """Workers keep the memory that they free for what they make next (Linux): faster, and they stay as large as they
+    were at their largest. The variables are in host_memory.py; those of the driver's environment count before them."""
 
 
 @dataclass(frozen=True)

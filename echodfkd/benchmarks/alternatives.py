@@ -19,10 +19,11 @@ from echodfkd import clock
 from echodfkd.benchmarks.data_wait import matched_run
 from echodfkd.benchmarks.job_run import distil, spans_of
 from echodfkd.benchmarks.stream_wall import update_on
-from echodfkd.benchmarks.timing import Report
+from echodfkd.benchmarks.timing import Report, process_apart
 from echodfkd.command import prepare_ray
 from echodfkd.config import RunConfig
 from echodfkd.config_file import load_config
+from echodfkd.host_memory import kept_memory
 from echodfkd.records import DistillationBatch
 from echodfkd.runtime.parts import load_teacher, slot_rules, training_source
 from echodfkd.synthesis.source import ClipSource
@@ -60,9 +61,11 @@ def alternatives(report: Report, *, quick: bool) -> dict[str, Any]:
             rows = distil(options, storage=folder, name=f"run{number}")
             begin = float(spans_of(rows, "teacher")[:, 0].min())
             streaming = float(spans_of(rows, "students")[:, 1].max()) - begin
-            rounds.append(
-                {"streaming": streaming, "loader": loader_seconds(config), "materialised": materialised_seconds(config)}
-            )
+            with process_apart(kept_memory()) as process:  # as the run's own workers are
+                loader, materialised = (
+                    process.submit(work, config).result() for work in (loader_seconds, materialised_seconds)
+                )
+            rounds.append({"streaming": streaming, "loader": loader, "materialised": materialised})
     report(f"{'seconds of ' + str(steps) + ' updates':<28}" + "".join(f"{name:>14}" for name in rounds[0]))
     for number, one in enumerate(rounds):
         report(f"round {number:<22}" + "".join(f"{seconds:>14.1f}" for seconds in one.values()))

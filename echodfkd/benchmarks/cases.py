@@ -33,6 +33,7 @@ CASES = {
     "echoclip": "echoclip",
     "teacher_frames": "teacher_frames",
     "family_of_16": "family_of_16",
+    "kept_memory": "kept_memory",
     "decode": "decode",
     "imports": "imports",
     "clip_bytes": "clip_bytes",

@@ -17,10 +17,11 @@ import torch
 from echodfkd.benchmarks.data_wait import WARM_UP, matched_run
 from echodfkd.benchmarks.job_run import distil, spans_of
 from echodfkd.benchmarks.teacher_frames import write_random_weights
-from echodfkd.benchmarks.timing import Report
+from echodfkd.benchmarks.timing import Report, process_apart
 from echodfkd.config import RunConfig
 from echodfkd.config_file import load_config
 from echodfkd.errors import RunError
+from echodfkd.host_memory import kept_memory
 from echodfkd.records import DistillationBatch
 from echodfkd.runtime.parts import load_teacher, slot_rules, training_source
 from echodfkd.teaching import make_block, teach_block
@@ -91,9 +92,14 @@ def measure(pair: Pair, name: str, folder: str, cores: tuple[int, int]) -> dict[
     """Seconds of a batch while streaming, and of each role alone before and after it."""
     options = [*pair.options, f"train.steps={pair.steps}"]
     config = load_config(None, [*options, f"storage={folder}", "name=alone"])
-    alone = [work_alone(config, blocks=pair.blocks, core=cores[1])]
+
+    def both_alone() -> dict[str, float]:
+        with process_apart(kept_memory()) as process:  # as the run's own workers are
+            return process.submit(work_alone, config, blocks=pair.blocks, core=cores[1]).result()
+
+    alone = [both_alone()]
     rows = distil(options, storage=folder, name=name, pins={TEACHER: cores[0], STUDENT: cores[1]})
-    alone.append(work_alone(config, blocks=pair.blocks, core=cores[1]))
+    alone.append(both_alone())
     teach, learn = (float(np.mean([one[role] for one in alone])) for role in ("teacher", "student"))
     ends = spans_of(rows, "students")[:, 1]
     first = int(WARM_UP * len(ends))

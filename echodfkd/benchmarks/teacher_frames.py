@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import functools
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,12 @@ import torch
 from torch import nn
 
 from echodfkd.benchmarks.authors_teacher import teach_clip, teach_clips
-from echodfkd.benchmarks.timing import Ratio, Report, interleave, matmul_flops, timed
+from echodfkd.benchmarks.timing import Ratio, Report, Works, interleave, matmul_flops, process_apart, timed, timed_apart
+from echodfkd.host_memory import kept_memory
 from echodfkd.mask_codes import PROBABILITY
 from echodfkd.models.build import echonet_teacher
 from echodfkd.models.deeplabv3 import INPUT_SIZE, Conv, DeepLabV3
+from echodfkd.models.teacher import TorchTeacher
 
 TARGETS = {"cpu": {"fp32": 1.8, "bf16": 3.5}, "cuda": {"bf16": 8.0}}
 """Times that our frames a second must be those of the per-clip float32 loop."""
@@ -109,21 +111,18 @@ def teacher_frames(report: Report, *, quick: bool) -> dict[str, Any]:
 
 
 def compare(network: DeepLabV3, video: np.ndarray, *, device: str, rounds: int) -> dict[str, Any]:
-    """Both ways over the same clips in turn: frames/s, ratios (of wall and of CPU time), differences of the masks."""
+    """Both ways over the same clips in turn: frames/s, ratios (of wall and of CPU time), differences of the masks.
+
+    Ours runs in a process with the environment of a run's workers, the published loop in one as it comes.
+    """
     published = copy.deepcopy(network).to(device)
-    ours = {
-        precision: echonet_teacher(
-            copy.deepcopy(network), device=device, batch_frames=1024 if device == "cuda" else 64, precision=precision
-        )
-        for precision in ("fp32", "bf16")
-    }
-    works: dict[str, Callable[[], object]] = {
+    works: Works = {
         "as published": lambda: list(teach_clips(published, video, device=device, records_graph=True)),
         "per clip": lambda: list(teach_clips(published, video, device=device)),
-        "ours fp32": lambda: ours["fp32"].clip_codes(video, (), PROBABILITY),
-        "ours bf16": lambda: ours["bf16"].clip_codes(video, (), PROBABILITY),
     }
-    times = interleave({name: timed(work) for name, work in works.items()}, rounds)
+    with process_apart(kept_memory()) as there:
+        ours = timed_apart(there, our_works, network, video, device)
+        times = interleave({**{name: timed(work) for name, work in works.items()}, **ours}, rounds)
     frames = video.shape[0] * video.shape[1]
     wall = {name: [seconds for seconds, _ in found] for name, found in times.items()}
     cpu = {name: [seconds for _, seconds in found] for name, found in times.items()}
@@ -133,6 +132,26 @@ def compare(network: DeepLabV3, video: np.ndarray, *, device: str, rounds: int) 
             ratios[f"{fast} / {slow}"] = Ratio.of(wall[slow], wall[fast])
             ratios[f"{fast} / {slow}, CPU seconds"] = Ratio.of(cpu[slow], cpu[fast])
     expected = np.stack([teach_clip(published, clip, device=device) for clip in video[:1]])
-    apart = {name: float(np.abs(teacher.soft_masks(video[:1]) - expected).max()) for name, teacher in ours.items()}
+    apart = {
+        name: float(np.abs(teacher.soft_masks(video[:1]) - expected).max())
+        for name, teacher in our_teachers(network, device).items()
+    }
     rates = {name: frames / float(np.median(seconds)) for name, seconds in wall.items()}
     return {"frames_s": rates, "ratios": ratios, "apart": apart}
+
+
+def our_teachers(network: DeepLabV3, device: str) -> dict[str, TorchTeacher]:
+    """By precision."""
+    frames = 1024 if device == "cuda" else 64
+    return {
+        precision: echonet_teacher(copy.deepcopy(network), device=device, batch_frames=frames, precision=precision)
+        for precision in ("fp32", "bf16")
+    }
+
+
+def our_works(network: DeepLabV3, video: np.ndarray, device: str) -> Works:
+    """Masks of the video, as they cross to the students."""
+    return {
+        f"ours {precision}": functools.partial(teacher.clip_codes, video, (), PROBABILITY)
+        for precision, teacher in our_teachers(network, device).items()
+    }

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import get_context
+from unittest.mock import patch
 
 import torch
 
 Report = Callable[[str], None]
 """Takes a line of a case's table."""
+
+Works = Mapping[str, Callable[[], object]]
+"""What is compared, by name."""
 
 
 def best_time(work: Callable[[], object], device: str) -> float:
@@ -91,6 +99,36 @@ def timed(work: Callable[[], object]) -> Callable[[], tuple[float, float]]:
         return time.perf_counter() - wall, time.process_time() - cpu
 
     return measured
+
+
+@contextmanager
+def process_apart(environment: Mapping[str, str]) -> Iterator[ProcessPoolExecutor]:
+    """A process of its own, with these variables in its environment too, that does one thing after the other."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        with patch.dict(os.environ, environment):
+            process.submit(os.getpid).result()  # it starts with the first thing that is asked of it
+        yield process
+
+
+def timed_apart(
+    process: Executor, make: Callable[..., Works], *arguments: object
+) -> dict[str, Callable[[], tuple[float, float]]]:
+    """As `timed`, of the works that a function of a module makes in another process."""
+    names: list[str] = process.submit(_make, make, arguments).result()
+    return {name: lambda name=name: process.submit(_run, name).result() for name in names}  # type: ignore[misc]
+
+
+_made: dict[str, Callable[[], tuple[float, float]]] = {}
+"""In another process: the works of `timed_apart`."""
+
+
+def _make(make: Callable[..., Works], arguments: tuple[object, ...]) -> list[str]:
+    _made.update({name: timed(work) for name, work in make(*arguments).items()})
+    return list(_made)
+
+
+def _run(name: str) -> tuple[float, float]:
+    return _made[name]()
 
 
 def matmul_flops(device: str, dtype: torch.dtype) -> float:

@@ -23,6 +23,7 @@ from echodfkd.config import EvaluationConfig, PartConfig, RayConfig, RunConfig, 
 from echodfkd.config_source_file import map_parts
 from echodfkd.config_teachers import TeacherModelConfig
 from echodfkd.errors import RunError, plain_sentence
+from echodfkd.host_memory import kept_memory
 
 
 @contextlib.contextmanager
@@ -40,7 +41,8 @@ def connected(options: RayConfig) -> Iterator[None]:
     if started_here:
         check_authentication(address, allowed=options.allow_unauthenticated)
         local = {}
-        runtime_env: dict[str, object] = {"env_vars": QUIET_RAY}
+        kept = kept_memory() if options.keep_memory else {}
+        runtime_env: dict[str, object] = {"env_vars": {**QUIET_RAY, **kept}}
         if shlex.quote(sys.executable) != sys.executable:
             # Ray starts workers through a shell and leaves the interpreter's path unquoted: with a space in it
             # no actor would ever start, without a word

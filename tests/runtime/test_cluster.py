@@ -18,7 +18,15 @@ import os, subprocess, sys
 from echodfkd.config import RayConfig
 from echodfkd.runtime.cluster import connected
 import ray
+def faults():  # pages of 100 MB that the kernel had to clear, once the process had freed as much
+    import resource
+    import numpy as np
+    for _ in range(2):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        np.ones(100 << 20, np.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 with connected(RayConfig(address="local", num_cpus=1, object_store_mb=80)):
+    print("kept", ray.get(ray.remote(faults).remote(), timeout=60) < 100)
     task = ray.remote(lambda: os.environ["HELLO"]).options(runtime_env={"env_vars": {"HELLO": "from a worker"}})
     print(ray.get(task.remote(), timeout=60))
     address = ray.get_runtime_context().gcs_address
@@ -37,7 +45,7 @@ def test_a_local_cluster_works_from_a_path_with_a_space_and_lets_no_stranger_in(
     done = subprocess.run(
         [str(interpreter), "-c", LOCAL_CLUSTER], env=env, capture_output=True, text=True, timeout=180, check=False
     )
-    assert done.stdout.splitlines()[-2:] == ["from a worker", "stranger 1"], done.stderr[-2000:]
+    assert done.stdout.splitlines()[-3:] == ["kept True", "from a worker", "stranger 1"], done.stderr[-2000:]
 
 
 def test_local_paths_become_absolute_and_urls_stay(

@@ -1,9 +1,14 @@
 """Benchmarks: their list, the fields that every result carries, and the arithmetic of fair comparison."""
 
+import os
+import resource
+
+import numpy as np
 import pytest
 import torch
 
 from echodfkd.benchmarks import cases, family_table, student_step, timing
+from echodfkd.host_memory import KEPT_MEMORY, kept_memory
 from echodfkd.models.build import build_student
 
 
@@ -34,6 +39,37 @@ def test_a_ratio_pairs_the_rounds() -> None:
     ratio = timing.Ratio.of([2.0, 9.0, 8.0], [1.0, 3.0, 2.0])
     assert (ratio.median, ratio.low, ratio.high) == (3.0, 2.0, 4.0)
     assert str(ratio) == "3.00 [2.00, 4.00]"
+
+
+def works_there(value: str) -> timing.Works:
+    """In another process: a work that tells how many pages the kernel clears for 100 MB made twice."""
+    if os.environ.get("ECHODFKD_TEST") != value:
+        raise ValueError("another environment")
+
+    def make_twice() -> None:
+        for _ in range(2):
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            np.ones(100 << 20, np.uint8)
+        if resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before > 100:
+            raise MemoryError("the memory was given back")
+
+    return {"make twice": make_twice}
+
+
+def test_a_process_apart_has_its_own_environment_and_keeps_its_memory() -> None:
+    with timing.process_apart({"ECHODFKD_TEST": "x", **KEPT_MEMORY}) as process:
+        assert "ECHODFKD_TEST" not in os.environ
+        wall, cpu = timing.timed_apart(process, works_there, "x")["make twice"]()
+        assert 0 < cpu
+        assert 0 < wall
+        with pytest.raises(ValueError, match="another environment"):
+            timing.timed_apart(process, works_there, "y")
+
+
+def test_what_the_user_says_of_memory_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kept_memory() == KEPT_MEMORY
+    monkeypatch.setenv("MALLOC_MMAP_MAX_", "5")
+    assert kept_memory() == {**KEPT_MEMORY, "MALLOC_MMAP_MAX_": "5"}
 
 
 def test_a_step_is_compared_in_both_precisions() -> None:
