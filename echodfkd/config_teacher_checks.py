@@ -87,6 +87,26 @@ def _check_teacher(option: str, teacher: TeacherConfig) -> None:
                 )
     if teacher.cache and teacher.kind == "recorded":
         raise ConfigError(f"{option}.cache: has no use where {option}.kind is recorded, whose masks are stored already")
+    _check_memory(option, teacher, models)
+
+
+def _check_memory(option: str, teacher: TeacherConfig, models: dict[str, TeacherModelConfig]) -> None:
+    """``models``: the teacher and its members by option."""
+    if teacher.frame_memory_mb < 0:
+        raise ConfigError(f"{option}.frame_memory_mb: got {teacher.frame_memory_mb}, must be at least 0")
+    if teacher.frame_memory_mb and teacher.feature_layer:
+        raise ConfigError(f"{option}.frame_memory_mb: remembers masks alone, and {option}.feature_layer is set")
+    ones = [one for one in models.values() if one.kind != "ensemble"]
+    if teacher.frame_memory_mb and not any(remembers_frames(one) for one in ones):
+        raise ConfigError(
+            f"{option}.frame_memory_mb: has no use here, where no teacher is a network that sees a frame at a time"
+            f" ({option}.kind, .layout, .normalise)"
+        )
+
+
+def remembers_frames(model: TeacherModelConfig) -> bool:
+    """Whether a frame's mask is made here, of that frame alone."""
+    return model.kind not in STORED_KINDS and model.layout == "NCHW" and model.normalise != "clip"
 
 
 def _members_of(option: str, teacher: TeacherConfig) -> dict[str, MemberConfig]:
@@ -141,10 +161,11 @@ def class_map(model: TeacherModelConfig) -> tuple[tuple[int, ...], tuple[str, ..
 def teacher_facts(values: dict[str, Any], *, has_tasks: bool) -> None:
     """Leave of a config's plain teacher values what decides the targets and is not in the teacher's id already.
 
-    A cache holds masks in 8 bits; what the students learn beside masks (``has_tasks``) is then made of these. (An
-    ensemble's members give no others in the first place.)
+    What the students learn beside masks (``has_tasks``) is made of masks in 8 bits. That was so with a cache and for an
+    ensemble alone, in versions that wrote a hash without it.
     """
-    has_cache = bool(values.pop("cache"))
+    for key in ("cache", "frame_memory_mb"):
+        values.pop(key)
     for model in (values, *values["members"].values()):
         for key in ("weights", "sha256", "remote", *_REFERENCE):
             model.pop(key)
@@ -161,7 +182,7 @@ def teacher_facts(values: dict[str, Any], *, has_tasks: bool) -> None:
             member.pop(key)
         if member["required"]:
             member.pop("required")
-    values["is_quantised_first"] = has_cache and has_tasks and values["kind"] != "ensemble"
+    values["is_quantised_first"] = has_tasks and values["kind"] != "ensemble"
 
 
 def _check_model(option: str, model: TeacherModelConfig) -> None:

@@ -109,6 +109,9 @@ class TeacherConfig(TeacherPoolConfig, TeacherModelConfig):
     of 1/16 of a logit, up to 7.9), which a term kl with a temperature reads better."""
     cache: str = ""
     """Folder or fsspec URL that keeps taught masks, so that a clip which is met again is not taught again."""
+    frame_memory_mb: int = 0
+    """Masks of single frames that each actor remembers (compressed), for windows that overlap: epochs over recorded
+    videos. Of teachers that see a frame at a time; 0 remembers none."""
     feature_layer: str = ""
     """Module of the network whose activations the students' term `features` reads, e.g. up.0 of an embedded teacher."""
     feature_channels: int = 16

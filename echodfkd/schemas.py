@@ -84,7 +84,7 @@ SPAN_SCHEMA = pa.schema(
 """`records.StageSpan`; stages are "source", "teacher", "students" and "evaluator", and "teacher.NAME" of an ensemble's
 member. Spans of "teacher_cache" and "teacher_uncached" (likewise with ".NAME") count the clips of a teacher's span that
 were in its cache and that were not, with the ``bytes`` of the entries that were read and written for them (null in rows
-of older versions)."""
+of older versions); "teacher_remembered" counts frames whose masks its actor remembered."""
 
 DROPPED_SCHEMA = pa.schema(
     [

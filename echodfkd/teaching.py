@@ -27,6 +27,7 @@ from echodfkd.slots import SlotRules as SlotRules
 from echodfkd.synthesis.source import ClipSource
 from echodfkd.teachers.cache import CachedTeacher
 from echodfkd.teachers.ensemble import Ensemble
+from echodfkd.teachers.frame_memory import FrameMemory
 from echodfkd.teachers.fusing import Fused, Fusion, MemberMasks, Taught, teach_alone, without_members
 from echodfkd.video.augment import augment_clip
 
@@ -228,7 +229,8 @@ def _without_masks(
 
 
 def _spans(member: str, actor: str, start: float, video_NTHW: np.ndarray, lookups: Counter[str]) -> list[StageSpan]:
-    """What a block was for this actor, and which of its clips' masks came out of a cache or went into it.
+    """What a block was for this actor, which of its clips' masks came out of a cache or went into it, and how many of
+    its frames' were remembered.
 
     ``member`` is "" for a teacher of its own and the last stage of an ensemble, else a dot and the member's name.
     """
@@ -238,8 +240,15 @@ def _spans(member: str, actor: str, start: float, video_NTHW: np.ndarray, lookup
         if found := lookups[kind]:
             size = lookups[f"{kind}_bytes"]
             spans.append(StageSpan(f"{stage}{member}", actor, start, end, found, found * frames, size))
+    if remembered := lookups["remembered"]:
+        spans.append(StageSpan(f"teacher_remembered{member}", actor, start, end, 0, remembered))
     return spans
 
 
 def _lookups(teacher: Teacher) -> Counter[str]:
-    return teacher.lookups() if isinstance(teacher, CachedTeacher) else Counter()
+    found: Counter[str] = Counter()
+    if isinstance(teacher, CachedTeacher):
+        found, teacher = teacher.lookups(), teacher.teacher
+    if isinstance(teacher, FrameMemory):
+        found["remembered"] = teacher.remembered
+    return found

@@ -21,7 +21,7 @@ from echodfkd.models.deeplabv3 import INPUT_SIZE, Conv, DeepLabV3
 from echodfkd.models.teacher import TorchTeacher
 
 TARGETS = {"cpu": {"fp32": 1.8, "bf16": 3.5}, "cuda": {"bf16": 8.0}}
-"""Times that our frames a second must be those of the per-clip float32 loop."""
+"""Times that our frames a second must be those of the published loop, a clip at a time in float32."""
 TARGET_OF_CEILING = 0.35
 """Share of the device's measured bfloat16 matrix product, on a GPU."""
 SAME_MASK = 1.0 / 255
@@ -92,13 +92,13 @@ def teacher_frames(report: Report, *, quick: bool) -> dict[str, Any]:
     for name, apart in found["apart"].items():
         report(f"largest difference of a probability, {name}: {apart:.5f} ({255 * apart:.2f} levels)")
     targets = TARGETS[device]
-    reached = {name: found["ratios"][f"ours {name} / per clip"].median for name in targets}
+    reached = {name: found["ratios"][f"ours {name} / as published"].median for name in targets}
     holds = all(reached[name] >= target for name, target in targets.items()) and found["apart"]["fp32"] <= SAME_MASK
     if device == "cuda":
         holds = holds and of_ceiling["ours bf16"] >= TARGET_OF_CEILING
     return {
         "value": reached,
-        "unit": "frames/s over those of the per-clip float32 loop without a recorded graph, median of paired rounds",
+        "unit": "frames/s over those of the published per-clip float32 loop, median of paired rounds",
         "target": targets,
         "holds": holds,
         "device": device,

@@ -229,6 +229,11 @@ class TorchTeacher:
         self._mean = torch.tensor(statistics.mean, device=self.device).view(1, channels, 1, 1)
         self._std = torch.tensor(statistics.std, device=self.device).view(1, channels, 1, 1)
 
+    @property
+    def sees_frames(self) -> bool:
+        """Whether a frame's mask depends on that frame alone."""
+        return self.layout.axes == "NCHW" and self.normalise != "clip"
+
     def soft_masks(self, video_NTHW: np.ndarray) -> np.ndarray:
         """See `Teacher.soft_masks`."""
         return _to_host(self._prob(video_NTHW)).reshape(masks_shape(self, video_NTHW))

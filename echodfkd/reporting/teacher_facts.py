@@ -9,18 +9,19 @@ import numpy as np
 
 from echodfkd.reporting.rows import RunRows, column
 
-HIT, MISS = "teacher_cache", "teacher_uncached"
-"""Of the spans of a teacher, or with ".NAME" of an ensemble's member, what was in its cache and what was not: no stages
-of their own."""
+HIT, MISS, REMEMBERED = "teacher_cache", "teacher_uncached", "teacher_remembered"
+"""Of the spans of a teacher, or with ".NAME" of an ensemble's member, clips that were in its cache and that were not,
+and frames that its actor remembered: no stages of their own."""
 
 
 def is_stage(name: str) -> bool:
-    """Whether spans of this name are work, and not a count of what was in a cache."""
-    return name.partition(".")[0] not in (HIT, MISS)
+    """Whether spans of this name are work, and not a count of masks that were kept."""
+    return name.partition(".")[0] not in (HIT, MISS, REMEMBERED)
 
 
 def cache_facts(rows: RunRows, stage: str) -> dict[str, Any]:
-    """Of one stage: ``cached_clips`` where there are any, ``cache_hit_rate`` and ``cache_bytes_per_clip``.
+    """Of one stage: ``cached_clips`` and ``remembered_frames`` where there are any, ``cache_hit_rate`` and
+    ``cache_bytes_per_clip``.
 
     The bytes are those of the entries that were read and written, over all clips that were looked up. Rows of older
     versions do not have them, nor do they count what was not in the cache: then there is ``cached_clips`` alone.
@@ -31,6 +32,8 @@ def cache_facts(rows: RunRows, stage: str) -> dict[str, Any]:
     stages, clips, size = (column(rows.spans, key) for key in ("stage", "clips", "bytes"))
     hits, misses = (int(clips[stages == kind + dot + member].sum()) for kind in (HIT, MISS))
     found: dict[str, Any] = {"cached_clips": hits} if hits else {}
+    if frames := int(column(rows.spans, "frames")[stages == REMEMBERED + dot + member].sum()):
+        found["remembered_frames"] = frames
     moved = size[np.isin(stages, [HIT + dot + member, MISS + dot + member])].astype(np.float64)
     if hits + misses and np.isfinite(moved).all():
         found["cache_hit_rate"] = hits / (hits + misses)
@@ -50,8 +53,10 @@ def teacher_sentences(summary: dict[str, Any]) -> list[str]:
         for member, count in summary["teacher"]["dropped"].items()
     ]
     for stage, facts in summary["pipeline"]["stages"].items():
+        who = stage.partition(".")[2] or "the teacher"
+        if "remembered_frames" in facts:
+            sentences.append(f"{facts['remembered_frames']:,} frames' masks of {who} were remembered, not made again.")
         if "cache_hit_rate" in facts:
-            who = stage.partition(".")[2] or "the teacher"
             sentences.append(
                 f"{facts['cache_hit_rate']:.0%} of the masks of {who} came out of the cache, which holds"
                 f" {facts['cache_bytes_per_clip']:,.0f} bytes a clip."

@@ -90,7 +90,7 @@ PURE = [
 ]
 LAYERS = [
     {"errors", "clock", "redaction", "untrusted", "records", "storage", "schemas", "command", "lease", "run_folder"}
-    | {"object_store", "sizing", "mask_codes"}
+    | {"object_store", "sizing", "mask_codes", "host_memory"}
     | {p.stem for p in (ROOT / "echodfkd").glob("config*.py")},
     {"video", "models", "metrics"} | {p.stem for p in (ROOT / "echodfkd").glob("losses*.py")},
     {
