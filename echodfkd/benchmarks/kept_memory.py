@@ -12,7 +12,7 @@ import torch
 
 from echodfkd.benchmarks.student_step import Setting, Training
 from echodfkd.benchmarks.teacher_frames import our_works, random_network
-from echodfkd.benchmarks.timing import Ratio, Report, Works, interleave, process_apart, timed_apart
+from echodfkd.benchmarks.timing import Ratio, Report, Works, interleave, process_apart, timed, works_apart
 from echodfkd.host_memory import KEPT_MEMORY
 from echodfkd.models.build import build_student
 from echodfkd.models.deeplabv3 import INPUT_SIZE
@@ -28,8 +28,8 @@ def kept_memory(report: Report, *, quick: bool) -> dict[str, Any]:
     settings = [Setting(3, 1, 56, 4, 16)] + ([] if quick else [Setting(3, 1, 56, 32, 25)])
     frames = 8 if quick else 64
     with process_apart(KEPT_MEMORY) as kept, process_apart({}) as given_back:
-        fast = timed_apart(kept, cpu_works, settings, frames)
-        slow = timed_apart(given_back, cpu_works, settings, frames)
+        fast = works_apart(kept, cpu_works, settings, frames)
+        slow = works_apart(given_back, cpu_works, settings, frames)
         works = {f"{name}, kept": work for name, work in fast.items()}
         times = interleave({**works, **slow}, 1 if quick else 5)
     ratios = {}
@@ -60,5 +60,5 @@ def cpu_works(settings: Sequence[Setting], frames: int) -> Works:
         clips, target_prob = torch.randint(0, 256, shape, dtype=torch.uint8), torch.rand(shape)
         for precision in ("fp32", "bf16"):
             training = Training(copy.deepcopy(student), clips, target_prob, bf16=precision == "bf16")
-            works[f"{setting}, {precision}"] = training.timed_step
+            works[f"{setting}, {precision}"] = timed(training.timed_step)
     return works

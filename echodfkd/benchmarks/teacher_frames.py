@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from echodfkd.benchmarks.authors_teacher import teach_clip, teach_clips
-from echodfkd.benchmarks.timing import Ratio, Report, Works, interleave, matmul_flops, process_apart, timed, timed_apart
+from echodfkd.benchmarks.timing import Ratio, Report, Works, interleave, matmul_flops, process_apart, timed, works_apart
 from echodfkd.host_memory import kept_memory
 from echodfkd.mask_codes import PROBABILITY
 from echodfkd.models.build import echonet_teacher
@@ -116,13 +116,12 @@ def compare(network: DeepLabV3, video: np.ndarray, *, device: str, rounds: int) 
     Ours runs in a process with the environment of a run's workers, the published loop in one as it comes.
     """
     published = copy.deepcopy(network).to(device)
-    works: Works = {
-        "as published": lambda: list(teach_clips(published, video, device=device, records_graph=True)),
-        "per clip": lambda: list(teach_clips(published, video, device=device)),
+    works = {
+        "as published": timed(lambda: list(teach_clips(published, video, device=device, records_graph=True))),
+        "per clip": timed(lambda: list(teach_clips(published, video, device=device))),
     }
     with process_apart(kept_memory()) as there:
-        ours = timed_apart(there, our_works, network, video, device)
-        times = interleave({**{name: timed(work) for name, work in works.items()}, **ours}, rounds)
+        times = interleave({**works, **works_apart(there, our_works, network, video, device)}, rounds)
     frames = video.shape[0] * video.shape[1]
     wall = {name: [seconds for seconds, _ in found] for name, found in times.items()}
     cpu = {name: [seconds for _, seconds in found] for name, found in times.items()}
@@ -152,6 +151,6 @@ def our_teachers(network: DeepLabV3, device: str) -> dict[str, TorchTeacher]:
 def our_works(network: DeepLabV3, video: np.ndarray, device: str) -> Works:
     """Masks of the video, as they cross to the students."""
     return {
-        f"ours {precision}": functools.partial(teacher.clip_codes, video, (), PROBABILITY)
+        f"ours {precision}": timed(functools.partial(teacher.clip_codes, video, (), PROBABILITY))
         for precision, teacher in our_teachers(network, device).items()
     }

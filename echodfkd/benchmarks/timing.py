@@ -17,8 +17,8 @@ import torch
 Report = Callable[[str], None]
 """Takes a line of a case's table."""
 
-Works = Mapping[str, Callable[[], object]]
-"""What is compared, by name."""
+Works = Mapping[str, Callable[[], tuple[float, ...]]]
+"""What is compared, by name; each gives the seconds that it took."""
 
 
 def best_time(work: Callable[[], object], device: str) -> float:
@@ -76,7 +76,7 @@ class Ratio:
         return cls(statistics.median(ratios), min(ratios), max(ratios))
 
 
-def interleave(works: Mapping[str, Callable[[], tuple[float, ...]]], rounds: int) -> dict[str, list[tuple[float, ...]]]:
+def interleave(works: Works, rounds: int) -> dict[str, list[tuple[float, ...]]]:
     """Run all works once to warm up, then ``rounds`` times in turn, every other round in reverse order.
 
     What disturbs the machine for a while then disturbs all of them, and none always runs after the same other.
@@ -110,24 +110,24 @@ def process_apart(environment: Mapping[str, str]) -> Iterator[ProcessPoolExecuto
         yield process
 
 
-def timed_apart(
+def works_apart(
     process: Executor, make: Callable[..., Works], *arguments: object
-) -> dict[str, Callable[[], tuple[float, float]]]:
-    """As `timed`, of the works that a function of a module makes in another process."""
+) -> dict[str, Callable[[], tuple[float, ...]]]:
+    """For `interleave`: the works that a function of a module makes in another process, which run there."""
     names: list[str] = process.submit(_make, make, arguments).result()
     return {name: lambda name=name: process.submit(_run, name).result() for name in names}  # type: ignore[misc]
 
 
-_made: dict[str, Callable[[], tuple[float, float]]] = {}
-"""In another process: the works of `timed_apart`."""
+_made: dict[str, Callable[[], tuple[float, ...]]] = {}
+"""In another process: the works of `works_apart`."""
 
 
 def _make(make: Callable[..., Works], arguments: tuple[object, ...]) -> list[str]:
-    _made.update({name: timed(work) for name, work in make(*arguments).items()})
+    _made.update(make(*arguments))
     return list(_made)
 
 
-def _run(name: str) -> tuple[float, float]:
+def _run(name: str) -> tuple[float, ...]:
     return _made[name]()
 
 

@@ -53,17 +53,17 @@ def works_there(value: str) -> timing.Works:
         if resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before > 100:
             raise MemoryError("the memory was given back")
 
-    return {"make twice": make_twice}
+    return {"make twice": timing.timed(make_twice)}
 
 
 def test_a_process_apart_has_its_own_environment_and_keeps_its_memory() -> None:
     with timing.process_apart({"ECHODFKD_TEST": "x", **KEPT_MEMORY}) as process:
         assert "ECHODFKD_TEST" not in os.environ
-        wall, cpu = timing.timed_apart(process, works_there, "x")["make twice"]()
+        wall, cpu = timing.works_apart(process, works_there, "x")["make twice"]()
         assert 0 < cpu
         assert 0 < wall
         with pytest.raises(ValueError, match="another environment"):
-            timing.timed_apart(process, works_there, "y")
+            timing.works_apart(process, works_there, "y")
 
 
 def test_what_the_user_says_of_memory_counts(monkeypatch: pytest.MonkeyPatch) -> None:
