@@ -18,6 +18,8 @@ from echodfkd.mask_codes import MASK_CODES
 from echodfkd.models.teacher import ClipKey, TorchTeacher
 
 _CODEC = pa.Codec("lz4")
+_ENTRY_BYTES = 256
+"""What an entry takes beside its mask: the key, two objects, and their places in the dictionary."""
 
 
 class FrameMemory:
@@ -82,7 +84,7 @@ class FrameMemory:
 
     def _remember(self, key: bytes, mask: np.ndarray) -> None:
         self._masks[key] = _CODEC.compress(np.ascontiguousarray(mask), asbytes=True)
-        self._bytes += len(self._masks[key])
+        self._bytes += len(self._masks[key]) + _ENTRY_BYTES
         while self._bytes > self._most:
             _, oldest = self._masks.popitem(last=False)
-            self._bytes -= len(oldest)
+            self._bytes -= len(oldest) + _ENTRY_BYTES

@@ -13,9 +13,11 @@ from echodfkd.config import RunConfig
 from echodfkd.config_file import config_hash, load_config
 from echodfkd.errors import ConfigError
 from echodfkd.mask_codes import LOGIT, MASK_CODES, PROBABILITY
+from echodfkd.models.build import build_teacher
 from echodfkd.models.teacher import ClipKey, PixelStatistics, TorchTeacher
 from echodfkd.records import DistillationBatch
 from echodfkd.runtime.parts import load_teacher, slot_rules, training_source
+from echodfkd.synthesis.phantom import default_phantom
 from echodfkd.teachers.cache import CachedTeacher
 from echodfkd.teachers.frame_memory import FrameMemory
 from echodfkd.teaching import make_block, teach_block
@@ -100,6 +102,14 @@ def test_what_was_met_longest_ago_is_forgotten_first() -> None:
     assert memory.remembered - before == 3
     memory.clip_codes(windows(1, frames=1), (), PROBABILITY)
     assert memory.remembered - before == 3
+
+
+def test_a_mask_takes_a_tenth_of_its_pixels() -> None:
+    """Soft masks are flat but for their contour: what a user needs to know to choose the size of a memory."""
+    memory = FrameMemory(build_teacher(kind="embedded", weights="", device="cpu", batch_frames=8), 1)
+    source = default_phantom(seed=0, num_frames=8, fps=32.0, size=112, case_frames=8)
+    memory.clip_codes(np.stack([source.clip(index).video for index in range(2)]), (), PROBABILITY)
+    assert memory._bytes / 16 < 0.1 * 112 * 112
 
 
 def test_evaluation_sees_masks_that_are_not_rounded() -> None:
