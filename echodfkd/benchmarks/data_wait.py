@@ -25,7 +25,7 @@ MATCHED = (
     "train={global_batch: 16, checkpoint_every: 1000, engine: plain, num_cpus: 1, threads: 1}",
     "teacher={num_cpus: 1, max_actors: 1}",
     "evaluation.enabled=false",
-    "students.a={blocks: 1, layers: 1, filters: 3}",
+    "students.a={blocks: 1, layers: 1, filters: 4}",
 )
 """The embedded teacher, and a student that takes as long as it for a batch, with a thread each; one commit at the end.
 Clips are recorded: made by the phantom, they would take two cores longer than teacher and student."""

@@ -24,6 +24,8 @@ TARGETS = {"cpu": {"fp32": 1.8, "bf16": 3.5}, "cuda": {"bf16": 8.0}}
 """Times that our frames a second must be those of the published loop, a clip at a time in float32."""
 TARGET_OF_CEILING = 0.35
 """Share of the device's measured bfloat16 matrix product, on a GPU."""
+CLIP_FRAMES = 176
+"""Of a video of EchoNet-Dynamic, on average: the published loop passes whole ones, so that their length counts."""
 SAME_MASK = 1.0 / 255
 """Largest difference of a float32 probability: a level of the stored masks."""
 
@@ -76,7 +78,7 @@ def macs_per_frame(network: DeepLabV3, size: int) -> int:
 def teacher_frames(report: Report, *, quick: bool) -> dict[str, Any]:
     """Frames a second of DeepLabV3-ResNet50 at 112 x 112 against the published loop, a clip at a time in float32."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    clips, frames, rounds = (64, 64, 5) if device == "cuda" else (1, 16, 2) if quick else (2, 32, 7)
+    clips, frames, rounds = (64, 64, 5) if device == "cuda" else (1, 16, 2) if quick else (1, CLIP_FRAMES, 5)
     video = np.random.default_rng(0).integers(0, 256, (clips, frames, INPUT_SIZE, INPUT_SIZE), dtype=np.uint8)
     network = random_network(0)
     ceiling = matmul_flops(device, torch.bfloat16)
