@@ -97,14 +97,14 @@ def _check_memory(option: str, teacher: TeacherConfig, models: dict[str, Teacher
     if teacher.frame_memory_mb and teacher.feature_layer:
         raise ConfigError(f"{option}.frame_memory_mb: remembers masks alone, and {option}.feature_layer is set")
     ones = [one for one in models.values() if one.kind != "ensemble"]
-    if teacher.frame_memory_mb and not any(remembers_frames(one) for one in ones):
+    if teacher.frame_memory_mb and not any(_remembers_frames(one) for one in ones):
         raise ConfigError(
             f"{option}.frame_memory_mb: has no use here, where no teacher is a network that sees a frame at a time"
             f" ({option}.kind, .layout, .normalise)"
         )
 
 
-def remembers_frames(model: TeacherModelConfig) -> bool:
+def _remembers_frames(model: TeacherModelConfig) -> bool:
     """Whether a frame's mask is made here, of that frame alone."""
     return model.kind not in STORED_KINDS and model.layout == "NCHW" and model.normalise != "clip"
 

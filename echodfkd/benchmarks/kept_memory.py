@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from echodfkd.benchmarks.student_step import Setting, Training
+from echodfkd.benchmarks.student_step import FILTERS, Setting, Training
 from echodfkd.benchmarks.teacher_frames import our_works, random_network
 from echodfkd.benchmarks.timing import Ratio, Report, Works, interleave, process_apart, timed, works_apart
 from echodfkd.host_memory import KEPT_MEMORY
@@ -55,7 +55,7 @@ def cpu_works(settings: Sequence[Setting], frames: int) -> Works:
     works = {f"teacher, {frames} frames, {name.removeprefix('ours ')}": work for name, work in teachers}
     torch.manual_seed(0)
     for setting in settings:
-        student = build_student(blocks=setting.blocks, layers=setting.layers, filters=12, norm="batch")
+        student = build_student(blocks=setting.blocks, layers=setting.layers, filters=FILTERS, norm="batch")
         shape = (setting.clips, setting.frames, setting.size, setting.size)
         clips, target_prob = torch.randint(0, 256, shape, dtype=torch.uint8), torch.rand(shape)
         for precision in ("fp32", "bf16"):

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 
 from echodfkd.config_remote import RemoteConfig
-from echodfkd.config_teacher_checks import NETWORK_KINDS, check_classes, class_map, remembers_frames
+from echodfkd.config_teacher_checks import NETWORK_KINDS, check_classes, class_map
 from echodfkd.config_teachers import TeacherConfig, TeacherModelConfig
 from echodfkd.errors import ConfigError, InputError
 from echodfkd.models.build import build_teacher, pick_device
@@ -44,7 +44,7 @@ def build_configured_teacher(config: TeacherConfig, *, device: str, placement: P
         ConfigError: the device or the network's name is not there.
     """
     if config.kind != "ensemble":
-        return _kept(_build_one(config, device=device, placement=placement), config, config)
+        return _kept(_build_one(config, device=device, placement=placement), config)
     members = [build_member(config, name, device=device, placement=placement) for name in config.members]
     fused = Ensemble(members, method=config.fusion, code=config.mask_code)
     _check(fused, config)
@@ -60,7 +60,7 @@ def build_member(config: TeacherConfig, name: str, *, device: str, placement: Pl
         raise type(error)(f"teacher.members.{name}: {error}") from error
     # not the fused masks are kept: other weights or another fusion go on with the same entries, and a member that
     # was once left out of a clip is asked again
-    teacher = teacher if model.kind == "recorded" else _kept(teacher, model, config)
+    teacher = teacher if model.kind == "recorded" else _kept(teacher, config)
     return Member(name, teacher, model.weight, model.required)
 
 
@@ -70,10 +70,9 @@ def configured_fusion(config: TeacherConfig) -> Fusion:
     return Fusion(config.fusion, rules, config.mask_code)
 
 
-def _kept(teacher: Teacher, model: TeacherModelConfig, config: TeacherConfig) -> Teacher:
+def _kept(teacher: Teacher, config: TeacherConfig) -> Teacher:
     """Behind what the config keeps of its masks: a cache of windows, and before that a memory of frames."""
-    if config.frame_memory_mb and remembers_frames(model):
-        assert isinstance(teacher, TorchTeacher)
+    if config.frame_memory_mb and isinstance(teacher, TorchTeacher) and teacher.sees_frames:
         teacher = FrameMemory(teacher, config.frame_memory_mb)
     return CachedTeacher(teacher, config.cache, config.mask_code) if config.cache else teacher
 
