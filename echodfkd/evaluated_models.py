@@ -25,8 +25,9 @@ from echodfkd.scoring_heads import Prediction, predict_with_heads
 from echodfkd.scoring_truth import Measured
 from echodfkd.storage import RunStorage, read_inside
 from echodfkd.teachers.mask_files import decode_npz
-from echodfkd.training.checkpoints import list_checkpoints, read_student
+from echodfkd.training.checkpoints import read_student
 from echodfkd.training.engine import load_weights
+from echodfkd.training.manifests import list_checkpoints
 from echodfkd.untrusted import parse_yaml
 from echodfkd.video.annotations import AnnotationFolder
 from echodfkd.video.decode import MAX_VIDEO_BYTES

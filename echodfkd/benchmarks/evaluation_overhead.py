@@ -144,7 +144,7 @@ def _evaluate(folder: str, core: int, ready: Any, scored: Any) -> None:
     """Score the newest checkpoint on one core, again and again, for ever."""
     from echodfkd.evaluation import CaseScorer
     from echodfkd.storage import RunStorage
-    from echodfkd.training.checkpoints import latest_checkpoint
+    from echodfkd.training.manifests import latest_checkpoint
 
     os.sched_setaffinity(0, {core})
     torch.set_num_threads(1)

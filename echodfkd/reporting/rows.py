@@ -15,7 +15,7 @@ from echodfkd.errors import InputError
 from echodfkd.records import JUDGE_STEP, PublishedCheckpoint
 from echodfkd.redaction import redact_values
 from echodfkd.storage import RunStorage, check_layout
-from echodfkd.training.checkpoints import list_checkpoints
+from echodfkd.training.manifests import list_checkpoints
 from echodfkd.untrusted import parse_json_object, parse_yaml
 
 _CONFIG_TYPES = {

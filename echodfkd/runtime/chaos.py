@@ -24,8 +24,9 @@ from echodfkd.runtime.chaos_job import RunningJob
 from echodfkd.runtime.chaos_plan import FAULTS, Fault, plan_faults
 from echodfkd.runtime.cluster import with_absolute_paths
 from echodfkd.storage import RunStorage
-from echodfkd.training.checkpoints import latest_checkpoint, read_resume
+from echodfkd.training.checkpoints import read_resume
 from echodfkd.training.ledger import check_ledger
+from echodfkd.training.manifests import latest_checkpoint
 
 PROGRESS_S = 0.25
 """Seconds between progress lines: how exactly times are told."""

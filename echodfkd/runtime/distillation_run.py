@@ -49,7 +49,7 @@ from echodfkd.schemas import SPAN_SCHEMA
 from echodfkd.scoring_judge import configured_judge
 from echodfkd.storage import RunStorage
 from echodfkd.teachers.ensemble import Ensemble
-from echodfkd.training.checkpoints import latest_checkpoint
+from echodfkd.training.manifests import latest_checkpoint
 from echodfkd.training.student_files import check_initial
 
 

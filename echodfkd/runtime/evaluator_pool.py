@@ -35,8 +35,9 @@ from echodfkd.scoring import score_case
 from echodfkd.scoring_heads import Prediction, predict_with_heads, predict_with_teacher, score_heads
 from echodfkd.scoring_judge import configured_judge, read_case
 from echodfkd.storage import RunStorage
-from echodfkd.training.checkpoints import list_checkpoints, read_student
+from echodfkd.training.checkpoints import read_student
 from echodfkd.training.engine import load_weights
+from echodfkd.training.manifests import list_checkpoints
 
 SHARD_CASES = 8
 """Cases of one task: small enough that an actor's death costs seconds."""

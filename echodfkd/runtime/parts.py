@@ -1,21 +1,24 @@
-"""The pure parts of a run, built from its config in whichever process needs them, once per process."""
+"""The pure parts of a run, built from its config in whichever process needs them, once per process.
+
+What a part is made of is imported with it: other processes know this module as well.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from echodfkd.config import RunConfig, SourceConfig, WindowConfig
 from echodfkd.errors import ClipError
-from echodfkd.models.teacher import ClipKey, Teacher
-from echodfkd.models.teacher_features import FeatureTeacher
-from echodfkd.synthesis.build import build_source
-from echodfkd.synthesis.recorded import RecordedSource
-from echodfkd.synthesis.source import ClipSource
-from echodfkd.teachers.build import build_configured_teacher, build_member
-from echodfkd.teaching import SlotRules
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from echodfkd.models.teacher import ClipKey, Teacher
+    from echodfkd.slots import SlotRules
+    from echodfkd.synthesis.recorded import RecordedSource
+    from echodfkd.synthesis.source import ClipSource
 
 
 def training_source(config: RunConfig) -> ClipSource:
@@ -36,6 +39,8 @@ def synthesis_source(config: RunConfig) -> ClipSource:
 
 def slot_rules(config: RunConfig) -> SlotRules:
     """How this run's slots become clips."""
+    from echodfkd.slots import SlotRules
+
     window = config.window
     return SlotRules(
         config.plan_slots,
@@ -53,6 +58,9 @@ def slot_rules(config: RunConfig) -> SlotRules:
 
 def load_teacher(config: RunConfig, device: str | None = None) -> Teacher:
     """The teacher that the config names, held against its reference. Raises `InputError` naming the option."""
+    from echodfkd.models.teacher_features import FeatureTeacher
+    from echodfkd.teachers.build import build_configured_teacher
+
     options, shape = config.teacher, config.feature_shape
     teacher = build_configured_teacher(options, device=device or options.device, placement=_Placement(config))
     if shape is None:
@@ -62,6 +70,8 @@ def load_teacher(config: RunConfig, device: str | None = None) -> Teacher:
 
 def load_member(config: RunConfig, name: str) -> Teacher:
     """One member of the ensemble that the config names, on the device of its own actor pool."""
+    from echodfkd.teachers.build import build_member
+
     device = config.teacher.members[name].device
     return build_member(config.teacher, name, device=device, placement=_Placement(config)).teacher
 
@@ -79,6 +89,8 @@ class _Placement:
         return self._source(clip).own_frames(clip.index, shape, is_case=clip.is_case)
 
     def _source(self, clip: ClipKey) -> RecordedSource:
+        from echodfkd.synthesis.recorded import RecordedSource
+
         source = evaluation_source(self.config) if clip.is_case else training_source(self.config)
         if not isinstance(source, RecordedSource):
             raise ClipError(
@@ -96,4 +108,6 @@ def num_cases(config: RunConfig) -> int:
 
 @functools.lru_cache(maxsize=4)
 def _cached_source(source: SourceConfig, window: WindowConfig, seed: int, case_frames: int) -> ClipSource:
+    from echodfkd.synthesis.build import build_source
+
     return build_source(source, window, seed=seed, case_frames=case_frames)

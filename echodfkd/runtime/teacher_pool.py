@@ -2,6 +2,9 @@
 
 An ensemble runs in one pool, or (teacher.pools: each) each member in its own and the fusion in a last one: a block
 passes them one after the other, as `teaching.teach_block` does it in one process.
+
+An actor imports what it needs when it starts: Ray takes the classes into processes that never make one
+(`clip_stream`).
 """
 
 from __future__ import annotations
@@ -11,20 +14,19 @@ import faulthandler
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from echodfkd.config import RunConfig
 from echodfkd.config_teachers import TeacherPoolConfig
 from echodfkd.errors import EchoDFKDError, RunError
-from echodfkd.models.teacher import Teacher
 from echodfkd.runtime.cluster import actor_name
 from echodfkd.runtime.parts import load_member, load_teacher, slot_rules, training_source
-from echodfkd.teachers.build import configured_fusion
-from echodfkd.teachers.ensemble import Ensemble
-from echodfkd.teaching import fuse_block, member_block, teach_block
+
+if TYPE_CHECKING:
+    from echodfkd.models.teacher import Teacher
+    from echodfkd.teachers.ensemble import Ensemble
 
 WARM_UP_FACTOR = 4.0
 """An actor's first block may take so many times `teacher.timeout_s`."""
@@ -52,6 +54,8 @@ class TeacherActor:
         return self.worker.run(block, self._teach)
 
     def _teach(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        from echodfkd.teaching import teach_block
+
         source = functools.partial(training_source, self.config)
         return teach_block(self.teacher, block, source, self.rules, actor=self.worker.name)
 
@@ -70,6 +74,8 @@ class MemberActor:
         return self.worker.run(block, self._teach)
 
     def _teach(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        from echodfkd.teaching import member_block
+
         return member_block(self.member, self.teacher, block, self.rules, actor=self.worker.name)
 
 
@@ -81,6 +87,8 @@ class FusingActor:
     """
 
     def __init__(self, config: RunConfig, teacher_id: str) -> None:
+        from echodfkd.teachers.build import configured_fusion
+
         self.config = config
         self.teacher_id = teacher_id
         self.worker = _PoolWorker(config.teacher, "teacher")
@@ -92,12 +100,16 @@ class FusingActor:
         return self.worker.run(block, self._fuse)
 
     def _fuse(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        from echodfkd.teaching import fuse_block
+
         source, name = functools.partial(training_source, self.config), self.worker.name
         known = self.teacher_id
         return fuse_block(self.fusion, block, self._members, source, self.rules, actor=name, teacher_id=known)
 
     @functools.cached_property
     def _ensemble(self) -> Ensemble:
+        from echodfkd.teachers.ensemble import Ensemble
+
         teacher = _known_teacher(self.config, self.teacher_id)
         assert isinstance(teacher, Ensemble)
         return teacher
@@ -136,6 +148,8 @@ class _PoolWorker:
 
     def __init__(self, pool: TeacherPoolConfig, stage: str) -> None:
         if not pool.num_gpus:
+            import torch
+
             torch.set_num_threads(max(1, round(pool.num_cpus)))
         self.name = actor_name(stage)
         self.timeout_s = pool.timeout_s

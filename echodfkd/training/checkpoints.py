@@ -13,8 +13,7 @@ those files; nothing but `read_resume` opens them, and it then says that the sta
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -27,13 +26,12 @@ from safetensors.torch import save as save_safetensors
 from echodfkd.errors import InputError, RunError
 from echodfkd.lease import check_epoch
 from echodfkd.records import PublishedCheckpoint
-from echodfkd.storage import LAYOUT, RunStorage, check_described, describe
+from echodfkd.storage import LAYOUT, RunStorage, describe
 from echodfkd.training.engine import OptimizerState
 from echodfkd.training.feature_tap import without_tap
+from echodfkd.training.manifests import MANIFEST, checkpoint_folder, read_verified
 from echodfkd.training.plan import Intervals
-from echodfkd.untrusted import parse_manifest
 
-_MANIFEST = "manifest.json"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -49,11 +47,6 @@ class StudentState:
     def published(self) -> dict[str, torch.Tensor]:
         """The weights that others shall use: without the adapter of an objective."""
         return without_tap(self.weights if self.average is None else self.average)
-
-
-def checkpoint_folder(step: int) -> str:
-    """Folder of a step's commit, relative to the run folder."""
-    return f"checkpoints/step_{step:08d}"
 
 
 def publish(
@@ -85,7 +78,7 @@ def publish(
     """
     folder = checkpoint_folder(step)
     taken = f"{storage.root}/{folder} is published already: another run writes to this folder, give one another name"
-    if storage.exists(f"{folder}/{_MANIFEST}"):
+    if storage.exists(f"{folder}/{MANIFEST}"):
         raise RunError(taken)
     contents: dict[str, bytes] = {}
     for name, state in students.items():
@@ -111,33 +104,9 @@ def publish(
     )
     if lease_epoch:
         check_epoch(storage, lease_epoch)
-    if not storage.create_once(f"{folder}/{_MANIFEST}", json.dumps(asdict(commit), indent=1).encode()):
+    if not storage.create_once(f"{folder}/{MANIFEST}", json.dumps(asdict(commit), indent=1).encode()):
         raise RunError(taken)
     return commit
-
-
-def list_checkpoints(storage: RunStorage, known: Container[str] = ()) -> list[PublishedCheckpoint]:
-    """Every commit, by step. A folder without a manifest is not one: its writer died or is still at work.
-
-    Args:
-        storage: the run folder.
-        known: folders of commits that the caller has: they never change, and are not read again.
-
-    Raises:
-        InputError: a manifest cannot be read.
-    """
-    folders = (folder for folder in storage.list("checkpoints") if folder not in known)
-    commits = (_read_manifest(storage, folder) for folder in folders)
-    return sorted((commit for commit in commits if commit is not None), key=lambda commit: commit.step)
-
-
-def latest_checkpoint(storage: RunStorage) -> PublishedCheckpoint | None:
-    """The commit with the most steps, or None. Raises `InputError` where its manifest cannot be read."""
-    for folder in reversed(storage.list("checkpoints")):  # names sort by step
-        commit = _read_manifest(storage, folder)
-        if commit is not None:
-            return commit
-    return None
 
 
 def read_student(storage: RunStorage, checkpoint: PublishedCheckpoint, name: str) -> dict[str, torch.Tensor]:
@@ -172,16 +141,11 @@ def unpack_state(tensors: Mapping[str, torch.Tensor], what: str) -> StudentState
     return StudentState(parts["weights"], OptimizerState(int(tensors["step"]), **moments), parts["average"] or None)
 
 
-def read_consumed(storage: RunStorage, checkpoint: PublishedCheckpoint) -> Intervals:
-    """Slots of the plan that the commit has consumed. Raises `InputError`."""
-    return Intervals.from_json(_read_verified(storage, checkpoint, "consumed.json"))
-
-
 def prune_resume(storage: RunStorage, keep: int) -> None:
     """Delete the resume state of all commits but the newest ``keep``."""
     kept = 0
     for folder in reversed(storage.list("checkpoints")):
-        if not storage.exists(f"{folder}/{_MANIFEST}"):
+        if not storage.exists(f"{folder}/{MANIFEST}"):
             continue
         kept += 1
         if kept <= keep:
@@ -211,17 +175,6 @@ def code_version() -> dict[str, str]:
     return {"version": version, "commit": commit}
 
 
-def _read_manifest(storage: RunStorage, folder: str) -> PublishedCheckpoint | None:
-    """The commit in a folder; None where there is no manifest, or the folder's name is not that of a step."""
-    if not re.fullmatch(r"checkpoints/step_\d{8,18}", folder):
-        return None
-    try:
-        text = storage.read(f"{folder}/{_MANIFEST}")
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return parse_manifest(text, folder=folder, where=f"{storage.root}/{folder}/{_MANIFEST}")
-
-
 def pack_state(state: StudentState) -> dict[str, torch.Tensor]:
     """A student's state as named tensors: what resume.safetensors holds."""
     packed = {f"weights/{name}": tensor for name, tensor in state.weights.items()}
@@ -238,21 +191,6 @@ def _read_tensors(storage: RunStorage, checkpoint: PublishedCheckpoint, file: st
             f"{storage.root}/{checkpoint.folder} has no student {name!r}; it has {', '.join(checkpoint.students)}"
         )
     try:
-        return load_safetensors(_read_verified(storage, checkpoint, file))
+        return load_safetensors(read_verified(storage, checkpoint, file))
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise InputError(f"{storage.root}/{checkpoint.folder}/{file} holds no tensors: {error}") from error
-
-
-def _read_verified(storage: RunStorage, checkpoint: PublishedCheckpoint, file: str) -> bytes:
-    """The file's bytes, checked against the manifest before anything parses them."""
-    path = f"{storage.root}/{checkpoint.folder}/{file}"
-    listed = checkpoint.files.get(file)
-    if listed is None:
-        raise InputError(f"{path} is not in the checkpoint's manifest")
-    try:
-        data = storage.read(f"{checkpoint.folder}/{file}")
-    except FileNotFoundError as error:
-        hint = ": older checkpoints lose it (train.keep_resume)" if file.endswith("/resume.safetensors") else ""
-        raise InputError(f"{path} is missing, but the checkpoint's manifest names it{hint}") from error
-    check_described(path, data, listed)
-    return data

@@ -19,8 +19,8 @@ from echodfkd.models.authors_checkpoint import (
 )
 from echodfkd.models.build import build_student
 from echodfkd.storage import RunStorage
-from echodfkd.training.checkpoints import list_checkpoints
 from echodfkd.training.engine import load_weights
+from echodfkd.training.manifests import list_checkpoints
 from echodfkd.training.student_files import StudentFile, read_student_file
 
 _TOLERANCE = 1e-5

@@ -20,7 +20,7 @@ from echodfkd.errors import InputError
 from echodfkd.records import DistillationBatch, DroppedMember, LedgerRow, PublishedCheckpoint, Quarantined, StageSpan
 from echodfkd.schemas import DROPPED_SCHEMA, LEDGER_SCHEMA, QUARANTINE_SCHEMA, SPAN_SCHEMA, TRAINING_SCHEMA, read_part
 from echodfkd.storage import RunStorage
-from echodfkd.training.checkpoints import list_checkpoints, read_consumed
+from echodfkd.training.manifests import list_checkpoints, read_consumed
 from echodfkd.training.plan import Intervals
 
 _KINDS: dict[str, tuple[str, pa.Schema]] = {

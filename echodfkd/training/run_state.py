@@ -16,18 +16,11 @@ from echodfkd.errors import ConfigError, EchoDFKDError, InputError, RunError
 from echodfkd.records import PublishedCheckpoint
 from echodfkd.run_folder import run_hashes
 from echodfkd.storage import RunStorage
-from echodfkd.training.checkpoints import (
-    checkpoint_folder,
-    code_version,
-    latest_checkpoint,
-    prune_resume,
-    publish,
-    read_consumed,
-    read_resume,
-)
+from echodfkd.training.checkpoints import code_version, prune_resume, publish, read_resume
 from echodfkd.training.collectives import gather_texts, num_workers
 from echodfkd.training.early_stopping import EarlyStopping
 from echodfkd.training.ledger import LedgerBuffer
+from echodfkd.training.manifests import checkpoint_folder, latest_checkpoint, read_consumed
 from echodfkd.training.memory_guard import guard_memory, memory_json, memory_lines
 from echodfkd.training.plan import Intervals
 from echodfkd.training.progress import Progress

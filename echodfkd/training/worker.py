@@ -20,8 +20,8 @@ from echodfkd.config import RunConfig
 from echodfkd.errors import RunError
 from echodfkd.records import DistillationBatch, StageSpan
 from echodfkd.storage import RunStorage
-from echodfkd.training.checkpoints import latest_checkpoint
 from echodfkd.training.collectives import gather_texts, sum_over_workers
+from echodfkd.training.manifests import latest_checkpoint
 from echodfkd.training.objective import TERM_NAMES, Totals, own_totals
 from echodfkd.training.run_state import RunState, WorkerContext, publish_run, settle_log, start_run
 from echodfkd.training.schedule import learning_rate

@@ -25,16 +25,10 @@ from echodfkd.schemas import TRAINING_SCHEMA, write_cases, write_records
 from echodfkd.storage import RunStorage
 from echodfkd.synthesis.stored import check_folder, merge_lists, open_folder, pending_shards, write_manifest
 from echodfkd.synthesis.writing import plan_shards, write_shard
-from echodfkd.training.checkpoints import (
-    StudentState,
-    list_checkpoints,
-    publish,
-    read_consumed,
-    read_resume,
-    read_student,
-)
+from echodfkd.training.checkpoints import StudentState, publish, read_resume, read_student
 from echodfkd.training.engine import OptimizerState
 from echodfkd.training.ledger import check_ledger
+from echodfkd.training.manifests import list_checkpoints, read_consumed
 from echodfkd.training.plan import Intervals
 from echodfkd.video.encode import encode_mp4
 from tests.fuzz.mutate import damage_bytes, damage_csv, damage_json, damage_parquet, damage_yaml

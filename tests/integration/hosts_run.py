@@ -15,7 +15,7 @@ from typing import Any
 
 from echodfkd.reporting.rows import read_rows
 from echodfkd.storage import RunStorage
-from echodfkd.training.checkpoints import list_checkpoints
+from echodfkd.training.manifests import list_checkpoints
 from tests.conftest import TINY
 
 ROOT = Path(__file__).parents[2]

@@ -18,7 +18,8 @@ from echodfkd.runtime.parts import synthesis_source
 from echodfkd.runtime.synthesis_run import run_synthesis
 from echodfkd.storage import RunStorage
 from echodfkd.synthesis.stored import check_folder
-from echodfkd.training.checkpoints import latest_checkpoint, read_resume
+from echodfkd.training.checkpoints import read_resume
+from echodfkd.training.manifests import latest_checkpoint
 from tests.conftest import TINY
 
 CLIPS = 12

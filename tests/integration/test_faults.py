@@ -20,8 +20,8 @@ from echodfkd.runtime.chaos_cluster import ChaosCluster, Node
 from echodfkd.runtime.chaos_plan import FAULTS
 from echodfkd.runtime.distillation_run import run_distillation
 from echodfkd.storage import RunStorage
-from echodfkd.training.checkpoints import latest_checkpoint
 from echodfkd.training.ledger import LedgerReport, check_ledger
+from echodfkd.training.manifests import latest_checkpoint
 from tests.integration.fault_rows import record
 from tests.integration.helpers_faults import ThreadedRun, final_weights, train_without_ray
 

@@ -7,8 +7,8 @@ import pytest
 
 from echodfkd.records import PublishedCheckpoint
 from echodfkd.storage import RunStorage
-from echodfkd.training.checkpoints import list_checkpoints
 from echodfkd.training.ledger import check_ledger
+from echodfkd.training.manifests import list_checkpoints
 from tests.integration.fault_rows import record
 from tests.integration.helpers_namespaces import run_apart
 

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from echodfkd.storage import RunStorage
-from echodfkd.training.checkpoints import list_checkpoints
 from echodfkd.training.ledger import check_ledger
+from echodfkd.training.manifests import list_checkpoints
 from tests.conftest import TINY
 from tests.helpers_ports import free_port, wait_for_port
 

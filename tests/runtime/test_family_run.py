@@ -7,8 +7,8 @@ import pytest
 from echodfkd.config import RunConfig
 from echodfkd.runtime.distillation_run import run_distillation
 from echodfkd.storage import RunStorage
-from echodfkd.training.checkpoints import list_checkpoints
 from echodfkd.training.ledger import check_ledger
+from echodfkd.training.manifests import list_checkpoints
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 

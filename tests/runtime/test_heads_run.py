@@ -20,7 +20,7 @@ from echodfkd.runtime.parts import load_teacher, slot_rules, training_source
 from echodfkd.scoring_truth import RELIABILITY
 from echodfkd.storage import RunStorage
 from echodfkd.teaching import make_block, teach_block
-from echodfkd.training.checkpoints import latest_checkpoint
+from echodfkd.training.manifests import latest_checkpoint
 from echodfkd.training.worker import WorkerContext, train
 
 RUN = [

@@ -12,7 +12,8 @@ from echodfkd.models.build import build_student
 from echodfkd.reporting.rows import read_rows
 from echodfkd.runtime.distillation_run import run_distillation
 from echodfkd.storage import RunStorage
-from echodfkd.training.checkpoints import latest_checkpoint, read_resume, read_student
+from echodfkd.training.checkpoints import read_resume, read_student
+from echodfkd.training.manifests import latest_checkpoint
 
 RECIPE = "students.a.objective={features: {kind: matching}, kl: {temperature: 2}, lovasz: {}, dice: {}}"
 PLAIN = "students.b={blocks: 2, layers: 1, filters: 4, norm: group}"

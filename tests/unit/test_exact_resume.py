@@ -14,8 +14,9 @@ import torch
 from echodfkd.config import RunConfig
 from echodfkd.reporting.rows import RunRows, read_rows
 from echodfkd.storage import RunStorage
-from echodfkd.training.checkpoints import latest_checkpoint, list_checkpoints, read_consumed, read_resume
+from echodfkd.training.checkpoints import read_resume
 from echodfkd.training.ledger import check_ledger
+from echodfkd.training.manifests import latest_checkpoint, list_checkpoints, read_consumed
 from echodfkd.training.plan import Intervals
 from echodfkd.training.worker import WorkerContext, train
 from tests.helpers_training import PAIR, TEACHER, make_batch, run_training, small_config

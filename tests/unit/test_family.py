@@ -13,9 +13,9 @@ from echodfkd.records import PublishedCheckpoint
 from echodfkd.reporting.report import render_report
 from echodfkd.reporting.summary import build_summary
 from echodfkd.storage import RunStorage
-from echodfkd.training.checkpoints import latest_checkpoint, list_checkpoints
 from echodfkd.training.early_stopping import EarlyStopping
 from echodfkd.training.ledger import check_ledger
+from echodfkd.training.manifests import latest_checkpoint, list_checkpoints
 from tests.helpers_training import FAMILY, loss_curve, run_training, small_config, training_rows
 
 STEPS, WINDOW, PATIENCE, DELTA = 12, 2, 1, 0.0125

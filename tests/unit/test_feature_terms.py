@@ -25,9 +25,10 @@ from echodfkd.records import DistillationBatch, TaughtClip, VideoClip, taught_co
 from echodfkd.runtime.parts import load_teacher
 from echodfkd.storage import RunStorage
 from echodfkd.teaching import SlotRules, make_block, teach_block
-from echodfkd.training.checkpoints import latest_checkpoint, list_checkpoints, read_resume, read_student
+from echodfkd.training.checkpoints import read_resume, read_student
 from echodfkd.training.engine import PrecisionModule
 from echodfkd.training.feature_tap import attach_tap
+from echodfkd.training.manifests import latest_checkpoint, list_checkpoints
 from echodfkd.training.objective import BatchTensors, Objective, Totals, batch_tensors
 from echodfkd.training.student_costs import measure_student
 from tests.helpers_training import ENGINES, run_training, save_result, small_config, start_processes, training_rows

@@ -20,7 +20,7 @@ from echodfkd.reporting.report import render_report
 from echodfkd.schemas import TRAINING_SCHEMA, write_records
 from echodfkd.storage import RunStorage, read_inside
 from echodfkd.synthesis.writing import file_name
-from echodfkd.training.checkpoints import latest_checkpoint, list_checkpoints
+from echodfkd.training.manifests import latest_checkpoint, list_checkpoints
 from echodfkd.untrusted import parse_manifest, parse_yaml
 from echodfkd.video.decode import decode_video
 from echodfkd.video.echonet import plain_name, read_file_list, read_video

@@ -29,8 +29,9 @@ from echodfkd.run_folder import open_run_folder
 from echodfkd.schemas import SCORE_SCHEMA
 from echodfkd.storage import RunStorage
 from echodfkd.synthesis.stored import check_folder, open_folder
-from echodfkd.training.checkpoints import latest_checkpoint, list_checkpoints, read_resume
+from echodfkd.training.checkpoints import read_resume
 from echodfkd.training.ledger import check_ledger
+from echodfkd.training.manifests import latest_checkpoint, list_checkpoints
 from tests.helpers_training import TEACHER, run_training, small_config
 
 OLD_HASH = "0123456789abcdef"

@@ -16,7 +16,8 @@ import pytest
 from echodfkd.errors import RunError
 from echodfkd.lease import Holder, Lease, acquire, check_epoch, held, newest_epoch
 from echodfkd.storage import RunStorage
-from echodfkd.training.checkpoints import latest_checkpoint, publish
+from echodfkd.training.checkpoints import publish
+from echodfkd.training.manifests import latest_checkpoint
 from echodfkd.training.plan import Intervals
 
 HOLD = """

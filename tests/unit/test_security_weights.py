@@ -22,7 +22,8 @@ from echodfkd.models.unet import load_embedded_teacher
 from echodfkd.storage import RunStorage
 from echodfkd.teachers.build import build_configured_teacher
 from echodfkd.teachers.mask_files import decode_masks, decode_npz
-from echodfkd.training.checkpoints import latest_checkpoint, read_resume, read_student
+from echodfkd.training.checkpoints import read_resume, read_student
+from echodfkd.training.manifests import latest_checkpoint
 from tests.helpers_training import run_training, small_config
 
 

@@ -8,8 +8,9 @@ import torch
 from echodfkd.config import StudentConfig
 from echodfkd.storage import RunStorage
 from echodfkd.training import worker
-from echodfkd.training.checkpoints import latest_checkpoint, read_resume
+from echodfkd.training.checkpoints import read_resume
 from echodfkd.training.ledger import check_ledger
+from echodfkd.training.manifests import latest_checkpoint
 from echodfkd.training.spread import assign_students
 from echodfkd.training.student_costs import StudentCost
 from tests.helpers_training import (

@@ -25,8 +25,9 @@ from echodfkd.storage import RunStorage, describe, read_bytes
 from echodfkd.synthesis.phantom import default_phantom
 from echodfkd.synthesis.stored import check_folder, merge_lists, open_folder, pending_shards, write_manifest
 from echodfkd.synthesis.writing import plan_shards, write_shard
-from echodfkd.training.checkpoints import StudentState, latest_checkpoint, publish, read_resume
+from echodfkd.training.checkpoints import StudentState, publish, read_resume
 from echodfkd.training.engine import OptimizerState
+from echodfkd.training.manifests import latest_checkpoint
 from echodfkd.training.plan import Intervals
 from echodfkd.video.echonet import read_file_list, read_video
 from tests.helpers_s3 import FaultyProxy, S3Server, environment

@@ -18,8 +18,9 @@ from echodfkd.errors import ConfigError, InputError
 from echodfkd.models.build import STUDENT_INPUT_MEAN, STUDENT_INPUT_STD, build_student
 from echodfkd.runtime.cluster import with_absolute_paths
 from echodfkd.storage import RunStorage
-from echodfkd.training.checkpoints import latest_checkpoint, read_resume, read_student
+from echodfkd.training.checkpoints import read_resume, read_student
 from echodfkd.training.conversion import export_student, import_student
+from echodfkd.training.manifests import latest_checkpoint
 from echodfkd.training.student_files import check_initial
 from jobs.convert_student import main
 from tests.helpers_authors import lightning_file, trained_net

@@ -9,7 +9,8 @@ import pytest
 
 from echodfkd.config import StudentConfig
 from echodfkd.storage import RunStorage
-from echodfkd.training.checkpoints import list_checkpoints, read_student
+from echodfkd.training.checkpoints import read_student
+from echodfkd.training.manifests import list_checkpoints
 from tests.helpers_training import ENGINES, run_training, save_result, small_config, start_processes
 
 KINDS = ("convlstm", "convlstm_separable", "convgru", "mingru", "shift")

@@ -11,16 +11,9 @@ from echodfkd.config import StudentConfig
 from echodfkd.errors import InputError, RunError
 from echodfkd.records import DistillationBatch
 from echodfkd.storage import RunStorage
-from echodfkd.training.checkpoints import (
-    latest_checkpoint,
-    list_checkpoints,
-    prune_resume,
-    publish,
-    read_consumed,
-    read_resume,
-    read_student,
-)
+from echodfkd.training.checkpoints import prune_resume, publish, read_resume, read_student
 from echodfkd.training.engine import load_weights
+from echodfkd.training.manifests import latest_checkpoint, list_checkpoints, read_consumed
 from echodfkd.training.plan import Intervals
 from echodfkd.training.step import student_seed
 from echodfkd.training.worker import first_step

@@ -11,7 +11,8 @@ import torch
 from echodfkd.config import RunConfig, StudentConfig
 from echodfkd.records import DistillationBatch
 from echodfkd.storage import RunStorage
-from echodfkd.training.checkpoints import latest_checkpoint, read_resume, read_student
+from echodfkd.training.checkpoints import read_resume, read_student
+from echodfkd.training.manifests import latest_checkpoint
 from tests.helpers_training import FRAMES, run_training, small_config, start_processes
 
 HEADS = StudentConfig(blocks=2, layers=1, filters=3, norm="group", classes=["LV", "LA"], tasks=["phase", "ef"])

@@ -12,8 +12,9 @@ from echodfkd.config import RunConfig, StudentConfig, TermConfig
 from echodfkd.errors import InputError
 from echodfkd.models.build import build_student
 from echodfkd.storage import RunStorage
-from echodfkd.training.checkpoints import StudentState, latest_checkpoint, list_checkpoints, read_resume, read_student
+from echodfkd.training.checkpoints import StudentState, read_resume, read_student
 from echodfkd.training.engine import AdamSettings, build_engine
+from echodfkd.training.manifests import latest_checkpoint, list_checkpoints
 from echodfkd.training.objective import ramped_weight
 from echodfkd.training.step import student_seed
 from echodfkd.training.weight_average import WeightAverage

@@ -4,8 +4,9 @@ from pathlib import Path
 
 from echodfkd.config import RunConfig
 from echodfkd.storage import RunStorage
-from echodfkd.training.checkpoints import latest_checkpoint, read_resume
+from echodfkd.training.checkpoints import read_resume
 from echodfkd.training.ledger import check_ledger
+from echodfkd.training.manifests import latest_checkpoint
 from echodfkd.training.worker import WorkerContext, first_step, train
 from tests.helpers_training import (
     TEACHER,

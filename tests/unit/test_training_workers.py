@@ -10,8 +10,9 @@ import torch
 from echodfkd.errors import RunError
 from echodfkd.records import DistillationBatch
 from echodfkd.storage import RunStorage
-from echodfkd.training.checkpoints import latest_checkpoint, list_checkpoints, read_resume, read_student
+from echodfkd.training.checkpoints import read_resume, read_student
 from echodfkd.training.ledger import check_ledger
+from echodfkd.training.manifests import latest_checkpoint, list_checkpoints
 from tests.helpers_training import (
     ENGINES,
     FRAMES,
