@@ -147,7 +147,8 @@ def quarantine_one(batch: DistillationBatch) -> DistillationBatch:
 
 
 class Poisoned(nn.Module):
-    """One convolution whose loss or gradient is not finite for videos that begin with the grey level 255."""
+    """One convolution whose loss or gradient is not finite, or (norm) whose gradient is finite and its square not, for
+    videos that begin with the grey level 255."""
 
     def __init__(self, where: str) -> None:
         super().__init__()
@@ -161,7 +162,8 @@ class Poisoned(nn.Module):
             return logits
         if self.where == "loss":
             return logits * math.nan
-        logits.register_hook(lambda gradient: gradient * math.inf)
+        huge = math.inf if self.where == "gradient" else 1e30
+        logits.register_hook(lambda gradient: gradient * huge)
         return logits
 
 

@@ -82,18 +82,18 @@ class DeepSpeedEngine:
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()  # between rounds this only counts the round
 
-    def step(self, learning_rate: float) -> float:
-        """See `Engine.step`. Gradients are already averaged: `backward` did that in the last round."""
-        norm = None
-        if self._stage == 0:  # stage 0 clips without keeping the norm
-            norm = torch.nn.utils.get_total_norm([p.grad for p in self._named.values() if p.grad is not None])
-            if not torch.isfinite(norm):
-                self.zero_grad()
-                return float(norm)
+    def average_gradients(self) -> torch.Tensor | None:
+        """See `Engine.average_gradients`. They are averaged already: `backward` did that in the last round."""
+        if self._stage > 0:
+            return None
+        return torch.nn.utils.get_total_norm([p.grad for p in self._named.values() if p.grad is not None])
+
+    def step(self, learning_rate: float) -> float | None:
+        """See `Engine.step`."""
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
         self._engine.step()
-        return float(norm if norm is not None else self._engine.get_global_grad_norm())
+        return float(self._engine.get_global_grad_norm()) if self._stage > 0 else None  # stage 0 does not keep it
 
     def zero_grad(self) -> None:
         """See `Engine.zero_grad`. Under stages 2 and 3 shards of the gradient live inside DeepSpeed."""

@@ -64,11 +64,16 @@ class Engine(Protocol):
         """Add the gradient of ``loss``. Called once per micro-batch, ``accumulation`` times before `step`."""
         ...
 
-    def step(self, learning_rate: float) -> float:
-        """Average gradients over the workers, clip, update, forget them. Returns the norm before clipping.
+    def average_gradients(self) -> torch.Tensor | None:
+        """Average the gradients over the workers, once before `step`; every worker must call it.
 
-        Where that norm is not finite, nothing is updated.
+        Returns their norm before clipping, a scalar on the device that nobody has waited for: `step` must not be
+        called where it is not finite. None where only the update itself tells it (ZeRO stages 1 to 3).
         """
+        ...
+
+    def step(self, learning_rate: float) -> float | None:
+        """Clip, update, forget the gradients. Returns their norm where `average_gradients` did not."""
         ...
 
     def zero_grad(self) -> None:

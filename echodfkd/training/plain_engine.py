@@ -54,35 +54,38 @@ class PlainEngine:
         """See `Engine.backward`."""
         loss.backward()
 
-    def step(self, learning_rate: float) -> float:
-        """See `Engine.step`."""
+    def average_gradients(self) -> torch.Tensor:
+        """See `Engine.average_gradients`."""
         for parameter in self._named.values():
             if parameter.grad is None:  # a parameter that no output depends on still travels with the others
                 parameter.grad = torch.zeros_like(parameter)
-        gradients = [p.grad for p in self._named.values() if p.grad is not None]
+        gradients = self._gradients()
         if self.workers > 1:
             flat = _flatten_dense_tensors(gradients)
             dist.all_reduce(flat)
             flat /= self.workers
             for gradient, mean in zip(gradients, _unflatten_dense_tensors(flat, gradients), strict=True):
                 gradient.copy_(mean)
-        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
-        if not torch.isfinite(norm):
-            self.zero_grad()
-            return float(norm)
+        self._norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
+        return self._norm
+
+    def step(self, learning_rate: float) -> None:
+        """See `Engine.step`."""
         if self._clip_norm > 0:
-            scale = (self._clip_norm / (norm + 1e-6)).clamp(max=1.0)
-            for gradient in gradients:
+            scale = (self._clip_norm / (self._norm + 1e-6)).clamp(max=1.0)
+            for gradient in self._gradients():
                 gradient.mul_(scale)
         for group in self._adam.param_groups:
             group["lr"] = learning_rate
         self._adam.step()
         self.zero_grad()
-        return float(norm)
 
     def zero_grad(self) -> None:
         """See `Engine.zero_grad`."""
         self._adam.zero_grad(set_to_none=True)
+
+    def _gradients(self) -> list[torch.Tensor]:
+        return [parameter.grad for parameter in self._named.values() if parameter.grad is not None]
 
     def weights(self) -> dict[str, torch.Tensor]:
         """See `Engine.weights`."""

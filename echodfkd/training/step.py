@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import torch
@@ -26,6 +26,11 @@ from echodfkd.training.objective import LV_OBJECTIVE, TERM_NAMES, Objective, Tot
 from echodfkd.training.spread import exchange_within
 from echodfkd.training.student_files import load_initial
 from echodfkd.training.weight_average import WeightAverage
+
+LOSS, BAD, NORM, TERMS = range(4)
+"""Places in a student's row of `accumulate_gradients`: its part of the loss, how many of its gradients were not finite,
+its part of their norm before clipping (0 where only the update tells it), and from the last one on the values of
+`TERM_NAMES` before they are weighted, 0 for those that it does not have."""
 
 
 class GradientWatch:
@@ -141,68 +146,73 @@ def accumulate_gradients(
     factor. ``step`` counts the updates done so far, which the objectives' schedules go by.
 
     Returns:
-        float64 (students * (2 + len(TERM_NAMES)),) on ``device``: this worker's part of each loss, then for each
-        student how many of its gradients were not finite, then for each student its terms' values before they are
-        weighted, 0 for those it does not have. Sum it over the workers and read it before any update.
+        float64 (students, 3 + len(TERM_NAMES)) on ``device``, of this worker, as `LOSS`, `BAD`, `NORM` and `TERMS` say.
+        Sum it over the workers and read it before any update: the host waits for nothing else in a step.
     """
-    losses = torch.zeros(len(students), dtype=torch.float64, device=device)
-    terms = torch.zeros(len(students), len(TERM_NAMES), dtype=torch.float64, device=device)
+    sums = torch.zeros(len(students), TERMS + len(TERM_NAMES), dtype=torch.float64, device=device)
     for student in students:
         student.watch.bad.zero_()
     for batch in batches:
         tensors = batch_tensors(batch, device)
-        for place, student in enumerate(students):
+        for own, student in zip(sums, students, strict=True):
             student.clock.start()
             measured = student.objective.measure(student.engine.forward(tensors.video), tensors, totals, step=step)
-            losses[place] += measured.loss.detach()
+            own[LOSS] += measured.loss.detach()
             for name, value in measured.terms.items():
-                terms[place, TERM_NAMES.index(name)] += value.detach()
+                own[TERMS + TERM_NAMES.index(name)] += value.detach()
             student.engine.backward(measured.loss * student.engine.workers)
             student.clock.stop()
-    return torch.cat([losses, *(student.watch.bad.view(1) for student in students), terms.flatten()])
+    for own, student in zip(sums, students, strict=True):
+        student.clock.start()
+        norm = student.engine.average_gradients()
+        student.clock.stop()
+        own[BAD] = student.watch.bad
+        if norm is not None:
+            own[NORM] = norm.double() / student.engine.workers  # all of them have the same
+    return sums
 
 
-def check_finite(names: Sequence[str], sums: Sequence[float], step: int) -> dict[str, float]:
-    """Losses by student out of the summed vector of `accumulate_gradients`, whose students have these names.
+def check_finite(rows: Mapping[str, Sequence[float]], step: int) -> None:
+    """Refuse an update, ``step`` from 1, by every student's row of `accumulate_gradients`, summed over the workers.
 
     Raises:
-        RunError: a loss or gradient is not finite; names the first such student and the update (from 1).
-            The vector is the same on every worker, so all of them stop here, before the update.
+        RunError: a loss or gradient is not finite, or gradients overflow in their sum; names the first such student.
+            The rows are the same on every worker, so all of them stop here, before the update.
     """
-    count = len(names)
-    for place, name in enumerate(names):
-        loss, bad = sums[place], sums[count + place]
-        if not math.isfinite(loss) or bad:
-            what = "loss" if not math.isfinite(loss) else "gradient"
+    for name, row in rows.items():
+        if not math.isfinite(row[LOSS]) or row[BAD]:
+            what = "loss" if not math.isfinite(row[LOSS]) else "gradient"
             raise RunError(
-                f"student {name}: the {what} of step {step} is not finite (loss {loss:g}); the weights were"
+                f"student {name}: the {what} of step {step} is not finite (loss {row[LOSS]:g}); the weights were"
                 " not updated. Lower optimizer.learning_rate or set optimizer.clip_norm"
             )
-    return dict(zip(names, sums, strict=False))
+        if not math.isfinite(row[NORM]):
+            raise RunError(
+                f"student {name}: the gradients of step {step} overflow in their sum over the workers; the"
+                " weights were not updated. Lower optimizer.learning_rate"
+            )
 
 
-def term_values(names: Sequence[str], sums: Sequence[float], student: Student, step: int) -> dict[str, float]:
-    """A student's terms before they are weighted, out of the same vector; ``step`` as in `accumulate_gradients`."""
-    first = 2 * len(names) + names.index(student.name) * len(TERM_NAMES)
-    return {name: sums[first + TERM_NAMES.index(name)] for name in student.objective.term_names(step)}
+def term_values(row: Sequence[float], student: Student, step: int) -> dict[str, float]:
+    """A student's terms before they are weighted, out of its row; ``step`` as in `accumulate_gradients`."""
+    return {name: row[TERMS + TERM_NAMES.index(name)] for name in student.objective.term_names(step)}
 
 
 def update(students: Sequence[Student], learning_rate: float, step: int) -> dict[str, float]:
-    """Update every student, ``step`` from 1, and its average; returns gradient norms before clipping.
+    """Update every student, ``step`` from 1, and its average. Returns the gradient norms before clipping that were not
+    known before (ZeRO stages 1 to 3).
 
     Raises:
-        RunError: finite gradients overflowed in their sum. The engine did not update then.
+        RunError: such a norm is not finite. DeepSpeed has made of that update what it does.
     """
     norms = {}
     for student in students:
         student.clock.start()
-        norms[student.name] = student.engine.step(learning_rate)
-        if student.average is not None and math.isfinite(norms[student.name]):
+        norm = student.engine.step(learning_rate)
+        if student.average is not None:
             student.average.update(student.engine.module, step)
         student.clock.stop()
-        if not math.isfinite(norms[student.name]):
-            raise RunError(
-                f"student {student.name}: the gradients of step {step} overflow in their sum over the workers; the"
-                " weights were not updated. Lower optimizer.learning_rate"
-            )
+        if norm is not None:
+            norms[student.name] = norm
+            check_finite({student.name: (0.0, 0.0, norm)}, step)
     return norms

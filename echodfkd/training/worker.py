@@ -22,11 +22,11 @@ from echodfkd.records import DistillationBatch, StageSpan
 from echodfkd.storage import RunStorage
 from echodfkd.training.collectives import gather_texts, sum_over_workers
 from echodfkd.training.manifests import latest_checkpoint
-from echodfkd.training.objective import TERM_NAMES, Totals, own_totals
+from echodfkd.training.objective import Totals, own_totals
 from echodfkd.training.run_state import RunState, WorkerContext, publish_run, settle_log, start_run
 from echodfkd.training.schedule import learning_rate
 from echodfkd.training.spread import join_rounds
-from echodfkd.training.step import Student, accumulate_gradients, check_finite, term_values, update
+from echodfkd.training.step import LOSS, NORM, Student, accumulate_gradients, check_finite, term_values, update
 
 __all__ = ["WorkerContext", "first_step", "train"]
 
@@ -80,11 +80,12 @@ def train(
         own = [student for student in run.students if student.name in run.active]
         trained = join_rounds(rounds) if run.owners else rounds
         parts = accumulate_gradients(own, trained, totals=totals, step=step, device=run.device)
-        sums = _sum_over_family(run, own, parts)
-        losses = check_finite(run.active, sums, step + 1)
-        terms = {student.name: term_values(run.active, sums, student, step) for student in own}
+        rows = _sum_over_family(run, own, parts)
+        check_finite(rows, step + 1)
+        losses, norms = ({name: row[place] for name, row in rows.items()} for place in (LOSS, NORM))
+        terms = {student.name: term_values(rows[student.name], student, step) for student in own}
         rate = _rate(config, step)
-        norms = _update(run, own, rate, step + 1)
+        norms |= update(own, rate, step + 1)
         _record(run, rounds, step + 1, started, rate, own, losses, terms, norms)
         run.progress.add_step(step + 1, rounds, asked=asked, started=started, losses=losses, rate=rate)
         for name, loss in losses.items():
@@ -176,32 +177,16 @@ def _agree(run: RunState, rounds: Sequence[DistillationBatch], fault: str, step:
     raise RunError(f"the sample weights of step {step + 1} sum to {totals.weight:g}, must be above 0")
 
 
-def _sum_over_family(run: RunState, own: Sequence[Student], sums: torch.Tensor) -> list[float]:
-    """The vector of `accumulate_gradients`, summed, for all students in training: a worker may hold some of them."""
-    if not run.owners:
-        return sum_over_workers(sums)
+def _sum_over_family(run: RunState, own: Sequence[Student], parts: torch.Tensor) -> dict[str, Sequence[float]]:
+    """The rows of `accumulate_gradients`, summed, of all students in training: a worker may hold some of them."""
     names = run.active
-    places = torch.tensor([names.index(student.name) for student in own], dtype=torch.int64, device=sums.device)
-    count, own_count = len(names), len(own)
-    every = sums.new_zeros(count * (2 + len(TERM_NAMES)))
-    every[torch.cat([places, places + count])] = sums[: 2 * own_count]
-    every[2 * count :].view(count, -1)[places] = sums[2 * own_count :].view(own_count, len(TERM_NAMES))
-    return sum_over_workers(every)
-
-
-def _update(run: RunState, own: Sequence[Student], rate: float, step: int) -> dict[str, float]:
-    """`update`; where students are spread, what one worker sees stops all of them."""
-    if not run.owners:
-        return update(own, rate, step)
-    norms, fault = {}, ""
-    try:
-        norms = update(own, rate, step)
-    except RunError as error:
-        fault = str(error)
-    [faults] = sum_over_workers(torch.tensor([float(bool(fault))], dtype=torch.float64))
-    if faults:
-        raise RunError(next(text for text in gather_texts(fault) if text))
-    return norms
+    every = parts
+    if run.owners:
+        every = parts.new_zeros(len(names), parts.shape[1])
+        every[[names.index(student.name) for student in own]] = parts
+    sums = sum_over_workers(every.flatten())
+    width = parts.shape[1]
+    return {name: sums[place * width : (place + 1) * width] for place, name in enumerate(names)}
 
 
 def _rate(config: RunConfig, step: int) -> float:

@@ -103,6 +103,7 @@ def test_the_state_is_what_an_engine_holds():
     engine.backward(engine.forward(torch.zeros(2, 3, 8, 8, dtype=torch.uint8)).mean())
     held = sum(p.numel() * 4 + p.grad.numel() * 4 for p in module.parameters())
     held += sum(b.numel() * b.element_size() for b in module.buffers())
+    engine.average_gradients()
     engine.step(0.1)
     moments = engine.optimizer_state()
     held += sum(t.numel() * 4 for part in (moments.exp_avg, moments.exp_avg_sq) for t in part.values())

@@ -192,6 +192,7 @@ def test_weight_decay_is_adam_s_or_adamw_s(decoupled: bool) -> None:
     weight, first, second = np.array([1.0, -2.0, 0.5]), np.zeros(3), np.zeros(3)
     for step in range(1, 6):
         engine.backward((engine.module.weight**2).sum())
+        engine.average_gradients()
         engine.step(0.05)
         gradient = 2 * weight + (0 if decoupled else 0.3 * weight)
         first, second = 0.9 * first + 0.1 * gradient, 0.99 * second + 0.01 * gradient**2

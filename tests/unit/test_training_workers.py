@@ -48,7 +48,7 @@ def two_processes(rank: int, folder: str) -> None:
         for rounds in (1, 2):
             grouped = small_config(engine=engine, workers=2, students=GROUP_STUDENT, accumulation=rounds)
             run_training(grouped, f"{folder}/rounds{rounds}-{engine}", rank=rank)
-        for where in ("loss", "gradient"):
+        for where in ("loss", "gradient", *(["norm"] if engine in ("plain", "zero0") else [])):
             save_result(folder, f"poison-{where}-{engine}", rank, step_on_poison(engine, where, rank))
     for first, then in RING:  # from a checkpoint that the same two workers made at step 5 with another engine
         run_training(small_config(engine=first, workers=2), f"{folder}/{first}-to-{then}", rank=rank, stop=7)
@@ -126,11 +126,9 @@ def step_on_poison(engine: str, where: str, rank: int) -> dict:
             video = batch.video.copy()
             video[0, 0, 0, 0] = 255
             batch = dataclasses.replace(batch, video=video)
-        sums = sum_over_workers(
-            accumulate_gradients(students, [batch], totals=Totals(4.0), step=step - 1, device=device)
-        )
+        parts = accumulate_gradients(students, [batch], totals=Totals(4.0), step=step - 1, device=device)
         try:
-            check_finite(["fragile"], sums, step)
+            check_finite({"fragile": sum_over_workers(parts.flatten())}, step)
         except RunError as error:
             after = built.weights()
             return {"error": str(error), "same": all(torch.equal(before[k], after[k]) for k in before)}
@@ -294,6 +292,13 @@ def test_a_stopped_student_holds_up_no_other_and_survives_a_restart_bit_for_bit(
 def test_a_number_that_is_not_finite_on_one_rank_stops_both_before_the_update(runs, engine, where):
     for result in load_results(runs, f"poison-{where}-{engine}"):
         assert result["error"].startswith(f"student fragile: the {where} of step 3 is not finite")
+        assert result["same"]
+
+
+@pytest.mark.parametrize("engine", ["plain", "zero0"])
+def test_finite_gradients_whose_sum_overflows_stop_both_before_the_update(runs, engine):
+    for result in load_results(runs, f"poison-norm-{engine}"):
+        assert result["error"].startswith("student fragile: the gradients of step 3 overflow in their sum")
         assert result["same"]
 
 
