@@ -16,9 +16,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from echodfkd import clock
-from echodfkd.benchmarks.data_wait import matched_run
+from echodfkd.benchmarks.alone import update_on
+from echodfkd.benchmarks.data_wait import light_run
 from echodfkd.benchmarks.job_run import distil, spans_of
-from echodfkd.benchmarks.stream_wall import update_on
 from echodfkd.benchmarks.timing import Report, process_apart
 from echodfkd.command import prepare_ray
 from echodfkd.config import RunConfig
@@ -55,7 +55,7 @@ def alternatives(report: Report, *, quick: bool) -> dict[str, Any]:
     steps = 10 if quick else 120
     rounds: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as folder:
-        options = [*matched_run(Path(folder)), f"train.steps={steps}", f"data.leg_tasks={steps}"]
+        options = [*light_run(Path(folder)), f"train.steps={steps}", f"data.leg_tasks={steps}"]
         config = load_config(None, [*options, f"storage={folder}", "name=alone"])
         for number in range(1 if quick else 3):
             rows = distil(options, storage=folder, name=f"run{number}")

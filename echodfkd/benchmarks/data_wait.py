@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from echodfkd.benchmarks.alone import work_alone
 from echodfkd.benchmarks.job_run import actors_of, distil, spans_of
 from echodfkd.benchmarks.stream_vs_two_stage import write_videos
-from echodfkd.benchmarks.timing import Report
+from echodfkd.benchmarks.timing import Report, process_apart
+from echodfkd.config_file import load_config
+from echodfkd.errors import RunError
+from echodfkd.host_memory import kept_memory
 from echodfkd.reporting import intervals
 from echodfkd.reporting.rows import RunRows
 
@@ -19,16 +26,16 @@ TARGET_WALL = 1.25
 WARM_UP = 0.2
 """Share of the steps that is left out at the start: the stream fills, and allocators and caches with it."""
 STAGES = ("source", "teacher", "students")
-MATCHED = (
+LIGHT = (
     "window={frames: 16, fps: 0, size: 56}",
     "source.kind=recorded",
     "train={global_batch: 16, checkpoint_every: 1000, engine: plain, num_cpus: 1, threads: 1}",
     "teacher={num_cpus: 1, max_actors: 1}",
     "evaluation.enabled=false",
-    "students.a={blocks: 1, layers: 1, filters: 4}",
 )
-"""The embedded teacher, and a student that takes as long as it for a batch, with a thread each; one commit at the end.
+"""The embedded teacher and one student, with a thread each; one commit at the end.
 Clips are recorded: made by the phantom, they would take two cores longer than teacher and student."""
+MOST_FILTERS = 32
 DEMO = (
     "window.frames=16",
     "train={global_batch: 4, checkpoint_every: 1000, num_cpus: 2}",
@@ -39,10 +46,31 @@ DEMO = (
 """The demo's clips, teacher and students."""
 
 
-def matched_run(folder: Path, *, videos: int = 64) -> list[str]:
-    """Options of the run `MATCHED`, on videos that are written below the folder."""
+def light_run(folder: Path, *, filters: int = 4, videos: int = 64) -> list[str]:
+    """Options of the run `LIGHT` with a student of so many filters, on videos that are written below the folder."""
     write_videos(folder / "data", videos=videos, frames=40)
-    return [*MATCHED, f"source.path={folder / 'data'}"]
+    return [*LIGHT, f"source.path={folder / 'data'}", _student(filters)]
+
+
+def _student(filters: int) -> str:
+    return f"students.a={{blocks: 1, layers: 1, filters: {filters}}}"
+
+
+def matching_student(alone: Callable[[int], dict[str, float]]) -> tuple[int, dict[str, float]]:
+    """Filters of the smallest student that takes no less than the teacher for a batch, and the seconds of both.
+
+    ``alone`` gives them for a student of so many filters, by role.
+    """
+    for filters in range(2, MOST_FILTERS + 1):
+        found = alone(filters)
+        if found["student"] >= found["teacher"]:
+            return filters, found
+    raise RunError(f"no student of up to {MOST_FILTERS} filters takes as long as the teacher on this machine")
+
+
+def _alone(options: Sequence[str], filters: int, *, blocks: int) -> dict[str, float]:
+    config = load_config(None, [*options, _student(filters), "name=alone"])
+    return work_alone(config, blocks=blocks, core=min(os.sched_getaffinity(0)))
 
 
 def waiting(steps: np.ndarray) -> float:
@@ -75,12 +103,21 @@ def data_wait(report: Report, *, quick: bool) -> dict[str, Any]:
     """Share of a student's step spent waiting for clips, and wall time over the busiest stage's busy time (Ray)."""
     found: dict[str, list[dict[str, Any]]] = {"matched": [], "demo": []}
     with tempfile.TemporaryDirectory() as folder:
-        matched = matched_run(Path(folder))
+        light = light_run(Path(folder))
+        with process_apart(kept_memory()) as process:  # as the run's own workers are
+            measure = functools.partial(process.submit, _alone, light, blocks=3 if quick else 12)
+            filters, alone = matching_student(lambda filters: measure(filters).result())
+        matched = [*light, _student(filters)]
         plans = [("matched", matched, 20 if quick else 160)] * (1 if quick else 3)
         plans.append(("demo", list(DEMO), 20 if quick else 80))
         for number, (plan, options, steps) in enumerate(plans):
             rows = distil([*options, f"train.steps={steps}", f"seed={number}"], storage=folder, name=f"run{number}")
             found[plan].append(steady(rows))
+    milliseconds = {role: round(1000 * seconds, 1) for role, seconds in alone.items()}
+    report(
+        f"matched: a student of {filters} filters takes {milliseconds['student']} ms a batch alone on a core, the"
+        f" teacher {milliseconds['teacher']} ms"
+    )
     report(f"{'run':<10} {'waiting':>8} {'wall / busiest':>15}   busy share of each stage's actors")
     for plan, several in found.items():
         for one in several:
@@ -98,5 +135,6 @@ def data_wait(report: Report, *, quick: bool) -> dict[str, Any]:
         "holds": wait <= TARGET_WAIT and wall <= TARGET_WALL,
         "wall_over_busiest": {plan: round(one["wall_over_busiest"], 3) for plan, one in median.items()},
         "wall_target": TARGET_WALL,
+        "alone_ms": {"filters": filters, **milliseconds},
         "runs": found,
     }

@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from echodfkd.benchmarks.data_wait import WARM_UP, matched_run
+from echodfkd.benchmarks.alone import work_alone
+from echodfkd.benchmarks.data_wait import WARM_UP, light_run
 from echodfkd.benchmarks.job_run import distil, spans_of
 from echodfkd.benchmarks.teacher_frames import write_random_weights
 from echodfkd.benchmarks.timing import Report, process_apart
-from echodfkd.config import RunConfig
 from echodfkd.config_file import load_config
 from echodfkd.errors import RunError
 from echodfkd.host_memory import kept_memory
-from echodfkd.records import DistillationBatch
-from echodfkd.runtime.parts import load_teacher, slot_rules, training_source
-from echodfkd.teaching import make_block, teach_block
-from echodfkd.training.objective import Totals, own_totals
-from echodfkd.training.step import Student, accumulate_gradients, make_student, update
 
 TARGET = 1.15
 TEACHER, STUDENT = "ray::MapWorker", "ray::RayTrainWorker"
@@ -44,7 +35,7 @@ class Pair:
 
 def pairs(folder: Path, *, quick: bool) -> dict[str, Pair]:
     """The published teacher with eight students of the published family, and the lightest pair that there is."""
-    light = matched_run(folder, videos=16 if quick else 64)
+    light = light_run(folder, videos=16 if quick else 64)
     published = [
         *(option for option in light if not option.startswith("students.")),
         "train.global_batch=4",
@@ -105,42 +96,3 @@ def measure(pair: Pair, name: str, folder: str, cores: tuple[int, int]) -> dict[
     first = int(WARM_UP * len(ends))
     wall = float(ends[-1] - ends[first]) / (len(ends) - 1 - first)
     return {"wall": wall, "teacher": teach, "student": learn, "ratio": wall / max(teach, learn)}
-
-
-def work_alone(config: RunConfig, *, blocks: int, core: int) -> dict[str, float]:
-    """Median seconds that the run's teacher and its students take for a micro-batch, each alone on one core."""
-    teacher, source, rules = load_teacher(config), training_source(config), slot_rules(config)
-    size = config.micro_batch
-    students = [make_student(config, name, torch.device("cpu"), None) for name in config.students]
-    times: dict[str, list[float]] = {"teacher": [], "student": []}
-    with one_core(core):
-        for step in range(blocks):
-            block = make_block(source, range(step * size, (step + 1) * size), rules, actor="alone")
-            start = time.perf_counter()
-            taught = teach_block(teacher, block, lambda: source, rules, actor="alone")
-            times["teacher"].append(time.perf_counter() - start)
-            start = time.perf_counter()
-            batch = DistillationBatch.from_columns(taught)
-            update_on(students, batch, step=step, learning_rate=config.optimizer.learning_rate)
-            times["student"].append(time.perf_counter() - start)
-    return {role: float(np.median(seconds)) for role, seconds in times.items()}
-
-
-def update_on(students: Sequence[Student], batch: DistillationBatch, *, step: int, learning_rate: float) -> None:
-    """One update of students on the CPU, in this process alone."""
-    totals = Totals(*own_totals([batch]))
-    accumulate_gradients(students, [batch], totals=totals, step=step, device=torch.device("cpu"))
-    update(students, learning_rate, step + 1)
-
-
-@contextmanager
-def one_core(core: int) -> Iterator[None]:
-    """This thread on one core, with one thread of torch."""
-    before, threads = os.sched_getaffinity(0), torch.get_num_threads()
-    os.sched_setaffinity(0, {core})
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        os.sched_setaffinity(0, before)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from echodfkd.benchmarks import (
+    alone,
     alternatives,
     cases,
     clip_bytes,
@@ -28,9 +29,19 @@ from echodfkd.benchmarks.timing import timed
 from echodfkd.benchmarks.two_stage import TaughtVideos, teach_to_disk, train_from_disk
 from echodfkd.config import StudentConfig, WindowConfig
 from echodfkd.config_file import load_config
+from echodfkd.errors import RunError
 from echodfkd.models.build import build_student, build_teacher
 from echodfkd.runtime.parts import slot_rules, training_source
 from echodfkd.video.decode import decode_video
+
+
+def test_the_student_that_matches_is_the_smallest_that_is_no_faster_than_the_teacher() -> None:
+    def alone_with(filters: int) -> dict[str, float]:
+        return {"teacher": 0.4, "student": 0.09 * filters}
+
+    assert data_wait.matching_student(alone_with) == (5, {"teacher": 0.4, "student": pytest.approx(0.45)})
+    with pytest.raises(RunError, match="no student of up to 32 filters takes as long"):
+        data_wait.matching_student(lambda filters: {"teacher": 1.0, "student": 0.0})
 
 
 def test_one_case_alone_is_imported() -> None:
@@ -94,12 +105,12 @@ def test_waiting_is_the_time_between_steps() -> None:
 
 
 def test_each_role_works_alone_on_one_core(tmp_path: Path) -> None:
-    options = [*data_wait.matched_run(tmp_path, videos=4), "train.steps=4", "name=alone", "storage=unused"]
+    options = [*data_wait.light_run(tmp_path, videos=4), "train.steps=4", "name=alone", "storage=unused"]
     mine, threads = os.sched_getaffinity(0), torch.get_num_threads()
-    found = stream_wall.work_alone(load_config(None, options), blocks=2, core=min(mine))
+    found = alone.work_alone(load_config(None, options), blocks=2, core=min(mine))
     assert found["teacher"] > 0
     assert found["student"] > 0
-    with stream_wall.one_core(min(mine)):
+    with alone.one_core(min(mine)):
         assert os.sched_getaffinity(0) == {min(mine)}
         assert torch.get_num_threads() == 1
     assert (os.sched_getaffinity(0), torch.get_num_threads()) == (mine, threads)
@@ -117,7 +128,7 @@ def test_the_runs_that_are_timed_are_runs(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_the_loader_that_teaches_for_itself_sees_the_streams_clips(tmp_path: Path) -> None:
-    options = [*data_wait.matched_run(tmp_path, videos=4), "train.steps=2", "name=alone", "storage=unused"]
+    options = [*data_wait.light_run(tmp_path, videos=4), "train.steps=2", "name=alone", "storage=unused"]
     config = load_config(None, options)
     source, rules = training_source(config), slot_rules(config)
     blocks = alternatives.Blocks(source, rules, steps=2, size=config.micro_batch)
