@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -105,8 +104,9 @@ def data_wait(report: Report, *, quick: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         light = light_run(Path(folder))
         with process_apart(kept_memory()) as process:  # as the run's own workers are
-            measure = functools.partial(process.submit, _alone, light, blocks=3 if quick else 12)
-            filters, alone = matching_student(lambda filters: measure(filters).result())
+            filters, alone = matching_student(
+                lambda filters: process.submit(_alone, light, filters, blocks=3 if quick else 12).result()
+            )
         matched = [*light, _student(filters)]
         plans = [("matched", matched, 20 if quick else 160)] * (1 if quick else 3)
         plans.append(("demo", list(DEMO), 20 if quick else 80))
