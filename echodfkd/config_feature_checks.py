@@ -37,6 +37,8 @@ def check_features(config: RunConfig) -> None:
         )
     if teacher.cache:
         raise ConfigError("teacher.feature_layer: teacher.cache keeps masks and no features; set one of the two")
+    if teacher.compile:
+        raise ConfigError("teacher.feature_layer: a network that teacher.compile is set for cannot be looked into")
     if teacher.feature_channels < 1 or teacher.feature_size < 0:
         raise ConfigError(
             f"teacher.feature_channels: got {teacher.feature_channels} (teacher.feature_size: {teacher.feature_size}),"

@@ -139,6 +139,7 @@ _PLACEMENT = (
     "max_actors",
     "actors",
     "device",
+    "compile",
     "max_failures",
     "stop_grace_s",
     "timeout_s",

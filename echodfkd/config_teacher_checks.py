@@ -88,6 +88,7 @@ def _check_teacher(option: str, teacher: TeacherConfig) -> None:
     if teacher.cache and teacher.kind == "recorded":
         raise ConfigError(f"{option}.cache: has no use where {option}.kind is recorded, whose masks are stored already")
     _check_memory(option, teacher, models)
+    _check_compile(option, teacher, teacher)
 
 
 def _check_memory(option: str, teacher: TeacherConfig, models: dict[str, TeacherModelConfig]) -> None:
@@ -120,6 +121,7 @@ def _check_member(option: str, name: str, member: MemberConfig) -> None:
     if not (math.isfinite(member.weight) and member.weight > 0):
         raise ConfigError(f"{option}.weight: got {member.weight:g}, must be above 0")
     _check_model(option, member)
+    _check_compile(option, member, member)
 
 
 def _check_name(option: str, name: str) -> None:
@@ -139,6 +141,16 @@ def _check_pool(option: str, pool: TeacherPoolConfig) -> None:
         )
     if pool.node_label and not re.fullmatch(r"[^=\s]+=[^=\s]+", pool.node_label):
         raise ConfigError(f"{option}.node_label: got {pool.node_label!r}, expected key=value, e.g. pool=teacher")
+
+
+def _check_compile(option: str, pool: TeacherPoolConfig, model: TeacherModelConfig) -> None:
+    """Only a network that is built here can be compiled."""
+    allowed = [kind for kind, read in KINDS.items() if "precision" in read]
+    if pool.compile and model.kind not in allowed:
+        raise ConfigError(
+            f"{option}.compile: has no effect where {option}.kind is {model.kind}; remove it, it is for"
+            f" {', '.join(allowed)}"
+        )
 
 
 def _refuse_pool(option: str, member: MemberConfig) -> None:

@@ -76,6 +76,9 @@ class TeacherPoolConfig:
     """GPUs that Ray reserves for one actor."""
     node_label: str = ""
     """`key=value`: run the actors only on nodes with this Ray label."""
+    compile: bool = False
+    """torch.compile the network in each actor, which then passes batch_frames frames at a time, padded where there are
+    fewer (embedded, embedded_chambers, echonet_deeplabv3, torchvision, smp)."""
     timeout_s: float = 300.0
     """An actor that holds one block for longer hangs: it is ended, replaced, and its block taught by another. An
     actor's first block, which may compile or tune, has WARM_UP_FACTOR times as long (0: wait for ever)."""

@@ -42,6 +42,7 @@ CASES = {
     "data_wait": "data_wait",
     "stream_wall": "stream_wall",
     "alternatives": "alternatives",
+    "first_update": "first_update",
 }
 """Cases by name, and the module of this package that has a function of that name. One module alone is imported to run
 a case, so that those of pure networks run where only torch is installed."""

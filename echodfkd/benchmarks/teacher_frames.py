@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from echodfkd.host_memory import kept_memory
 from echodfkd.mask_codes import PROBABILITY
 from echodfkd.models.build import echonet_teacher
 from echodfkd.models.deeplabv3 import INPUT_SIZE, Conv, DeepLabV3
-from echodfkd.models.teacher import TorchTeacher
+from echodfkd.models.torch_teacher import TorchTeacher
 
 TARGETS = {"cpu": {"fp32": 1.8, "bf16": 3.5}, "cuda": {"bf16": 8.0}}
 """Times that our frames a second must be those of the published loop, a clip at a time in float32."""
@@ -83,7 +84,7 @@ def teacher_frames(report: Report, *, quick: bool) -> dict[str, Any]:
     network = random_network(0)
     ceiling = matmul_flops(device, torch.bfloat16)
     macs = macs_per_frame(network, INPUT_SIZE)
-    found = compare(network, video, device=device, rounds=rounds)
+    found = compare(network, video, device=device, rounds=rounds, compiles=not quick)
     of_ceiling = {name: 2.0 * macs * rate / ceiling for name, rate in found["frames_s"].items()}
     report(f"{'path':<28} {'frames/s':>9} {'of the bf16 ceiling':>20}   {device}, {torch.get_num_threads()} threads")
     for name, rate in found["frames_s"].items():
@@ -112,7 +113,9 @@ def teacher_frames(report: Report, *, quick: bool) -> dict[str, Any]:
     }
 
 
-def compare(network: DeepLabV3, video: np.ndarray, *, device: str, rounds: int) -> dict[str, Any]:
+def compare(
+    network: DeepLabV3, video: np.ndarray, *, device: str, rounds: int, compiles: bool = False
+) -> dict[str, Any]:
     """Both ways over the same clips in turn: frames/s, ratios (of wall and of CPU time), differences of the masks.
 
     Ours runs in a process with the environment of a run's workers, the published loop in one as it comes.
@@ -123,36 +126,40 @@ def compare(network: DeepLabV3, video: np.ndarray, *, device: str, rounds: int) 
         "per clip": timed(lambda: list(teach_clips(published, video, device=device))),
     }
     with process_apart(kept_memory()) as there:
-        times = interleave({**works, **works_apart(there, our_works, network, video, device)}, rounds)
+        ours = works_apart(there, functools.partial(our_works, compiles=compiles), network, video, device)
+        times = interleave({**works, **ours}, rounds)
     frames = video.shape[0] * video.shape[1]
     wall = {name: [seconds for seconds, _ in found] for name, found in times.items()}
     cpu = {name: [seconds for _, seconds in found] for name, found in times.items()}
     ratios = {}
-    for fast in ("ours fp32", "ours bf16"):
+    for fast in ours:
         for slow in ("per clip", "as published"):
             ratios[f"{fast} / {slow}"] = Ratio.of(wall[slow], wall[fast])
             ratios[f"{fast} / {slow}, CPU seconds"] = Ratio.of(cpu[slow], cpu[fast])
     expected = np.stack([teach_clip(published, clip, device=device) for clip in video[:1]])
     apart = {
         name: float(np.abs(teacher.soft_masks(video[:1]) - expected).max())
-        for name, teacher in our_teachers(network, device).items()
+        for name, teacher in our_teachers(network, device, compiles=False).items()
     }
     rates = {name: frames / float(np.median(seconds)) for name, seconds in wall.items()}
     return {"frames_s": rates, "ratios": ratios, "apart": apart}
 
 
-def our_teachers(network: DeepLabV3, device: str) -> dict[str, TorchTeacher]:
-    """By precision."""
-    frames = 1024 if device == "cuda" else 64
-    return {
-        precision: echonet_teacher(copy.deepcopy(network), device=device, batch_frames=frames, precision=precision)
-        for precision in ("fp32", "bf16")
-    }
+def our_teachers(network: DeepLabV3, device: str, *, compiles: bool) -> dict[str, TorchTeacher]:
+    """By precision, and likewise compiled."""
+    frames = 1024 if device == "cuda" else CLIP_FRAMES // 2
+    teachers = {}
+    for precision, is_compiled in itertools.product(("fp32", "bf16"), (False, True) if compiles else (False,)):
+        teacher = echonet_teacher(copy.deepcopy(network), device=device, batch_frames=frames, precision=precision)
+        if is_compiled:
+            teacher.compile()
+        teachers[f"{precision} compiled" if is_compiled else precision] = teacher
+    return teachers
 
 
-def our_works(network: DeepLabV3, video: np.ndarray, device: str) -> Works:
+def our_works(network: DeepLabV3, video: np.ndarray, device: str, *, compiles: bool = False) -> Works:
     """Masks of the video, as they cross to the students."""
     return {
-        f"ours {precision}": timed(functools.partial(teacher.clip_codes, video, (), PROBABILITY))
-        for precision, teacher in our_teachers(network, device).items()
+        f"ours {name}": timed(functools.partial(teacher.clip_codes, video, (), PROBABILITY))
+        for name, teacher in our_teachers(network, device, compiles=compiles).items()
     }

@@ -16,7 +16,8 @@ from echodfkd.records import CHAMBER_NAMES, CLASS_NAMES
 if TYPE_CHECKING:
     from echodfkd.models.deeplabv3 import DeepLabV3
     from echodfkd.models.judge import Judge
-    from echodfkd.models.teacher import Teacher, TorchTeacher
+    from echodfkd.models.teacher import Teacher
+    from echodfkd.models.torch_teacher import TorchTeacher
 
 _Builder = TypeVar("_Builder")
 
@@ -180,7 +181,7 @@ def _embedded(
     name: str, class_names: tuple[str, ...], weights: str, device: str, batch_frames: int, precision: str
 ) -> Teacher:
     from echodfkd.models import unet
-    from echodfkd.models.teacher import PixelStatistics, TorchTeacher
+    from echodfkd.models.torch_teacher import PixelStatistics, TorchTeacher
 
     return TorchTeacher(
         unet.load_embedded_teacher(weights or None, num_classes=len(class_names) - 1),
@@ -210,7 +211,7 @@ def _echonet_teacher(weights: str, device: str, batch_frames: int, precision: st
 def echonet_teacher(network: DeepLabV3, *, device: str, batch_frames: int, precision: str = "fp32") -> TorchTeacher:
     """EchoNet-Dynamic's network with its pixel statistics, made ready to run: its batch norms are folded, in place."""
     from echodfkd.models import deeplabv3
-    from echodfkd.models.teacher import PixelStatistics, TorchTeacher, hash_weights
+    from echodfkd.models.torch_teacher import PixelStatistics, TorchTeacher, hash_weights
 
     weights_hash = hash_weights(network)  # of the weights as they were published
     return TorchTeacher(
@@ -237,7 +238,7 @@ def _echoclip_judge(weights: str, device: str, prompts: dict[str, Any], options:
     from echodfkd.models.captions import CaptionStore
     from echodfkd.models.echoclip import load_towers
     from echodfkd.models.judge_reading import ReadingJudge
-    from echodfkd.models.teacher import hash_weights
+    from echodfkd.models.torch_teacher import hash_weights
 
     towers = load_towers(weights, device, precision=options["precision"])
     judge_id = f"echoclip-{hash_weights(towers)}"

@@ -136,7 +136,7 @@ def embedded_judge(
         prompts: the fields of `JudgePromptsConfig`; None takes the published ones.
         phase_sign: see `judge_reading.valve_cycle`.
     """
-    from echodfkd.models.teacher import hash_weights
+    from echodfkd.models.torch_teacher import hash_weights
 
     return ReadingJudge(
         towers.eval().requires_grad_(False),

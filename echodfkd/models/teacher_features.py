@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from echodfkd.errors import ConfigError
-from echodfkd.models.teacher import ClipKey, Teacher, TorchTeacher
+from echodfkd.models.teacher import ClipKey, Teacher
+from echodfkd.models.torch_teacher import TorchTeacher
 
 HALF_MAX = float(torch.finfo(torch.float16).max)
 

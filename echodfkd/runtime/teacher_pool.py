@@ -46,7 +46,7 @@ class TeacherActor:
     def __init__(self, config: RunConfig, teacher_id: str) -> None:
         self.config = config
         self.worker = _PoolWorker(config.teacher, "teacher")
-        self.teacher = _known_teacher(config, teacher_id)
+        self.teacher = compiled(_known_teacher(config, teacher_id), config.teacher)
         self.rules = slot_rules(config)
 
     def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -66,7 +66,7 @@ class MemberActor:
     def __init__(self, config: RunConfig, member: str) -> None:
         self.member = member
         self.worker = _PoolWorker(config.teacher.members[member], f"teacher.{member}")
-        self.teacher = load_member(config, member)
+        self.teacher = compiled(load_member(config, member), config.teacher.members[member])
         self.rules = slot_rules(config)
 
     def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -140,6 +140,16 @@ def teaching_stages(config: RunConfig, teacher_id: str) -> list[Stage]:
 def _known_teacher(config: RunConfig, teacher_id: str) -> Teacher:
     teacher = load_teacher(config)
     check_same_teacher(teacher.teacher_id, teacher_id)
+    return teacher
+
+
+def compiled(teacher: Teacher, pool: TeacherPoolConfig) -> Teacher:
+    """The teacher, whose network is compiled where its pool says so, whatever is kept of its masks before it."""
+    network: Any = teacher
+    while pool.compile and not hasattr(network, "compile"):
+        network = network.teacher
+    if pool.compile:
+        network.compile()
     return teacher
 
 

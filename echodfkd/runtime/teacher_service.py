@@ -31,7 +31,7 @@ from echodfkd.errors import ConfigError, InputError, RunError, one_line
 from echodfkd.runtime.cluster import connected, last_sentence, node_labels, with_absolute_paths
 from echodfkd.runtime.parts import load_teacher
 from echodfkd.runtime.resources import Role, live_nodes, place
-from echodfkd.runtime.teacher_pool import check_same_teacher
+from echodfkd.runtime.teacher_pool import check_same_teacher, compiled
 from echodfkd.teachers.protocol import Limits
 from echodfkd.teachers.service import Answer, MaskService, busy, cut_off, read_token, too_slow
 
@@ -53,7 +53,7 @@ class TeacherReplica:
             torch.set_num_threads(max(1, round(config.teacher.num_cpus)))
         teacher = load_teacher(config)
         check_same_teacher(teacher.teacher_id, teacher_id)
-        self._service = MaskService(teacher, _limits(config.serve), _token(config.serve))
+        self._service = MaskService(compiled(teacher, config.teacher), _limits(config.serve), _token(config.serve))
         self._options = config.serve
         self._held = 0
         self._one = ThreadPoolExecutor(1)

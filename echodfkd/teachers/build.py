@@ -12,7 +12,7 @@ from echodfkd.errors import ConfigError, InputError
 from echodfkd.models.build import build_teacher, pick_device
 from echodfkd.models.library_networks import smp_network, torchvision_network
 from echodfkd.models.monai_bundle import MonaiNetwork
-from echodfkd.models.teacher import NetworkLayout, PixelStatistics, Teacher, TorchTeacher
+from echodfkd.models.teacher import Teacher
 from echodfkd.models.teacher_files import (
     ExportedNetwork,
     ForeignNetwork,
@@ -20,6 +20,7 @@ from echodfkd.models.teacher_files import (
     onnx_device,
     read_pinned,
 )
+from echodfkd.models.torch_teacher import NetworkLayout, PixelStatistics, TorchTeacher
 from echodfkd.teachers.cache import CachedTeacher
 from echodfkd.teachers.ensemble import Ensemble, Member
 from echodfkd.teachers.frame_memory import FrameMemory

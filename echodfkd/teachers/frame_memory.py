@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from echodfkd.mask_codes import MASK_CODES
-from echodfkd.models.teacher import ClipKey, TorchTeacher
+from echodfkd.models.teacher import ClipKey
+from echodfkd.models.torch_teacher import TorchTeacher
 
 _CODEC = pa.Codec("lz4")
 _ENTRY_BYTES = 256

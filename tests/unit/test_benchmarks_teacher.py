@@ -13,7 +13,7 @@ from echodfkd.config_file import load_config
 from echodfkd.errors import ConfigError
 from echodfkd.models.build import build_teacher, echonet_teacher
 from echodfkd.models.deeplabv3 import Conv, fold_norms
-from echodfkd.models.teacher import hash_weights
+from echodfkd.models.torch_teacher import hash_weights
 
 SIZE = 112
 

@@ -19,8 +19,8 @@ from echodfkd.losses_features import attention_transfer
 from echodfkd.models.build import build_student, build_teacher
 from echodfkd.models.convlstm import count_parameters
 from echodfkd.models.heads import HeadOutputs
-from echodfkd.models.teacher import PixelStatistics, TorchTeacher
 from echodfkd.models.teacher_features import FeatureTeacher, pool_features
+from echodfkd.models.torch_teacher import PixelStatistics, TorchTeacher
 from echodfkd.records import DistillationBatch, TaughtClip, VideoClip, taught_columns
 from echodfkd.runtime.parts import load_teacher
 from echodfkd.storage import RunStorage
@@ -308,6 +308,10 @@ def test_a_config_names_teacher_layer_and_students_term() -> None:
         (
             [WITH_TERM, "teacher={feature_layer: x, kind: ensemble, members: {a: {}, b: {}}}"],
             "teacher.feature_layer: a teacher of kind ensemble shows masks and no features",
+        ),
+        (
+            [WITH_TERM, "teacher.feature_layer=up.0", "teacher.compile=true"],
+            "teacher.feature_layer: a network that teacher.compile is set for cannot be looked into",
         ),
         (
             [WITH_TERM, "teacher.feature_layer=up.0", "teacher.cache=/tmp/cache"],

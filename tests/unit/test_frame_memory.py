@@ -14,7 +14,8 @@ from echodfkd.config_file import config_hash, load_config
 from echodfkd.errors import ConfigError
 from echodfkd.mask_codes import LOGIT, MASK_CODES, PROBABILITY
 from echodfkd.models.build import build_teacher
-from echodfkd.models.teacher import ClipKey, PixelStatistics, TorchTeacher
+from echodfkd.models.teacher import ClipKey
+from echodfkd.models.torch_teacher import PixelStatistics, TorchTeacher
 from echodfkd.records import DistillationBatch
 from echodfkd.runtime.parts import load_teacher, slot_rules, training_source
 from echodfkd.synthesis.phantom import default_phantom

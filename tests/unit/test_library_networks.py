@@ -15,7 +15,7 @@ from torch import nn
 from echodfkd.config_file import load_config
 from echodfkd.config_teachers import TeacherConfig
 from echodfkd.errors import ConfigError, InputError
-from echodfkd.models.teacher import TorchTeacher
+from echodfkd.models.torch_teacher import TorchTeacher
 from echodfkd.models.torchvision_guard import import_torchvision
 from echodfkd.teachers.build import build_configured_teacher
 

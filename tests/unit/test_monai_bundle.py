@@ -20,7 +20,7 @@ from echodfkd.config_teachers import TeacherConfig
 from echodfkd.errors import ConfigError, InputError
 from echodfkd.models.bundle_files import open_bundle
 from echodfkd.models.monai_bundle import NETWORKS, build_network, read_definition
-from echodfkd.models.teacher import TorchTeacher
+from echodfkd.models.torch_teacher import TorchTeacher
 from echodfkd.models.torchvision_guard import import_torchvision
 from echodfkd.teachers.build import build_configured_teacher
 from tests.helpers_bundles import METADATA, UNET, bundle_files, monai_unet, weights_of, write_folder, zipped

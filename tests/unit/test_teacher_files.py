@@ -20,7 +20,7 @@ from torch import nn
 
 from echodfkd.config_teachers import TeacherConfig
 from echodfkd.errors import ConfigError, InputError, RunError
-from echodfkd.models.teacher import NetworkLayout, PixelStatistics, TorchTeacher
+from echodfkd.models.torch_teacher import NetworkLayout, PixelStatistics, TorchTeacher
 from echodfkd.models.torchvision_guard import import_torchvision
 from echodfkd.teachers.build import build_configured_teacher
 from tests.helpers_onnx import convolutions, external_tensor, model, node, value_info

@@ -14,7 +14,7 @@ from torch import nn
 from echodfkd.config_file import config_hash, load_config
 from echodfkd.config_teachers import TeacherConfig
 from echodfkd.errors import ConfigError, InputError
-from echodfkd.models.teacher import PixelStatistics, TorchTeacher
+from echodfkd.models.torch_teacher import PixelStatistics, TorchTeacher
 from echodfkd.teachers.build import build_configured_teacher
 from tests.helpers_onnx import unet
 
@@ -134,7 +134,7 @@ def network_teacher(normalise: str, channels: int = 1, **more: Any) -> TorchTeac
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return 0.5 + x[:, :1] / 20
 
-    from echodfkd.models.teacher import NetworkLayout
+    from echodfkd.models.torch_teacher import NetworkLayout
 
     statistics = PixelStatistics((0.5,) * channels, (2.0,) * channels, normalise)
     return TorchTeacher(

@@ -14,7 +14,7 @@ from torch import nn
 
 from echodfkd.config_file import load_config
 from echodfkd.errors import InputError
-from echodfkd.models.teacher import NetworkLayout, PixelStatistics, TorchTeacher
+from echodfkd.models.torch_teacher import NetworkLayout, PixelStatistics, TorchTeacher
 from echodfkd.runtime.parts import load_teacher
 from echodfkd.teachers.reference import SUFFIX, check_reference, encode_reference, make_reference
 from jobs import teacher_reference

@@ -10,7 +10,8 @@ from torch import nn
 
 from echodfkd.errors import ClipError, RunError
 from echodfkd.mask_codes import MASK_CODES, PROBABILITY, encode, quantise
-from echodfkd.models.teacher import PixelStatistics, TorchTeacher, codes_of_clips
+from echodfkd.models.teacher import codes_of_clips
+from echodfkd.models.torch_teacher import PixelStatistics, TorchTeacher
 from echodfkd.records import DistillationBatch, TaughtClip, VideoClip, clip_columns, taught_columns
 from echodfkd.teaching import SlotRules, make_block, teach_block
 from echodfkd.training.objective import batch_tensors
