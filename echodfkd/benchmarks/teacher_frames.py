@@ -91,7 +91,7 @@ def teacher_frames(report: Report, *, quick: bool) -> dict[str, Any]:
         report(f"{name:<28} {rate:>9.2f} {100 * of_ceiling[name]:>18.0f} %")
     report(f"{clips} clips of {frames} frames; {macs / 1e9:.2f} GMAC a frame; ceiling {ceiling / 1e9:.0f} GFLOP/s")
     for name, ratio in found["ratios"].items():
-        report(f"{name:<40} {ratio}")
+        report(f"{name:<44} {ratio}")
     for name, apart in found["apart"].items():
         report(f"largest difference of a probability, {name}: {apart:.5f} ({255 * apart:.2f} levels)")
     targets = TARGETS[device]

@@ -20,6 +20,7 @@ from echodfkd.benchmarks import (
     decode,
     engines,
     family_of_16,
+    first_update,
     imports,
     job_run,
     stream_wall,
@@ -96,6 +97,15 @@ def test_students_are_compared_case_by_case() -> None:
     apart, scores = streaming.compare_dice(student, student, cases=2)
     assert (apart.mean, apart.n) == (0.0, 2)
     assert 0 <= scores[0] == scores[1] <= 1
+
+
+def test_a_runs_start_is_held_against_that_of_ray_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    marks, lines = dict(zip(first_update.MARKS, (30.0, 35.0, 36.0, 37.0, 50.0), strict=True)), []
+    monkeypatch.setattr(first_update, "our_marks", lambda folder, name: marks)
+    monkeypatch.setattr(first_update, "bare_seconds", lambda: 30.0)
+    found = first_update.first_update(lines.append, quick=False)
+    assert (found["value"], found["holds"]) == (1.2, True)
+    assert "first update begun over bare Ray: 1.20, 1.20, 1.20" in lines
 
 
 def test_waiting_is_the_time_between_steps() -> None:
