@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import echodfkd
 from echodfkd import clock
 from echodfkd.benchmarks.data_wait import DEMO
-from echodfkd.benchmarks.job_run import distil, spans_of
+from echodfkd.benchmarks.job_run import checkout_module, distil, spans_of
 from echodfkd.benchmarks.timing import Report
-from echodfkd.errors import RunError
 
 TARGET = 1.5
 """Times as long as a stream of Ray's that makes, teaches and learns nothing."""
@@ -55,14 +50,5 @@ def our_marks(folder: str, name: str) -> dict[str, float]:
 
 def bare_seconds() -> float:
     """Seconds from the command to the first batch of `tests.benchmarks.bare_run`."""
-    root = Path(echodfkd.__file__).parents[1]
-    if not (root / "tests" / "benchmarks" / "bare_run.py").is_file():
-        raise RunError(
-            f"the case runs tests/benchmarks/bare_run.py below {root}, which is not there; run it from a checkout"
-        )
     begin = clock.now()
-    command = [sys.executable, "-m", "tests.benchmarks.bare_run"]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)  # noqa: S603
-    if done.returncode:
-        raise RunError(f"tests/benchmarks/bare_run.py ended with {done.returncode}: {done.stderr.strip()[-500:]}")
-    return float(done.stdout.splitlines()[-1]) - begin
+    return float(checkout_module("tests.benchmarks.bare_run").splitlines()[-1]) - begin

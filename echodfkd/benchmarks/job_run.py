@@ -17,6 +17,8 @@ from echodfkd.errors import RunError
 from echodfkd.reporting.rows import RunRows, column, read_rows
 from echodfkd.storage import RunStorage
 
+_ROOT = Path(echodfkd.__file__).parents[1]
+
 
 def distil(overrides: Sequence[str], *, storage: str, name: str, pins: Mapping[str, int] | None = None) -> RunRows:
     """Run ``jobs/distill.py`` with these options and return the rows of its folder.
@@ -26,9 +28,7 @@ def distil(overrides: Sequence[str], *, storage: str, name: str, pins: Mapping[s
     Raises:
         RunError: the job failed, or this is not a checkout with ``jobs/``.
     """
-    job = Path(echodfkd.__file__).parents[1] / "jobs" / "distill.py"
-    if not job.is_file():
-        raise RunError(f"the case runs {job}, which is not there; run it from a checkout of the repository")
+    job = _checkout_file("jobs/distill.py")
     command = [sys.executable, str(job), *overrides, f"storage={storage}", f"name={name}", "ray.progress_s=0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:  # noqa: S603
         while True:
@@ -40,6 +40,27 @@ def distil(overrides: Sequence[str], *, storage: str, name: str, pins: Mapping[s
     if run.returncode:
         raise RunError(f"jobs/distill.py ended with {run.returncode}: {said.strip()[-500:]}")
     return read_rows(RunStorage(f"{storage}/{name}"))
+
+
+def checkout_module(name: str) -> str:
+    """What a module of the checkout that is no part of the package prints, run in a process of its own.
+
+    Raises:
+        RunError: it failed, or this is not a checkout.
+    """
+    script = _checkout_file(name.replace(".", "/") + ".py")
+    command = [sys.executable, "-m", name]
+    done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        raise RunError(f"{script} ended with {done.returncode}: {done.stderr.strip()[-500:]}")
+    return done.stdout
+
+
+def _checkout_file(name: str) -> Path:
+    path = _ROOT / name
+    if not path.is_file():
+        raise RunError(f"the case runs {path}, which is not there; run it from a checkout of the repository")
+    return path
 
 
 def _pin(parent: int, pins: Mapping[str, int]) -> None:
