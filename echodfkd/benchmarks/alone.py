@@ -14,7 +14,7 @@ from echodfkd.config import RunConfig
 from echodfkd.records import DistillationBatch
 from echodfkd.runtime.parts import load_teacher, slot_rules, training_source
 from echodfkd.teaching import make_block, teach_block
-from echodfkd.training.objective import Totals, own_totals
+from echodfkd.training.objective import own_totals
 from echodfkd.training.step import Student, accumulate_gradients, make_student, update
 
 
@@ -39,8 +39,7 @@ def work_alone(config: RunConfig, *, blocks: int, core: int) -> dict[str, float]
 
 def update_on(students: Sequence[Student], batch: DistillationBatch, *, step: int, learning_rate: float) -> None:
     """One update of students on the CPU, in this process alone."""
-    totals = Totals(*own_totals([batch]))
-    accumulate_gradients(students, [batch], totals=totals, step=step, device=torch.device("cpu"))
+    accumulate_gradients(students, [batch], totals=own_totals([batch]), step=step, device=torch.device("cpu"))
     update(students, learning_rate, step + 1)
 
 

@@ -45,10 +45,10 @@ DEMO = (
 """The demo's clips, teacher and students."""
 
 
-def light_run(folder: Path, *, filters: int = 4, videos: int = 64) -> list[str]:
-    """Options of the run `LIGHT` with a student of so many filters, on videos that are written below the folder."""
+def light_run(folder: Path, *, videos: int = 64) -> list[str]:
+    """Options of the run `LIGHT` with a student of four filters, on videos that are written below the folder."""
     write_videos(folder / "data", videos=videos, frames=40)
-    return [*LIGHT, f"source.path={folder / 'data'}", _student(filters)]
+    return [*LIGHT, f"source.path={folder / 'data'}", _student(4)]
 
 
 def _student(filters: int) -> str:

@@ -145,10 +145,10 @@ def _known_teacher(config: RunConfig, teacher_id: str) -> Teacher:
 
 def compiled(teacher: Teacher, pool: TeacherPoolConfig) -> Teacher:
     """The teacher, whose network is compiled where its pool says so, whatever is kept of its masks before it."""
-    network: Any = teacher
-    while pool.compile and not hasattr(network, "compile"):
-        network = network.teacher
     if pool.compile:
+        network: Any = teacher
+        while not hasattr(network, "compile"):
+            network = network.teacher
         network.compile()
     return teacher
 

@@ -203,7 +203,7 @@ def update(students: Sequence[Student], learning_rate: float, step: int) -> dict
     known before (ZeRO stages 1 to 3).
 
     Raises:
-        RunError: such a norm is not finite. DeepSpeed has made of that update what it does.
+        RunError: such a norm is not finite.
     """
     norms = {}
     for student in students:
