@@ -131,6 +131,17 @@ def _run(name: str) -> tuple[float, ...]:
     return _made[name]()
 
 
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Convolutions on a GPU in float32 throughout, where torch lets it round their factors to ten bits (TF32)."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
 def matmul_flops(device: str, dtype: torch.dtype) -> float:
     """Floating-point operations a second of a large square matrix product, the fastest of three."""
     size = 8192 if device != "cpu" else 1536

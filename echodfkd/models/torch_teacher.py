@@ -138,8 +138,8 @@ class TorchTeacher:
     ) -> tuple[np.ndarray, dict[int, str]]:
         """See `CodingTeacher.clip_codes`: rounded on the device, which a quarter of the bytes then leaves."""
         prob = self._prob(video_NTHW)
-        codes = _to_host(encode_tensor(prob, code))
         finite = prob.sum((1, 2, 3, 4)).isfinite()  # of numbers up to 1, so that the sum of finite ones is finite
+        codes = _to_host(encode_tensor(prob, code))  # all of the host's waiting is here: ``finite`` was queued before
         return codes, with_unusable(self, {}, _to_host(finite))
 
     @torch.inference_mode()
@@ -161,9 +161,13 @@ class TorchTeacher:
         # one block for all chunks: autocast keeps the cast weights until it ends
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.is_bf16):
             prob = torch.cat([self._forward(chunk, of_chunk) for chunk, of_chunk in chunks])
+        if self.layout.activation == "none":
+            prob = self._within_range(prob)
         prob_NSLCHW = prob.view(N, len(starts), length, -1, H, W)
-        owner_T = np.arange(T) // length
-        return prob_NSLCHW[:, owner_T, np.arange(T) - starts[owner_T]]
+        before = length * (len(starts) - 1)  # frames of all windows but the last
+        first = before - int(starts[-1])
+        # by slices: an index would cross to the device first, and the host wait there
+        return torch.cat([prob_NSLCHW[:, :-1].flatten(1, 2), prob_NSLCHW[:, -1, first : first + T - before]], dim=1)
 
     def _forward(self, windows_NLHW: torch.Tensor, own_NL2: torch.Tensor) -> torch.Tensor:
         """Probability (N, L, classes, H, W) of some windows, with the `own_statistics` of their frames."""
@@ -186,14 +190,14 @@ class TorchTeacher:
             output = F.interpolate(output, size=frames.shape[-2:], mode="bilinear", align_corners=False)
         prob = self._activate(output.float())
         if self.layout.channels is not None:
-            prob = prob[:, list(self.layout.channels)]
+            prob = torch.stack([prob[:, channel] for channel in self.layout.channels], dim=1)
         return prob.view(N, L, -1, H, W)
 
     def _run(self, x: torch.Tensor) -> torch.Tensor:
         if self._compiled is None:
             return self.network(x)
         try:
-            return self._compiled(x)
+            return self._compiled(x).clone()  # the next replay of a CUDA graph writes over what this one gave
         except torch._dynamo.exc.TorchDynamoException as error:
             raise RunError(
                 f"teacher.compile: torch cannot compile the network of {self.teacher_id} here, it needs a C++ compiler"
@@ -225,15 +229,17 @@ class TorchTeacher:
     def _activate(self, output: torch.Tensor) -> torch.Tensor:
         if self.layout.activation == "sigmoid":
             return output.sigmoid()
-        if self.layout.activation == "softmax":
-            return output.softmax(1)
-        low, high = (float(edge) for edge in output.aminmax())
+        return output.softmax(1) if self.layout.activation == "softmax" else output
+
+    def _within_range(self, prob: torch.Tensor) -> torch.Tensor:
+        """What a network without activation gave for a block, which the host waits for. Raises `RunError`."""
+        low, high = (float(edge) for edge in prob.aminmax())
         if low < -RANGE_SLACK or high > 1 + RANGE_SLACK:
             raise RunError(
                 f"the teacher {self.teacher_id} gave values from {low:.3g} to {high:.3g} where teacher.activation is"
                 " none, which takes probabilities of 0 .. 1; set it to sigmoid or softmax"
             )
-        return output.clamp(0, 1)
+        return prob.clamp(0, 1)
 
 
 def _to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

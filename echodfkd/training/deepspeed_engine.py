@@ -16,7 +16,7 @@ from torch import nn
 
 from echodfkd.models.heads import StudentOutput
 from echodfkd.training.collectives import ensure_group, num_workers
-from echodfkd.training.engine import AdamSettings, OptimizerState, PrecisionModule, copy_to_cpu
+from echodfkd.training.engine import AdamSettings, OptimizerState, PrecisionModule, copy_to_cpu, is_fused, step_count
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -51,6 +51,8 @@ class DeepSpeedEngine:
             "adam_w_mode": adam.decoupled,
             "torch_adam": torch_adam,
         }
+        if torch_adam:
+            optimizer["fused"] = is_fused(device)
         self._engine, _, _, _ = deepspeed.initialize(
             model=PrecisionModule(module, precision=precision, device=device),
             model_parameters=list(self._named.values()),
@@ -151,7 +153,7 @@ class DeepSpeedEngine:
         is_torch = isinstance(self._adam, torch.optim.Adam)  # counts in a tensor, the fused kernel in an int
         for shard in shards:
             own = {key: torch.zeros_like(shard) for key in _MOMENTS}
-            self._adam.state[shard] = {"step": torch.tensor(float(state.step)) if is_torch else state.step, **own}
+            self._adam.state[shard] = {"step": step_count(state.step, shard.device) if is_torch else state.step, **own}
         if self._stage in (1, 2):
             self._engine.optimizer._lazy_init_hp_params_optimizer_state()
         for key in _MOMENTS:

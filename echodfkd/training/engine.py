@@ -48,6 +48,16 @@ class OptimizerState:
     exp_avg_sq: dict[str, torch.Tensor]
 
 
+def is_fused(device: torch.device) -> bool:
+    """Whether torch's Adam is one kernel for all tensors of a student: on a GPU, where they are too small for more."""
+    return device.type == "cuda"
+
+
+def step_count(steps: int, device: torch.device) -> torch.Tensor:
+    """Updates done so far, float32, where torch's Adam looks for them: in the device's memory where it `is_fused`."""
+    return torch.tensor(float(steps), device=device if is_fused(device) else None)
+
+
 class Engine(Protocol):
     """One student in training."""
 

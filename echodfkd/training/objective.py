@@ -233,7 +233,7 @@ class Objective:
             return taught
         if len(self.places) == 1:
             return taught[:, :, self.places[0]]
-        return taught[:, :, list(self.places)]
+        return torch.stack([taught[:, :, place] for place in self.places], dim=2)  # an index would cross to the device
 
 
 LV_OBJECTIVE = Objective()

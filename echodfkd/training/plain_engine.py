@@ -9,7 +9,7 @@ from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from echodfkd.models.heads import StudentOutput
 from echodfkd.training.collectives import num_workers
-from echodfkd.training.engine import AdamSettings, OptimizerState, PrecisionModule, copy_to_cpu
+from echodfkd.training.engine import AdamSettings, OptimizerState, PrecisionModule, copy_to_cpu, is_fused, step_count
 
 
 class PlainEngine:
@@ -36,11 +36,12 @@ class PlainEngine:
             betas=(adam.beta1, adam.beta2),
             eps=adam.eps,
             weight_decay=adam.weight_decay,
+            fused=is_fused(device),
         )
         if state is not None:
             for name, parameter in self._named.items():
                 self._adam.state[parameter] = {
-                    "step": torch.tensor(float(state.step)),
+                    "step": step_count(state.step, device),
                     "exp_avg": state.exp_avg[name].to(parameter.device, copy=True),
                     "exp_avg_sq": state.exp_avg_sq[name].to(parameter.device, copy=True),
                 }
@@ -59,22 +60,20 @@ class PlainEngine:
         for parameter in self._named.values():
             if parameter.grad is None:  # a parameter that no output depends on still travels with the others
                 parameter.grad = torch.zeros_like(parameter)
-        gradients = self._gradients()
+        gradients = [parameter.grad for parameter in self._named.values() if parameter.grad is not None]
         if self.workers > 1:
             flat = _flatten_dense_tensors(gradients)
             dist.all_reduce(flat)
             flat /= self.workers
             for gradient, mean in zip(gradients, _unflatten_dense_tensors(flat, gradients), strict=True):
                 gradient.copy_(mean)
-        self._norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
+        self._norm = torch.nn.utils.get_total_norm(gradients)
         return self._norm
 
     def step(self, learning_rate: float) -> None:
         """See `Engine.step`."""
         if self._clip_norm > 0:
-            scale = (self._clip_norm / (self._norm + 1e-6)).clamp(max=1.0)
-            for gradient in self._gradients():
-                gradient.mul_(scale)
+            torch.nn.utils.clip_grads_with_norm_(self._named.values(), self._clip_norm, self._norm)
         for group in self._adam.param_groups:
             group["lr"] = learning_rate
         self._adam.step()
@@ -83,9 +82,6 @@ class PlainEngine:
     def zero_grad(self) -> None:
         """See `Engine.zero_grad`."""
         self._adam.zero_grad(set_to_none=True)
-
-    def _gradients(self) -> list[torch.Tensor]:
-        return [parameter.grad for parameter in self._named.values() if parameter.grad is not None]
 
     def weights(self) -> dict[str, torch.Tensor]:
         """See `Engine.weights`."""

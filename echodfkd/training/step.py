@@ -188,8 +188,8 @@ def check_finite(rows: Mapping[str, Sequence[float]], step: int) -> None:
             )
         if not math.isfinite(row[NORM]):
             raise RunError(
-                f"student {name}: the gradients of step {step} overflow in their sum over the workers; the"
-                " weights were not updated. Lower optimizer.learning_rate"
+                f"student {name}: the gradients of step {step} overflow in their sum over the workers; the last"
+                " published checkpoint stays as it is. Lower optimizer.learning_rate"
             )
 
 

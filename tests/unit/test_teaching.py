@@ -9,12 +9,11 @@ import torch
 from torch import nn
 
 from echodfkd.errors import ClipError, RunError
-from echodfkd.mask_codes import MASK_CODES, PROBABILITY, encode, quantise
+from echodfkd.mask_codes import MASK_CODES, encode, quantise
 from echodfkd.models.teacher import codes_of_clips
 from echodfkd.models.torch_teacher import PixelStatistics, TorchTeacher
 from echodfkd.records import DistillationBatch, TaughtClip, VideoClip, clip_columns, taught_columns
 from echodfkd.teaching import SlotRules, make_block, teach_block
-from echodfkd.training.objective import batch_tensors
 
 RULES = SlotRules(plan_slots=10, max_attempts=3, video_shape=(2, 4, 4))
 
@@ -309,26 +308,6 @@ def test_masks_that_are_rounded_where_they_are_made_are_those_that_are_rounded_l
     assert codes.shape == (3, 4, 2, 8, 8)
     assert (codes[1] == encode(np.zeros(()), code)).all()
     assert len(np.unique(codes[[0, 2]])) > 20
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_what_crosses_to_a_gpu_and_back_is_what_a_cpu_gives() -> None:
-    """Copies run while the host goes on: many small passes, so that one that was read too early would show."""
-    video = np.random.default_rng(0).integers(0, 256, (64, 16, 112, 112), dtype=np.uint8)
-    codes = {}
-    for device in ("cpu", "cuda"):
-        statistics = PixelStatistics(mean=(128.0,), std=(64.0,))
-        teacher = TorchTeacher(
-            Brightness(), name="b", statistics=statistics, input_size=None, device=device, batch_frames=8
-        )
-        codes[device], _ = teacher.clip_codes(video, (), PROBABILITY)
-    assert np.abs(codes["cuda"].astype(int) - codes["cpu"]).max() <= 1  # another sigmoid in the last digits
-    clips = [FakeSource().clip(index) for index in range(4)]
-    prob = np.random.default_rng(1).integers(0, 256, clips[0].video.shape, dtype=np.uint8)
-    columns = taught_columns([TaughtClip(slot, clip, prob, "t") for slot, clip in enumerate(clips)])
-    here, there = (batch_tensors(DistillationBatch.from_columns(columns), torch.device(d)) for d in ("cpu", "cuda"))
-    assert torch.equal(there.video.cpu(), here.video)
-    torch.testing.assert_close(there.mask_prob.cpu(), here.mask_prob)
 
 
 def test_a_torch_teacher_of_several_classes_keeps_their_order() -> None:

@@ -1,0 +1,170 @@
+"""What a GPU computes, against a CPU. Skipped where there is none.
+
+Nothing here needs Ray, DeepSpeed or omegaconf, so that a machine with torch, numpy, scipy and pytest can run it:
+    python -m pytest --noconftest -o addopts= tests/unit/test_gpu.py
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+import torch._dynamo
+from torch import nn
+
+from echodfkd.benchmarks.student_step import Training
+from echodfkd.config import StudentConfig
+from echodfkd.mask_codes import PROBABILITY
+from echodfkd.models.build import build_student
+from echodfkd.models.recurrences import RECURRENCES
+from echodfkd.models.torch_teacher import PixelStatistics, TorchTeacher
+from echodfkd.synthesis.phantom import default_phantom
+from echodfkd.synthesis.phantom_domains import DOMAINS
+from echodfkd.synthesis.phantom_renderer import PhantomRenderer
+from echodfkd.training.objective import batch_tensors, own_totals
+from echodfkd.training.step import LOSS, accumulate_gradients, make_student, update
+from tests.helpers_training import make_batch, small_config
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+HERE, THERE = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture(autouse=True)
+def exact_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convolutions in float32 throughout: torch lets a GPU round their factors to ten bits."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+@contextlib.contextmanager
+def no_waiting() -> Iterator[None]:
+    """An error where the host waits for the device without being asked to."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def teacher(device: torch.device, batch_frames: int = 8) -> TorchTeacher:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 1, 1))
+    return TorchTeacher(
+        network,
+        name="tiny",
+        statistics=PixelStatistics((128.0,), (64.0,)),
+        input_size=None,
+        device=device.type,
+        batch_frames=batch_frames,
+    )
+
+
+def random_video(clips: int, frames: int, size: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (clips, frames, size, size), dtype=np.uint8)
+
+
+def largest_step(codes: np.ndarray, expected: np.ndarray) -> int:
+    """Largest difference in stored levels: sums in another order may move a mask over the edge of one."""
+    return int(np.abs(codes.astype(int) - expected.astype(int)).max())
+
+
+def test_the_phantom_is_rendered_alike() -> None:
+    """Not bit for bit: sines and logarithms differ in their last digits. Labels may differ where a border is cut."""
+    source = default_phantom(seed=2, num_frames=8, fps=32.0, size=112, case_frames=8)
+    patients = [source.patient(index)[0] for index in range(6)]
+    here, there = (
+        PhantomRenderer(device.type, domain=DOMAINS["default"], size=112).render(patients, num_frames=8)
+        for device in (HERE, THERE)
+    )
+    assert (here.labels != there.labels.cpu()).float().mean() < 1e-3
+    assert (here.video.float() - there.video.cpu().float()).abs().mean() < 0.5
+
+
+def test_masks_cross_to_the_host_as_they_were_made() -> None:
+    """Copies run while the host goes on: many small passes, so that one that was read too early would show."""
+    video = random_video(64, 16, 112)
+    (expected, _), (codes, faults) = (teacher(device).clip_codes(video, (), PROBABILITY) for device in (HERE, THERE))
+    assert not faults
+    assert largest_step(codes, expected) <= 1
+
+
+def test_passes_of_the_teacher_are_queued_without_waiting() -> None:
+    ours = teacher(THERE)
+    with no_waiting():
+        assert ours._prob(random_video(4, 16, 32)).shape == (4, 16, 1, 32, 32)
+
+
+def test_a_compiled_teacher_gives_the_same_masks() -> None:
+    """Of several passes of one block too, each of which a replayed graph writes to the same place."""
+    torch._dynamo.reset()
+    fast = teacher(THERE)
+    fast.compile()
+    for clips, frames in ((2, 8), (3, 7), (1, 3), (2, 8)):
+        video = random_video(clips, frames, 32)
+        expected, _ = teacher(HERE).clip_codes(video, (), PROBABILITY)
+        codes, faults = fast.clip_codes(video, (), PROBABILITY)
+        assert not faults
+        assert largest_step(codes, expected) <= 1
+
+
+def test_a_batch_arrives_as_it_was() -> None:
+    batch = make_batch([0, 1, 2, 3])
+    here, there = (batch_tensors(batch, device) for device in (HERE, THERE))
+    assert torch.equal(there.video.cpu(), here.video)
+    assert torch.equal(there.weight.cpu(), here.weight)
+    torch.testing.assert_close(there.mask_prob.cpu(), here.mask_prob)
+
+
+def losses(device: torch.device, student: StudentConfig, *, steps: int, resumes: bool) -> list[float]:
+    """Losses of a student's updates; ``resumes``: its state is taken out and put back after each."""
+    config = small_config(students={"a": student}, size=16)
+    own = make_student(config, "a", device, None)
+    found = []
+    for step in range(steps):
+        batch = make_batch([4 * step + place for place in range(4)], 16)
+        parts = accumulate_gradients([own], [batch], totals=own_totals([batch]), step=step, device=device)
+        found.append(float(parts[0, LOSS]))
+        update([own], 1e-2, step + 1)
+        assert own.clock.take()() > 0
+        if resumes:
+            own = make_student(config, "a", device, own.state())
+    return found
+
+
+@pytest.mark.parametrize("resumes", [False, True])
+@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize("recurrence", RECURRENCES)
+def test_a_student_learns_what_it_learns_on_a_cpu(recurrence: str, norm: str, resumes: bool) -> None:
+    """Rounding grows from update to update: Adam divides by the gradient's own size."""
+    student = StudentConfig(blocks=2, layers=1, filters=4, norm=norm, recurrence=recurrence)
+    expected = losses(HERE, student, steps=5, resumes=False)
+    assert losses(THERE, student, steps=5, resumes=resumes) == pytest.approx(expected, rel=5e-3)
+    assert expected[-1] < expected[0]
+
+
+def test_an_update_waits_for_nothing_but_what_the_workers_agree_on() -> None:
+    config = small_config(students={name: StudentConfig(blocks=2, layers=1, filters=3) for name in "ab"})
+    students = [make_student(config, name, THERE, None) for name in config.students]
+    for step in range(3):  # the first makes room for the moments, and kernels are loaded
+        batch = make_batch([4 * step + place for place in range(4)])
+        with no_waiting() if step else contextlib.nullcontext():
+            accumulate_gradients(students, [batch], totals=own_totals([batch]), step=step, device=THERE)
+            update(students, 1e-2, step + 1)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_captured_step_trains_as_an_eager_one(bf16: bool) -> None:
+    video = torch.randint(0, 256, (2, 4, 16, 16), dtype=torch.uint8, device="cuda")
+    target = torch.rand(2, 4, 16, 16, device="cuda")
+    found = []
+    for graph in (False, True):
+        torch.manual_seed(0)
+        student = build_student(blocks=2, layers=1, filters=4, norm="batch")
+        training = Training(student, video, target, bf16=bf16, graph=graph)
+        for _ in range(6 if graph else 9):  # three steps warm the graph up; the capture itself computes nothing
+            training.timed_step()
+        found.append(float(training.loss))
+    assert found[1] == pytest.approx(found[0], rel=1e-2 if bf16 else 1e-4)
