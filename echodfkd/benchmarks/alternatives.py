@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from echodfkd import clock
 from echodfkd.benchmarks.alone import update_on
-from echodfkd.benchmarks.data_wait import light_run
-from echodfkd.benchmarks.job_run import distil, spans_of
+from echodfkd.benchmarks.data_wait import WARM_UP, light_run
+from echodfkd.benchmarks.job_run import CpuClock, distil, spans_of
 from echodfkd.benchmarks.timing import Report, process_apart
 from echodfkd.command import prepare_ray
 from echodfkd.config import RunConfig
@@ -54,13 +54,17 @@ def alternatives(report: Report, *, quick: bool) -> dict[str, Any]:
     prepare_ray("local")  # before ray is imported
     steps = 10 if quick else 120
     rounds: list[dict[str, float]] = []
+    cores: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as folder:
         options = [*light_run(Path(folder)), f"train.steps={steps}", f"data.leg_tasks={steps}"]
         config = load_config(None, [*options, f"storage={folder}", "name=alone"])
         for number in range(1 if quick else 3):
-            rows = distil(options, storage=folder, name=f"run{number}")
+            looks = CpuClock()
+            rows = distil(options, storage=folder, name=f"run{number}", look=looks)
             begin = float(spans_of(rows, "teacher")[:, 0].min())
-            streaming = float(spans_of(rows, "students")[:, 1].max()) - begin
+            steps_S2 = spans_of(rows, "students")
+            streaming = float(steps_S2[-1, 1]) - begin
+            cores.append(looks.cores(rows, begin=float(steps_S2[int(WARM_UP * steps), 0]), end=float(steps_S2[-1, 0])))
             with process_apart(kept_memory()) as process:  # as the run's own workers are
                 loader, materialised = (
                     process.submit(work, config).result() for work in (loader_seconds, materialised_seconds)
@@ -71,12 +75,15 @@ def alternatives(report: Report, *, quick: bool) -> dict[str, Any]:
         report(f"round {number:<22}" + "".join(f"{seconds:>14.1f}" for seconds in one.values()))
     over = {name: float(np.median([r["streaming"] / r[name] for r in rounds])) for name in ("loader", "materialised")}
     report("streaming over: " + ", ".join(f"{name} {ratio:.3f}" for name, ratio in over.items()))
+    busy = {stage: float(np.median([one[stage] for one in cores])) for stage in cores[0]}
+    report(f"cores that streaming keeps busy, of {_cores()}: " + ", ".join(f"{s} {c:.2f}" for s, c in busy.items()))
     return {
         "value": round(max(over.values()), 4),
         "unit": "seconds from the teacher's first clip to the last update, streaming over the faster alternative",
         "target": TARGET,
         "holds": max(over.values()) <= TARGET,
         "over": over,
+        "cores_busy": {stage: round(share, 3) for stage, share in busy.items()},
         "rounds": rounds,
     }
 

@@ -6,13 +6,14 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import psutil
 
 import echodfkd
+from echodfkd import clock
 from echodfkd.errors import RunError
 from echodfkd.reporting.rows import RunRows, column, read_rows
 from echodfkd.storage import RunStorage
@@ -20,10 +21,12 @@ from echodfkd.storage import RunStorage
 _ROOT = Path(echodfkd.__file__).parents[1]
 
 
-def distil(overrides: Sequence[str], *, storage: str, name: str, pins: Mapping[str, int] | None = None) -> RunRows:
-    """Run ``jobs/distill.py`` with these options and return the rows of its folder.
+Look = Callable[[Sequence[psutil.Process]], None]
+"""Is shown the processes of a running job, itself and all below it, once a second."""
 
-    ``pins``: first words of processes' titles -> the core that they are kept on, from a second after their start on.
+
+def distil(overrides: Sequence[str], *, storage: str, name: str, look: Look | None = None) -> RunRows:
+    """Run ``jobs/distill.py`` with these options and return the rows of its folder.
 
     Raises:
         RunError: the job failed, or this is not a checkout with ``jobs/``.
@@ -36,7 +39,8 @@ def distil(overrides: Sequence[str], *, storage: str, name: str, pins: Mapping[s
                 said, _ = run.communicate(timeout=1.0)
                 break
             except subprocess.TimeoutExpired:
-                _pin(run.pid, pins or {})
+                if look is not None:
+                    look(processes_of(run.pid))
     if run.returncode:
         raise RunError(f"jobs/distill.py ended with {run.returncode}: {said.strip()[-500:]}")
     return read_rows(RunStorage(f"{storage}/{name}"))
@@ -63,18 +67,57 @@ def _checkout_file(name: str) -> Path:
     return path
 
 
-def _pin(parent: int, pins: Mapping[str, int]) -> None:
-    """Keep all threads of the processes below ``parent`` that have these titles on their cores."""
-    if not pins:
-        return
+def processes_of(pid: int) -> list[psutil.Process]:
+    """A process and all that it started."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        for process in psutil.Process(parent).children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
-                title = (process.cmdline() or [""])[0]
-                core = next((core for start, core in pins.items() if title.startswith(start)), None)
-                if core is not None:
-                    for thread in process.threads():
-                        os.sched_setaffinity(thread.id, {core})
+        parent = psutil.Process(pid)
+        return [parent, *parent.children(recursive=True)]
+    return []
+
+
+def pin(cores: Mapping[str, int], processes: Sequence[psutil.Process]) -> None:
+    """Keep all threads of processes on a core, by the first words of their titles."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+            title = (process.cmdline() or [""])[0]
+            core = next((core for start, core in cores.items() if title.startswith(start)), None)
+            if core is not None:
+                for thread in process.threads():
+                    os.sched_setaffinity(thread.id, {core})
+
+
+class CpuClock:
+    """CPU seconds of a job's processes, a `Look`."""
+
+    def __init__(self) -> None:
+        self._looks: list[tuple[float, dict[int, float]]] = []
+
+    def __call__(self, processes: Sequence[psutil.Process]) -> None:
+        """Read all their clocks."""
+        seconds = {}
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                own = process.cpu_times()
+                seconds[process.pid] = own.user + own.system
+        self._looks.append((clock.now(), seconds))
+
+    def cores(self, rows: RunRows, *, begin: float, end: float) -> dict[str, float]:
+        """CPU seconds a second by stage, and of "the rest", from the first look after ``begin`` to the last before
+        ``end`` (`clock.now`). A stage's processes are those that its spans name.
+
+        Raises:
+            RunError: there were fewer than two looks between.
+        """
+        between = [look for look in self._looks if begin <= look[0] <= end]
+        if len(between) < 2:
+            raise RunError(f"{len(between)} looks at the run's processes in {end - begin:.1f} s, at least 2 are needed")
+        (first, before), (last, after) = between[0], between[-1]
+        actors = zip(column(rows.spans, "actor"), column(rows.spans, "stage"), strict=True)
+        stage_of = {int(actor.rpartition("-")[2]): str(stage) for actor, stage in actors}
+        found = dict.fromkeys([*dict.fromkeys(stage_of.values()), "the rest"], 0.0)
+        for pid, seconds in after.items():
+            found[stage_of.get(pid, "the rest")] += (seconds - before.get(pid, seconds)) / (last - first)
+        return found
 
 
 def spans_of(rows: RunRows, stage: str) -> np.ndarray:

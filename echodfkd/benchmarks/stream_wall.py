@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 
 from echodfkd.benchmarks.alone import work_alone
 from echodfkd.benchmarks.data_wait import WARM_UP, light_run
-from echodfkd.benchmarks.job_run import distil, spans_of
+from echodfkd.benchmarks.job_run import distil, pin, spans_of
 from echodfkd.benchmarks.teacher_frames import write_random_weights
 from echodfkd.benchmarks.timing import Report, process_apart
 from echodfkd.config_file import load_config
@@ -89,7 +90,8 @@ def measure(pair: Pair, name: str, folder: str, cores: tuple[int, int]) -> dict[
             return process.submit(work_alone, config, blocks=pair.blocks, core=cores[1]).result()
 
     alone = [both_alone()]
-    rows = distil(options, storage=folder, name=name, pins={TEACHER: cores[0], STUDENT: cores[1]})
+    look = functools.partial(pin, {TEACHER: cores[0], STUDENT: cores[1]})
+    rows = distil(options, storage=folder, name=name, look=look)
     alone.append(both_alone())
     teach, learn = (float(np.mean([one[role] for one in alone])) for role in ("teacher", "student"))
     ends = spans_of(rows, "students")[:, 1]

@@ -1,5 +1,6 @@
 """What the benchmarks put side by side computes the same; and their arithmetic on a timeline is right."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import pyarrow as pa
 import pytest
 import torch
 
@@ -32,6 +34,7 @@ from echodfkd.config import StudentConfig, WindowConfig
 from echodfkd.config_file import load_config
 from echodfkd.errors import RunError
 from echodfkd.models.build import build_student, build_teacher
+from echodfkd.reporting.rows import RunRows
 from echodfkd.runtime.parts import slot_rules, training_source
 from echodfkd.video.decode import decode_video
 
@@ -158,12 +161,42 @@ def test_processes_are_pinned_by_their_titles() -> None:
             while psutil.Process(process.pid).cmdline()[:1] != [title]:
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
-        job_run._pin(os.getpid(), {"ray::MapWorker": max(mine)})
+        job_run.pin({"ray::MapWorker": max(mine)}, job_run.processes_of(os.getpid()))
         assert [os.sched_getaffinity(process.pid) for process in running] == [{max(mine)}, mine]
     finally:
         for process in running:
             process.kill()
             process.wait()
+
+
+def test_cpu_seconds_are_told_by_stage_and_what_is_no_stage_is_the_rest() -> None:
+    """Between the looks at 12 and 18: the process that ended counts for nothing, nor does what came before a look."""
+    rows = RunRows(*(pa.table({}) for _ in dataclasses.fields(RunRows)))
+    spans = pa.table(
+        {"stage": ["source", "teacher", "students"], "actor": ["source-ab-1", "teacher-ab-2", "student0-ab-3"]}
+    )
+    looks = job_run.CpuClock()
+    looks._looks = [
+        (10.0, {1: 0.0, 2: 0.0, 3: 0.0, 4: 9.0}),
+        (12.0, {1: 1.0, 2: 2.0, 3: 3.0, 4: 10.0, 6: 1.0}),
+        (15.0, {1: 2.0, 2: 5.0, 3: 6.0, 4: 10.3}),
+        (18.0, {1: 2.5, 2: 7.4, 3: 8.4, 4: 10.6, 5: 70.0}),
+        (21.0, {1: 50.0, 2: 50.0, 3: 50.0}),
+    ]
+    found = looks.cores(dataclasses.replace(rows, spans=spans), begin=11.0, end=20.0)
+    assert found == pytest.approx({"source": 0.25, "teacher": 0.9, "students": 0.9, "the rest": 0.1})
+    with pytest.raises(RunError, match=r"^1 looks at the run's processes in 2.0 s, at least 2 are needed$"):
+        looks.cores(dataclasses.replace(rows, spans=spans), begin=11.0, end=13.0)
+
+
+def test_a_jobs_processes_are_looked_at() -> None:
+    looks = job_run.CpuClock()
+    with subprocess.Popen(["sleep", "60"]) as child:
+        looks(job_run.processes_of(os.getpid()))
+        child.kill()
+    assert {os.getpid(), child.pid} <= set(looks._looks[0][1])
+    assert looks._looks[0][1][os.getpid()] > 0
+    assert job_run.processes_of(child.pid) == []
 
 
 def test_decoders_give_the_same_pixels() -> None:
