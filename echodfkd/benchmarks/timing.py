@@ -149,6 +149,11 @@ def matmul_flops(device: str, dtype: torch.dtype) -> float:
     return 2.0 * size**3 / best_time(lambda: a @ a, device)
 
 
+def faster_precision(device: str) -> str:
+    """bf16 where this device's bfloat16 products are faster than its float32 ones, else fp32."""
+    return "bf16" if matmul_flops(device, torch.bfloat16) > matmul_flops(device, torch.float32) else "fp32"
+
+
 def copy_bytes(device: str) -> float:
     """Bytes a second that a large copy reads and writes, the fastest of three."""
     source = torch.ones((1 << 28) if device != "cpu" else (1 << 25), device=device)
