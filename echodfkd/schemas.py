@@ -226,7 +226,8 @@ def read_part(storage: RunStorage, name: str, schema: pa.Schema, known: Mapping[
         missing = [column for column in schema.names if column not in file.schema_arrow.names]
         if foreign := [column for column in missing if column not in _ADDED_LATER]:
             raise InputError(f"{where} lacks the columns {', '.join(foreign)}")
-        table = file.read(columns=[column for column in schema.names if column not in missing])
+        own = [column for column in schema.names if column not in missing]
+        table = file.read(columns=own, use_threads=False)  # see `RunStorage.read_table`
         for column in missing:
             table = table.append_column(column, pa.nulls(len(table), schema.field(column).type))
         table = table.select(schema.names).cast(schema)

@@ -200,13 +200,16 @@ class RunStorage:
     def read_table(self, name: str) -> pa.Table:
         """Read one Parquet file.
 
+        In this thread alone, as everything that Arrow reads out of Python's memory here: Arrow's own threads let go of
+        that memory some time after the table is there, and where the program ends meanwhile, they abort it.
+
         Raises:
             FileNotFoundError: there is no such file.
             InputError: it is no Parquet file.
         """
         data = self.read(name)
         try:
-            return pq.read_table(io.BytesIO(data))
+            return pq.ParquetFile(io.BytesIO(data)).read(use_threads=False)
         except (pa.ArrowException, OSError) as error:
             raise InputError(f"{self.root}/{name} is damaged: {len(data)} bytes that are no Parquet file") from error
 

@@ -75,10 +75,12 @@ def _parse(path: str, data: bytes) -> list[dict[str, Any]]:
         if path.endswith(".parquet"):
             file = pyarrow.parquet.ParquetFile(io.BytesIO(data))
             _check_shape(path, file.schema_arrow.names, file.metadata.num_rows)
-            table = file.read()
+            table = file.read(use_threads=False)
         elif path.endswith(".csv"):
             table = pyarrow.csv.read_csv(
-                io.BytesIO(data), convert_options=pyarrow.csv.ConvertOptions(strings_can_be_null=True)
+                io.BytesIO(data),
+                read_options=pyarrow.csv.ReadOptions(use_threads=False),
+                convert_options=pyarrow.csv.ConvertOptions(strings_can_be_null=True),
             )
         else:
             raise InputError(f"conditions.table: {path} must end in .csv or .parquet")

@@ -118,7 +118,7 @@ def _rows(data: bytes, name: str) -> Iterator[dict[str, Any]]:
         groups = range(file.metadata.num_row_groups)
         if any(file.metadata.row_group(group).total_byte_size > MAX_BLOB_BYTES for group in groups):
             raise InputError(f"{name} has a row group of more than {MAX_BLOB_BYTES} bytes")
-        for batch in file.iter_batches(batch_size=1, columns=SHARD_SCHEMA.names):
+        for batch in file.iter_batches(batch_size=1, columns=SHARD_SCHEMA.names, use_threads=False):
             batch.validate(full=True)
             yield from batch.to_pylist()
     except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:

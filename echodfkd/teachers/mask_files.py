@@ -116,7 +116,7 @@ def check_mask_file(file: pq.ParquetFile, name: str) -> None:
 
 def read_rows(file: pq.ParquetFile, group: int, columns: Sequence[str] = MASK_SCHEMA.names) -> list[dict[str, Any]]:
     """The rows of one row group. Raises one of `PARQUET_ERRORS`."""
-    table = file.read_row_group(group, columns=list(columns))
+    table = file.read_row_group(group, columns=list(columns), use_threads=False)
     table.validate(full=True)
     return table.to_pylist()
 

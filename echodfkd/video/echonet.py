@@ -134,6 +134,7 @@ def read_tracings(root: str, names: Collection[str] | None = None) -> dict[str, 
     try:
         table = pa.csv.read_csv(
             io.BytesIO(data),
+            read_options=pa.csv.ReadOptions(use_threads=False),
             convert_options=pa.csv.ConvertOptions(column_types=types),
         )
         _check_columns(table.column_names, TRACING_COLUMNS, TRACING_COLUMNS, where)

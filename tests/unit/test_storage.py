@@ -1,5 +1,7 @@
 """The run folder: whole files or none, created once, on a disk and on an in-memory object store."""
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -34,6 +36,29 @@ def test_tables_keep_their_rows(storage: RunStorage) -> None:
     rows = [{"name": "a", "value": 1.5}, {"name": "b", "value": None}]
     storage.write_table("t.parquet", rows, schema)
     assert storage.read_table("t.parquet").to_pylist() == rows
+
+
+READS_AND_ENDS = """
+import sys
+import pyarrow as pa
+from echodfkd.schemas import read_part
+from echodfkd.storage import RunStorage
+storage = RunStorage(sys.argv[1])
+schema = pa.schema({f"c{number}": pa.list_(pa.int64()) for number in range(30)})
+if not storage.exists("t.parquet"):
+    storage.write_table("t.parquet", [dict.fromkeys(schema.names, [row, row]) for row in range(2000)], schema)
+read_part(storage, "t.parquet", schema)
+tables = [storage.read_table("t.parquet") for _ in range(5)]
+"""
+
+
+def test_a_program_may_end_as_soon_as_it_has_read_a_table(tmp_path: Path) -> None:
+    """Read by Arrow's own threads, four of five such programs were aborted after their last line."""
+    for _ in range(6):
+        done = subprocess.run(
+            [sys.executable, "-c", READS_AND_ENDS, str(tmp_path)], capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_only_one_of_many_writers_creates_a_local_file(tmp_path: Path) -> None:
