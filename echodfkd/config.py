@@ -170,7 +170,7 @@ class DataConfig:
     source_tasks: int = 2
     """Source tasks that may run at the same time."""
     prefetch_batches: int = 1
-    """Micro-batches a worker fetches ahead."""
+    """Micro-batches, at least 1, that a worker asks for ahead of the one it trains on."""
     leg_tasks: int = 5_000
     """Most read tasks of one dataset pass. Ray Data plans every task before the first batch, and keeps its books on
     them until the pass is over: 62,500 tasks took 81 s and 682 MB, so that longer plans run in passes (legs)."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 import ray.train
@@ -15,6 +16,8 @@ from ray.train import DataConfig
 
 from echodfkd.config import RunConfig
 from echodfkd.records import DistillationBatch
+
+T = TypeVar("T")
 
 
 def leg_name(leg: int) -> str:
@@ -43,42 +46,64 @@ class LegData(DataConfig):
 
 
 def stream_batches(config: RunConfig, first_step: int) -> Iterator[DistillationBatch]:
-    """The micro-batches of one rank, from the leg that holds ``first_step`` to the end of the plan."""
-    shards: list[DataIterator] = []
+    """The micro-batches of one rank, from the leg that holds ``first_step`` to the end of the plan.
+
+    The first is asked for now: the stream's coordinator and pools start while the caller builds its students.
+    """
+    return _without_old_legs(ahead(_shards_and_batches(config, first_step), config.data.prefetch_batches))
+
+
+def _shards_and_batches(config: RunConfig, first_step: int) -> Iterator[tuple[DataIterator, DistillationBatch]]:
     for leg in range(first_step // config.leg_steps, config.num_legs):
         shard = ray.train.get_dataset_shard(leg_name(leg)).shard
-        shards.append(shard)
+        # Ray's own prefetching gives a batch only once it has the next: a whole block later
+        for columns in shard.iter_batches(batch_size=config.micro_batch, batch_format="numpy", prefetch_batches=0):
+            yield shard, DistillationBatch.from_columns(columns)
+
+
+def _without_old_legs(taken: Iterator[tuple[DataIterator, DistillationBatch]]) -> Iterator[DistillationBatch]:
+    """The batches alone. Ends the coordinators of legs that are over."""
+    shards: list[DataIterator] = []
+    for shard, batch in taken:
+        if shard not in shards:
+            shards.append(shard)
         if len(shards) > 2:  # whoever ends a leg has averaged its gradients with all ranks: none is two legs behind
             old = shards.pop(0)
             if ray.train.get_context().get_world_rank() == 0:
                 ray.kill(old._coord_actor)
-        for columns in shard.iter_batches(
-            batch_size=config.micro_batch,
-            batch_format="numpy",
-            prefetch_batches=config.data.prefetch_batches,
-        ):
-            yield DistillationBatch.from_columns(columns)
+        yield batch
 
 
-def started(batches: Iterator[DistillationBatch]) -> Iterator[DistillationBatch]:
-    """The same micro-batches, the first of which a thread asks for at once.
+def ahead(items: Iterator[T], count: int) -> Iterator[T]:
+    """The same items, of which a thread asks for ``count`` (at least 1) before they are taken, the first at once.
 
-    The stream begins with the first question: its coordinator and its pools start while this process builds students.
+    Each is given as soon as it is there. What asking raises is raised where the item would have been.
     """
-    first: Future[DistillationBatch | None] = Future()
+    room = threading.Semaphore(count)
+    found: queue.SimpleQueue[Future[T]] = queue.SimpleQueue()
 
     def ask() -> None:
+        answer: Future[T]
+        while True:
+            room.acquire()
+            answer = Future()
+            try:
+                answer.set_result(next(items))
+            except BaseException as error:
+                answer.set_exception(error)
+            found.put(answer)
+            if answer.exception() is not None:
+                return
+
+    threading.Thread(target=ask, name="ahead", daemon=True).start()
+    return _taken(found, room)
+
+
+def _taken(found: queue.SimpleQueue[Future[T]], room: threading.Semaphore) -> Iterator[T]:
+    while True:
         try:
-            first.set_result(next(batches, None))
-        except BaseException as error:
-            first.set_exception(error)
-
-    threading.Thread(target=ask, name="first batch", daemon=True).start()
-
-    def all_of_them() -> Iterator[DistillationBatch]:
-        batch = first.result()
-        if batch is not None:
-            yield batch
-            yield from batches
-
-    return all_of_them()
+            item = found.get().result()
+        except StopIteration:
+            return
+        room.release()
+        yield item

@@ -22,7 +22,7 @@ from echodfkd.config import RunConfig
 from echodfkd.errors import EchoDFKDError
 from echodfkd.runtime.clip_stream import build_stream, execution_options
 from echodfkd.runtime.cluster import actor_name, node_labels
-from echodfkd.runtime.leg_shards import LegData, leg_name, started, stream_batches
+from echodfkd.runtime.leg_shards import LegData, leg_name, stream_batches
 from echodfkd.runtime.preemption import StopWatch
 from echodfkd.storage import RunStorage
 from echodfkd.training.worker import WorkerContext, first_step, train
@@ -86,7 +86,7 @@ def train_loop(loop: dict[str, Any]) -> dict[str, Any]:
     board.update.remote({f"pid_{worker.rank}": os.getpid(), "started": clock.now()})
     storage = RunStorage(config.root)
     try:
-        batches = started(stream_batches(config, first_step(storage)))
+        batches = stream_batches(config, first_step(storage))
         return train(worker, batches, config, storage, loop["teacher_id"])
     except EchoDFKDError as error:
         return {"failed": str(error)}
