@@ -163,11 +163,13 @@ class TorchTeacher:
             prob = torch.cat([self._forward(chunk, of_chunk) for chunk, of_chunk in chunks])
         if self.layout.activation == "none":
             prob = self._within_range(prob)
-        prob_NSLCHW = prob.view(N, len(starts), length, -1, H, W)
+        prob = prob.view(N, len(starts) * length, -1, H, W)
         before = length * (len(starts) - 1)  # frames of all windows but the last
-        first = before - int(starts[-1])
+        twice = before - int(starts[-1])
+        if not twice:
+            return prob[:, :T]
         # by slices: an index would cross to the device first, and the host wait there
-        return torch.cat([prob_NSLCHW[:, :-1].flatten(1, 2), prob_NSLCHW[:, -1, first : first + T - before]], dim=1)
+        return torch.cat([prob[:, :before], prob[:, before + twice :]], dim=1)
 
     def _forward(self, windows_NLHW: torch.Tensor, own_NL2: torch.Tensor) -> torch.Tensor:
         """Probability (N, L, classes, H, W) of some windows, with the `own_statistics` of their frames."""

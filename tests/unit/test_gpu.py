@@ -14,6 +14,7 @@ import torch._dynamo
 from torch import nn
 
 from echodfkd.benchmarks.student_step import Training
+from echodfkd.benchmarks.timing import exact_products
 from echodfkd.config import StudentConfig
 from echodfkd.mask_codes import PROBABILITY
 from echodfkd.models.build import build_student
@@ -34,9 +35,9 @@ HERE, THERE = torch.device("cpu"), torch.device("cuda")
 
 
 @pytest.fixture(autouse=True)
-def exact_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Convolutions in float32 throughout: torch lets a GPU round their factors to ten bits."""
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+def without_tf32() -> Iterator[None]:
+    with exact_products():
+        yield
 
 
 @contextlib.contextmanager
@@ -151,8 +152,9 @@ def test_an_update_waits_for_nothing_but_what_the_workers_agree_on() -> None:
     for step in range(3):  # the first makes room for the moments, and kernels are loaded
         batch = make_batch([4 * step + place for place in range(4)])
         with no_waiting() if step else contextlib.nullcontext():
-            accumulate_gradients(students, [batch], totals=own_totals([batch]), step=step, device=THERE)
+            parts = accumulate_gradients(students, [batch], totals=own_totals([batch]), step=step, device=THERE)
             update(students, 1e-2, step + 1)
+        assert parts[:, LOSS].min() > 0
 
 
 @pytest.mark.parametrize("bf16", [False, True])
