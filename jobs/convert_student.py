@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from echodfkd.command import guarded
+from echodfkd.runtime.command import guarded
 
 
 def main(arguments: list[str] | None = None) -> int:

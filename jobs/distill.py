@@ -2,13 +2,13 @@
 
 import sys
 
-from echodfkd.command import run_job, say
-from echodfkd.config import RunConfig
+from echodfkd.config.run import RunConfig
+from echodfkd.runtime.command import run_job, say
 
 
 def work(config: RunConfig) -> dict[str, object]:
     """Run the distillation, show its scores, and say where its report lies."""
-    from echodfkd.reporting.terminal import summary_lines
+    from echodfkd.reporting.page.terminal import summary_lines
     from echodfkd.runtime.distillation_run import run_distillation
 
     summary = run_distillation(config, say)

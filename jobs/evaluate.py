@@ -2,8 +2,8 @@
 
 import sys
 
-from echodfkd.command import run_job, say
-from echodfkd.config import RunConfig
+from echodfkd.config.run import RunConfig
+from echodfkd.runtime.command import run_job, say
 
 
 def work(config: RunConfig) -> dict[str, object]:
@@ -11,7 +11,7 @@ def work(config: RunConfig) -> dict[str, object]:
     if config.evaluate.actors:
         from echodfkd.runtime.evaluation_run import run_evaluation as evaluate
     else:
-        from echodfkd.evaluation import evaluate
+        from echodfkd.runtime.evaluation_run import evaluate
 
     summary = evaluate(config, say)
     return {"ok": True, "out": config.evaluate.out, "models": [*summary["students"], "teacher"]}

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from echodfkd.command import guarded
+from echodfkd.runtime.command import guarded
 
 HELD_OUT_SEED = 7_000_002
 
@@ -27,9 +27,9 @@ def main() -> int:
 
 def report(args: argparse.Namespace) -> dict[str, Any]:
     """Measure at each size and write the table."""
-    from echodfkd.errors import ConfigError
-    from echodfkd.models.embedded_judge import WEIGHTS, read_towers
-    from echodfkd.training.judge_report import insert_table, markdown_table, report_on
+    from echodfkd.core.errors import ConfigError
+    from echodfkd.evaluation.judge_report import insert_table, markdown_table, report_on
+    from echodfkd.models.judges.embedded import WEIGHTS, read_towers
 
     for option, value, least in (("patients", args.patients, 2), ("cases", args.cases, 2), ("seed", args.seed, 0)):
         if value < least:

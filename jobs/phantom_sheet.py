@@ -6,12 +6,12 @@ import argparse
 import itertools
 from pathlib import Path
 
-from echodfkd.config_sources import ChoiceSpec, ConditionsConfig, ConditionSpec
-from echodfkd.records import VideoClip
-from echodfkd.reporting.contact_sheet import contact_sheet
-from echodfkd.synthesis.conditions import ConditionSampler
-from echodfkd.synthesis.phantom import PhantomSource
-from echodfkd.synthesis.phantom_domains import DOMAINS
+from echodfkd.config.sections.source import ChoiceSpec, ConditionsConfig, ConditionSpec
+from echodfkd.core.records import VideoClip
+from echodfkd.reporting.figures.contact_sheet import contact_sheet
+from echodfkd.sources.patients.sampler import ConditionSampler
+from echodfkd.sources.phantom.domains import DOMAINS
+from echodfkd.sources.phantom.source import PhantomSource
 
 EJECTION_FRACTIONS = (20.0, 32.0, 44.0, 55.0, 65.0, 75.0)
 QUALITIES = (0.95, 0.65, 0.35, 0.1)

@@ -2,13 +2,13 @@
 
 import sys
 
-from echodfkd.command import run_job, say
-from echodfkd.config import RunConfig
+from echodfkd.config.run import RunConfig
+from echodfkd.runtime.command import run_job, say
 
 
 def work(config: RunConfig) -> dict[str, object]:
     """Check inputs, then the cluster."""
-    from echodfkd.runtime.preflight import run_preflight
+    from echodfkd.runtime.preflight_run import run_preflight
 
     return run_preflight(config, say)
 

@@ -9,18 +9,18 @@ import argparse
 import sys
 from typing import Any
 
-from echodfkd.command import fail, guarded, say
-from echodfkd.errors import InputError
+from echodfkd.core.errors import InputError
+from echodfkd.runtime.command import fail, guarded, say
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
     """Write what the arguments ask for; returns where the page lies."""
-    from echodfkd.reporting.across import compare_runs
-    from echodfkd.reporting.follow import follow_report
-    from echodfkd.reporting.loggers import CurveLogger, MlflowLogger, TensorBoardLogger, write_curves
-    from echodfkd.reporting.redraw import redraw_overlays
-    from echodfkd.reporting.report import write_report
-    from echodfkd.storage import RunStorage
+    from echodfkd.reporting.live.follow import follow_report
+    from echodfkd.reporting.live.loggers import CurveLogger, MlflowLogger, TensorBoardLogger, write_curves
+    from echodfkd.reporting.live.redraw import redraw_overlays
+    from echodfkd.reporting.page.report import write_report
+    from echodfkd.reporting.study.across import compare_runs
+    from echodfkd.storage.files import RunStorage
 
     if len(args.runs) > 1:
         return {"ok": True, "report": compare_runs(args.runs, args.out)}

@@ -2,8 +2,8 @@
 
 import sys
 
-from echodfkd.command import run_job, say
-from echodfkd.config import RunConfig
+from echodfkd.config.run import RunConfig
+from echodfkd.runtime.command import run_job, say
 
 
 def work(config: RunConfig) -> dict[str, object]:

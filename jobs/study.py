@@ -6,8 +6,8 @@ python jobs/study.py --config configs/limited_teachers.yaml
 
 import sys
 
-from echodfkd.command import run_job
-from echodfkd.config import RunConfig
+from echodfkd.config.run import RunConfig
+from echodfkd.runtime.command import run_job
 
 
 def work(config: RunConfig) -> dict[str, object]:
@@ -21,7 +21,7 @@ def work(config: RunConfig) -> dict[str, object]:
 
 def show(config: RunConfig) -> dict[str, object]:
     """Sizes and costs of the config's students, trained by nobody."""
-    from echodfkd.reporting.study import cost_table
+    from echodfkd.reporting.study.study import cost_table
 
     print(cost_table({name: vars(student) for name, student in config.students.items()}))
     return {"ok": True, "students": list(config.students)}

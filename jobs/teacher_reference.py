@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from echodfkd.command import fail, guarded
-from echodfkd.config_file import load_config
-from echodfkd.errors import EchoDFKDError, InputError
+from echodfkd.config.file import load_config
+from echodfkd.core.errors import EchoDFKDError, InputError
+from echodfkd.runtime.command import fail, guarded
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,8 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
         return fail(error, code=2)
 
     def work() -> dict[str, Any]:
-        from echodfkd.runtime.parts import load_teacher, training_source
-        from echodfkd.teachers.reference import make_reference
+        from echodfkd.runtime.stream.parts import load_teacher, training_source
+        from echodfkd.teaching.reference import make_reference
 
         frame = training_source(config).clip(0).video[: max(1, args.frames)]
         teacher = load_teacher(config)

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from echodfkd.models.embedded_judge import embedded_judge
-from echodfkd.synthesis.phantom import default_phantom
-from echodfkd.training.contrastive import stopwatch, train_towers
-from echodfkd.training.judge_agreement import agreement
-from echodfkd.training.judge_patients import FramePool, JudgedPatients
+from echodfkd.evaluation.judge_agreement import agreement
+from echodfkd.models.judges.embedded import embedded_judge
+from echodfkd.sources.phantom.source import default_phantom
+from echodfkd.training.judge.contrastive import stopwatch, train_towers
+from echodfkd.training.judge.patients import FramePool, JudgedPatients
 
 HELD_OUT_SEED = 7_000_002
 

@@ -9,8 +9,8 @@ import argparse
 import sys
 from typing import Any
 
-from echodfkd.command import guarded, run_job
-from echodfkd.config import RunConfig
+from echodfkd.config.run import RunConfig
+from echodfkd.runtime.command import guarded, run_job
 
 
 def main() -> int:
@@ -31,7 +31,7 @@ def main() -> int:
 
 def limited(config: RunConfig) -> dict[str, Any]:
     """One teacher per site, and the table of all of them and their ensemble."""
-    from echodfkd.training.limited import teachers_table, train_limited_teachers
+    from echodfkd.training.teacher.limited import teachers_table, train_limited_teachers
 
     found = train_limited_teachers(config, report=lambda line: print(line, flush=True))
     print(f"\n{teachers_table(found)}\n")
@@ -40,7 +40,7 @@ def limited(config: RunConfig) -> dict[str, Any]:
 
 def shipped(args: argparse.Namespace) -> dict[str, Any]:
     """The embedded teacher."""
-    from echodfkd.training.embedded import train_embedded_teacher
+    from echodfkd.training.teacher.embedded import train_embedded_teacher
 
     card = train_embedded_teacher(
         out=args.out,

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
-from echodfkd.command import prepare_ray
-from echodfkd.config import RunConfig
-from echodfkd.config_file import load_config
+from echodfkd.config.file import load_config
+from echodfkd.config.run import RunConfig
+from echodfkd.runtime.cluster.environment import prepare_ray
 
 if TYPE_CHECKING:
-    from tests.helpers_s3 import FaultyProxy, S3Server
+    from tests.helpers.s3 import FaultyProxy, S3Server
 
 os.environ.pop("RAY_ADDRESS", None)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -42,8 +42,8 @@ TINY = [
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     """A local cluster of 8 logical CPUs that every test shares and the session ends."""
-    from echodfkd.config import RayConfig
-    from echodfkd.runtime.cluster import connected
+    from echodfkd.config.run import RayConfig
+    from echodfkd.runtime.cluster.connection import connected
 
     with connected(RayConfig(address="local", num_cpus=8, object_store_mb=256)):
         yield
@@ -69,7 +69,7 @@ def short_path() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Server]:
     """A server that speaks S3, on this machine."""
-    from tests.helpers_s3 import S3Server
+    from tests.helpers.s3 import S3Server
 
     server = S3Server()
     yield server
@@ -79,7 +79,7 @@ def s3_server() -> Iterator[S3Server]:
 @pytest.fixture
 def s3_proxy(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
     """A proxy before that server, to which S3 clients of this process go for the time of the test."""
-    from tests.helpers_s3 import FaultyProxy, environment, forgetting_clients
+    from tests.helpers.s3 import FaultyProxy, environment, forgetting_clients
 
     proxy = FaultyProxy(s3_server.port)
     for name, value in environment(proxy.port).items():

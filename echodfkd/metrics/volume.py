@@ -58,8 +58,8 @@ def simpson_volume_of_tracing(rows: np.ndarray, *, spacing: float = 1.0) -> floa
     """The method of discs on a reader's own chords: V = pi / 4 * sum of d_i^2 * L / (n - 1).
 
     Args:
-        rows: float (n, 4), a tracing as `echodfkd.video.tracing` describes it: the long axis, then n - 1 chords, each
-            of which stands for one disc.
+        rows: float (n, 4), a tracing as `echodfkd.sources.video.tracing` describes it: the long axis, then n - 1
+            chords, each of which stands for one disc.
         spacing: side of a square pixel.
     """
     lengths = np.hypot(rows[:, 2] - rows[:, 0], rows[:, 3] - rows[:, 1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from echodfkd.mask_codes import LEAST_PROB, LOGIT, LOGIT_STEPS, MASK_CODES, PROBABILITY
+from echodfkd.core.mask_codes import LEAST_PROB, LOGIT, LOGIT_STEPS, MASK_CODES, PROBABILITY
 
 
 def encode_tensor(prob: torch.Tensor, code: str) -> torch.Tensor:

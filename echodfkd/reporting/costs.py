@@ -7,8 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from echodfkd.config_file import config_from_dict
-from echodfkd.errors import EchoDFKDError
+from echodfkd.config.file import config_from_dict
+from echodfkd.core.errors import EchoDFKDError
 from echodfkd.reporting.published import SIZE
 from echodfkd.reporting.rows import RunRows
 
@@ -45,7 +45,7 @@ def _counted(options: Any) -> tuple[int | None, int | None]:
 
 @functools.lru_cache(maxsize=256)
 def _count(shape: str) -> tuple[int | None, int | None]:
-    from echodfkd.reporting.study import student_cost
+    from echodfkd.models.students.cost import student_cost
 
     try:
         student = config_from_dict({"students": {"counted": json.loads(shape)}}).students["counted"]

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from echodfkd import schemas
-from echodfkd.errors import InputError
-from echodfkd.records import JUDGE_STEP, PublishedCheckpoint
-from echodfkd.redaction import redact_values
-from echodfkd.storage import RunStorage, check_layout
-from echodfkd.training.manifests import list_checkpoints
-from echodfkd.untrusted import parse_json_object, parse_yaml
+from echodfkd.core.errors import InputError
+from echodfkd.core.records import JUDGE_STEP, PublishedCheckpoint
+from echodfkd.core.redaction import redact_values
+from echodfkd.storage import schemas
+from echodfkd.storage.files import RunStorage, check_layout
+from echodfkd.storage.manifests import list_checkpoints
+from echodfkd.storage.untrusted import parse_json_object, parse_yaml
 
 _CONFIG_TYPES = {
     "seed": int,

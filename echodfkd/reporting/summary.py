@@ -12,17 +12,17 @@ from typing import Any
 
 import numpy as np
 
+from echodfkd.core.records import JUDGE_STEP
+from echodfkd.evaluation.against_truth import RELIABILITY
 from echodfkd.metrics.cardiac import mean_absolute_error, pearson_r
 from echodfkd.metrics.comparison import bias, lower_limit, upper_limit
 from echodfkd.metrics.summary import Interval, bootstrap_mean, bootstrap_pairs
-from echodfkd.records import JUDGE_STEP
 from echodfkd.reporting import intervals
 from echodfkd.reporting.best import best_checkpoint
 from echodfkd.reporting.comparisons import compare_students, strata_scores
 from echodfkd.reporting.rows import RunRows, column, read_rows
 from echodfkd.reporting.teacher_facts import cache_facts, dropped_clips, is_stage
-from echodfkd.scoring_truth import RELIABILITY
-from echodfkd.storage import RunStorage
+from echodfkd.storage.files import RunStorage
 
 STAGES = ("source", "teacher", "students", "evaluator")
 """Stages in the order of the stream; others follow in the order of their names."""

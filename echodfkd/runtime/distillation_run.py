@@ -27,30 +27,29 @@ from ray.exceptions import RayActorError
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 import echodfkd
-from echodfkd import clock
-from echodfkd.config import RunConfig
-from echodfkd.config_file import config_hash
-from echodfkd.config_head_checks import check_members_give, check_teacher_gives
-from echodfkd.errors import ConfigError, EchoDFKDError, RunError, one_line
-from echodfkd.lease import Lease, held
-from echodfkd.models.build import build_student
-from echodfkd.models.convlstm import count_parameters
-from echodfkd.reporting.report import write_report
+from echodfkd.config.identity import config_hash, open_run_folder
+from echodfkd.config.rules.heads import check_members_give, check_teacher_gives
+from echodfkd.config.run import RunConfig
+from echodfkd.core import clock
+from echodfkd.core.errors import ConfigError, EchoDFKDError, RunError, one_line
+from echodfkd.evaluation.judge import configured_judge
+from echodfkd.models.students.build import build_student
+from echodfkd.models.students.convlstm import count_parameters
+from echodfkd.reporting.page.report import write_report
 from echodfkd.reporting.summary import write_summary
-from echodfkd.run_folder import open_run_folder
-from echodfkd.runtime.cluster import connected, last_sentence, machine_line, with_absolute_paths
+from echodfkd.runtime.cluster.connection import connected, last_sentence, machine_line, with_absolute_paths
+from echodfkd.runtime.cluster.preemption import StopNotice, StopSignal
+from echodfkd.runtime.cluster.scaling import nodes_for
 from echodfkd.runtime.evaluator_pool import EvaluatorPool
-from echodfkd.runtime.parts import evaluation_source, load_teacher, training_source
-from echodfkd.runtime.preemption import StopNotice, StopSignal
 from echodfkd.runtime.progress import ProgressLine, first_update_time, start_board, wait_for_first_actor
-from echodfkd.runtime.scaling import nodes_for
+from echodfkd.runtime.stream.parts import evaluation_source, load_teacher, training_source
 from echodfkd.runtime.student_workers import build_trainer
-from echodfkd.schemas import SPAN_SCHEMA
-from echodfkd.scoring_judge import configured_judge
-from echodfkd.storage import RunStorage
-from echodfkd.teachers.ensemble import Ensemble
-from echodfkd.training.manifests import latest_checkpoint
-from echodfkd.training.student_files import check_initial
+from echodfkd.storage.files import RunStorage
+from echodfkd.storage.lease import Lease, held
+from echodfkd.storage.manifests import latest_checkpoint
+from echodfkd.storage.schemas import SPAN_SCHEMA
+from echodfkd.teaching.ensemble import Ensemble
+from echodfkd.training.initial_weights import check_initial
 
 
 def run_distillation(config: RunConfig, print_line: Callable[[str], None]) -> dict[str, Any]:

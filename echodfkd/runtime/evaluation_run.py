@@ -11,18 +11,25 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Protocol
 
 import ray
 import torch
 from ray.exceptions import RayActorError, RayTaskError
 from ray.util import ActorPool
 
-from echodfkd.config import RunConfig
-from echodfkd.errors import EchoDFKDError, RunError
-from echodfkd.evaluation import CaseScorer, ScoredCase, evaluate
-from echodfkd.runtime.cluster import connected, last_sentence, node_labels, with_absolute_paths
+from echodfkd.config.file import config_to_yaml
+from echodfkd.config.run import RunConfig
+from echodfkd.core.errors import EchoDFKDError, InputError, RunError
+from echodfkd.evaluation.agreement import JudgedMask, agreement_of
+from echodfkd.evaluation.scorer import CaseScorer, ScoredCase, _case_numbers, evaluation_cases
+from echodfkd.reporting.summary import write_summary
+from echodfkd.runtime.cluster.connection import connected, last_sentence, node_labels, with_absolute_paths
+from echodfkd.storage import schemas
+from echodfkd.storage.files import RunStorage
 
 MAX_TRIES = 4
 """Times that a case is given out, and that an actor is started, before the evaluation fails."""
@@ -94,3 +101,61 @@ def _explained() -> Iterator[None]:
         raise RunError(f"an evaluator failed: {last_sentence(error)}") from error
     except RayActorError as error:
         raise RunError(f"an evaluator could not be kept alive: {last_sentence(error)}") from error
+
+
+class Scorers(Protocol):
+    """Whoever scores cases: this process (`CaseScorer`), or actors of a cluster."""
+
+    def describe(self) -> dict[str, Any]:
+        """What `CaseScorer.describe` says."""
+        ...
+
+    def score_all(self, numbers: Sequence[int]) -> Iterator[ScoredCase]:
+        """Every case, in the order of its number."""
+        ...
+
+
+def evaluate(
+    config: RunConfig, say: Callable[[str], None], scorers: Callable[[RunConfig], Scorers] | None = None
+) -> dict[str, Any]:
+    """Score everything that ``config.evaluate`` names and write the rows; returns the summary.
+
+    Args:
+        config: what to score, on which cases.
+        say: takes a line per case.
+        scorers: makes whoever scores; None scores in this process.
+
+    Raises:
+        InputError: nothing is named, the folder holds scores already, or an input cannot be used.
+    """
+    options = config.evaluate
+    if not options.out or not (options.run or options.masks or options.teacher):
+        raise InputError(
+            "evaluate: name a folder to write (evaluate.out), and evaluate.run, evaluate.masks or evaluate.teacher=true"
+        )
+    storage = RunStorage(options.out)
+    if storage.list("scores") or storage.exists("identity.json"):
+        raise InputError(f"evaluate.out: {options.out} holds scores or a run already; name another folder")
+    count = len(_case_numbers(config, evaluation_cases(config)))
+    team = (scorers or CaseScorer)(config)
+    known = team.describe()
+    storage.write("config.yaml", config_to_yaml(replace(config, students=known["students"])).encode())
+    cases: list[dict[str, object]] = []
+    judged: list[JudgedMask] = []
+    for number, found in enumerate(team.score_all(range(count))):
+        if found.bad is not None:
+            schemas.write_records(storage, f"quarantine/part-cases-{number:06d}.parquet", [found.bad])
+            continue
+        assert found.case is not None
+        cases.append(found.case)
+        judged += found.judged
+        schemas.write_records(storage, f"scores/part-{number:06d}.parquet", found.scores)
+        say(f"case {number + 1} of {count}: {found.clip_id}, {len(found.scores)} scores")
+    if not cases:
+        raise InputError(f"evaluation.source: none of its {count} cases can be used; see {options.out}/quarantine")
+    storage.write_table("cases.parquet", cases, schemas.CASE_SCHEMA)
+    if options.agreement:
+        study = agreement_of(known["judge_id"], judged, seed=config.seed).to_json()
+        storage.write("agreement.json", (json.dumps(study, indent=1, allow_nan=False) + "\n").encode())
+    storage.write("run.json", json.dumps(known["facts"]).encode())
+    return write_summary(storage)

@@ -20,24 +20,24 @@ import ray
 import torch
 from ray.exceptions import RayActorError, RayTaskError
 
-from echodfkd import clock
-from echodfkd.config import RunConfig
-from echodfkd.errors import ClipError, EchoDFKDError, InputError, RunError
-from echodfkd.models.build import build_student
-from echodfkd.records import CaseScore, PublishedCheckpoint, Quarantined, StageSpan, VideoClip
-from echodfkd.reporting.groups import cases_to_draw
-from echodfkd.reporting.overlays import DRAWN, overlay_mp4
+from echodfkd.config.run import RunConfig
+from echodfkd.core import clock
+from echodfkd.core.errors import ClipError, EchoDFKDError, InputError, RunError
+from echodfkd.core.records import CaseScore, PublishedCheckpoint, Quarantined, StageSpan, VideoClip
+from echodfkd.evaluation.case import score_case
+from echodfkd.evaluation.heads import Prediction, predict_with_heads, predict_with_teacher, score_heads
+from echodfkd.evaluation.judge import configured_judge, read_case
+from echodfkd.models.students.build import build_student
+from echodfkd.models.students.weights import load_weights
+from echodfkd.reporting.figures.overlays import DRAWN, overlay_mp4
+from echodfkd.reporting.page.groups import cases_to_draw
 from echodfkd.reporting.rows import read_rows
-from echodfkd.runtime.cluster import actor_name, last_sentence, node_labels
-from echodfkd.runtime.parts import evaluation_source, load_teacher, num_cases
-from echodfkd.schemas import CASE_SCHEMA, QUARANTINE_SCHEMA, SCORE_SCHEMA, case_row
-from echodfkd.scoring import score_case
-from echodfkd.scoring_heads import Prediction, predict_with_heads, predict_with_teacher, score_heads
-from echodfkd.scoring_judge import configured_judge, read_case
-from echodfkd.storage import RunStorage
-from echodfkd.training.checkpoints import read_student
-from echodfkd.training.engine import load_weights
-from echodfkd.training.manifests import list_checkpoints
+from echodfkd.runtime.cluster.connection import actor_name, last_sentence, node_labels
+from echodfkd.runtime.stream.parts import evaluation_source, load_teacher, num_cases
+from echodfkd.storage.checkpoints import read_student
+from echodfkd.storage.files import RunStorage
+from echodfkd.storage.manifests import list_checkpoints
+from echodfkd.storage.schemas import CASE_SCHEMA, QUARANTINE_SCHEMA, SCORE_SCHEMA, case_row
 
 SHARD_CASES = 8
 """Cases of one task: small enough that an actor's death costs seconds."""

@@ -11,11 +11,11 @@ from typing import Any
 import psutil
 import ray
 
-from echodfkd import clock
-from echodfkd.config import RunConfig
-from echodfkd.errors import RunError
-from echodfkd.reporting.live_view import Look, live_view
-from echodfkd.runtime.metrics import Exporter, gauge_values
+from echodfkd.config.run import RunConfig
+from echodfkd.core import clock
+from echodfkd.core.errors import RunError
+from echodfkd.reporting.live.live_view import Look, live_view
+from echodfkd.runtime.cluster.metrics import Exporter, gauge_values
 
 FIRST_ACTOR_TIMEOUT_S = 120.0
 """How long the first, smallest actor may take to start: seconds on a healthy cluster."""

@@ -17,15 +17,15 @@ import torch
 from ray.train import FailureConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from echodfkd import clock
-from echodfkd.config import RunConfig
-from echodfkd.errors import EchoDFKDError
-from echodfkd.runtime.clip_stream import build_stream, execution_options
-from echodfkd.runtime.cluster import actor_name, node_labels
-from echodfkd.runtime.leg_shards import LegData, leg_name, stream_batches
-from echodfkd.runtime.preemption import StopWatch
-from echodfkd.storage import RunStorage
-from echodfkd.training.worker import WorkerContext, first_step, train
+from echodfkd.config.run import RunConfig
+from echodfkd.core import clock
+from echodfkd.core.errors import EchoDFKDError
+from echodfkd.runtime.cluster.connection import actor_name, node_labels
+from echodfkd.runtime.cluster.preemption import StopWatch
+from echodfkd.runtime.stream.clip_stream import build_stream, execution_options
+from echodfkd.runtime.stream.leg_shards import LegData, leg_name, stream_batches
+from echodfkd.storage.files import RunStorage
+from echodfkd.training.loop import WorkerContext, first_step, train
 
 
 def build_trainer(config: RunConfig, *, teacher_id: str, board: Any, lease_epoch: int) -> TorchTrainer:

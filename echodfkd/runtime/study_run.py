@@ -12,16 +12,16 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from echodfkd.config import RunConfig, StudyConfig
-from echodfkd.config_file import override
-from echodfkd.errors import ConfigError, RunError
+from echodfkd.config.file import override
+from echodfkd.config.run import RunConfig, StudyConfig
+from echodfkd.core.errors import ConfigError, RunError
 from echodfkd.reporting.rows import read_rows
-from echodfkd.reporting.study import build_study, markdown_table, side_by_side
-from echodfkd.reporting.study_chart import study_chart
-from echodfkd.reporting.teacher_study import build_teacher_study, teacher_table
-from echodfkd.runtime.cluster import connected, with_absolute_paths
+from echodfkd.reporting.study.study import build_study, markdown_table, side_by_side
+from echodfkd.reporting.study.study_chart import study_chart
+from echodfkd.reporting.study.teacher_study import build_teacher_study, teacher_table
+from echodfkd.runtime.cluster.connection import connected, with_absolute_paths
 from echodfkd.runtime.distillation_run import run_distillation
-from echodfkd.storage import RunStorage
+from echodfkd.storage.files import RunStorage
 
 
 def run_study(config: RunConfig, print_line: Callable[[str], None]) -> dict[str, Any]:

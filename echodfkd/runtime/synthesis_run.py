@@ -20,18 +20,18 @@ import torch
 import yaml
 
 import echodfkd
-from echodfkd import clock
-from echodfkd.config import RunConfig
-from echodfkd.config_file import config_to_yaml
-from echodfkd.errors import ConfigError, RunError
-from echodfkd.lease import held
-from echodfkd.runtime.cluster import connected, last_sentence, with_absolute_paths
-from echodfkd.runtime.parts import synthesis_source
-from echodfkd.runtime.resources import live_nodes
-from echodfkd.storage import RunStorage
-from echodfkd.synthesis.preview import animated_preview, preview_sheet
-from echodfkd.synthesis.stored import merge_lists, open_folder, pending_shards, write_manifest
-from echodfkd.synthesis.writing import Shard, Splits, plan_shards, write_shard
+from echodfkd.config.file import config_to_yaml
+from echodfkd.config.run import RunConfig
+from echodfkd.core import clock
+from echodfkd.core.errors import ConfigError, RunError
+from echodfkd.runtime.cluster.connection import connected, last_sentence, with_absolute_paths
+from echodfkd.runtime.cluster.resources import live_nodes
+from echodfkd.runtime.stream.parts import synthesis_source
+from echodfkd.sources.written.preview import animated_preview, preview_sheet
+from echodfkd.sources.written.stored import merge_lists, open_folder, pending_shards, write_manifest
+from echodfkd.sources.written.writing import Shard, Splits, plan_shards, write_shard
+from echodfkd.storage.files import RunStorage
+from echodfkd.storage.lease import held
 
 TASK_RETRIES = 3
 """Times that Ray starts a task again whose process or node died; what it had written is written again."""

@@ -23,17 +23,17 @@ from typing import Any
 import ray
 import torch
 
-from echodfkd import clock
-from echodfkd.command import cluster_address
-from echodfkd.config import RunConfig, ServeConfig
-from echodfkd.config_remote import TOKEN_VARIABLE, is_loopback
-from echodfkd.errors import ConfigError, InputError, RunError, one_line
-from echodfkd.runtime.cluster import connected, last_sentence, node_labels, with_absolute_paths
-from echodfkd.runtime.parts import load_teacher
-from echodfkd.runtime.resources import Role, live_nodes, place
-from echodfkd.runtime.teacher_pool import check_same_teacher, compiled
-from echodfkd.teachers.protocol import Limits
-from echodfkd.teachers.service import Answer, MaskService, busy, cut_off, read_token, too_slow
+from echodfkd.config.run import RunConfig
+from echodfkd.config.sections.remote import TOKEN_VARIABLE, ServeConfig, is_loopback
+from echodfkd.core import clock
+from echodfkd.core.errors import ConfigError, InputError, RunError, one_line
+from echodfkd.runtime.cluster.connection import connected, last_sentence, node_labels, with_absolute_paths
+from echodfkd.runtime.cluster.environment import cluster_address
+from echodfkd.runtime.cluster.resources import Role, live_nodes, place
+from echodfkd.runtime.stream.parts import load_teacher
+from echodfkd.runtime.stream.teacher_pool import check_same_teacher, compiled
+from echodfkd.teaching.remote.messages import Limits
+from echodfkd.teaching.remote.service import Answer, MaskService, busy, cut_off, read_token, too_slow
 
 APPLICATION = "echodfkd-teacher"
 HELD_AT_ONCE = 256

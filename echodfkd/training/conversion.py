@@ -10,18 +10,18 @@ from typing import Any
 import torch
 from safetensors.torch import save as save_safetensors
 
-from echodfkd.errors import InputError
-from echodfkd.models.authors_checkpoint import (
+from echodfkd.core.errors import InputError
+from echodfkd.models.students.authors_checkpoint import (
     authors_network,
     check_architecture,
     hyperparameters,
     write_authors_checkpoint,
 )
-from echodfkd.models.build import build_student
-from echodfkd.storage import RunStorage
-from echodfkd.training.engine import load_weights
-from echodfkd.training.manifests import list_checkpoints
-from echodfkd.training.student_files import StudentFile, read_student_file
+from echodfkd.models.students.build import build_student
+from echodfkd.models.students.weights import load_weights
+from echodfkd.storage.files import RunStorage
+from echodfkd.storage.manifests import list_checkpoints
+from echodfkd.training.initial_weights import StudentFile, read_student_file
 
 _TOLERANCE = 1e-5
 """Of logits, relative to the largest: both sides run the same convolutions, only their order of sums may differ."""

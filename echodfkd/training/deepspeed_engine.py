@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from echodfkd.models.heads import StudentOutput
+from echodfkd.models.students.heads import StudentOutput
+from echodfkd.storage.checkpoints import OptimizerState, copy_to_cpu
 from echodfkd.training.collectives import ensure_group, num_workers
-from echodfkd.training.engine import AdamSettings, OptimizerState, PrecisionModule, copy_to_cpu, is_fused, step_count
+from echodfkd.training.engine import AdamSettings, PrecisionModule, is_fused, step_count
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 

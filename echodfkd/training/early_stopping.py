@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from echodfkd.config import TrainConfig
+from echodfkd.config.sections.training import TrainConfig
 
 
 @dataclass

@@ -10,16 +10,14 @@ Legend: B clips, T frames, H rows, W columns.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import nn
 
-from echodfkd.errors import ConfigError, InputError
-from echodfkd.models.heads import StudentOutput, as_float32, with_features
-from echodfkd.training.feature_tap import TAP
+from echodfkd.models.students.heads import StudentOutput, as_float32, with_features
+from echodfkd.storage.checkpoints import TAP, OptimizerState
 
 
 @dataclass(frozen=True)
@@ -37,15 +35,6 @@ class AdamSettings:
     decoupled: bool
     clip_norm: float
     """Largest global gradient norm; 0 does not clip."""
-
-
-@dataclass(frozen=True)
-class OptimizerState:
-    """Adam's state by parameter name: full fp32 first and second moments, and the number of steps taken."""
-
-    step: int
-    exp_avg: dict[str, torch.Tensor]
-    exp_avg_sq: dict[str, torch.Tensor]
 
 
 def is_fused(device: torch.device) -> bool:
@@ -120,91 +109,3 @@ class PrecisionModule(nn.Module):
             if tap is not None:
                 output = with_features(output, tap(video_BTHW.shape[1]))
         return as_float32(output)
-
-
-def build_engine(
-    kind: str,
-    module: nn.Module,
-    *,
-    adam: AdamSettings,
-    zero_stage: int,
-    precision: str,
-    accumulation: int,
-    micro_batch: int,
-    torch_adam: bool,
-    device: torch.device,
-    shared: bool = True,
-    state: OptimizerState | None = None,
-) -> Engine:
-    """Build an engine around a student whose weights are already in place.
-
-    Args:
-        kind: plain or deepspeed.
-        module: the student; weights of a checkpoint are loaded into it before this call (`load_weights`).
-        adam: optimiser settings.
-        zero_stage: deepspeed: 0 to 3.
-        precision: fp32, or bf16 (autocast over fp32 weights).
-        accumulation: calls of `Engine.backward` before each `Engine.step`.
-        micro_batch: clips in one forward pass of one worker.
-        torch_adam: deepspeed: torch's Adam in place of DeepSpeed's fused kernel.
-        device: where the student runs.
-        shared: whether all workers hold this student and average its gradients; plain: False keeps it to this one.
-        state: Adam's state to go on from; None starts afresh.
-
-    Raises:
-        ConfigError: ``kind`` is unknown.
-        InputError: ``state`` belongs to another architecture.
-    """
-    if state is not None:
-        shapes = {name: parameter.shape for name, parameter in module.named_parameters()}
-        for moment in (state.exp_avg, state.exp_avg_sq):
-            check_same_keys(shapes, {k: v.shape for k, v in moment.items()}, "the optimiser state")
-    module.to(device)
-    if kind == "plain":
-        from echodfkd.training.plain_engine import PlainEngine
-
-        return PlainEngine(module, adam=adam, precision=precision, device=device, shared=shared, state=state)
-    if kind == "deepspeed":
-        from echodfkd.training.deepspeed_engine import DeepSpeedEngine
-
-        return DeepSpeedEngine(
-            module,
-            adam=adam,
-            zero_stage=zero_stage,
-            precision=precision,
-            accumulation=accumulation,
-            micro_batch=micro_batch,
-            torch_adam=torch_adam,
-            device=device,
-            state=state,
-        )
-    raise ConfigError(f"train.engine: got {kind!r}, allowed are deepspeed, plain")
-
-
-def load_weights(module: nn.Module, weights: Mapping[str, torch.Tensor], *, what: str) -> None:
-    """Copy named weights and buffers into a student of the same architecture.
-
-    Raises:
-        InputError: names the first key that is missing, unknown or of another shape.
-    """
-    own = module.state_dict()
-    check_same_keys({k: v.shape for k, v in own.items()}, {k: v.shape for k, v in weights.items()}, what)
-    module.load_state_dict(dict(weights))
-
-
-def check_same_keys(own: Mapping[str, torch.Size], stored: Mapping[str, torch.Size], what: str) -> None:
-    """Raise `InputError` naming the first key, in alphabetical order, that differs between student and file."""
-    for key in sorted(own.keys() | stored.keys()):
-        if key not in stored:
-            raise InputError(f"{what} does not fit the student: it has no {key}, shape {tuple(own[key])}")
-        if key not in own:
-            raise InputError(f"{what} does not fit the student: the student has no {key}, found in the file")
-        if own[key] != stored[key]:
-            raise InputError(
-                f"{what} does not fit the student: {key} has shape {tuple(stored[key])}, expected {tuple(own[key])}"
-            )
-
-
-def copy_to_cpu(tensor: torch.Tensor) -> torch.Tensor:
-    """A contiguous copy in main memory that later steps do not change."""
-    return tensor.detach().to("cpu", copy=True).contiguous()

@@ -8,18 +8,15 @@ Legend: B clips, T frames, F features, h rows, w columns.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from echodfkd.config_objective import FEATURE_KINDS, TermConfig
-from echodfkd.losses_features import FeatureAdapter
-from echodfkd.models.convlstm import ConvLSTMStudent
-
-TAP = "feature_tap"
-"""Name of the tap among the student's modules, and so where the names of its weights begin."""
+from echodfkd.config.sections.objective import FEATURE_KINDS, TermConfig
+from echodfkd.losses.features import FeatureAdapter
+from echodfkd.models.students.convlstm import ConvLSTMStudent
+from echodfkd.storage.checkpoints import TAP
 
 
 class FeatureTap(nn.Module):
@@ -60,8 +57,3 @@ def attach_tap(student: nn.Module, term: TermConfig, teacher_channels: int) -> N
         layer, channels = body.conv_lstm_upsampling[place], body.widths[-2 - place]
     adapter = FeatureAdapter(channels, teacher_channels) if FEATURE_KINDS[term.kind] else None
     student.add_module(TAP, FeatureTap(layer, adapter))
-
-
-def without_tap(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights of the student alone."""
-    return {name: tensor for name, tensor in weights.items() if not name.startswith(f"{TAP}.")}

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from echodfkd.config import RunConfig
-from echodfkd.errors import RunError
+from echodfkd.config.run import RunConfig
+from echodfkd.core.errors import RunError
 from echodfkd.training.collectives import gather_texts
 from echodfkd.training.free_memory import free_memory
 from echodfkd.training.student_costs import StudentCost, round_clips

@@ -16,17 +16,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from echodfkd.config import RunConfig, TermConfig
-from echodfkd.config_objective import PLAIN_OBJECTIVE, TERM_OPTIONS
-from echodfkd.losses import ef_smooth_l1, phase_bce, soft_mask_bce
-from echodfkd.losses_features import attention_transfer, feature_directions, feature_matching
-from echodfkd.losses_pixels import HALF_CODE, entropy_confidence, soft_mask_focal, soft_mask_kl
-from echodfkd.losses_regions import lovasz_hinge, soft_dice
-from echodfkd.losses_shape import boundary_loss, temporal_consistency
-from echodfkd.mask_codes import LEAST_PROB
-from echodfkd.models.heads import HeadOutputs, StudentOutput
+from echodfkd.config.run import RunConfig
+from echodfkd.config.sections.objective import PLAIN_OBJECTIVE, TERM_OPTIONS, TermConfig
+from echodfkd.core.mask_codes import LEAST_PROB
+from echodfkd.core.records import DistillationBatch
+from echodfkd.losses.features import attention_transfer, feature_directions, feature_matching
+from echodfkd.losses.pixels import HALF_CODE, entropy_confidence, soft_mask_focal, soft_mask_kl
+from echodfkd.losses.regions import lovasz_hinge, soft_dice
+from echodfkd.losses.shape import boundary_loss, temporal_consistency
+from echodfkd.losses.targets import ef_smooth_l1, phase_bce, soft_mask_bce
 from echodfkd.models.mask_tensors import decode_tensor
-from echodfkd.records import DistillationBatch
+from echodfkd.models.students.heads import HeadOutputs, StudentOutput
 
 
 class Totals(NamedTuple):
@@ -140,8 +140,8 @@ class Objective:
     """The loss of one student.
 
     ``places`` are its classes' places among those that the stream teaches; empty where the stream teaches the LV
-    alone. The weights are those of `echodfkd.config.ObjectiveConfig`, ``terms`` are on the masks, and ``tasks`` is what
-    else the student learns.
+    alone. The weights are those of `echodfkd.config.sections.student.ObjectiveConfig`; ``terms`` are on the masks, and
+    ``tasks`` is what else the student learns.
     """
 
     places: tuple[int, ...] = ()

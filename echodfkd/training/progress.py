@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from echodfkd import clock
-from echodfkd.config import RunConfig
-from echodfkd.records import DistillationBatch
+from echodfkd.config.run import RunConfig
+from echodfkd.core import clock
+from echodfkd.core.records import DistillationBatch
 
 _EVERY_S = 1.0
 

@@ -10,22 +10,21 @@ from typing import Any
 
 import torch
 
-from echodfkd.config import RunConfig
-from echodfkd.config_file import config_hash
-from echodfkd.errors import ConfigError, EchoDFKDError, InputError, RunError
-from echodfkd.records import PublishedCheckpoint
-from echodfkd.run_folder import run_hashes
-from echodfkd.storage import RunStorage
-from echodfkd.training.checkpoints import code_version, prune_resume, publish, read_resume
+from echodfkd.config.identity import config_hash, run_hashes
+from echodfkd.config.run import RunConfig
+from echodfkd.core.errors import ConfigError, EchoDFKDError, InputError, RunError
+from echodfkd.core.records import PublishedCheckpoint
+from echodfkd.storage.checkpoints import code_version, prune_resume, publish, read_resume
+from echodfkd.storage.files import RunStorage
+from echodfkd.storage.intervals import Intervals
+from echodfkd.storage.ledger import LedgerBuffer
+from echodfkd.storage.manifests import checkpoint_folder, latest_checkpoint, read_consumed
 from echodfkd.training.collectives import gather_texts, num_workers
 from echodfkd.training.early_stopping import EarlyStopping
-from echodfkd.training.ledger import LedgerBuffer
-from echodfkd.training.manifests import checkpoint_folder, latest_checkpoint, read_consumed
 from echodfkd.training.memory_guard import guard_memory, memory_json, memory_lines
-from echodfkd.training.plan import Intervals
 from echodfkd.training.progress import Progress
 from echodfkd.training.spread import assign_students, collect_states, own_group
-from echodfkd.training.step import Student, make_student
+from echodfkd.training.student import Student, make_student
 from echodfkd.training.student_costs import measure_students
 
 
@@ -40,7 +39,7 @@ class WorkerContext:
         name: this worker's name in the timeline.
         attempt: a name that no other start of this run's workers has.
         report: takes progress numbers; called on rank 0 at the start and then at most once a second.
-        lease_epoch: the lease of this run (`echodfkd.lease`); 0 where nothing can run beside it.
+        lease_epoch: the lease of this run (`echodfkd.storage.lease`); 0 where nothing can run beside it.
         stop_asked: whether the run shall publish and stop after this update; asked at every step.
     """
 

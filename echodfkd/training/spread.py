@@ -18,9 +18,9 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import nn
 
-from echodfkd.models.norm import SyncedBatchNorm2d
-from echodfkd.records import DistillationBatch
-from echodfkd.training.checkpoints import StudentState, pack_state, unpack_state
+from echodfkd.core.records import DistillationBatch
+from echodfkd.models.students.norm import SyncedBatchNorm2d
+from echodfkd.storage.checkpoints import StudentState, pack_state, unpack_state
 from echodfkd.training.collectives import device_of_group, gather_bytes, num_workers
 from echodfkd.training.student_costs import StudentCost
 

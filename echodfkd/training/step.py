@@ -5,130 +5,20 @@ Legend: B clips of a micro-batch, T frames, H rows, W columns.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 
 import torch
-import torch.distributed as dist
-from torch import nn
 
-from echodfkd.config import RunConfig
-from echodfkd.errors import RunError
-from echodfkd.models.build import build_student
-from echodfkd.records import DistillationBatch
-from echodfkd.training.busy_clock import BusyClock
-from echodfkd.training.checkpoints import StudentState
-from echodfkd.training.engine import AdamSettings, Engine, build_engine, load_weights
-from echodfkd.training.feature_tap import attach_tap
-from echodfkd.training.objective import LV_OBJECTIVE, TERM_NAMES, Objective, Totals, batch_tensors
-from echodfkd.training.spread import exchange_within
-from echodfkd.training.student_files import load_initial
-from echodfkd.training.weight_average import WeightAverage
+from echodfkd.core.errors import RunError
+from echodfkd.core.records import DistillationBatch
+from echodfkd.training.objective import TERM_NAMES, Totals, batch_tensors
+from echodfkd.training.student import Student
 
 LOSS, BAD, NORM, TERMS = range(4)
 """Places in a student's row of `accumulate_gradients`: its part of the loss, how many of its gradients were not finite,
 its part of their norm before clipping (0 where only the update tells it), and from the last one on the values of
 `TERM_NAMES` before they are weighted, 0 for those that it does not have."""
-
-
-class GradientWatch:
-    """Notices non-finite gradients while they are made, under every engine and ZeRO stage.
-
-    Hooks on the parameters see each gradient before an engine sums, shards or drops it. The answer stays
-    on the device, so that the pass does not wait for it.
-    """
-
-    def __init__(self, module: nn.Module, device: torch.device) -> None:
-        self.bad = torch.zeros((), dtype=torch.float64, device=device)
-        for parameter in module.parameters():
-            parameter.register_hook(self._look)
-
-    def _look(self, gradient: torch.Tensor) -> None:
-        self.bad += ~torch.isfinite(gradient).all()
-
-
-@dataclass(frozen=True)
-class Student:
-    """One student in training."""
-
-    name: str
-    engine: Engine
-    watch: GradientWatch
-    objective: Objective = LV_OBJECTIVE
-    average: WeightAverage | None = None
-    clock: BusyClock = field(default_factory=lambda: BusyClock(torch.device("cpu")))
-
-    def state(self) -> StudentState:
-        """What a checkpoint keeps of it. Every worker must call it."""
-        average = None if self.average is None else self.average.weights()
-        return StudentState(self.engine.weights(), self.engine.optimizer_state(), average)
-
-
-def student_seed(seed: int, name: str) -> int:
-    """Seed of a student's initial weights: a function of the run's seed and its name alone."""
-    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-    return int.from_bytes(digest[:7], "big")
-
-
-def make_student(
-    config: RunConfig,
-    name: str,
-    device: torch.device,
-    state: StudentState | None,
-    *,
-    group: dist.ProcessGroup | None = None,
-) -> Student:
-    """Build one student and its engine: from a checkpoint's state, else from its initial weights, else from the seed.
-
-    Args:
-        config: the run; with ``train.placement: spread`` the student is this worker's alone.
-        name: of the student.
-        device: where it trains.
-        state: of the newest checkpoint; None starts from the seed.
-        group: of this worker alone, where students are spread over several.
-
-    Raises:
-        InputError: the weights belong to another architecture; names the first key that differs.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(student_seed(config.seed, name))
-        module = build_student(**asdict(config.students[name]))
-        if state is None and config.students[name].initial:
-            load_initial(module, name, config.students[name])
-        if config.feature_shape and "features" in config.students[name].objective:
-            attach_tap(module, config.students[name].objective["features"], config.feature_shape[0])
-    if state is not None:
-        load_weights(module, state.weights, what=f"the checkpoint of {name}")
-    shared = config.train.placement == "replicate"
-    exchange_within(module, group)
-    module.to(device)
-    watch = GradientWatch(module, device)  # before the engine: ZeRO stage 3 empties the parameters
-    optimizer, train = config.optimizer, config.train
-    stored = state.average if state is not None else None
-    average = WeightAverage(module, train.ema_decay, stored) if train.ema_decay else None
-    engine = build_engine(
-        train.engine,
-        module,
-        adam=AdamSettings(
-            beta1=optimizer.beta1,
-            beta2=optimizer.beta2,
-            eps=optimizer.eps,
-            weight_decay=optimizer.weight_decay,
-            decoupled=optimizer.kind == "adamw",
-            clip_norm=optimizer.clip_norm,
-        ),
-        zero_stage=train.zero_stage,
-        precision=train.precision,
-        accumulation=train.accumulation,
-        micro_batch=config.micro_batch,
-        torch_adam=train.torch_adam,
-        device=device,
-        shared=shared,
-        state=state.optimizer if state is not None else None,
-    )
-    return Student(name, engine, watch, Objective.of_student(config, name), average, BusyClock(device))
 
 
 def accumulate_gradients(

@@ -12,9 +12,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from echodfkd.config import RunConfig, StudentConfig, TermConfig, TrainConfig
-from echodfkd.config_objective import PLAIN_OBJECTIVE
-from echodfkd.models.build import build_student
+from echodfkd.config.run import RunConfig
+from echodfkd.config.sections.objective import PLAIN_OBJECTIVE, TermConfig
+from echodfkd.config.sections.student import StudentConfig
+from echodfkd.config.sections.training import TrainConfig
+from echodfkd.models.students.build import build_student
 from echodfkd.training.engine import PrecisionModule
 from echodfkd.training.feature_tap import attach_tap
 from echodfkd.training.objective import BatchTensors, Objective, Totals

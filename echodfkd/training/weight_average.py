@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from echodfkd.training.engine import check_same_keys, copy_to_cpu
+from echodfkd.models.students.weights import check_same_keys
+from echodfkd.storage.checkpoints import copy_to_cpu
 
 
 class WeightAverage:

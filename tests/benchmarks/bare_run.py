@@ -1,8 +1,8 @@
 """The least that Ray needs for a first batch: a local cluster, a read task, an actor, a worker. Nothing of this project
 but how it starts a cluster; the actor and the worker load torch, as a teacher's and a student's must.
 
-A process of `jobs/benchmark.py --case first_update`: python -m tests.benchmarks.bare_run prints the second, since 1970,
-at which the worker held its first batch.
+A process of `python -m tests.benchmarks first_update`: python -m tests.benchmarks.bare_run prints the second, since
+1970, at which the worker held its first batch.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from echodfkd import clock
-from echodfkd.command import prepare_ray
+from echodfkd.core import clock
+from echodfkd.runtime.cluster.environment import prepare_ray
 
 
 def run(folder: Path) -> float:
@@ -22,8 +22,8 @@ def run(folder: Path) -> float:
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    from echodfkd.config import RayConfig
-    from echodfkd.runtime.cluster import connected
+    from echodfkd.config.run import RayConfig
+    from echodfkd.runtime.cluster.connection import connected
 
     class Passing:
         def __init__(self) -> None:

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from echodfkd.records import DistillationBatch
-from echodfkd.runtime.teacher_pool import Stage
+from echodfkd.core.records import DistillationBatch
+from echodfkd.runtime.stream.teacher_pool import Stage
 from tests.benchmarks.sleeping_teacher import SleepingTeacher
 from tests.benchmarks.throughput import SETTLE_ROUNDS, cluster_of_stand_ins, stream_config, stream_through
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from echodfkd.command import prepare_ray
+from echodfkd.runtime.cluster.environment import prepare_ray
 
 ROOT = Path(__file__).parents[2]
 EFFICIENCY = 0.9
@@ -164,7 +164,7 @@ def main() -> None:
     args = parser.parse_args()
     prepare_ray("local")  # before ray is imported
     os.environ.setdefault("RAY_worker_niceness", "0")  # by default workers yield to all else that this machine does
-    from echodfkd.runtime.cluster import machine_line
+    from echodfkd.runtime.cluster.connection import machine_line
 
     plan = QUICK if args.quick else WHOLE
     if args.teachers:

@@ -1,7 +1,7 @@
 """A fake teacher actor that sleeps instead of computing, in a process without torch: many fit one machine.
 
-It stands in the place of `echodfkd.runtime.teacher_pool.TeacherActor`: the same columns in and out, the clip's own
-pixels as its masks.
+It replaces `echodfkd.runtime.stream.teacher_pool.TeacherActor`: the same columns in and out, the clip's own pixels as
+its masks.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from echodfkd import clock
-from echodfkd.records import StageSpan, append_bookkeeping
+from echodfkd.core import clock
+from echodfkd.core.records import StageSpan, append_bookkeeping
 
 
 class SleepingTeacher:

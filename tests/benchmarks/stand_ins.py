@@ -12,13 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from echodfkd.config import PartConfig, RunConfig, WindowConfig
-from echodfkd.config_file import load_config
-from echodfkd.models import build as models
-from echodfkd.models.teacher import Teacher
-from echodfkd.records import CLASS_NAMES, VideoClip
-from echodfkd.synthesis import build as sources
-from echodfkd.synthesis.source import ClipSource
+from echodfkd.config.file import load_config
+from echodfkd.config.run import RunConfig
+from echodfkd.config.sections.source import PartConfig
+from echodfkd.config.sections.training import WindowConfig
+from echodfkd.core.records import CLASS_NAMES, VideoClip
+from echodfkd.models.teachers import build as models
+from echodfkd.models.teachers.protocol import Teacher
+from echodfkd.sources import build as sources
+from echodfkd.sources.clip_source import ClipSource
 
 
 class StandInConfig(RunConfig):

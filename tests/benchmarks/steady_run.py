@@ -10,10 +10,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from echodfkd.benchmarks.data_wait import steady
 from echodfkd.reporting.rows import read_rows
 from echodfkd.runtime.distillation_run import run_distillation
-from echodfkd.storage import RunStorage
+from echodfkd.storage.files import RunStorage
+from tests.benchmarks.data_wait import steady
 from tests.benchmarks.stand_ins import stand_in_config
 
 TEACHERS, TEACH_S, STEPS = 4, 1.0, 240

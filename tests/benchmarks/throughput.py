@@ -18,12 +18,12 @@ import numpy as np
 import psutil
 from ray.data import DataContext
 
-from echodfkd.config import RayConfig, RunConfig
-from echodfkd.errors import RunError
-from echodfkd.records import DistillationBatch
-from echodfkd.runtime import clip_stream
-from echodfkd.runtime.cluster import connected
-from echodfkd.runtime.teacher_pool import Stage
+from echodfkd.config.run import RayConfig, RunConfig
+from echodfkd.core.errors import RunError
+from echodfkd.core.records import DistillationBatch
+from echodfkd.runtime.cluster.connection import connected
+from echodfkd.runtime.stream import clip_stream
+from echodfkd.runtime.stream.teacher_pool import Stage
 from tests.benchmarks.processes import cpu_seconds, memory_of
 from tests.benchmarks.sleeping_teacher import SleepingTeacher
 from tests.benchmarks.stand_ins import stand_in_config

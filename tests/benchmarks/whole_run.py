@@ -18,7 +18,7 @@ from typing import Any
 
 from echodfkd.reporting.rows import read_rows
 from echodfkd.runtime.distillation_run import run_distillation
-from echodfkd.storage import RunStorage
+from echodfkd.storage.files import RunStorage
 from tests.benchmarks.processes import memory_of, object_store_mb
 from tests.benchmarks.stand_ins import stand_in_config
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from echodfkd.errors import InputError
+from echodfkd.core.errors import InputError
 
 
 class Bad:

@@ -103,7 +103,7 @@ def _again(seed: int, target: str, number: int) -> str:
 
 def run_case(target: Any, seed: int, number: int) -> str:
     """One case: read or refused. Raises what must not happen."""
-    from echodfkd.errors import MAX_CHARACTERS, EchoDFKDError
+    from echodfkd.core.errors import MAX_CHARACTERS, EchoDFKDError
 
     rng = random.Random(f"{seed}/{target.name}/{number}")
     try:

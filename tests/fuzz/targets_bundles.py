@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from echodfkd.models.monai_bundle import MonaiNetwork
-from echodfkd.models.torchvision_guard import import_torchvision
+from echodfkd.models.teachers.monai_bundle import MonaiNetwork
+from echodfkd.models.teachers.torchvision_guard import import_torchvision
 from tests.fuzz.mutate import damage_bytes, patch_after
-from tests.helpers_bundles import METADATA, UNET, bundle_files, monai_unet, weights_of, write_folder, zipped
+from tests.helpers.bundles import METADATA, UNET, bundle_files, monai_unet, weights_of, write_folder, zipped
 
 VALUES: tuple[Any, ...] = (
     None, True, -1, 0, 1, 3, 64, 65, 4096, 10**9, 10**60, 1e308, "", "@n", "@loop", "@bomb", "@inferer", "@a::0::b",

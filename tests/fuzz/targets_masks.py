@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from echodfkd.errors import ClipError
-from echodfkd.models.teacher import ClipKey
-from echodfkd.teachers.mask_files import StoredMask, decode_npz, encode_masks
-from echodfkd.teachers.recorded import RecordedMasks
-from echodfkd.teachers.reference import check_reference, encode_reference
+from echodfkd.core.errors import ClipError
+from echodfkd.models.teachers.protocol import ClipKey
+from echodfkd.teaching.mask_files import StoredMask, decode_npz, encode_masks
+from echodfkd.teaching.recorded import RecordedMasks
+from echodfkd.teaching.reference import check_reference, encode_reference
 from tests.fuzz.mutate import damage_bytes, damage_parquet, patch_after
 
 LEVELS = np.random.default_rng(0).integers(0, 256, (5, 1, 16, 16), dtype=np.uint8)

@@ -14,18 +14,18 @@ import pyarrow as pa
 import torch
 from safetensors.torch import save
 
-from echodfkd.errors import ClipError
-from echodfkd.models.deeplabv3 import load_echonet_checkpoint
-from echodfkd.models.unet import load_embedded_teacher
-from echodfkd.records import VideoClip
-from echodfkd.synthesis.recorded import RecordedSource
-from echodfkd.synthesis.shards import encode_shard, read_shard
-from echodfkd.video.decode import MAX_VIDEO_BYTES, decode_video
-from echodfkd.video.dicom import read_dicom
-from echodfkd.video.encode import encode_avi, encode_mp4
+from echodfkd.core.errors import ClipError
+from echodfkd.core.records import VideoClip
+from echodfkd.models.teachers.deeplabv3 import load_echonet_checkpoint
+from echodfkd.models.teachers.unet import load_embedded_teacher
+from echodfkd.sources.recorded import RecordedSource
+from echodfkd.sources.video.decode import MAX_VIDEO_BYTES, decode_video
+from echodfkd.sources.video.dicom import read_dicom
+from echodfkd.sources.video.encode import encode_avi, encode_mp4
+from echodfkd.sources.written.shards import encode_shard, read_shard
 from tests.fuzz.mutate import damage_bytes, damage_csv, damage_parquet, patch_after
-from tests.helpers_dicom import dicom_bytes
-from tests.helpers_echonet import beating_clip, write_small_folder
+from tests.helpers.dicom import dicom_bytes
+from tests.helpers.echonet import beating_clip, write_small_folder
 
 
 class Video:

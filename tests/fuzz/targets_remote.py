@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from echodfkd.errors import InputError
-from echodfkd.teachers.protocol import (
+from echodfkd.core.errors import InputError
+from echodfkd.teaching.remote.messages import (
     About,
     Limits,
     Taught,
@@ -21,7 +21,7 @@ from echodfkd.teachers.protocol import (
     encode_masks,
     encode_video,
 )
-from echodfkd.teachers.service import Answer, MaskService
+from echodfkd.teaching.remote.service import Answer, MaskService
 from tests.fuzz.mutate import JSON_VALUES, NUMBERS, WORDS, damage_bytes, damage_json
 
 VIDEO = np.random.default_rng(0).integers(0, 256, (3, 4, 8, 8), dtype=np.uint8)

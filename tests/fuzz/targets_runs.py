@@ -14,25 +14,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from echodfkd.config import StudentConfig
-from echodfkd.config_file import config_to_yaml, load_config
-from echodfkd.errors import EchoDFKDError
-from echodfkd.models.build import build_student
-from echodfkd.records import CaseScore, DroppedMember, LedgerRow, Quarantined, StageSpan, VideoClip
-from echodfkd.reporting.report import render_report
+from echodfkd.config.file import config_to_yaml, load_config
+from echodfkd.config.sections.student import StudentConfig
+from echodfkd.core.errors import EchoDFKDError
+from echodfkd.core.records import CaseScore, DroppedMember, LedgerRow, Quarantined, StageSpan, VideoClip
+from echodfkd.models.students.build import build_student
+from echodfkd.reporting.page.report import render_report
 from echodfkd.reporting.summary import build_summary
-from echodfkd.schemas import TRAINING_SCHEMA, write_cases, write_records
-from echodfkd.storage import RunStorage
-from echodfkd.synthesis.stored import check_folder, merge_lists, open_folder, pending_shards, write_manifest
-from echodfkd.synthesis.writing import plan_shards, write_shard
-from echodfkd.training.checkpoints import StudentState, publish, read_resume, read_student
-from echodfkd.training.engine import OptimizerState
-from echodfkd.training.ledger import check_ledger
-from echodfkd.training.manifests import list_checkpoints, read_consumed
-from echodfkd.training.plan import Intervals
-from echodfkd.video.encode import encode_mp4
+from echodfkd.sources.video.encode import encode_mp4
+from echodfkd.sources.written.stored import check_folder, merge_lists, open_folder, pending_shards, write_manifest
+from echodfkd.sources.written.writing import plan_shards, write_shard
+from echodfkd.storage.checkpoints import OptimizerState, StudentState, publish, read_resume, read_student
+from echodfkd.storage.files import RunStorage
+from echodfkd.storage.intervals import Intervals
+from echodfkd.storage.ledger import check_ledger
+from echodfkd.storage.manifests import list_checkpoints, read_consumed
+from echodfkd.storage.schemas import TRAINING_SCHEMA, write_cases, write_records
 from tests.fuzz.mutate import damage_bytes, damage_csv, damage_json, damage_parquet, damage_yaml
-from tests.helpers_echonet import beating_clip
+from tests.helpers.echonet import beating_clip
 
 
 class Checkpoint:

@@ -12,9 +12,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from echodfkd.config import RunConfig, StudentConfig
-from echodfkd.config_file import config_to_yaml, load_config
-from echodfkd.synthesis.conditions_table import read_patient_table
+from echodfkd.config.file import config_to_yaml, load_config
+from echodfkd.config.run import RunConfig
+from echodfkd.config.sections.student import StudentConfig
+from echodfkd.sources.patients.table import read_patient_table
 from tests.fuzz.mutate import NESTED, WORDS, YAML_BOMB, damage_bytes, damage_csv, damage_parquet
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from echodfkd.errors import ClipError
-from echodfkd.synthesis.camus import CamusSource
-from echodfkd.video.annotations import AnnotationFolder
-from echodfkd.video.arrays import parse_npy
+from echodfkd.core.errors import ClipError
+from echodfkd.sources.camus import CamusSource
+from echodfkd.sources.video.annotations import AnnotationFolder
+from echodfkd.sources.video.arrays import parse_npy
 from tests.fuzz.mutate import WORDS, damage_bytes
-from tests.helpers_camus import write_metaimage_patient, write_nifti_patient
+from tests.helpers.camus import write_metaimage_patient, write_nifti_patient
 
 
 class Camus:

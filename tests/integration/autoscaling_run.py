@@ -18,10 +18,10 @@ from typing import Any
 
 import ray
 
-from echodfkd.config_file import load_config
+from echodfkd.config.file import load_config
 from echodfkd.reporting.rows import read_rows
 from echodfkd.runtime.distillation_run import run_distillation
-from echodfkd.storage import RunStorage
+from echodfkd.storage.files import RunStorage
 from tests.conftest import TINY
 
 HEAD_ID = "0" * 50 + "fake00"

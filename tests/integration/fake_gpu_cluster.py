@@ -10,10 +10,10 @@ import threading
 import ray
 from ray.cluster_utils import Cluster
 
-from echodfkd.config_file import load_config
+from echodfkd.config.file import load_config
 from echodfkd.reporting.rows import read_rows
 from echodfkd.runtime.distillation_run import run_distillation
-from echodfkd.storage import RunStorage
+from echodfkd.storage.files import RunStorage
 from tests.conftest import TINY
 
 PLACEMENT = [

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from echodfkd.config import RunConfig
-from echodfkd.models import build
-from echodfkd.models.teacher import Teacher
+from echodfkd.config.run import RunConfig
+from echodfkd.models.teachers import build
+from echodfkd.models.teachers.protocol import Teacher
 
 HANG_AT = 4
 """Call of an actor at which it hangs, if no other has."""

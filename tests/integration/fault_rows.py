@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from echodfkd.runtime.cluster import machine_line
-from echodfkd.training.ledger import LedgerReport
+from echodfkd.runtime.cluster.connection import machine_line
+from echodfkd.storage.ledger import LedgerReport
 
 DOCS = Path(__file__).parents[2] / "docs" / "faults.md"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"

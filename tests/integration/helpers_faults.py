@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from safetensors.numpy import load_file
 
-from echodfkd.config import RunConfig
-from echodfkd.records import DistillationBatch
+from echodfkd.config.run import RunConfig
+from echodfkd.core.records import DistillationBatch
 from echodfkd.runtime.distillation_run import run_distillation
-from echodfkd.runtime.parts import load_teacher, slot_rules, training_source
-from echodfkd.storage import RunStorage
-from echodfkd.teaching import make_block, teach_block
-from echodfkd.training.worker import WorkerContext, train
+from echodfkd.runtime.stream.parts import load_teacher, slot_rules, training_source
+from echodfkd.storage.files import RunStorage
+from echodfkd.teaching.blocks import make_block, teach_block
+from echodfkd.training.loop import WorkerContext, train
 
 
 def train_without_ray(config: RunConfig, folder: Path) -> RunConfig:

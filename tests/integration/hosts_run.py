@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from echodfkd.reporting.rows import read_rows
-from echodfkd.storage import RunStorage
-from echodfkd.training.manifests import list_checkpoints
+from echodfkd.storage.files import RunStorage
+from echodfkd.storage.manifests import list_checkpoints
 from tests.conftest import TINY
 
 ROOT = Path(__file__).parents[2]

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from echodfkd.config import RayConfig, RunConfig
-from echodfkd.config_file import load_config
-from echodfkd.runtime.cluster import connected
+from echodfkd.config.file import load_config
+from echodfkd.config.run import RayConfig, RunConfig
+from echodfkd.runtime.cluster.connection import connected
 from echodfkd.runtime.distillation_run import run_distillation
-from echodfkd.runtime.parts import synthesis_source
+from echodfkd.runtime.stream.parts import synthesis_source
 from echodfkd.runtime.synthesis_run import run_synthesis
-from echodfkd.storage import RunStorage
-from echodfkd.synthesis.stored import check_folder
-from echodfkd.training.checkpoints import read_resume
-from echodfkd.training.manifests import latest_checkpoint
+from echodfkd.sources.written.stored import check_folder
+from echodfkd.storage.checkpoints import read_resume
+from echodfkd.storage.files import RunStorage
+from echodfkd.storage.manifests import latest_checkpoint
 from tests.conftest import TINY
 
 CLIPS = 12

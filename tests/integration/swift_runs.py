@@ -9,14 +9,14 @@ import json
 import sys
 from typing import Any
 
-from echodfkd.config import RayConfig, RunConfig
-from echodfkd.config_file import load_config
-from echodfkd.runtime.cluster import connected
+from echodfkd.config.file import load_config
+from echodfkd.config.run import RayConfig, RunConfig
+from echodfkd.runtime.cluster.connection import connected
 from echodfkd.runtime.distillation_run import run_distillation
-from echodfkd.storage import RunStorage
-from echodfkd.training.ledger import check_ledger
+from echodfkd.storage.files import RunStorage
+from echodfkd.storage.ledger import check_ledger
 from tests.conftest import TINY
-from tests.helpers_echonet import write_small_folder
+from tests.helpers.echonet import write_small_folder
 
 OF_A_START = ("attempt", "time", "busy_s")
 """Columns of rows that say when and in which process, not what."""

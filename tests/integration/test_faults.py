@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from echodfkd.config import RayConfig, RunConfig
-from echodfkd.errors import RunError
-from echodfkd.runtime.chaos import Round
-from echodfkd.runtime.chaos_cluster import ChaosCluster, Node
-from echodfkd.runtime.chaos_plan import FAULTS
+from echodfkd.config.run import RayConfig, RunConfig
+from echodfkd.core.errors import RunError
 from echodfkd.runtime.distillation_run import run_distillation
-from echodfkd.storage import RunStorage
-from echodfkd.training.ledger import LedgerReport, check_ledger
-from echodfkd.training.manifests import latest_checkpoint
+from echodfkd.storage.files import RunStorage
+from echodfkd.storage.ledger import LedgerReport, check_ledger
+from echodfkd.storage.manifests import latest_checkpoint
+from tests.chaos.chaos import Round
+from tests.chaos.chaos_cluster import ChaosCluster, Node
+from tests.chaos.chaos_plan import FAULTS
 from tests.integration.fault_rows import record
 from tests.integration.helpers_faults import ThreadedRun, final_weights, train_without_ray
 
@@ -44,7 +44,7 @@ MEANS = {
 
 def chaos(*arguments: str, timeout: float) -> dict[str, object]:
     """Run the job; its last line."""
-    command = [sys.executable, "jobs/chaos.py", "--config", "configs/chaos.yaml", *arguments]
+    command = [sys.executable, "-m", "tests.chaos", "--config", "configs/chaos.yaml", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return json.loads(done.stdout.strip().splitlines()[-1])

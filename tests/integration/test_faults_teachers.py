@@ -7,12 +7,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from echodfkd.config import RunConfig
-from echodfkd.errors import RunError
+from echodfkd.config.run import RunConfig
+from echodfkd.core.errors import RunError
 from echodfkd.reporting.rows import column, read_rows
 from echodfkd.runtime.distillation_run import run_distillation
-from echodfkd.storage import RunStorage
-from echodfkd.training.ledger import check_ledger
+from echodfkd.storage.files import RunStorage
+from echodfkd.storage.ledger import check_ledger
 from tests.integration import fake_teachers
 from tests.integration.fault_rows import record
 from tests.integration.helpers_faults import ThreadedRun, final_weights, train_without_ray

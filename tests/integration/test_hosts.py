@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from echodfkd.records import PublishedCheckpoint
-from echodfkd.storage import RunStorage
-from echodfkd.training.ledger import check_ledger
-from echodfkd.training.manifests import list_checkpoints
+from echodfkd.core.records import PublishedCheckpoint
+from echodfkd.storage.files import RunStorage
+from echodfkd.storage.ledger import check_ledger
+from echodfkd.storage.manifests import list_checkpoints
 from tests.integration.fault_rows import record
 from tests.integration.helpers_namespaces import run_apart
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from echodfkd.storage import RunStorage
-from echodfkd.training.ledger import check_ledger
-from echodfkd.training.manifests import list_checkpoints
+from echodfkd.storage.files import RunStorage
+from echodfkd.storage.ledger import check_ledger
+from echodfkd.storage.manifests import list_checkpoints
 from tests.conftest import TINY
-from tests.helpers_ports import free_port, wait_for_port
+from tests.helpers.ports import free_port, wait_for_port
 
 ROOT = Path(__file__).parents[2]
 RAY = Path(sys.executable).parent / "ray"

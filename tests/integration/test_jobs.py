@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from echodfkd.config_file import config_from_dict, load_config
+from echodfkd.config.file import config_from_dict, load_config
 from tests.conftest import TINY
 
 ROOT = Path(__file__).parents[2]

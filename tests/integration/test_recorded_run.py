@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from echodfkd.config import RunConfig
-from echodfkd.errors import InputError, RunError
-from echodfkd.models.deeplabv3 import DeepLabV3
+from echodfkd.config.run import RunConfig
+from echodfkd.core.errors import InputError, RunError
+from echodfkd.models.teachers.deeplabv3 import DeepLabV3
 from echodfkd.runtime.distillation_run import run_distillation
-from echodfkd.storage import RunStorage
-from echodfkd.training.ledger import check_ledger
-from tests.helpers_echonet import write_small_folder
+from echodfkd.storage.files import RunStorage
+from echodfkd.storage.ledger import check_ledger
+from tests.helpers.echonet import write_small_folder
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 

@@ -15,14 +15,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from echodfkd.config import RunConfig
-from echodfkd.errors import InputError
+from echodfkd.config.run import RunConfig
+from echodfkd.core.errors import InputError
 from echodfkd.runtime.distillation_run import run_distillation
-from echodfkd.storage import RunStorage
-from echodfkd.training.ledger import check_ledger
-from tests.helpers_ports import free_port
-from tests.helpers_remote import TOKEN, make_certificate
-from tests.helpers_s3 import FaultyProxy
+from echodfkd.storage.files import RunStorage
+from echodfkd.storage.ledger import check_ledger
+from tests.helpers.ports import free_port
+from tests.helpers.remote import TOKEN, make_certificate
+from tests.helpers.s3 import FaultyProxy
 from tests.integration.fault_rows import record
 from tests.integration.helpers_faults import ThreadedRun, final_weights, train_without_ray
 

@@ -13,9 +13,9 @@ from typing import Any
 import psutil
 import pytest
 
-from echodfkd.storage import RunStorage
-from echodfkd.training.ledger import check_ledger
-from tests.helpers_s3 import FaultyProxy, S3Server, environment
+from echodfkd.storage.files import RunStorage
+from echodfkd.storage.ledger import check_ledger
+from tests.helpers.s3 import FaultyProxy, S3Server, environment
 from tests.integration.fault_rows import record
 from tests.integration.s3_runs import CLIPS, SMALL
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from echodfkd.config_file import load_config
-from echodfkd.errors import InputError
+from echodfkd.config.file import load_config
+from echodfkd.core.errors import InputError
 from echodfkd.runtime.distillation_run import run_distillation
 from tests.conftest import TINY
-from tests.helpers_s3 import forgetting_clients
-from tests.helpers_swift import INSTALL, OWNER, STRANGER, Swift, programs
+from tests.helpers.s3 import forgetting_clients
+from tests.helpers.swift import INSTALL, OWNER, STRANGER, Swift, programs
 from tests.integration.swift_runs import config_at
 
 pytestmark = [

@@ -15,16 +15,16 @@ import pytest
 import ray
 import skimage.draw
 
-from echodfkd.config import RunConfig
-from echodfkd.config_file import load_config
-from echodfkd.errors import ConfigError, InputError, RunError
-from echodfkd.runtime.parts import synthesis_source
+from echodfkd.config.file import load_config
+from echodfkd.config.run import RunConfig
+from echodfkd.core.errors import ConfigError, InputError, RunError
+from echodfkd.runtime.stream.parts import synthesis_source
 from echodfkd.runtime.synthesis_run import run_synthesis, shards_of
-from echodfkd.storage import RunStorage
-from echodfkd.synthesis.shards import read_shard
-from echodfkd.synthesis.stored import check_folder, merge_lists
-from echodfkd.video.decode import decode_video
-from tests.helpers_echonet import write_small_folder
+from echodfkd.sources.video.decode import decode_video
+from echodfkd.sources.written.shards import read_shard
+from echodfkd.sources.written.stored import check_folder, merge_lists
+from echodfkd.storage.files import RunStorage
+from tests.helpers.echonet import write_small_folder
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 

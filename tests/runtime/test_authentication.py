@@ -7,10 +7,10 @@ import psutil
 import pytest
 import ray
 
-from echodfkd.command import prepare_ray
-from echodfkd.config import RayConfig
-from echodfkd.errors import RunError
-from echodfkd.runtime.cluster import check_authentication, connected
+from echodfkd.config.run import RayConfig
+from echodfkd.core.errors import RunError
+from echodfkd.runtime.cluster.connection import check_authentication, connected
+from echodfkd.runtime.cluster.environment import prepare_ray
 
 OTHER = "203.0.113.7:6379"
 """An address of the range kept for documentation (RFC 5737)."""

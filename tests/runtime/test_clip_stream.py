@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from echodfkd.config import RunConfig
-from echodfkd.records import DistillationBatch
-from echodfkd.runtime.clip_stream import build_stream, remaining_blocks
-from echodfkd.runtime.parts import load_teacher
-from echodfkd.storage import RunStorage
-from echodfkd.training.checkpoints import publish
-from echodfkd.training.plan import Intervals
+from echodfkd.config.run import RunConfig
+from echodfkd.core.records import DistillationBatch
+from echodfkd.runtime.stream.clip_stream import build_stream, remaining_blocks
+from echodfkd.runtime.stream.parts import load_teacher
+from echodfkd.storage.checkpoints import publish
+from echodfkd.storage.files import RunStorage
+from echodfkd.storage.intervals import Intervals
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from echodfkd.config import RunConfig
-from echodfkd.runtime.cluster import labels_of_stream, last_sentence, with_absolute_paths
+from echodfkd.config.run import RunConfig
+from echodfkd.runtime.cluster.connection import labels_of_stream, last_sentence, with_absolute_paths
 
 LOCAL_CLUSTER = """
-from echodfkd.command import prepare_ray
+from echodfkd.runtime.cluster.environment import prepare_ray
 prepare_ray("local")
 import os, subprocess, sys
-from echodfkd.config import RayConfig
+from echodfkd.config.run import RayConfig
 from echodfkd.runtime.cluster import connected
 import ray
 def faults():  # pages of 100 MB that the kernel had to clear, once the process had freed as much

@@ -10,12 +10,12 @@ import psutil
 import pytest
 from safetensors.numpy import load_file
 
-from echodfkd.config import RunConfig
-from echodfkd.errors import ConfigError, RunError
-from echodfkd.lease import held
+from echodfkd.config.run import RunConfig
+from echodfkd.core.errors import ConfigError, RunError
 from echodfkd.runtime.distillation_run import run_distillation
-from echodfkd.storage import RunStorage
-from echodfkd.training.ledger import check_ledger
+from echodfkd.storage.files import RunStorage
+from echodfkd.storage.lease import held
+from echodfkd.storage.ledger import check_ledger
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 

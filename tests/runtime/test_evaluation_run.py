@@ -8,12 +8,12 @@ import signal
 import pytest
 import ray
 
-from echodfkd.config_file import load_config
-from echodfkd.errors import InputError
-from echodfkd.evaluation import evaluate
+from echodfkd.config.file import load_config
+from echodfkd.core.errors import InputError
 from echodfkd.reporting.rows import read_rows
 from echodfkd.runtime import evaluation_run
-from echodfkd.storage import RunStorage
+from echodfkd.runtime.evaluation_run import evaluate
+from echodfkd.storage.files import RunStorage
 
 pytestmark = pytest.mark.ray
 

@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import pytest
 
-from echodfkd.config import RunConfig
+from echodfkd.config.run import RunConfig
 from echodfkd.runtime.distillation_run import run_distillation
-from echodfkd.storage import RunStorage
-from echodfkd.training.ledger import check_ledger
-from echodfkd.training.manifests import list_checkpoints
+from echodfkd.storage.files import RunStorage
+from echodfkd.storage.ledger import check_ledger
+from echodfkd.storage.manifests import list_checkpoints
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 

@@ -10,18 +10,18 @@ import pytest
 from ray.data.block import BlockAccessor
 from safetensors.numpy import load_file
 
-from echodfkd.config import RunConfig
-from echodfkd.errors import ConfigError
-from echodfkd.records import DistillationBatch
-from echodfkd.runtime.clip_stream import block_of, remaining_blocks
+from echodfkd.config.run import RunConfig
+from echodfkd.core.errors import ConfigError
+from echodfkd.core.records import DistillationBatch
+from echodfkd.evaluation.against_truth import RELIABILITY
 from echodfkd.runtime.distillation_run import check_inputs, run_distillation
 from echodfkd.runtime.evaluator_pool import Evaluator, ScoringTask
-from echodfkd.runtime.parts import load_teacher, slot_rules, training_source
-from echodfkd.scoring_truth import RELIABILITY
-from echodfkd.storage import RunStorage
-from echodfkd.teaching import make_block, teach_block
-from echodfkd.training.manifests import latest_checkpoint
-from echodfkd.training.worker import WorkerContext, train
+from echodfkd.runtime.stream.clip_stream import block_of, remaining_blocks
+from echodfkd.runtime.stream.parts import load_teacher, slot_rules, training_source
+from echodfkd.storage.files import RunStorage
+from echodfkd.storage.manifests import latest_checkpoint
+from echodfkd.teaching.blocks import make_block, teach_block
+from echodfkd.training.loop import WorkerContext, train
 
 RUN = [
     "students.wide={blocks: 2, layers: 1, filters: 4, classes: [LV, myocardium, LA, RV, RA], tasks: [phase, ef]}",

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import ray
 
-from echodfkd import clock
-from echodfkd.config import RunConfig
-from echodfkd.runtime.metrics import GAUGES, TAGS, Exporter, gauge_values
+from echodfkd.config.run import RunConfig
+from echodfkd.core import clock
+from echodfkd.runtime.cluster.metrics import GAUGES, TAGS, Exporter, gauge_values
 from echodfkd.training.progress import Progress
 
 DASHBOARD = Path(__file__).parents[2] / "cluster" / "grafana.json"

@@ -7,13 +7,13 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from echodfkd.config import RunConfig
-from echodfkd.models.build import build_student
+from echodfkd.config.run import RunConfig
+from echodfkd.models.students.build import build_student
 from echodfkd.reporting.rows import read_rows
 from echodfkd.runtime.distillation_run import run_distillation
-from echodfkd.storage import RunStorage
-from echodfkd.training.checkpoints import read_resume, read_student
-from echodfkd.training.manifests import latest_checkpoint
+from echodfkd.storage.checkpoints import read_resume, read_student
+from echodfkd.storage.files import RunStorage
+from echodfkd.storage.manifests import latest_checkpoint
 
 RECIPE = "students.a.objective={features: {kind: matching}, kl: {temperature: 2}, lovasz: {}, dice: {}}"
 PLAIN = "students.b={blocks: 2, layers: 1, filters: 4, norm: group}"

@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from echodfkd.config import RunConfig
+from echodfkd.config.run import RunConfig
 from echodfkd.runtime.distillation_run import run_distillation
-from echodfkd.runtime.parts import training_source
-from echodfkd.storage import RunStorage
-from echodfkd.teachers.mask_files import StoredMask, encode_masks
-from echodfkd.training.ledger import check_ledger
+from echodfkd.runtime.stream.parts import training_source
+from echodfkd.storage.files import RunStorage
+from echodfkd.storage.ledger import check_ledger
+from echodfkd.teaching.mask_files import StoredMask, encode_masks
 from tests.integration.helpers_faults import final_weights, train_without_ray
 
 ENSEMBLE = [
@@ -43,7 +43,7 @@ def write_masks(config: RunConfig, folder: Path, indices: Sequence[int]) -> None
 
 
 @pytest.mark.ray
-@pytest.mark.slow  # two runs; tests/unit/test_pools.py has the stages without Ray
+@pytest.mark.slow  # two runs; tests/unit/teaching/test_pools.py has the stages without Ray
 @pytest.mark.usefixtures("local_ray")
 def test_pools_of_their_own_train_what_one_actor_does(tiny_config: Callable[..., RunConfig], tmp_path: Path) -> None:
     """Bit for bit, with a clip that a required member has no mask of and two that another is left out of."""

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from echodfkd.config import RunConfig
+from echodfkd.config.run import RunConfig
 from echodfkd.runtime.progress import ProgressLine, memory_mb
 
 

@@ -5,11 +5,18 @@ from collections.abc import Callable
 
 import pytest
 
-from echodfkd.config import RunConfig
-from echodfkd.errors import RunError
-from echodfkd.runtime.preflight import MAX_CLOCK_S, node_facts, node_faults, run_preflight, store_faults, versions
-from echodfkd.runtime.resources import Node, place, roles
-from echodfkd.runtime.scaling import bundles_of, nodes_for
+from echodfkd.config.run import RunConfig
+from echodfkd.core.errors import RunError
+from echodfkd.runtime.cluster.resources import Node, place, roles
+from echodfkd.runtime.cluster.scaling import bundles_of, nodes_for
+from echodfkd.runtime.preflight_run import (
+    MAX_CLOCK_S,
+    node_facts,
+    node_faults,
+    run_preflight,
+    store_faults,
+    versions,
+)
 
 GPU = [
     "train.workers=2",

@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 import pytest
 
-from echodfkd.config import RunConfig, StudentConfig, StudyConfig
+from echodfkd.config.run import RunConfig, StudyConfig
+from echodfkd.config.sections.student import StudentConfig
 from echodfkd.reporting.rows import read_rows
 from echodfkd.runtime.study_run import run_study, seed_configs
-from echodfkd.storage import RunStorage
+from echodfkd.storage.files import RunStorage
 
 
 def test_runs_of_a_study_are_runs_of_their_own() -> None:

@@ -16,18 +16,18 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from echodfkd.config import RunConfig
-from echodfkd.config_teacher_checks import KINDS
-from echodfkd.models.deeplabv3 import DeepLabV3
-from echodfkd.models.torchvision_guard import import_torchvision
+from echodfkd.config.rules.teacher import KINDS
+from echodfkd.config.run import RunConfig
+from echodfkd.models.teachers.deeplabv3 import DeepLabV3
+from echodfkd.models.teachers.torchvision_guard import import_torchvision
 from echodfkd.reporting.rows import read_rows
 from echodfkd.runtime.distillation_run import run_distillation
-from echodfkd.storage import RunStorage
-from echodfkd.synthesis.build import build_source
-from echodfkd.teachers.mask_files import StoredMask, encode_masks
-from echodfkd.training.ledger import check_ledger
-from tests.helpers_bundles import bundle_files, monai_unet, weights_of, zipped
-from tests.helpers_onnx import convolutions
+from echodfkd.sources.build import build_source
+from echodfkd.storage.files import RunStorage
+from echodfkd.storage.ledger import check_ledger
+from echodfkd.teaching.mask_files import StoredMask, encode_masks
+from tests.helpers.bundles import bundle_files, monai_unet, weights_of, zipped
+from tests.helpers.onnx import convolutions
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from echodfkd.config_file import load_config
-from echodfkd.errors import ConfigError, InputError, RunError
-from echodfkd.mask_codes import quantise
-from echodfkd.runtime.parts import load_teacher
+from echodfkd.config.file import load_config
+from echodfkd.core.errors import ConfigError, InputError, RunError
+from echodfkd.core.mask_codes import quantise
+from echodfkd.runtime.stream.parts import load_teacher
 from echodfkd.runtime.teacher_service import TeacherReplica, run_teacher_service
-from echodfkd.teachers.protocol import decode_masks, encode_video
-from echodfkd.teachers.service import Answer
-from tests.helpers_remote import TOKEN, FakeTeacher
+from echodfkd.teaching.remote.messages import decode_masks, encode_video
+from echodfkd.teaching.remote.service import Answer
+from tests.helpers.remote import TOKEN, FakeTeacher
 
 SERVE = ["serve.port=1", "serve.queue=2", "serve.body_timeout_s=0.2"]
 VIDEO = np.random.default_rng(0).integers(0, 255, (2, 4, 32, 32), dtype=np.uint8)

@@ -13,19 +13,20 @@ import torch
 import torch._dynamo
 from torch import nn
 
-from echodfkd.benchmarks.student_step import Training
-from echodfkd.benchmarks.timing import exact_products
-from echodfkd.config import StudentConfig
-from echodfkd.mask_codes import PROBABILITY
-from echodfkd.models.build import build_student
-from echodfkd.models.recurrences import RECURRENCES
-from echodfkd.models.torch_teacher import PixelStatistics, TorchTeacher
-from echodfkd.synthesis.phantom import default_phantom
-from echodfkd.synthesis.phantom_domains import DOMAINS
-from echodfkd.synthesis.phantom_renderer import PhantomRenderer
+from echodfkd.config.sections.student import StudentConfig
+from echodfkd.core.mask_codes import PROBABILITY
+from echodfkd.models.students.build import build_student
+from echodfkd.models.students.recurrences import RECURRENCES
+from echodfkd.models.teachers.torch_teacher import PixelStatistics, TorchTeacher
+from echodfkd.sources.phantom.domains import DOMAINS
+from echodfkd.sources.phantom.renderer import PhantomRenderer
+from echodfkd.sources.phantom.source import default_phantom
 from echodfkd.training.objective import batch_tensors, own_totals
-from echodfkd.training.step import LOSS, accumulate_gradients, make_student, update
-from tests.helpers_training import make_batch, small_config
+from echodfkd.training.step import LOSS, accumulate_gradients, update
+from echodfkd.training.student import make_student
+from tests.benchmarks.student_step import Training
+from tests.benchmarks.timing import exact_products
+from tests.helpers.training import make_batch, small_config
 
 pytestmark = [
     pytest.mark.gpu,

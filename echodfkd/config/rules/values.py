@@ -1,0 +1,73 @@
+"""Refuses single values that no option can mean (not finite, beyond all bounds, text that no line can show), and says
+OmegaConf's errors in one sentence.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from echodfkd.core.errors import ConfigError, one_line
+
+MAX_NUMBER = float(1 << 53)
+"""Numbers above it are not exact in every program that reads a config."""
+MAX_TEXT = 4096
+MAX_CLIP_BYTES = 1 << 30
+
+
+def check_values(values: Any, option: str = "") -> None:
+    """Walk over plain values. Raises `ConfigError`."""
+    where = option or "config"
+    if isinstance(values, Mapping):
+        for key, value in values.items():
+            check_values(str(key), f"{where}: a name in it")
+            check_values(value, f"{option}.{key}" if option else str(key))
+    elif isinstance(values, list | tuple):
+        for place, value in enumerate(values):
+            check_values(value, f"{where}[{place}]")
+    elif isinstance(values, float) and not (math.isfinite(values) and abs(values) <= MAX_NUMBER):
+        raise ConfigError(f"{where}: got {values:g}, must be a number between -{MAX_NUMBER:g} and {MAX_NUMBER:g}")
+    elif isinstance(values, int) and abs(values) > MAX_NUMBER:
+        raise ConfigError(f"{where}: got a number above {MAX_NUMBER:g}")
+    elif isinstance(values, str) and not (values.isprintable() and len(values) <= MAX_TEXT):
+        raise ConfigError(
+            f"{where}: got {values[:80]!r}, allowed are up to {MAX_TEXT} printable characters on one line"
+        )
+
+
+def check_kinds(value: Any, kind: Any, option: str = "") -> None:
+    """Refuse a list or a mapping in the place of a name or number: within lists OmegaConf lets them through.
+
+    Args:
+        value: of the option.
+        kind: the type that it is declared with.
+        option: its name; "" for the whole config.
+
+    Raises:
+        ConfigError: names the option.
+    """
+    if dataclasses.is_dataclass(value):
+        for name, declared in typing.get_type_hints(type(value)).items():
+            check_kinds(getattr(value, name), declared, f"{option}.{name}" if option else name)
+    elif isinstance(value, Mapping | list):
+        if kind in (str, int, float):
+            raise ConfigError(f"{option}: got {str(value)[:80]} in it, expected plain names or numbers")
+        inner = (typing.get_args(kind) or (None,))[-1]
+        named = {f"{option}.{key}": part for key, part in value.items()} if isinstance(value, Mapping) else {}
+        for where, part in named.items() if named else ((option, part) for part in value):
+            check_kinds(part, inner, where)
+
+
+def explain(error: Any) -> str:
+    """One sentence out of an OmegaConf error: the option, what it got, what is allowed."""
+    option = getattr(error, "full_key", None) or getattr(error, "key", None) or "config"
+    kind = type(error).__name__
+    if kind == "ConfigKeyError":
+        owner = getattr(error, "parent_node", None)
+        allowed = sorted(str(key) for key in owner) if owner is not None else []
+        hint = f"; allowed are {', '.join(allowed)}" if allowed else ""
+        return f"{option}: unknown option{hint}"
+    return f"{option}: {one_line(getattr(error, 'msg', None) or error)}"

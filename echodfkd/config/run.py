@@ -1,0 +1,171 @@
+"""The whole run as one frozen dataclass of sections; a default stands in its section only.
+
+A run is one YAML file merged over these defaults, then ``key=value`` overrides, through OmegaConf's
+structured mode (`config.file`). Numbers that follow from others (micro-batch, plan length, queue bounds)
+are properties here and nowhere else. (More than 300 lines: options with their explanations, and one place for them.)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from echodfkd.config.sections.augment import AugmentConfig
+from echodfkd.config.sections.evaluate import EvaluateConfig
+from echodfkd.config.sections.evaluation import EvaluationConfig
+from echodfkd.config.sections.limited import LimitedConfig
+from echodfkd.config.sections.remote import ServeConfig
+from echodfkd.config.sections.sizing import SizingConfig
+from echodfkd.config.sections.source import SourceConfig
+from echodfkd.config.sections.student import ObjectiveConfig, StudentConfig
+from echodfkd.config.sections.synthesize import SynthesizeConfig
+from echodfkd.config.sections.teacher import TeacherConfig
+from echodfkd.config.sections.training import DataConfig, OptimizerConfig, TrainConfig, WindowConfig
+
+
+@dataclass(frozen=True)
+class RayConfig:
+    """How the driver finds its cluster."""
+
+    address: str = "auto"
+    """auto (the cluster of the environment, else a new local one), local, or host:port."""
+    wait_for_nodes_s: float = 0.0
+    """Where the cluster cannot hold the run: how long its autoscaler may take to bring what is missing; 0 refuses
+    the run at once."""
+    allow_unauthenticated: bool = False
+    """Go on without RAY_AUTH_MODE=token: only where nobody else reaches the cluster's ports."""
+    num_cpus: int = 8
+    """Logical CPUs of a new local cluster."""
+    object_store_mb: int = 512
+    """Object store of a new local cluster, in MiB."""
+    progress_s: float = 5.0
+    """Seconds between progress lines; 0 prints none."""
+    keep_memory: bool = True
+    """Workers keep the memory that they free for what they make next (Linux): faster, and they stay as large as they
+    were at their largest. The variables are in host_memory.py; those of the driver's environment count before them."""
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """Students compared over several runs of one config (jobs/study.py)."""
+
+    seeds: int = 3
+    """Runs: the i-th has seed + i, and that number in its name."""
+    baseline: str = ""
+    """Student that the others are compared with; empty takes the first."""
+    teachers: dict[str, TeacherConfig] = field(default_factory=dict)
+    """Compare these teachers, and the students of each, instead of students with each other: a run per teacher and
+    seed. The others are compared with the first. Empty: all runs have the config's teacher."""
+    variants: dict[str, list[str]] = field(default_factory=dict)
+    """Runs that differ in more than the student: a name, and the options key=value that it changes, e.g.
+    {real: ["source.domain=handheld"]}. Each is a run of its own per seed, and stands in the table by its name."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run."""
+
+    name: str = "demo"
+    storage: str = "runs"
+    """Folder or fsspec URL that holds run folders."""
+    seed: int = 0
+    on_exists: str = "resume"
+    """A run folder of this name exists: resume it, or refuse."""
+    lease_s: float = 60.0
+    """A run that shows no sign of life for so many seconds may be taken over by another one (docs/reliability.md)."""
+    source: SourceConfig = field(default_factory=SourceConfig)
+    window: WindowConfig = field(default_factory=WindowConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    students: dict[str, StudentConfig] = field(default_factory=dict)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    synthesize: SynthesizeConfig = field(default_factory=SynthesizeConfig)
+    study: StudyConfig = field(default_factory=StudyConfig)
+    limited: LimitedConfig = field(default_factory=LimitedConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    sizing: SizingConfig = field(default_factory=SizingConfig)
+    serve: ServeConfig = field(default_factory=ServeConfig)
+    ray: RayConfig = field(default_factory=RayConfig)
+
+    @property
+    def root(self) -> str:
+        """The run folder."""
+        return f"{self.storage.rstrip('/')}/{self.name}"
+
+    @property
+    def compared(self) -> list[str]:
+        """Names in a study's table: the students, or VARIANT, or where there are several of both STUDENT_VARIANT."""
+        if not self.study.variants:
+            return list(self.students)
+        alone = len(self.students) == 1
+        return [v if alone else f"{name}_{v}" for v in self.study.variants for name in self.students]
+
+    @property
+    def micro_batch(self) -> int:
+        """Clips that one worker trains on at once."""
+        return self.train.global_batch // (self.train.workers * self.train.accumulation)
+
+    @property
+    def plan_slots(self) -> int:
+        """N: slots of the plan, each trained exactly once per student."""
+        return self.train.steps * self.train.global_batch
+
+    @property
+    def blocks_per_step(self) -> int:
+        """Micro-batches of one optimiser step over all workers: a block of the stream, and a read task, each."""
+        return self.train.workers * self.train.accumulation
+
+    @property
+    def leg_steps(self) -> int:
+        """Optimiser steps of one dataset pass (a leg): at most data.leg_tasks read tasks, whole checkpoints."""
+        most = max(1, self.data.leg_tasks // self.blocks_per_step)
+        every = self.train.checkpoint_every
+        return most // every * every if most >= every else most
+
+    @property
+    def num_legs(self) -> int:
+        """Dataset passes that the plan is cut into."""
+        return -(-self.train.steps // self.leg_steps)
+
+    @property
+    def taught_classes(self) -> tuple[str, ...]:
+        """Classes whose soft masks cross to the students: those that any of them asks for, and no others."""
+        return tuple(dict.fromkeys(name for student in self.students.values() for name in student.classes)) or ("LV",)
+
+    @property
+    def taught_tasks(self) -> tuple[str, ...]:
+        """Further targets that cross to the students, likewise."""
+        return tuple(dict.fromkeys(name for student in self.students.values() for name in student.tasks))
+
+    @property
+    def feature_shape(self) -> tuple[int, int, int] | None:
+        """(F, h, w) of the teacher's features of one frame that cross to the students; None where none do."""
+        if not self.teacher.feature_layer:
+            return None
+        side = self.teacher.feature_size or max(1, self.window.size // 8)
+        return self.teacher.feature_channels, side, side
+
+    @property
+    def clip_bytes(self) -> int:
+        """Bytes of one taught clip in the object store: video, masks, confidence, further targets, features, ids."""
+        planes = 1 + len(self.taught_classes) * (2 if self.teacher.confidence else 1)
+        targets = 4 * self.window.frames * ("phase" in self.taught_tasks) + 4 * ("ef" in self.taught_tasks)
+        features = 2 * self.window.frames * math.prod(self.feature_shape or (0,))
+        return planes * self.window.frames * self.window.size**2 + targets + features + 512
+
+    @property
+    def taught_ahead_bound(self) -> int:
+        """Most clips that are taught and not yet trained, whatever the plan's length.
+
+        Ray Data stops the stream once data.ahead_mb of blocks wait; on top of that every teacher actor may
+        finish the two blocks it holds, and every worker holds prefetch_batches micro-batches and the one it
+        trains on.
+        """
+        waiting = (self.data.ahead_mb << 20) // self.clip_bytes
+        in_teachers = 2 * sum(pool.max_actors for pool in self.teacher.actor_pools.values()) * self.micro_batch
+        in_workers = self.train.workers * (self.data.prefetch_batches + 1) * self.micro_batch
+        return waiting + in_teachers + in_workers

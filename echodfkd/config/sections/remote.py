@@ -1,0 +1,72 @@
+"""A teacher that stays with its owner: what the run's side is told of the service (``teacher.remote``), what the
+owner's side is told (``serve``), and which of it cannot work. How the two fit together: docs/teachers.md.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
+
+TOKEN_VARIABLE = "ECHODFKD_TEACHER_TOKEN"  # noqa: S105 where a token is looked for, none itself
+"""Environment variable that holds the token where no file is named, on both sides."""
+
+
+@dataclass(frozen=True)
+class RemoteConfig:
+    """A service that teaches, as each teacher actor asks it (kind: remote)."""
+
+    url: str = ""
+    """Where it listens, e.g. https://teacher.example.org:8443; a path before ``/v1`` may follow."""
+    token_file: str = ""
+    """File that holds the token, on every node that teaches; empty takes ECHODFKD_TEACHER_TOKEN, if set."""
+    ca_file: str = ""
+    """PEM file of certificates that vouch for the service; empty takes those that the system trusts."""
+    allow_plain_http: bool = False
+    """Send frames and token unencrypted to another machine: only inside of a network that nobody else reads."""
+    requests_in_flight: int = 2
+    """Requests that one actor has under way at the same time."""
+    frames_per_request: int = 0
+    """Most frames in one request, in whole clips; 0: as many as the service takes."""
+    connect_timeout_s: float = 5.0
+    read_timeout_s: float = 60.0
+    """Longest silence of the service within one request."""
+    deadline_s: float = 120.0
+    """Requests that fail are sent again for so long, all those of one block of clips together; then the run ends."""
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """The service that a teacher's owner runs (jobs/serve_teacher.py): masks of ``teacher``, over HTTP."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Any but the loopback needs a token."""
+    port: int = 0
+    """0: this config is not one of a service."""
+    token_file: str = ""
+    """File that holds the token which requests must carry; empty takes ECHODFKD_TEACHER_TOKEN, if set."""
+    certificate_file: str = ""
+    """PEM file for HTTPS, with the chain; empty serves plain HTTP."""
+    key_file: str = ""
+    """Its private key."""
+    max_body_mb: int = 64
+    """Largest request, in MiB: a larger one is refused before it is read."""
+    max_frames: int = 4096
+    """Most frames in one request."""
+    max_side: int = 1024
+    """Largest height and width of a frame, in pixels."""
+    queue: int = 8
+    """Requests that one replica holds, the one that it works on included; others are told to come back later."""
+    body_timeout_s: float = 60.0
+    """A request whose body has not arrived after so long is given up."""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host can only be this machine, as it is written: no name is looked up, whose answer could change."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"

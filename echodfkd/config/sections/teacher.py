@@ -1,0 +1,130 @@
+"""The part of the config that says which model makes the soft masks; `config_teacher_checks` refuses what cannot work.
+
+What each kind is and what it needs: docs/teachers.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from echodfkd.config.sections.remote import RemoteConfig
+
+
+@dataclass(frozen=True)
+class TeacherModelConfig:
+    """One model. Shipped kinds know their own pixels, sizes and classes; the others are told them here."""
+
+    kind: str = "embedded"
+    """embedded or embedded_chambers (shipped U-Nets), echonet_deeplabv3 (EchoNet-Dynamic's checkpoint), onnx, exported
+    (a torch.export archive), torchvision or smp (a network of torchvision or of segmentation-models-pytorch),
+    monai_bundle (a MONAI bundle), recorded (a folder of masks), or remote (a service that its owner runs)."""
+    weights: str = ""
+    """Checkpoint file, or the folder of recorded masks; empty takes the shipped weights of an embedded teacher."""
+    sha256: str = ""
+    """Of the weights file: another one is not opened. exported must have it, because its loader can run code."""
+    batch_frames: int = 128
+    """Frames in one forward pass: bounds the teacher's memory."""
+    precision: str = "fp32"
+    """fp32, or bf16: faster, with masks that differ in their last levels and a teacher id of their own."""
+    network: str = ""
+    """torchvision: the network's name, e.g. deeplabv3_resnet50; smp: the architecture, e.g. unet."""
+    encoder: str = ""
+    """smp: the encoder's name, e.g. resnet34."""
+    normalise: str = "fixed"
+    """fixed: pixel_mean and pixel_std are grey levels. frame or clip: every frame (or clip) is brought to mean 0 and
+    deviation 1 first, as nnU-Net does, and pixel_mean and pixel_std then apply to that (0 and 1 leave it)."""
+    pixel_mean: list[float] = field(default_factory=list)
+    """Grey levels (0..255) that are subtracted, one per input channel: as many channels as numbers."""
+    pixel_std: list[float] = field(default_factory=list)
+    """Grey levels that are divided by after that, likewise."""
+    input_size: int = 0
+    """Side in pixels that frames are resized to; 0 keeps the clip's own."""
+    layout: str = "NCHW"
+    """Axes of the network's input and output: NCHW (frames), or NCTHW or NTCHW (several frames T of a clip at once)."""
+    window_frames: int = 0
+    """NCTHW, NTCHW: frames that the network sees at once; 0 gives it whole clips."""
+    output: str = ""
+    """Name of the network's output, where it has several; empty takes the first, or torchvision's `out`."""
+    activation: str = "sigmoid"
+    """What makes probabilities of the output: sigmoid (classes are independent), softmax (they exclude each other), or
+    none (it gives probabilities)."""
+    outputs: list[str] = field(default_factory=lambda: ["LV"])
+    """What the output's channels stand for, in order, by the teacher's own names; `background` is never taught.
+    monai_bundle: empty takes the names in the bundle's metadata."""
+    classes: dict[str, str] = field(default_factory=dict)
+    """The teacher's name of a class: ours. Classes without a name of ours are dropped; empty takes all as they are."""
+    reference: str = ""
+    """Stored frame and mask that the teacher must reproduce before a run starts (jobs/teacher_reference.py); empty
+    takes `<weights>.reference.safetensors` where there is one."""
+    reference_tolerance: float = 0.02
+    """Largest difference of a probability from the stored mask."""
+    remote: RemoteConfig = field(default_factory=RemoteConfig)
+    """kind=remote: the service, and how patiently it is asked."""
+
+
+@dataclass(frozen=True)
+class TeacherPoolConfig:
+    """An actor pool: of the teacher, or with teacher.pools=each of one member of an ensemble."""
+
+    device: str = "auto"
+    """auto (a GPU where the actor holds one), cpu, or cuda."""
+    min_actors: int = 1
+    max_actors: int = 1
+    num_cpus: float = 1.0
+    """CPUs that Ray reserves for one actor."""
+    num_gpus: float = 0.0
+    """GPUs that Ray reserves for one actor."""
+    node_label: str = ""
+    """`key=value`: run the actors only on nodes with this Ray label."""
+    compile: bool = False
+    """torch.compile the network in each actor, which then passes batch_frames frames at a time, padded where there are
+    fewer (embedded, embedded_chambers, echonet_deeplabv3, torchvision, smp)."""
+    timeout_s: float = 300.0
+    """An actor that holds one block for longer hangs: it is ended, replaced, and its block taught by another. An
+    actor's first block, which may compile or tune, has WARM_UP_FACTOR times as long (0: wait for ever)."""
+
+
+@dataclass(frozen=True)
+class MemberConfig(TeacherPoolConfig, TeacherModelConfig):
+    """One teacher of an ensemble; the options of its actor pool count with teacher.pools=each."""
+
+    weight: float = 1.0
+    """Its share in the fused mask, relative to the others."""
+    required: bool = True
+    """A clip that it has no usable mask of is quarantined; false leaves the member out of that clip, and counts it."""
+
+
+@dataclass(frozen=True)
+class TeacherConfig(TeacherPoolConfig, TeacherModelConfig):
+    """The model that makes soft masks (or, with kind=ensemble, several), and the actor pool that runs it."""
+
+    members: dict[str, MemberConfig] = field(default_factory=dict)
+    """ensemble: its teachers by name."""
+    fusion: str = "mean_prob"
+    """ensemble: mean_prob, mean_logit, staple, entropy, agreement or gate (docs/teachers.md has the formulas)."""
+    pools: str = "one"
+    """ensemble: one (every actor runs all members), or each (every member has an actor pool of its own, and the pool
+    here fuses what they give)."""
+    confidence: bool = False
+    """ensemble: how far its members agree crosses to the students, for terms with confidence=teacher."""
+    mask_code: str = "probability"
+    """How masks cross to the students and lie in the cache: probability (uint8, steps of 1/255), or logit (int8, steps
+    of 1/16 of a logit, up to 7.9), which a term kl with a temperature reads better."""
+    cache: str = ""
+    """Folder or fsspec URL that keeps taught masks, so that a clip which is met again is not taught again."""
+    frame_memory_mb: int = 0
+    """Masks of single frames that each actor remembers (compressed), for windows that overlap: epochs over recorded
+    videos. Of teachers that see a frame at a time; 0 remembers none."""
+    feature_layer: str = ""
+    """Module of the network whose activations the students' term `features` reads, e.g. up.0 of an embedded teacher."""
+    feature_channels: int = 16
+    """Channels of them that cross to the students: neighbouring ones are averaged down to so many."""
+    feature_size: int = 0
+    """Side of the maps that cross: cells are averaged down to it; 0 takes window.size // 8. Channels x side x side may
+    not be above window.size squared, which is twice the video's bytes."""
+
+    @property
+    def actor_pools(self) -> dict[str, TeacherPoolConfig]:
+        """Every pool of teacher actors by the config section that sets it, in the order in which a block meets them."""
+        members = self.members if self.pools == "each" else {}
+        return {**{f"teacher.members.{name}": member for name, member in members.items()}, "teacher": self}

@@ -1,0 +1,167 @@
+"""Does the judge, which sees no truth, put masks into the order that truth puts them into?
+
+Masks of several students, and truth masks that are spoiled on purpose, are scored by the judge and by Dice with the
+truth. Spoiled masks span the whole range of Dice, which trained students do not: their agreement says that the judge
+sees gross faults, that of the students alone whether it can choose among them. Both are given.
+
+Legend: T frames, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+
+from echodfkd.core.records import TRUTH_UNKNOWN, VideoClip
+from echodfkd.evaluation.against_truth import LV
+from echodfkd.metrics.overlap import dice
+from echodfkd.metrics.ranks import RankAgreement, RankingAgreement, rank_agreement, ranking_agreement
+from echodfkd.models.judges.degradations import erode, shift
+from echodfkd.models.judges.protocol import REFERENCE_SIDE, Judge, dilate
+
+SWAPPED = ("LA", "RV", "RA", "myocardium")
+"""Structures that stand in for the left ventricle, each where the truth has it."""
+
+
+CLOSE_DICE = 0.1
+"""Students whose mean Dice lies within this of the best student's are those that a user has to choose among."""
+
+
+@dataclass(frozen=True)
+class JudgedMask:
+    """One mask of one case. ``spoiled`` tells a spoiled truth mask from a student's."""
+
+    clip_id: str
+    mask: str
+    spoiled: bool
+    dice: float
+    judge_score: float
+
+
+@dataclass(frozen=True)
+class AgreementStudy:
+    """Every mask with both scores, and how they agree over all masks, the spoiled ones, and the students' alone.
+
+    ``ranking`` is about models and not masks: mean judge score against mean Dice, of every student and every kind of
+    spoiled mask (``all``), of the students (``students``), and of those within `CLOSE_DICE` of the best (``close``).
+    An agreement over fewer than two masks or models, or over ones that are all equal, is NaN.
+    """
+
+    judge_id: str
+    rows: tuple[JudgedMask, ...]
+    overall: RankAgreement
+    spoiled: RankAgreement
+    students: RankAgreement
+    ranking: Mapping[str, RankingAgreement]
+
+    def to_json(self) -> dict[str, object]:
+        """Plain values for JSON."""
+        found = {name: getattr(self, name).to_json() for name in ("overall", "spoiled", "students")}
+        ranking = {name: agreement.to_json() for name, agreement in self.ranking.items()}
+        return {"judge_id": self.judge_id, **found, "ranking": ranking, "rows": [asdict(row) for row in self.rows]}
+
+
+def agreement_study(
+    judge: Judge,
+    cases: Iterable[tuple[VideoClip, Mapping[str, np.ndarray]]],
+    *,
+    seed: int = 0,
+) -> AgreementStudy:
+    """Score the masks of every case with the judge and against the truth.
+
+    Only annotated frames count, for both scores; Dice is the mean over them. Cases without truth are left out.
+
+    Args:
+        judge: any judge.
+        cases: each with students' masks by name, bool (T, H, W).
+        seed: of the bootstrap over cases.
+    """
+    rows = [row for case, masks in cases for row in judge_case(judge, case, masks)]
+    return agreement_of(judge.judge_id, rows, seed=seed)
+
+
+def agreement_of(judge_id: str, rows: Sequence[JudgedMask], *, seed: int = 0) -> AgreementStudy:
+    """The study of masks already scored (`judge_case`)."""
+
+    def agree(chosen: Sequence[JudgedMask]) -> RankAgreement:
+        score, overlap = (np.array([getattr(row, key) for row in chosen]) for key in ("judge_score", "dice"))
+        return rank_agreement(score, overlap, [row.clip_id for row in chosen], seed=seed)
+
+    return AgreementStudy(
+        judge_id,
+        tuple(rows),
+        agree(rows),
+        agree([row for row in rows if row.spoiled]),
+        agree([row for row in rows if not row.spoiled]),
+        _rankings(rows, seed),
+    )
+
+
+def _rankings(rows: Sequence[JudgedMask], seed: int) -> dict[str, RankingAgreement]:
+    """Agreement on the order of models. A student and a spoiled mask of one name are two models."""
+    models = sorted({(row.spoiled, row.mask) for row in rows})
+    cases = sorted({row.clip_id for row in rows})
+    place = {model: number for number, model in enumerate(models)}, {case: number for number, case in enumerate(cases)}
+    judge_MN, dice_MN = np.full((2, len(models), len(cases)), np.nan)
+    for row in rows:
+        at = place[0][row.spoiled, row.mask], place[1][row.clip_id]
+        judge_MN[at], dice_MN[at] = row.judge_score, row.dice
+    student_M = np.array([not spoiled for spoiled, _ in models], bool)
+    mean_M = np.array([np.nanmean(line) if np.isfinite(line).any() else np.nan for line in dice_MN])
+    best = np.nanmax(mean_M[student_M], initial=-np.inf)
+    chosen = {"all": student_M | True, "students": student_M, "close": student_M & (mean_M >= best - CLOSE_DICE)}
+    return {name: ranking_agreement(judge_MN[which], dice_MN[which], seed=seed) for name, which in chosen.items()}
+
+
+def spoil(labels: np.ndarray, class_names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """The truth's mask of the left ventricle and worse ones by name, bool (T, H, W).
+
+    Eroded and dilated by squares, shifted, and another structure in its place wherever the labels know one. Lengths
+    are in pixels of a 112-pixel frame, in proportion on others, at least 1.
+
+    Args:
+        labels: uint8 (T, H, W) into ``class_names``.
+        class_names: "background", "LV" and further structures.
+    """
+    truth = torch.from_numpy(labels == LV)
+    scale = min(labels.shape[1:]) / REFERENCE_SIDE
+
+    def px(length: float) -> int:
+        return max(1, round(length * scale))
+
+    found = {"truth": truth}
+    found |= {f"eroded {length}": erode(truth, px(length)) for length in (2, 4, 8)}
+    found |= {f"dilated {length}": dilate(truth, px(length)) for length in (4, 8, 16)}
+    found |= {f"shifted {length}": shift(truth, px(0.7 * length), px(0.7 * length)) for length in (4, 12, 30)}
+    masks = {name: mask.numpy() for name, mask in found.items()}
+    for name in SWAPPED:
+        other = labels == class_names.index(name) if name in class_names else np.zeros(0, bool)
+        if other.any():
+            masks[f"swapped for {name}"] = other
+    return masks
+
+
+def judge_case(judge: Judge, case: VideoClip, masks: Mapping[str, np.ndarray]) -> list[JudgedMask]:
+    """Both scores of the spoiled truth masks of a case and of students' ``masks``; none where there is no truth."""
+    if case.truth_labels is None:
+        return []
+    known = case.truth_labels != TRUTH_UNKNOWN
+    frames = np.flatnonzero(known.any(axis=(1, 2)))
+    if not len(frames):
+        return []
+    truth, known, video = case.truth_labels[frames] == LV, known[frames], np.ascontiguousarray(case.video[frames])
+    candidates = [(name, mask, True) for name, mask in spoil(case.truth_labels[frames], case.class_names).items()]
+    candidates += [(name, mask[frames], False) for name, mask in masks.items()]
+    return [
+        JudgedMask(
+            case.clip_id,
+            name,
+            spoiled,
+            float(dice(mask & known, truth).mean()),
+            float(judge.score(video, mask)["judge_score"]),
+        )
+        for name, mask, spoiled in candidates
+    ]

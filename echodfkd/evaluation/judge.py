@@ -1,0 +1,90 @@
+"""What an auxiliary judge says of a case: scores of a mask with their controls, and what it reads from the video alone.
+
+Legend: T frames, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from echodfkd.config.sections.evaluation import EvaluationConfig
+from echodfkd.core.records import JUDGE_STEP, CaseScore, VideoClip
+from echodfkd.evaluation.against_truth import Measured, unit_of
+from echodfkd.metrics import cardiac
+from echodfkd.models.judges.build import load_judge
+from echodfkd.models.judges.controls import control_scores
+from echodfkd.models.judges.protocol import Judge
+from echodfkd.models.judges.reading import VideoReading
+
+
+def configured_judge(evaluation: EvaluationConfig, device: str = "cpu") -> Judge | None:
+    """The auxiliary judge that the config names. Raises `InputError` naming evaluation.judge."""
+    return load_judge(
+        evaluation.judge,
+        weights=evaluation.judge_weights,
+        device=device,
+        prompts=asdict(evaluation.judge_prompts),
+        phase_sign=evaluation.judge_phase_sign,
+        precision=evaluation.judge_precision,
+        captions=evaluation.judge_captions,
+    )
+
+
+@runtime_checkable
+class VideoReader(Protocol):
+    """A judge that also reads videos without any mask."""
+
+    judge_id: str
+
+    def read_video(self, video: np.ndarray) -> VideoReading:
+        """Cycle and ejection fraction of a uint8 video (T, H, W)."""
+        ...
+
+
+def judge_mask(judge: Judge, case: VideoClip, mask: np.ndarray, *, controls: bool) -> list[Measured]:
+    """The judge's scores of a mask, bool (T, H, W), and with ``controls`` those of masks that cannot be right."""
+    verdict = judge.score(case.video, mask)
+    if controls:
+        verdict = {**verdict, **control_scores(judge, case.video, mask, name=case.clip_id)}
+    return [Measured(name, float(value), len(mask), judge.judge_id) for name, value in verdict.items()]
+
+
+def read_case(judge: Judge | None, case: VideoClip, *, teacher_id: str) -> list[CaseScore]:
+    """What the judge reads from the case's video; no row where it only scores masks.
+
+    * ``judge_ef``: its ejection fraction in percent.
+    * ``judge_phase_ed_error_frames``, ``judge_phase_es_error_frames``: frames from ED (ES) to the nearest that
+      `echodfkd.metrics.cardiac`'s blind detectors find in its cycle.
+    * ``judge_phase_gap``: its cycle at ED less at ES, in standard deviations of the cycle. Below 0 on most cases,
+      ``evaluation.judge_phase_sign`` is the wrong one.
+    """
+    if not isinstance(judge, VideoReader):
+        return []
+    reading = judge.read_video(case.video)
+    ed, es = list(case.ed_frames or ()), list(case.es_frames or ())
+    rows = [Measured("judge_ef", reading.ef_percent, len(case.video))]
+    for phase, frames, detect in (("ed", ed, cardiac.detect_ed_frames), ("es", es, cardiac.detect_es_frames)):
+        if frames:
+            error = cardiac.detection_error(detect(reading.cycle, fps=case.fps), frames)
+            rows.append(Measured(f"judge_phase_{phase}_error_frames", error, len(frames)))
+    if ed and es:
+        gap = float(reading.cycle[ed].mean() - reading.cycle[es].mean())
+        rows.append(Measured("judge_phase_gap", gap, len(ed) + len(es)))
+    return [
+        CaseScore(
+            clip_id=case.clip_id,
+            teacher_id=teacher_id,
+            student="",
+            step=JUDGE_STEP,
+            metric=row.metric,
+            reference=judge.judge_id,
+            unit=unit_of(row.metric),
+            threshold=None,
+            value=row.value,
+            n=row.n,
+        )
+        for row in rows
+    ]

@@ -1,0 +1,134 @@
+"""Mask losses of a clip's region as a whole: soft Dice, Lovasz hinge and Lovasz softmax.
+
+A ratio of areas over a batch is no mean over pixels, and would depend on how the batch is cut. Here each clip (all its
+frames together) and class has a ratio of its own, and the loss is the weighted mean over clips and classes, which adds
+up over any shards that do not cut a clip.
+
+All take the arguments of `losses.soft_mask_bce`, raise as it does, and are computed in at least float32.
+
+Legend: B clips, T frames, C classes, H rows, W columns, N = T * H * W pixels of a clip.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from echodfkd.losses.targets import checked_masks, mean_over_clips
+
+DICE_SMOOTH = 1.0
+"""In pixels: what keeps the ratio of two empty masks defined."""
+
+
+def soft_dice(
+    logits: torch.Tensor, target_prob: torch.Tensor, weight: torch.Tensor, *, total_weight: float | torch.Tensor
+) -> torch.Tensor:
+    """One minus the Dice coefficient of two soft masks, with squared areas.
+
+    1 - (2 sum pq + e) / (sum p^2 + sum q^2 + e) = sum (p - q)^2 / (sum p^2 + sum q^2 + e) with q = s(z) and e =
+    `DICE_SMOOTH`: the form of Milletari et al. (2016), "V-Net". With plain sums in the denominator a soft target would
+    not be met best by itself; with squares the loss is 0 where q = p and nowhere else.
+
+    Where the teacher's mask is empty it is sum q^2 / (sum q^2 + e): near 0 for a nearly empty student, 1 for a large
+    one. A full mask is no special case.
+
+    Args:
+        logits: (B, T, H, W) or (B, T, C, H, W).
+        target_prob: as logits, 0..1.
+        weight: (B,).
+        total_weight: see `losses.soft_mask_bce`.
+
+    Returns:
+        Scalar, 0..1: mean over clips and classes.
+    """
+    z, p, w = checked_masks(logits, target_prob, weight)
+    p_BCN, q_BCN = _by_class(p), _by_class(torch.sigmoid(z))
+    distance = (p_BCN - q_BCN).square().sum(-1)
+    size = p_BCN.square().sum(-1) + q_BCN.square().sum(-1)
+    return mean_over_clips((distance / (size + DICE_SMOOTH)).mean(dim=1), w, total_weight)
+
+
+def lovasz_hinge(
+    logits: torch.Tensor,
+    target_prob: torch.Tensor,
+    weight: torch.Tensor,
+    *,
+    total_weight: float | torch.Tensor,
+    threshold: float,
+) -> torch.Tensor:
+    """Lovasz extension of the Jaccard loss at hinge errors (Berman, Triki and Blaschko 2018, binary case).
+
+    The errors are m = max(0, 1 - z * (2g - 1)) with the teacher's mask g = [p > threshold]. They are sorted, largest
+    first, and each counts by what its pixel adds to one minus the Jaccard index when the pixels before it are wrong
+    already ("The Lovasz-softmax loss", algorithm 1). It is 0 where every pixel is right by a margin of 1.
+
+    Where g is empty, one wrong pixel makes the Jaccard index 0, and so the loss is the largest error alone. Where g is
+    full, all pixels count alike.
+
+    Args:
+        logits: (B, T, H, W) or (B, T, C, H, W); each class is a binary mask.
+        target_prob: as logits, 0..1.
+        weight: (B,).
+        total_weight: see `losses.soft_mask_bce`.
+        threshold: probability above which a pixel belongs to the teacher's mask.
+
+    Returns:
+        Scalar, 0 or above: mean over clips and classes.
+    """
+    z, p, w = checked_masks(logits, target_prob, weight)
+    mask_BCN = _by_class((p > threshold).to(z.dtype))
+    errors_BCN = torch.relu(1 - _by_class(z) * (2 * mask_BCN - 1))
+    return mean_over_clips(_lovasz_jaccard(errors_BCN, mask_BCN).mean(dim=1), w, total_weight)
+
+
+def lovasz_softmax(
+    logits: torch.Tensor, target_prob: torch.Tensor, weight: torch.Tensor, *, total_weight: float | torch.Tensor
+) -> torch.Tensor:
+    """Lovasz-softmax of classes that exclude each other (Berman, Triki and Blaschko 2018).
+
+    The teacher's class of a pixel is its most probable one (the first of several). For each class the errors are
+    |g_c - q_c| with q = softmax(z); see `lovasz_hinge` for how they count. A clip's loss is the mean over the classes
+    that its teacher shows: a class that is absent is supervised by the others (the authors' default).
+
+    Args:
+        logits: (B, T, C, H, W), of a softmax over all C classes, the background among them.
+        target_prob: as logits.
+        weight: (B,).
+        total_weight: see `losses.soft_mask_bce`.
+
+    Returns:
+        Scalar, 0..1.
+
+    Raises:
+        ValueError: also where there is no axis of classes.
+    """
+    z, p, w = checked_masks(logits, target_prob, weight)
+    if z.ndim != 5:
+        raise ValueError(f"a softmax needs logits (B, T, C, H, W), got {tuple(logits.shape)}")
+    classes = torch.arange(z.shape[2], device=z.device).view(1, 1, -1, 1, 1)
+    mask_BCN = _by_class((p.argmax(dim=2, keepdim=True) == classes).to(z.dtype))
+    errors_BCN = (mask_BCN - _by_class(torch.softmax(z, dim=2))).abs()
+    shown_BC = mask_BCN.amax(dim=-1)
+    clip_B = (_lovasz_jaccard(errors_BCN, mask_BCN) * shown_BC).sum(dim=1) / shown_BC.sum(dim=1)
+    return mean_over_clips(clip_B, w, total_weight)
+
+
+def _by_class(masks: torch.Tensor) -> torch.Tensor:
+    """(B, T, H, W) or (B, T, C, H, W) -> (B, C, N), C = 1 where there is no such axis."""
+    return masks.flatten(1).unsqueeze(1) if masks.ndim == 4 else masks.transpose(1, 2).flatten(2)
+
+
+def _lovasz_jaccard(errors_BCN: torch.Tensor, mask_BCN: torch.Tensor) -> torch.Tensor:
+    """The sorted errors times what each adds to the Jaccard loss, summed: (B, C).
+
+    With I pixels of the mask still right and U pixels in the union so far, a wrong pixel of the mask adds 1 / U; one of
+    the background lets U grow by one and adds I / (U (U - 1)). Differences of the loss itself would lose digits.
+    The first pixel of an empty mask takes the loss from 0 to 1.
+    """
+    errors, order = torch.sort(errors_BCN, dim=-1, descending=True, stable=True)
+    wrong = mask_BCN.gather(-1, order)
+    area = mask_BCN.sum(dim=-1, keepdim=True)
+    right = area - wrong.cumsum(dim=-1)
+    union = area + (1 - wrong).cumsum(dim=-1)
+    steps = torch.where(wrong > 0, 1 / union.clamp(min=1), right / (union * (union - 1)).clamp(min=1))
+    steps[..., :1] += (area == 0).to(steps.dtype)
+    return (errors * steps).sum(dim=-1)

@@ -1,0 +1,71 @@
+"""Builds a judge by its kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from echodfkd.models.judges.protocol import Judge
+from echodfkd.models.teachers.build import _choose
+
+
+def load_judge(
+    name: str,
+    *,
+    weights: str = "",
+    device: str = "cpu",
+    prompts: Mapping[str, Any] | None = None,
+    phase_sign: int = -1,
+    precision: str = "auto",
+    captions: str = "",
+) -> Judge | None:
+    """The auxiliary model that scores masks without truth; None for "none".
+
+    Args:
+        name: embedded, echoclip or none.
+        weights: echoclip: a folder, an ``hf-hub:`` name, or "" for the published one.
+        device: cpu or cuda.
+        prompts: the fields of `echodfkd.config.sections.judge.JudgePromptsConfig`; None takes the published ones.
+        phase_sign: see `echodfkd.models.judges.reading.valve_cycle`.
+        precision: echoclip: auto, fp32 or bf16.
+        captions: echoclip: folder or URL of embedded prompts (`echodfkd.models.judges.captions`); "" keeps none.
+
+    Raises:
+        InputError: the judge's weights cannot be used, or a package that it needs is not installed.
+        ConfigError: no such judge.
+    """
+    from echodfkd.config.sections.judge import JudgePromptsConfig
+
+    asked = {**asdict(JudgePromptsConfig()), **(prompts or {})}
+    options = {"phase_sign": phase_sign, "precision": precision, "captions": captions}
+    return _choose(_JUDGES, name, "evaluation.judge")(weights, device, asked, options)
+
+
+def _embedded_judge(weights: str, device: str, prompts: dict[str, Any], options: dict[str, Any]) -> Judge:
+    """Runs on the CPU whatever the device."""
+    from echodfkd.models.judges.embedded import embedded_judge, read_towers
+
+    return embedded_judge(read_towers(), prompts=prompts, phase_sign=options["phase_sign"])
+
+
+def _echoclip_judge(weights: str, device: str, prompts: dict[str, Any], options: dict[str, Any]) -> Judge:
+    from echodfkd.models.judges.captions import CaptionStore
+    from echodfkd.models.judges.echoclip import load_towers
+    from echodfkd.models.judges.reading import ReadingJudge
+    from echodfkd.models.teachers.torch_teacher import hash_weights
+
+    towers = load_towers(weights, device, precision=options["precision"])
+    judge_id = f"echoclip-{hash_weights(towers)}"
+    if options["captions"]:
+        towers.captions = CaptionStore(options["captions"], judge_id)
+    judge = ReadingJudge(towers, judge_id=judge_id, prompts=prompts, phase_sign=options["phase_sign"])
+    towers.drop_text_tower()
+    return judge
+
+
+_JUDGES: dict[str, Callable[[str, str, dict[str, Any], dict[str, Any]], Judge | None]] = {
+    "embedded": _embedded_judge,
+    "echoclip": _echoclip_judge,
+    "none": lambda weights, device, prompts, options: None,
+}

@@ -1,0 +1,106 @@
+"""What a vision-language judge reads from a video alone: the valve's cycle and the ejection fraction, zero-shot.
+
+Legend: T frames, N prompts, V numbers that a prompt can hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from echodfkd.config.sections.judge import EF_PLACE
+from echodfkd.models.judges.protocol import CHUNK_FRAMES, MaskJudge, TwoTowers
+
+EF_VALUES = tuple(range(101))
+"""Percents that the prompts on the ejection fraction are read with."""
+TOP_SHARE = 0.2
+"""Share of the best ranked candidates whose median is the answer."""
+
+
+@dataclass(frozen=True)
+class VideoReading:
+    """``cycle``: float64 (T,), large at end-diastole like an area; ``ef_percent``: 0..100."""
+
+    cycle: np.ndarray
+    ef_percent: float
+
+
+def valve_cycle(closed_T: np.ndarray, open_T: np.ndarray, *, sign: int) -> np.ndarray:
+    """A curve like the ventricle's area from similarities to "closed" and "open", float64 (T,).
+
+    While the mitral valve is closed the ventricle empties, so that its volume follows the running sum of open less
+    closed: ``sign`` -1 of the authors' sum of closed less open. In the one example that they publish their sum runs
+    *with* the area, against this reasoning (``sign`` 1): check it on annotated cases (``judge_phase_pearson``) before
+    the detections are used. Unlike theirs, the sum is that of the differences less their mean: a judge that prefers
+    one of the two captions in every frame would otherwise add a slope. Then z-scored; zeros for a constant signal.
+
+    Args:
+        closed_T: cosine of every frame with the caption of a closed valve.
+        open_T: likewise of an open valve.
+        sign: -1 or 1.
+    """
+    difference = np.asarray(closed_T, np.float64) - np.asarray(open_T, np.float64)
+    total = np.cumsum(difference - difference.mean())
+    spread = total.std()
+    return sign * (total - total.mean()) / spread if spread > 1e-12 else np.zeros_like(total)
+
+
+def fill_prompts(
+    templates: Sequence[str], place: str, values: Sequence[float] = EF_VALUES
+) -> tuple[list[str], np.ndarray]:
+    """Every template with every number: captions (N,), and the numbers in them, float64 (N,)."""
+    captions = [text.replace(place, f"{value:g}") for text in templates for value in values]
+    return captions, np.array([value for _ in templates for value in values], np.float64)
+
+
+def zero_shot_value(similarity_TN: np.ndarray, values_N: np.ndarray) -> float:
+    """The number that frames agree on, as EchoCLIP's authors read it (`utils.py` of their repository).
+
+    In each frame the candidates' numbers are put into the order of their similarity; the lists are averaged over the
+    frames, place by place; the answer is the (lower) median of the first fifth of that list.
+
+    Args:
+        similarity_TN: cosine of every frame with every candidate caption.
+        values_N: the number in each caption.
+    """
+    order = np.argsort(-similarity_TN, axis=1, kind="stable")
+    ranked = values_N[order].mean(axis=0)
+    top = np.sort(ranked[: max(1, int(len(ranked) * TOP_SHARE))])
+    return float(top[(len(top) - 1) // 2])
+
+
+class ReadingJudge(MaskJudge):
+    """Scores masks, and reads the valve's cycle and the ejection fraction from the video alone.
+
+    Args:
+        towers: the model. All prompts are embedded here: its text tower is not asked again.
+        judge_id: name and a hash of the weights.
+        prompts: the fields of `echodfkd.config.sections.judge.JudgePromptsConfig`.
+        phase_sign: see `valve_cycle`.
+    """
+
+    def __init__(self, towers: TwoTowers, *, judge_id: str, prompts: Mapping[str, Any], phase_sign: int) -> None:
+        of_masks = (prompts["wall"], prompts["nothing"], prompts["left_ventricle"])
+        super().__init__(towers, judge_id=judge_id, prompts=of_masks)
+        self._phase_sign = phase_sign
+        captions, self._ef_values = fill_prompts(prompts["ef"], EF_PLACE)
+        with torch.inference_mode():
+            self._readings = towers.embed_captions([prompts["valve_closed"], prompts["valve_open"], *captions])
+
+    @torch.inference_mode()
+    def read_video(self, video: np.ndarray) -> VideoReading:
+        """Cycle and ejection fraction of a uint8 video (T, H, W), with nothing blacked out."""
+        similarity = caption_similarity(self._towers, video, self._readings)
+        cycle = valve_cycle(similarity[:, 0], similarity[:, 1], sign=self._phase_sign)
+        return VideoReading(cycle, zero_shot_value(similarity[:, 2:], self._ef_values))
+
+
+def caption_similarity(towers: TwoTowers, video: np.ndarray, captions_NE: torch.Tensor) -> np.ndarray:
+    """Cosine of every frame of a uint8 video (T, H, W) with every embedded caption, float64 (T, N)."""
+    frames = torch.from_numpy(np.ascontiguousarray(video))
+    parts = [towers.embed_frames(chunk) @ captions_NE.T for chunk in frames.split(CHUNK_FRAMES)]
+    return torch.cat(parts).double().cpu().numpy()

@@ -1,0 +1,94 @@
+"""Builds a student network from its options."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+STUDENT_INPUT_MEAN = 32.5
+
+
+STUDENT_INPUT_STD = 50.0
+"""Grey statistics of EchoNet-Dynamic, rounded: its published RGB means are 32.1, 32.6, 33.4 and its deviations
+50.1, 50.5, 51.3. The authors feed raw grey levels; centred inputs train faster at the same architecture."""
+
+
+def build_student(
+    *,
+    blocks: int,
+    layers: int,
+    filters: int,
+    norm: str,
+    classes: Sequence[str] = ("LV",),
+    tasks: Sequence[str] = (),
+    recurrence: str = "convlstm",
+    skips: bool = False,
+    activation: str = "none",
+    bidirectional: bool = False,
+    input: str = "normalised",
+    objective: Mapping[str, Any] | None = None,
+    initial: str = "",
+    initial_sha256: str = "",
+) -> nn.Module:
+    """A student (B, T, H, W) grey 0..255 -> LV logits (B, T, H, W); weights are drawn from torch's global generator.
+
+    With more ``classes`` or with ``tasks`` it gives `echodfkd.models.students.heads.HeadOutputs`.
+
+    Args:
+        blocks: k, encoder blocks.
+        layers: n, recurrent layers per block.
+        filters: channels of the first block, doubled in each further one; 0 takes the largest widths
+            (`matching.matched_widths`) whose parameter count does not exceed that of the authors' network of the
+            same blocks and layers, both with one class and no task.
+        norm: batch or group.
+        classes: what it segments.
+        tasks: phase, ef.
+        recurrence: one of `recurrences.RECURRENCES`.
+        skips: the decoder sees the encoder's features.
+        activation: one of `convlstm.ACTIVATIONS`.
+        bidirectional: half of each recurrent layer runs against time.
+        input: normalised, or raw grey levels.
+        objective: what training minimises does not shape the network; taken so that a student's config is all
+            that this function needs.
+        initial: likewise.
+        initial_sha256: likewise.
+
+    All but the first four have the authors' values where they are not given.
+    """
+    from echodfkd.models.students.convlstm import ConvLSTMStudent
+    from echodfkd.models.students.heads import add_heads
+    from echodfkd.models.students.widths import doubled_widths
+
+    options: dict[str, Any] = {
+        "layers": layers,
+        "norm": norm,
+        "recurrence": recurrence,
+        "skips": skips,
+        "activation": activation,
+        "bidirectional": bidirectional,
+    }
+    widths = doubled_widths(blocks, filters) if filters else _matched_widths(blocks, **options)
+    mean, std = (0.0, 1.0) if input == "raw" else (STUDENT_INPUT_MEAN, STUDENT_INPUT_STD)
+    network = ConvLSTMStudent(widths=widths, input_mean=mean, input_std=std, **options)
+    return add_heads(network, classes=classes, tasks=tasks)
+
+
+@functools.lru_cache
+def _matched_widths(blocks: int, **options: Any) -> tuple[int, ...]:
+    """Widths of a student of these options at the weights of the authors' network. Draws no random number."""
+    from echodfkd.models.students.convlstm import ConvLSTMStudent, count_parameters
+    from echodfkd.models.students.widths import AUTHORS_FILTERS, doubled_widths, matched_widths
+
+    authors = {"norm": "batch", "recurrence": "convlstm", "skips": False, "activation": "none", "bidirectional": False}
+
+    def count(widths: Sequence[int], options: Mapping[str, Any] = options) -> int:
+        with torch.device("meta"):
+            return count_parameters(ConvLSTMStudent(widths=widths, input_mean=0.0, input_std=1.0, **options))
+
+    most = count(doubled_widths(blocks, AUTHORS_FILTERS), {**authors, "layers": options["layers"]})
+    halved = options["bidirectional"] and options["recurrence"] != "shift"
+    return matched_widths(count, blocks=blocks, most=most, even=halved)

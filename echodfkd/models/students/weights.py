@@ -1,0 +1,34 @@
+"""Loads weights into a network, with clear errors for keys and shapes that differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from echodfkd.core.errors import InputError
+
+
+def load_weights(module: nn.Module, weights: Mapping[str, torch.Tensor], *, what: str) -> None:
+    """Copy named weights and buffers into a student of the same architecture.
+
+    Raises:
+        InputError: names the first key that is missing, unknown or of another shape.
+    """
+    own = module.state_dict()
+    check_same_keys({k: v.shape for k, v in own.items()}, {k: v.shape for k, v in weights.items()}, what)
+    module.load_state_dict(dict(weights))
+
+
+def check_same_keys(own: Mapping[str, torch.Size], stored: Mapping[str, torch.Size], what: str) -> None:
+    """Raise `InputError` naming the first key, in alphabetical order, that differs between student and file."""
+    for key in sorted(own.keys() | stored.keys()):
+        if key not in stored:
+            raise InputError(f"{what} does not fit the student: it has no {key}, shape {tuple(own[key])}")
+        if key not in own:
+            raise InputError(f"{what} does not fit the student: the student has no {key}, found in the file")
+        if own[key] != stored[key]:
+            raise InputError(
+                f"{what} does not fit the student: {key} has shape {tuple(stored[key])}, expected {tuple(own[key])}"
+            )

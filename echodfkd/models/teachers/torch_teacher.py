@@ -1,0 +1,283 @@
+"""A teacher that is a network, with its own pixel statistics, input size, classes and bound on memory.
+
+Legend: N clips, T frames, L frames that the network sees at once, C channels or classes, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from echodfkd.core.errors import RunError, one_line
+from echodfkd.core.records import CLASS_NAMES
+from echodfkd.models.mask_tensors import encode_tensor
+from echodfkd.models.teachers.protocol import ClipKey, masks_shape, with_unusable
+
+
+@dataclass(frozen=True)
+class PixelStatistics:
+    """What a network expects of its input, in grey levels 0..255, one entry per channel.
+
+    Where ``normalise`` is frame (or clip), each frame (or clip) is brought to mean 0 and deviation 1 over its own
+    pixels first, and mean and std are applied to what that gives.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    normalise: str = field(default="fixed", repr=False)  # the older ids of teachers are made of the two others' text
+
+
+MIN_STD = 1e-8
+"""Least deviation that a frame is divided by, as in nnU-Net's `ZScoreNormalization` (nnunetv2/preprocessing/
+normalization/default_normalization_schemes.py)."""
+
+
+@dataclass(frozen=True)
+class NetworkLayout:
+    """What a network takes and gives, where it is not (N, C, h, w) -> logits (N, classes, h, w).
+
+    Attributes:
+        axes: NCHW, or NCTHW or NTCHW for a network that sees several frames of a clip at once; of input and output.
+        window_frames: L, frames that such a network sees at once; 0: the whole clip, however long.
+        activation: sigmoid, softmax (over all channels), or none (the output is a probability already).
+        channels: output channels that are kept, in this order; None keeps all.
+        fixed_batch: the only number of frames (of windows, if it sees several) in a batch; None where any will do.
+    """
+
+    axes: str = "NCHW"
+    window_frames: int = 0
+    activation: str = "sigmoid"
+    channels: tuple[int, ...] | None = None
+    fixed_batch: int | None = None
+
+
+RANGE_SLACK = 1e-3
+"""How far a probability of a network without activation may lie outside of 0 .. 1: rounding of half precision."""
+
+
+class TorchTeacher:
+    """A network with its own normalisation, input size and device.
+
+    Args:
+        network: (N, C, h, w) float -> logits (N, classes, h, w), or as ``layout`` says.
+        name: first half of ``teacher_id``; the second is a hash of the weights.
+        statistics: pixel statistics; their length is the number of channels (grey is repeated).
+        input_size: side in pixels that frames are resized to, or None for the clip's own size.
+        device: torch device.
+        batch_frames: frames in one forward pass.
+        class_names: background, then what the kept channels stand for, in order.
+        layout: what the network takes and gives.
+        weights_hash: of the weights; None takes `hash_weights`.
+        precision: fp32, or bf16 (autocast: convolutions and products in bfloat16, weights as they are), which gives
+            other masks and therefore another ``teacher_id``.
+        channels_last: keep pixels and weights with the channels next to each other, which convolutions are faster with.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        name: str,
+        statistics: PixelStatistics,
+        input_size: int | None,
+        device: str,
+        batch_frames: int,
+        class_names: tuple[str, ...] = CLASS_NAMES,
+        layout: NetworkLayout = NetworkLayout(),
+        weights_hash: str | None = None,
+        precision: str = "fp32",
+        channels_last: bool = False,
+    ) -> None:
+        assert layout.axes == "NCHW" or not channels_last
+        self._memory = torch.channels_last if channels_last else torch.preserve_format
+        network.to(device)
+        if channels_last:
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = network.eval()
+        weights_hash = weights_hash or hash_weights(network)
+        self.is_bf16 = precision == "bf16"
+        self.teacher_id = f"{name}_bf16-{weights_hash}" if self.is_bf16 else f"{name}-{weights_hash}"
+        self.class_names = class_names
+        self.device = torch.device(device)
+        self.batch_frames = batch_frames
+        self.input_size = input_size
+        self.layout = layout
+        self.normalise = statistics.normalise
+        self._compiled: Callable[[torch.Tensor], torch.Tensor] | None = None
+        channels = len(statistics.mean)
+        self._mean = torch.tensor(statistics.mean, device=self.device).view(1, channels, 1, 1)
+        self._std = torch.tensor(statistics.std, device=self.device).view(1, channels, 1, 1)
+
+    def compile(self) -> None:
+        """Let torch.compile make kernels of the network, of one shape: every pass has ``batch_frames`` frames then.
+
+        A GPU replays them as CUDA graphs. The first pass of each size of clip takes a minute or so.
+        """
+        assert self.layout.axes == "NCHW"
+        self.layout = replace(self.layout, fixed_batch=self.layout.fixed_batch or self.batch_frames)
+        mode = "reduce-overhead" if self.device.type == "cuda" else "default"
+        self._compiled = torch.compile(self.network, dynamic=False, mode=mode)
+
+    @property
+    def sees_frames(self) -> bool:
+        """Whether a frame's mask depends on that frame alone."""
+        return self.layout.axes == "NCHW" and self.normalise != "clip"
+
+    def soft_masks(self, video_NTHW: np.ndarray) -> np.ndarray:
+        """See `Teacher.soft_masks`."""
+        return _to_host(self._prob(video_NTHW)).reshape(masks_shape(self, video_NTHW))
+
+    def clip_codes(
+        self, video_NTHW: np.ndarray, clips: Sequence[ClipKey], code: str
+    ) -> tuple[np.ndarray, dict[int, str]]:
+        """See `CodingTeacher.clip_codes`: rounded on the device, which a quarter of the bytes then leaves."""
+        prob = self._prob(video_NTHW)
+        finite = prob.sum((1, 2, 3, 4)).isfinite()  # of numbers up to 1, so that the sum of finite ones is finite
+        codes = _to_host(encode_tensor(prob, code))  # all of the host's waiting is here: ``finite`` was queued before
+        return codes, with_unusable(self, {}, _to_host(finite))
+
+    @torch.inference_mode()
+    def _prob(self, video_NTHW: np.ndarray) -> torch.Tensor:
+        """(N, T, C, H, W) on the device. Frames are grouped to ``batch_frames`` over clips.
+
+        A network that sees L frames at once gets the windows 0 .. L, L .. 2L and so on; the last one ends with the
+        clip, and its mask counts for the frames that no other window holds. Before a clip shorter than L ends, its
+        last frame is repeated.
+        """
+        N, T, H, W = video_NTHW.shape
+        length = 1 if self.layout.axes == "NCHW" else self.layout.window_frames or T
+        starts = np.minimum(np.arange(0, T, length), max(0, T - length))
+        frames_SL = np.minimum(starts[:, None] + np.arange(length), T - 1)
+        windows = torch.from_numpy(np.ascontiguousarray(video_NTHW[:, frames_SL])).view(-1, length, H, W)
+        own = torch.from_numpy(own_statistics(video_NTHW, self.normalise)[:, frames_SL]).reshape(-1, length, 2)
+        per_pass = self.layout.fixed_batch or max(1, self.batch_frames // length)
+        chunks = zip(windows.split(per_pass), own.split(per_pass), strict=True)
+        # one block for all chunks: autocast keeps the cast weights until it ends
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.is_bf16):
+            prob = torch.cat([self._forward(chunk, of_chunk) for chunk, of_chunk in chunks])
+        if self.layout.activation == "none":
+            prob = self._within_range(prob)
+        prob = prob.view(N, len(starts) * length, -1, H, W)
+        before = length * (len(starts) - 1)  # frames of all windows but the last
+        twice = before - int(starts[-1])
+        if not twice:
+            return prob[:, :T]
+        # by slices: an index would cross to the device first, and the host wait there
+        return torch.cat([prob[:, :before], prob[:, before + twice :]], dim=1)
+
+    def _forward(self, windows_NLHW: torch.Tensor, own_NL2: torch.Tensor) -> torch.Tensor:
+        """Probability (N, L, classes, H, W) of some windows, with the `own_statistics` of their frames."""
+        N, L, H, W = windows_NLHW.shape
+        if self.layout.fixed_batch is not None and self.layout.fixed_batch > N:
+            places = torch.arange(self.layout.fixed_batch).clamp(max=N - 1)
+            return self._forward(windows_NLHW[places], own_NL2[places])[:N]
+        frames = windows_NLHW.reshape(-1, 1, H, W)
+        x = _to_device(frames, self.device).float()
+        if self.normalise != "fixed":
+            mean, std = _to_device(own_NL2, self.device).view(-1, 2, 1, 1, 1).unbind(1)
+            x = (x - mean) / std
+        x = (x - self._mean) / self._std  # grey repeats over the channels
+        own = self.input_size
+        if own is not None and x.shape[-2:] != (own, own):
+            x = F.interpolate(x, size=(own, own), mode="bilinear", align_corners=False, antialias=True)
+        x = self._as_input(x, L).contiguous(memory_format=self._memory)
+        output = self._as_frames(self._run(x), L, len(frames))
+        if output.shape[-2:] != frames.shape[-2:]:
+            output = F.interpolate(output, size=frames.shape[-2:], mode="bilinear", align_corners=False)
+        prob = self._activate(output.float())
+        if self.layout.channels is not None:
+            prob = torch.stack([prob[:, channel] for channel in self.layout.channels], dim=1)
+        return prob.view(N, L, -1, H, W)
+
+    def _run(self, x: torch.Tensor) -> torch.Tensor:
+        if self._compiled is None:
+            return self.network(x)
+        try:
+            return self._compiled(x).clone()  # the next replay of a CUDA graph writes over what this one gave
+        except torch._dynamo.exc.TorchDynamoException as error:
+            raise RunError(
+                f"teacher.compile: torch cannot compile the network of {self.teacher_id} here, it needs a C++ compiler"
+                f" for a CPU and Triton for a GPU ({one_line(error)}); set teacher.compile=false"
+            ) from error
+
+    def _as_input(self, x: torch.Tensor, length: int) -> torch.Tensor:
+        """Frames (N * L, C, h, w) with the network's axes."""
+        if self.layout.axes == "NCHW":
+            return x
+        x = x.view(-1, length, *x.shape[1:])
+        return x.transpose(1, 2) if self.layout.axes == "NCTHW" else x
+
+    def _as_frames(self, output: torch.Tensor, length: int, count: int) -> torch.Tensor:
+        """The network's output as frames (N * L, classes, h, w). Raises `RunError` where it has other axes."""
+        wanted = "(N, classes, H, W)"
+        if self.layout.axes != "NCHW":
+            wanted = "(N, classes, T, H, W)" if self.layout.axes == "NCTHW" else "(N, T, classes, H, W)"
+            if output.dim() == 5:
+                output = (output.transpose(1, 2) if self.layout.axes == "NCTHW" else output).flatten(0, 1)
+        classes = len(self.class_names) - 1 if self.layout.channels is None else max(self.layout.channels) + 1
+        if output.dim() != 4 or len(output) != count or output.shape[1] < classes:
+            raise RunError(
+                f"the teacher {self.teacher_id} gave an output of shape {tuple(output.shape)} for {count} frames in"
+                f" windows of {length}, expected {wanted} with {classes} classes or more (teacher.layout, .outputs)"
+            )
+        return output
+
+    def _activate(self, output: torch.Tensor) -> torch.Tensor:
+        if self.layout.activation == "sigmoid":
+            return output.sigmoid()
+        return output.softmax(1) if self.layout.activation == "softmax" else output
+
+    def _within_range(self, prob: torch.Tensor) -> torch.Tensor:
+        """What a network without activation gave for a block, which the host waits for. Raises `RunError`."""
+        low, high = (float(edge) for edge in prob.aminmax())
+        if low < -RANGE_SLACK or high > 1 + RANGE_SLACK:
+            raise RunError(
+                f"the teacher {self.teacher_id} gave values from {low:.3g} to {high:.3g} where teacher.activation is"
+                " none, which takes probabilities of 0 .. 1; set it to sigmoid or softmax"
+            )
+        return prob.clamp(0, 1)
+
+
+def _to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """To a GPU by way of memory that it reads by itself: the copy runs while the host prepares the next pass."""
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+
+
+def _to_host(tensor: torch.Tensor) -> np.ndarray:
+    """What a tensor holds, once its device has made it; from a GPU likewise."""
+    if tensor.device.type != "cuda":
+        return tensor.numpy()
+    host = torch.empty_like(tensor, device="cpu", pin_memory=True)
+    host.copy_(tensor, non_blocking=True)
+    torch.cuda.current_stream(tensor.device).synchronize()
+    return host.numpy()
+
+
+def own_statistics(video_NTHW: np.ndarray, normalise: str) -> np.ndarray:
+    """Mean and population deviation of the grey levels that each frame is brought to 0 and 1 by, float32 (N, T, 2).
+
+    ``frame``: of the frame, ``clip``: of all frames of its clip, ``fixed``: 0 and 1. No deviation is below `MIN_STD`.
+    """
+    N, T = video_NTHW.shape[:2]
+    if normalise == "fixed":
+        return np.tile(np.array([0, 1], np.float32), (N, T, 1))
+    axes = (2, 3) if normalise == "frame" else (1, 2, 3)
+    pixels = video_NTHW.astype(np.float64)
+    mean, std = pixels.mean(axes, keepdims=True), np.maximum(pixels.std(axes, keepdims=True), MIN_STD)
+    found = np.concatenate([mean, std], axis=-1)[:, :, 0]
+    return np.broadcast_to(found, (N, T, 2)).astype(np.float32)
+
+
+def hash_weights(network: nn.Module) -> str:
+    """First 8 hex digits of a sha256 over names, shapes and bytes of all weights and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:8]

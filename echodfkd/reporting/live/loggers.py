@@ -1,0 +1,170 @@
+"""A run's curves for TensorBoard and MLflow, made of the same rows as the report: nothing else has to be kept.
+
+Both get every optimiser update (loss, terms, learning rate, gradient norm) and every score's mean over cases at each
+scored step. A logger remembers what it has written, so that one that follows a run adds what is new.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from echodfkd.core.errors import InputError, one_line
+from echodfkd.reporting.rows import RunRows, read_rows
+from echodfkd.reporting.summary import scores_at
+from echodfkd.storage.files import RunStorage
+
+_TRAINING = ("loss", "learning_rate", "grad_norm")
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """One point of one curve. ``time`` is seconds since 1970, None where the rows do not tell.
+
+    Example: ``Scalar("c31/dice_all", 100, 0.91, None)``.
+    """
+
+    name: str
+    step: int
+    value: float
+    time: float | None
+
+
+def scalars(rows: RunRows) -> Iterator[Scalar]:
+    """Every finite point of every curve; a student's are ``<student>/<metric>``, the teacher's ``teacher/<metric>``."""
+    for row in rows.training.to_pylist():
+        found = {name: row[name] for name in _TRAINING}
+        found |= {f"term_{name}": value for name, value in row["terms"] or ()}
+        for name, value in found.items():
+            if value is not None and np.isfinite(value):
+                yield Scalar(f"{row['student']}/{name}", row["step"], float(value), row["time"])
+    seed = int(rows.config.get("seed", 0))
+    for student, step in rows.score_groups:
+        if student or step == -1:
+            for metric, interval in scores_at(rows, student, step, seed=seed).items():
+                if np.isfinite(interval.mean):
+                    yield Scalar(f"{student or 'teacher'}/{metric}", max(step, 0), interval.mean, None)
+
+
+class CurveLogger(Protocol):
+    """Where curves go."""
+
+    def write(self, rows: RunRows) -> int:
+        """Add the points that are new; returns how many."""
+        ...
+
+
+def write_curves(storage: RunStorage, loggers: Sequence[CurveLogger]) -> None:
+    """Give all loggers what is new of a run, whose rows are read once. Raises `InputError`, see `rows.read_rows`."""
+    if loggers:
+        rows = read_rows(storage)
+        for logger in loggers:
+            logger.write(rows)
+
+
+class _Remembering:
+    """Tells new points from those already written."""
+
+    def __init__(self) -> None:
+        self._written: set[tuple[str, int]] = set()
+
+    def new(self, rows: RunRows) -> list[Scalar]:
+        found = [point for point in scalars(rows) if (point.name, point.step) not in self._written]
+        self._written.update((point.name, point.step) for point in found)
+        return found
+
+
+class TensorBoardLogger:
+    """Event files in a folder that `tensorboard --logdir` reads.
+
+    Raises:
+        InputError: tensorboardX (extra `[tensorboard]`) is not installed, or the folder cannot be written.
+    """
+
+    def __init__(self, folder: str) -> None:
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError as error:
+            raise InputError("--tensorboard: needs tensorboardX; pip install 'echodfkd[tensorboard]'") from error
+        try:
+            self._writer: Any = SummaryWriter(folder)
+        except OSError as error:
+            raise InputError(f"--tensorboard: {folder} cannot be written: {one_line(error)}") from error
+        self._points = _Remembering()
+
+    def write(self, rows: RunRows) -> int:
+        """See `CurveLogger.write`."""
+        found = self._points.new(rows)
+        for point in found:
+            self._writer.add_scalar(point.name, point.value, point.step, walltime=point.time)
+        self._writer.flush()
+        return len(found)
+
+
+class MlflowLogger:
+    """A run of an MLflow tracking server, in the experiment `echodfkd`, with the run's options as parameters.
+
+    Args:
+        uri: of the server, e.g. http://127.0.0.1:5000.
+        name: the run's.
+
+    Raises:
+        InputError: mlflow (extra `[mlflow]`) is not installed, or the server cannot be used.
+    """
+
+    EXPERIMENT = "echodfkd"
+    BATCH = 500
+    """Points in one request: half of what MLflow allows."""
+
+    def __init__(self, uri: str, name: str) -> None:
+        try:
+            from mlflow import MlflowClient
+        except ImportError as error:
+            raise InputError("--mlflow: needs mlflow; pip install 'echodfkd[mlflow]'") from error
+        self._uri, self._points, self._has_params = uri, _Remembering(), False
+        with _explained(uri):
+            self._client = MlflowClient(tracking_uri=uri)
+            known = self._client.get_experiment_by_name(self.EXPERIMENT)
+            experiment = known.experiment_id if known else self._client.create_experiment(self.EXPERIMENT)
+            self._run = self._client.create_run(experiment, run_name=name).info.run_id
+
+    def write(self, rows: RunRows) -> int:
+        """See `CurveLogger.write`."""
+        from mlflow.entities import Metric, Param
+
+        found = self._points.new(rows)
+        points = [Metric(p.name, p.value, int(1000 * (p.time or 0.0)), p.step) for p in found]
+        options = [] if self._has_params else [Param(key, value) for key, value in _flat(rows.config).items()]
+        with _explained(self._uri):
+            for first in range(0, len(options), 100):
+                self._client.log_batch(self._run, params=options[first : first + 100])
+            for first in range(0, len(points), self.BATCH):
+                self._client.log_batch(self._run, metrics=points[first : first + self.BATCH])
+            if rows.run:
+                self._client.set_terminated(self._run, "FAILED" if rows.run.get("error") else "FINISHED")
+        self._has_params = True
+        return len(found)
+
+
+@contextlib.contextmanager
+def _explained(uri: str) -> Iterator[None]:
+    """One sentence in place of what a tracking server's client raises."""
+    try:
+        yield
+    except Exception as error:
+        raise InputError(f"--mlflow: {uri} cannot be used: {one_line(error)}") from error
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested options as ``a.b.c`` -> text, cut to what MLflow keeps of a parameter."""
+    found: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"[:250]] = str(value)[:5000]
+    return found

@@ -1,0 +1,167 @@
+"""The tables of one run: scores, what each student took, work of the stages, quarantine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from echodfkd.reporting.case_table import TEACHER
+from echodfkd.reporting.costs import student_costs
+from echodfkd.reporting.figures import charts
+from echodfkd.reporting.figures.chart_style import STAGE_COLOURS
+from echodfkd.reporting.page.pieces import Cell, Chart, Column, Table, score_cell
+from echodfkd.reporting.page.tables import METRICS, work_seconds
+from echodfkd.reporting.published import SIZE
+from echodfkd.reporting.rows import RunRows, column
+from echodfkd.reporting.summary import spans_by_actor
+
+MAX_QUARANTINE_ROWS = 50
+
+
+def score_table(rows: RunRows, summary: dict[str, Any]) -> Table:
+    """Students and teacher against metrics: mean, interval and n per cell."""
+    models = {name: student["scores"] for name, student in summary["students"].items() if rows.scored_steps(name)}
+    if summary["teacher"]["scores"]:
+        models[TEACHER] = summary["teacher"]["scores"]
+    shown = [metric for metric in METRICS if any(metric.name in scores for scores in models.values())]
+    cells = []
+    for name, scores in models.items():
+        known = summary["students"].get(name, {}).get("parameters")
+        about = [f"{known:,} weights"] if known else []
+        about += [f"step {rows.scored_steps(name)[-1]:,}"] if name != TEACHER else []
+        cells.append([Cell(name, notes=about), *(score_cell(scores.get(m.name), m.digits) for m in shown)])
+    listed = [
+        {"model": name, "step": rows.scored_steps(name)[-1] if name != TEACHER else -1, "metric": metric, **score}
+        for name, scores in models.items()
+        for metric, score in scores.items()
+    ]
+    columns = [Column(f"{m.label} {m.arrow}".strip(), True, m.group, f"{m.name}: {m.help}") for m in shown]
+    marked = frozenset([len(cells) - 1]) if TEACHER in models else frozenset()
+    return Table("scores", "Scores", [Column("model"), *columns], cells, listed, marked=marked)
+
+
+def student_table(rows: RunRows, summary: dict[str, Any]) -> Table:
+    """Size and cost, updates, and what a student takes: memory on its worker and time of an update."""
+    costs, cells, listed = student_costs(rows), [], []
+    for name, student in summary["students"].items():
+        memory, found, times = student["memory_mb"] or {}, costs[name], _update_ms(rows, name)
+        rank = rows.memory.get(name, {}).get("rank")
+        cells.append(
+            [
+                Cell(name, notes=["stopped early"] if student["stopped_early"] else []),
+                _count(found["parameters"]),
+                Cell(f"{found['macs'] / 1e6:,.1f}" if found["macs"] else "–", found["macs"]),
+                _count(student["steps"]),
+                _time_cell(times),
+                _number(memory.get("state")),
+                _number(memory.get("activations")),
+                Cell("every" if rank is None else str(rank)),
+            ]
+        )
+        median, low, high = np.quantile(times, [0.5, 0.25, 0.75]) if len(times) else (np.nan,) * 3
+        listed.append(
+            {
+                "student": name, "parameters": found["parameters"], "macs_per_frame": found["macs"],
+                "steps": student["steps"], "update_ms_median": float(median), "update_ms_quarter": float(low),
+                "update_ms_three_quarters": float(high), "updates": len(times), "state_mb": memory.get("state"),
+                "activations_mb": memory.get("activations"), "stopped_early": student["stopped_early"],
+            }
+        )  # fmt: skip
+    labels = ("weights", "MMAC / frame", "updates", "ms / update", "state, MB", "activations, MB", "worker")
+    columns = [Column("student"), *(Column(label, True) for label in labels)]
+    note = (
+        f"MACs are of a frame of {SIZE} x {SIZE} pixels. An update's time is the median (and the middle half) of what"
+        " its passes and its step kept a worker busy, waiting for other workers included. Memory was estimated before"
+        " training: state is weights, gradients and Adam's moments; activations are what one forward pass keeps for"
+        " the backward pass."
+    )
+    return Table("students", "What each student takes", columns, cells, listed, empty="No student is known.", note=note)
+
+
+def _update_ms(rows: RunRows, student: str) -> np.ndarray:
+    busy = column(rows.training, "busy_s")[column(rows.training, "student") == student].astype(np.float64)
+    return 1000 * busy[np.isfinite(busy)]
+
+
+def _time_cell(times: np.ndarray) -> Cell:
+    if not len(times):
+        return Cell("–")
+    low, median, high = np.quantile(times, [0.25, 0.5, 0.75])
+    return Cell(f"{median:,.1f}", float(median), [f"{low:,.1f} … {high:,.1f}", f"n {len(times):,}"])
+
+
+def _count(value: int | None) -> Cell:
+    return Cell(f"{value:,}" if value is not None else "–", value)
+
+
+def _number(value: float | None) -> Cell:
+    return Cell(f"{value:,.1f}" if value is not None else "–", value)
+
+
+def timeline_pieces(rows: RunRows, summary: dict[str, Any]) -> tuple[Chart, Table]:
+    """Who was busy when, and how much each stage did."""
+    stages, total = spans_by_actor(rows), work_seconds(rows)
+    title, empty = "Work of each stage's actors over time", "No work of any stage has been logged yet."
+    if not stages:
+        return Chart("timeline", title, empty), Table("stages", "Work of the stages", [], [], empty=empty)
+    cells, listed = [], []
+    for stage, work in summary["pipeline"]["stages"].items():
+        busy = work["busy_s"]
+        share, rate = 100 * busy / (total * work["actors"]), work["frames"] / busy if busy > 0 else None
+        cells.append(
+            [
+                Cell(stage, colour=STAGE_COLOURS.get(stage, "#777777")),
+                *(_count(work[key]) for key in ("actors", "clips", "frames")),
+                _number(busy),
+                Cell(f"{share:.0f} %", share),
+                Cell(f"{rate:,.0f}" if rate is not None else "–", rate),
+            ]
+        )
+        listed.append({"stage": stage, **{key: work[key] for key in ("actors", "clips", "frames", "busy_s")}})
+    labels = ("actors", "clips", "frames", "busy, s", "busy share", "frames / busy s")
+    note = (
+        "Busy seconds add up over the actors of a stage. The share is of the time from a run's first piece of work to"
+        f" its last. At most {charts.MAX_ACTORS} actors of a stage are drawn; all are counted."
+    )
+    data = [
+        {"stage": stage, "actor": actor, "start_s": float(start), "end_s": float(end)}
+        for stage, actors in stages.items()
+        for actor, work in actors.items()
+        for start, end in work
+    ]
+    caption = f"n = {len(data):,} pieces of work of {sum(map(len, stages.values()))} actors"
+    return (
+        Chart("timeline", title, caption, charts.timeline_chart(stages), data),
+        Table("stages", "Work of the stages", [Column("stage"), *(Column(label, True) for label in labels)], cells,
+              listed, note=note),
+    )  # fmt: skip
+
+
+def ledger_table(counts: dict[str, int], plan: int, *, ended: bool) -> Table:
+    """What became of the plan's slots."""
+    values = {"slots planned": plan, "clips trained": counts["clips"]}
+    values |= {key: counts[key] for key in ("lost", "repeated", "quarantined")}
+    bad = {"lost": ended and counts["lost"] > 0, "repeated": counts["repeated"] > 0}
+    cells = [[Cell(f"{value:,}", value, bad=bad.get(key, False)) for key, value in values.items()]]
+    return Table("ledger", "Ledger", [Column(key, True) for key in values], cells, [values])
+
+
+def quarantine_table(rows: RunRows) -> Table:
+    """The quarantined indices and why: the first ones on the page, all in the CSV."""
+    found = sorted(rows.quarantine.to_pylist(), key=lambda row: (row["slot"], row["index"]))
+    cells = [
+        [
+            Cell(str(row["slot"]) if row["slot"] >= 0 else "–", row["slot"]),
+            Cell(str(row["index"]), row["index"]),
+            Cell(str(row["clip_id"]), code=True),
+            Cell(str(row["stage"])),
+            Cell(str(row["reason"])),
+        ]
+        for row in found[:MAX_QUARANTINE_ROWS]
+    ]
+    note = "These clips could not be used; each slot drew another clip in place of a bad one."
+    if len(found) > len(cells):
+        note += f" The first {len(cells)} of {len(found):,} are shown."
+    columns = [Column("slot", True), Column("index", True), Column("clip"), Column("stage"), Column("reason")]
+    return Table("quarantine", "Quarantine", columns, cells, found, empty="No clip was quarantined.", note=note)

@@ -1,0 +1,228 @@
+"""How the driver reaches its cluster: the one of the environment, or a local one that ends with the run."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import ipaddress
+import logging
+import os
+import re
+import shlex
+import socket
+import sys
+import urllib.parse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from echodfkd.config.run import RayConfig, RunConfig
+from echodfkd.config.sections.evaluation import EvaluationConfig
+from echodfkd.config.sections.source import PartConfig, SourceConfig
+from echodfkd.config.sections.teacher import TeacherConfig, TeacherModelConfig
+from echodfkd.config.short_forms import map_parts
+from echodfkd.core.errors import RunError, plain_sentence
+from echodfkd.runtime.cluster.environment import QUIET_RAY, cluster_address
+from echodfkd.runtime.cluster.host_memory import kept_memory
+
+
+@contextlib.contextmanager
+def connected(options: RayConfig) -> Iterator[None]:
+    """Connect for the time of the block, and leave (or end, where it is ours) the cluster after it.
+
+    `auto` takes RAY_ADDRESS where it is set, as it is in a submitted job, else starts a local cluster. It
+    does not look for stray clusters on the machine: their address files outlive them.
+
+    Raises:
+        RunError: the cluster cannot be reached or started, or would let anybody in.
+    """
+    address = cluster_address(options.address)
+    started_here = not ray.is_initialized()
+    if started_here:
+        check_authentication(address, allowed=options.allow_unauthenticated)
+        local = {}
+        kept = kept_memory() if options.keep_memory else {}
+        runtime_env: dict[str, object] = {"env_vars": {**QUIET_RAY, **kept}}
+        if shlex.quote(sys.executable) != sys.executable:
+            # Ray starts workers through a shell and leaves the interpreter's path unquoted: with a space in it
+            # no actor would ever start, without a word
+            runtime_env["py_executable"] = shlex.quote(sys.executable)
+        if address == "local":
+            local = {
+                "num_cpus": options.num_cpus,
+                "object_store_memory": options.object_store_mb << 20,
+                "include_dashboard": False,
+            }
+        try:
+            ray.init(
+                address=address,
+                runtime_env=runtime_env,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                **local,
+            )
+        except Exception as error:
+            raise RunError(f"ray.address: no cluster at {address}: {last_sentence(error)}") from error
+    try:
+        yield
+    finally:
+        if started_here:
+            ray.shutdown()
+
+
+def check_authentication(address: str, *, allowed: bool) -> None:
+    """Refuse a cluster that runs the code of whoever reaches its ports.
+
+    Ray's ports listen on every interface, also those of a local cluster. Without a token a cluster of this machine
+    that others have started is taken with a warning, one on another machine not at all.
+
+    Args:
+        address: local, or a cluster's address.
+        allowed: ray.allow_unauthenticated.
+
+    Raises:
+        RunError: the environment holds no token mode.
+    """
+    mode = os.environ.get("RAY_AUTH_MODE", "")
+    if mode == "token" or allowed:
+        return
+    is_own = address != "local" and _is_this_machine(address)
+    if is_own and _is_loopback(address):
+        return
+    what = "a new local cluster" if address == "local" else f"the cluster at {address}"
+    sentence = (
+        f"ray.address: {what} would be used without authentication (RAY_AUTH_MODE is {mode or 'not set'}), and whoever"
+        " reaches its ports could run code on it"
+    )
+    if is_own:
+        print(f"warning: {plain_sentence(sentence)}", file=sys.stderr, flush=True)
+        return
+    raise RunError(
+        f"{sentence}; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or ray.allow_unauthenticated=true where nobody else"
+        " reaches them"
+    )
+
+
+def _hosts(address: str) -> set[str]:
+    """IP addresses that the host of an address stands for; none where it cannot be resolved."""
+    host = urllib.parse.urlsplit(address if "://" in address else f"ray://{address}").hostname or ""
+    try:
+        return {str(found[4][0]).partition("%")[0] for found in socket.getaddrinfo(host, None)}
+    except (OSError, UnicodeError):
+        return set()
+
+
+def _is_loopback(address: str) -> bool:
+    hosts = _hosts(address)
+    return bool(hosts) and all(ipaddress.ip_address(host).is_loopback for host in hosts)
+
+
+def _is_this_machine(address: str) -> bool:
+    """Whether an address is one of this machine's own; Ray's `auto` looks for clusters of this machine alone."""
+    import psutil
+
+    own = {found.address.partition("%")[0] for addresses in psutil.net_if_addrs().values() for found in addresses}
+    return address == "auto" or _is_loopback(address) or (bool(hosts := _hosts(address)) and hosts <= own)
+
+
+def with_absolute_paths(config: RunConfig) -> RunConfig:
+    """The config with local paths made absolute: actors run in folders of their own.
+
+    A submitted job runs in an unpacked copy of its working directory that Ray deletes later, so that there
+    a relative `storage` is taken from the home folder instead.
+    """
+    base = Path.home() if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else Path.cwd()
+    evaluate: dict[str, Any] = {name: _absolute(getattr(config.evaluate, name), base) for name in ("out", "run")}
+    evaluate |= {name: _absolute(getattr(config.evaluate, name), Path.cwd()) for name in ("masks", "annotations")}
+    students = {
+        name: dataclasses.replace(student, initial=_absolute(student.initial, Path.cwd()))
+        for name, student in config.students.items()
+    }
+    return dataclasses.replace(
+        config,
+        students=students,
+        storage=_absolute(config.storage, base),
+        synthesize=dataclasses.replace(config.synthesize, out=_absolute(config.synthesize.out, base)),
+        source=_absolute_source(config.source),
+        evaluate=dataclasses.replace(config.evaluate, **evaluate),
+        evaluation=_absolute_evaluation(config.evaluation),
+        teacher=_absolute_teacher(config.teacher, base),
+        serve=_with_absolute(config.serve, ("token_file", "certificate_file", "key_file")),
+    )
+
+
+def node_labels(option: str) -> dict[str, str] | None:
+    """Ray's label selector for a `node_label` option, None where it is empty."""
+    if not option:
+        return None
+    key, value = option.split("=", 1)
+    return {key: value}
+
+
+def labels_of_stream(option: str, evaluation: str) -> dict[str, str] | None:
+    """Label selector of a stage of the stream: its own label, else any node that is not the evaluators'."""
+    if option or not evaluation:
+        return node_labels(option)
+    key, value = evaluation.split("=", 1)
+    return {key: f"!{value}"}
+
+
+def machine_line() -> str:
+    """Cores, memory and system of this machine, for run.json."""
+    import platform
+
+    import psutil
+
+    memory = psutil.virtual_memory().total / 2**30
+    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GiB"
+
+
+def actor_name(stage: str) -> str:
+    """Name of this process in the timeline: its stage, the first digits of its node's id, its process id."""
+    return f"{stage}-{ray.get_runtime_context().get_node_id()[:6]}-{os.getpid()}"
+
+
+def last_sentence(error: BaseException) -> str:
+    """The innermost message of an error that crossed processes: Ray puts tracebacks before it, a line each."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    last = lines[-1] if lines else type(error).__name__
+    return re.sub(r"^(\w+\.)*\w*(Error|Exception): ", "", last)
+
+
+def _absolute(path: str, base: Path) -> str:
+    return path if not path or "://" in path else str((base / path).absolute())
+
+
+def _absolute_evaluation(evaluation: EvaluationConfig) -> EvaluationConfig:
+    weights = evaluation.judge_weights
+    return dataclasses.replace(
+        evaluation,
+        source=_absolute_source(evaluation.source),
+        judge_weights=weights if weights.startswith("hf-hub:") else _absolute(weights, Path.cwd()),
+        judge_captions=_absolute(evaluation.judge_captions, Path.cwd()),
+    )
+
+
+def _with_absolute(options: Any, names: tuple[str, ...]) -> Any:
+    """A dataclass with some of its paths made absolute."""
+    return dataclasses.replace(options, **{name: _absolute(getattr(options, name), Path.cwd()) for name in names})
+
+
+def _absolute_teacher(teacher: TeacherConfig, base: Path) -> TeacherConfig:
+    def files(model: TeacherModelConfig) -> dict[str, Any]:
+        found: dict[str, Any] = {name: _absolute(getattr(model, name), Path.cwd()) for name in ("weights", "reference")}
+        return {**found, "remote": _with_absolute(model.remote, ("token_file", "ca_file"))}
+
+    members = {name: dataclasses.replace(member, **files(member)) for name, member in teacher.members.items()}
+    return dataclasses.replace(teacher, **files(teacher), members=members, cache=_absolute(teacher.cache, base))
+
+
+def _absolute_source(source: SourceConfig) -> SourceConfig:
+    def absolute(_: str, part: PartConfig) -> PartConfig:
+        table = _absolute(part.conditions.table, Path.cwd())
+        conditions = dataclasses.replace(part.conditions, table=table)
+        return dataclasses.replace(part, path=_absolute(part.path, Path.cwd()), conditions=conditions)
+
+    return map_parts(source, absolute)

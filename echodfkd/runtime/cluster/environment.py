@@ -1,0 +1,36 @@
+"""The environment that Ray reads when it is imported; nothing here imports it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+
+QUIET_RAY = {
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_task_events_max_num_task_in_gcs": "5000",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "worker processes have been started on node|ServeController.graceful_shutdown failed",
+}
+"""Environment of the driver and of every worker: our progress line instead of Ray's many. (The last one hides a
+warning about few cores and many roles, and what Ray says of a service that has ended in order; the one before bounds
+what a local cluster remembers of tasks that are over, some 3 KB each, of which Ray keeps 100,000.)"""
+
+
+def cluster_address(option: str) -> str:
+    """What `ray.address` stands for here: auto is RAY_ADDRESS where it is set, else a new local cluster."""
+    return (os.environ.get("RAY_ADDRESS") or "local") if option == "auto" else option
+
+
+def prepare_ray(address: str) -> None:
+    """Set the environment that Ray reads when it is imported: call this before the first import of ray.
+
+    The ports of a local cluster listen on every interface, so that it gets a token of its own: only holders get
+    in. A token in the environment leaves no file behind, which later `ray start` commands would trip over.
+    """
+    for name, value in QUIET_RAY.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if cluster_address(address) == "local" and "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)

@@ -1,0 +1,94 @@
+"""A run's numbers for Prometheus, through the metrics agent that Ray runs on every node (its port is in `ray.nodes()`).
+
+The driver exports them, from the same board that its progress line is made of. Ray writes `ray_` before each name;
+`cluster/grafana.json` draws them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.util.metrics import Gauge
+
+from echodfkd.config.run import RunConfig
+
+GAUGES = {
+    "echodfkd_step": "updates of the students so far",
+    "echodfkd_steps_planned": "updates that the run consists of",
+    "echodfkd_clips_per_second": "clips trained a second, since the last look",
+    "echodfkd_queue_clips": "clips that are taught and not yet trained, by Little's law",
+    "echodfkd_students_wait_share": "share of time that students wait for clips, since they started",
+    "echodfkd_stage_clips_per_second": "clips that one actor of a stage makes in a second of work (tag: stage)",
+    "echodfkd_stage_busy_share": "share of time that the actors of a stage are at work (tag: stage)",
+    "echodfkd_loss": "loss of a student's last update (tag: student)",
+    "echodfkd_unpublished_steps": "updates since the newest checkpoint: what a crash would repeat",
+    "echodfkd_quarantined": "indices that could not be used and were replaced",
+    "echodfkd_ledger_gaps": "slots that the newest checkpoint leaves out below its highest; 0 with data.order fixed",
+    "echodfkd_evaluator_backlog": "scoring tasks that wait for an evaluator or are with one",
+    "echodfkd_evaluation_lag_steps": "updates between the newest checkpoint and the newest one that was scored",
+    "echodfkd_memory_mb": "memory of the driver's processes, shared pages once",
+}
+"""Every gauge: its name and what it counts. All have the tag `run`."""
+
+TAGS = {"echodfkd_stage_clips_per_second": "stage", "echodfkd_stage_busy_share": "stage", "echodfkd_loss": "student"}
+"""A second tag of a gauge."""
+
+
+STAGES = ("source", "teacher")
+"""Stages before the students; members of an ensemble are `teacher.NAME`."""
+
+
+def gauge_values(
+    config: RunConfig, values: dict[str, Any], *, clips_s: float, queue: float, memory_mb: float
+) -> dict[tuple[str, str], float]:
+    """(gauge, value of its second tag) -> number, of what the board knows by now.
+
+    Args:
+        config: the run.
+        values: the board's (`training.progress.Progress.report`, `evaluator_pool`).
+        clips_s: clips trained a second.
+        queue: clips taught and not yet trained.
+        memory_mb: of the driver's processes.
+    """
+    found = {
+        ("echodfkd_steps_planned", ""): float(config.train.steps),
+        ("echodfkd_memory_mb", ""): memory_mb,
+    }
+    if "backlog" in values:
+        found["echodfkd_evaluator_backlog", ""] = float(values["backlog"])
+    if "step" not in values:
+        return found
+    step, published = float(values["step"]), float(values.get("published", 0))
+    found |= {
+        ("echodfkd_step", ""): step,
+        ("echodfkd_clips_per_second", ""): clips_s,
+        ("echodfkd_queue_clips", ""): queue,
+        ("echodfkd_students_wait_share", ""): float(values["wait_share"]),
+        ("echodfkd_unpublished_steps", ""): step - published,
+        ("echodfkd_quarantined", ""): float(values["quarantined"]),
+        ("echodfkd_ledger_gaps", ""): float(values["ledger_gaps"]),
+    }
+    if "scored_step" in values:
+        found["echodfkd_evaluation_lag_steps", ""] = max(0.0, published - float(values["scored_step"]))
+    for ending, gauge in (("_clips_s", "clips_per_second"), ("_busy_share", "busy_share")):
+        for stage in (key.removesuffix(ending) for key in values if key.endswith(ending)):
+            if stage.partition(".")[0] in STAGES:  # others are notes on a stage's clips, and take no time
+                found[f"echodfkd_stage_{gauge}", stage] = float(values[f"{stage}{ending}"])
+    return found | {("echodfkd_loss", name): float(loss) for name, loss in values["losses"].items()}
+
+
+class Exporter:
+    """The gauges of this process's run."""
+
+    def __init__(self, run: str) -> None:
+        self._run = run
+        self._gauges = {
+            name: Gauge(name, description=text, tag_keys=("run", *([TAGS[name]] if name in TAGS else [])))
+            for name, text in GAUGES.items()
+        }
+
+    def export(self, found: dict[tuple[str, str], float]) -> None:
+        """Set the gauges to what `gauge_values` found."""
+        for (name, tag), value in found.items():
+            second = {TAGS[name]: tag} if name in TAGS else {}
+            self._gauges[name].set(value, tags={"run": self._run, **second})

@@ -1,0 +1,66 @@
+"""Nodes that a run starts with: those that are there, or that the cluster's autoscaler brings when it is asked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from ray.autoscaler.sdk import request_resources
+
+from echodfkd.config.run import RunConfig
+from echodfkd.core.errors import RunError
+from echodfkd.runtime.cluster.resources import Role, live_nodes, place, roles
+
+LOOK_S = 2.0
+"""Between two looks at the nodes of the cluster."""
+
+
+@contextmanager
+def nodes_for(config: RunConfig, say: Callable[[str], None]) -> Iterator[None]:
+    """A cluster that holds all roles of the run at the same time, while the block lasts.
+
+    Where they do not fit and `ray.wait_for_nodes_s` allows to wait, the autoscaler is asked for what the run needs at
+    least: without that it would bring nodes for one role after the other, each of which waits for the next. Ray keeps
+    one such request for a cluster; Ray Data replaces it by its own once the stream runs, and from then on nodes come
+    and go with what the pools ask for.
+
+    Raises:
+        RunError: the cluster cannot hold the run, or does not within that time.
+    """
+    missing = place(roles(config), live_nodes())
+    if not missing:
+        yield
+        return
+    wait_s = config.ray.wait_for_nodes_s
+    if not wait_s:
+        raise RunError("the cluster cannot hold this run: " + " | ".join(missing))
+    wanted, selectors = bundles_of(roles(config))
+    request_resources(bundles=wanted, bundle_label_selectors=selectors)
+    try:
+        say(f"waiting up to {wait_s:g} s for nodes: " + " | ".join(missing))
+        started = time.monotonic()
+        while missing:
+            if time.monotonic() - started > wait_s:
+                raise RunError(
+                    "the cluster cannot hold this run, and did not grow to within ray.wait_for_nodes_s"
+                    f" ({wait_s:g} s): " + " | ".join(missing)
+                )
+            time.sleep(LOOK_S)
+            missing = place(roles(config), live_nodes())
+        say(f"the cluster holds every role after {time.monotonic() - started:.0f} s: {len(live_nodes())} nodes")
+        yield
+    finally:
+        request_resources(bundles=[])
+
+
+def bundles_of(wanted: list[Role]) -> tuple[list[dict[str, float]], list[dict[str, str]]]:
+    """What to ask the autoscaler for, and the labels of the nodes it is for; roles that reserve nothing ask nothing."""
+    asked: list[dict[str, float]] = []
+    labels: list[dict[str, str]] = []
+    for role in wanted:
+        bundle = {name: value for name, value in (("CPU", role.cpus), ("GPU", role.gpus)) if value}
+        for _ in range(role.count if bundle else 0):
+            asked.append(dict(bundle))
+            labels.append(dict(role.labels))
+    return asked, labels

@@ -1,0 +1,201 @@
+"""How long a run will take and what it will cost, from the stage rates that a short run of it has measured.
+
+A pilot is a few hundred updates of the same config on the smallest cluster. Its summary.json has, for each stage, the
+clips it made and the seconds its actors were at work; a rate is one over the other. The plan, the pools' bounds and the
+prices are the config's. Formulas: cluster/README.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from echodfkd.config.file import config_from_dict
+from echodfkd.config.run import RunConfig
+from echodfkd.core.errors import InputError
+from echodfkd.storage.files import RunStorage
+from echodfkd.storage.untrusted import parse_json_object, parse_yaml
+
+HOUR = 3600.0
+SEEN_S = 0.15
+"""Seconds from the end of a source's task to the begin of its next: Ray Data's scheduler looks for finished tasks ten
+times a second. Two tasks that take no time make 11 to 14 blocks a second (docs/scale.md). Teachers are not held up by
+it as long as a block takes them longer: each has a second one waiting."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the run.
+
+    Attributes:
+        name: source, teacher, students or evaluator; teacher.NAME for the pool of an ensemble's member.
+        actors: processes at the speed of the run (at most as many as the config allows).
+        most: what the config allows.
+        clips_s: clips that one of them makes in a second of work (an evaluator: cases that it scores).
+        hours: time that the stage works until the run is done.
+        price: of one process for an hour; None where the config names none.
+    """
+
+    name: str
+    actors: int
+    most: int
+    clips_s: float
+    hours: float
+    price: float | None
+
+    @property
+    def cost(self) -> float | None:
+        """Of all its processes."""
+        return None if self.price is None else self.actors * self.hours * self.price
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will take, if every stage keeps the pilot's pace.
+
+    Attributes:
+        clips: of the plan.
+        clips_s: of the whole pipeline.
+        bound: the stage that sets it.
+        hours: until the last checkpoint is scored.
+        stages: in the order of the stream.
+        notes: how the pilot differs from the run.
+    """
+
+    clips: int
+    clips_s: float
+    bound: str
+    hours: float
+    stages: tuple[Stage, ...]
+    notes: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """For a person, a line each."""
+        found = [
+            f"estimate: {self.clips:,} clips at {self.clips_s:.1f} clips/s take {self.hours:.1f} h; the bound is"
+            f" {self.bound}"
+        ]
+        for stage in self.stages:
+            cost = "" if stage.cost is None else f", cost {stage.cost:,.0f}"
+            pace = "" if math.isnan(stage.clips_s) else f", {stage.clips_s:.2f} clips/s each"
+            found.append(
+                f"estimate: {stage.name}: {stage.actors} of at most {stage.most}{pace}, {stage.hours:.1f} h{cost}"
+            )
+        known = [stage.cost for stage in self.stages if stage.cost is not None]
+        if known:
+            missing = [stage.name for stage in self.stages if stage.cost is None]
+            rest = f" (without {', '.join(missing)}: sizing.price_per_hour has no price)" if missing else ""
+            found.append(f"estimate: cost {sum(known):,.0f} in all{rest}")
+        return found + [f"estimate: {note}" for note in self.notes]
+
+
+def estimate_run(config: RunConfig) -> Estimate:
+    """The estimate of a config whose ``sizing.pilot`` names the folder of a finished short run.
+
+    Raises:
+        InputError: the folder holds no such run.
+    """
+    storage = RunStorage(config.sizing.pilot)
+    try:
+        summary = parse_json_object(storage.read("summary.json"), f"{storage.root}/summary.json")
+        values = parse_yaml(storage.read("config.yaml"), f"{storage.root}/config.yaml")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(f"sizing.pilot: {storage.root} holds no finished run (summary.json, config.yaml)") from error
+    if not isinstance(values, dict):
+        raise InputError(f"sizing.pilot: {storage.root}/config.yaml must hold `key: value` lines")
+    return estimate(config, config_from_dict(values), summary)
+
+
+def estimate(config: RunConfig, pilot: RunConfig, summary: Mapping[str, Any]) -> Estimate:
+    """The estimate from a pilot's config and summary.
+
+    Work is taken to grow with the pixels of a clip, and with the number of processes of a stage: what the network and
+    shared disks take off is not in it. What a source waits for between two of its tasks is (`SEEN_S`).
+
+    Raises:
+        InputError: the summary lacks a stage.
+    """
+    scale = _pixels(pilot.window.frames, pilot.window.size) / _pixels(config.window.frames, config.window.size)
+    stream = _stream(config)
+    rates = {name: _rate(summary, *parts) * scale for name, (_, parts) in stream.items()}
+    rates["source"] = 1 / (1 / rates["source"] + SEEN_S / config.micro_batch)
+    speeds = {name: most * rates[name] for name, (most, _) in stream.items()}
+    bound = min(speeds, key=lambda name: speeds[name])
+    clips_s, clips = speeds[bound], config.plan_slots
+    hours = clips / clips_s / HOUR
+    prices = config.sizing.price_per_hour
+    stages = [
+        Stage(
+            name,
+            most if name == "students" else min(most, math.ceil(clips_s / rates[name] - 1e-9)),
+            most,
+            rates[name],
+            hours,
+            prices.get(name.partition(".")[0]),
+        )
+        for name, (most, _) in stream.items()
+    ]
+    scored = 0.0
+    if config.evaluation.enabled:
+        frames = _pixels(pilot.evaluation.frames, pilot.window.size)
+        rate = _rate(summary, "evaluator") * frames / _pixels(config.evaluation.frames, config.window.size)
+        checkpoints = math.ceil(config.train.steps / config.train.checkpoint_every)
+        cases = config.evaluation.cases * (checkpoints * len(config.students) + 1)
+        scored = cases / (rate * config.evaluation.actors) / HOUR
+        count = config.evaluation.actors
+        stages.append(Stage("evaluator", count, count, rate, max(hours, scored), prices.get("evaluator")))
+    if "head" in prices:
+        stages.append(Stage("head", 1, 1, math.nan, max(hours, scored), prices["head"]))
+    notes = _differences(config, pilot)
+    if scored > hours:
+        notes.append(f"evaluators end {scored - hours:.1f} h after the students: raise evaluation.actors")
+    return Estimate(clips, clips_s, bound, max(hours, scored), tuple(stages), tuple(notes))
+
+
+def _stream(config: RunConfig) -> dict[str, tuple[int, list[str]]]:
+    """Stages that a clip passes -> most processes, and the stages of summary.json that one of them works at in turn."""
+    teacher = config.teacher
+    members = [f"teacher.{name}" for name in teacher.members]
+    found = {"source": (config.data.source_tasks, ["source"])}
+    if teacher.pools == "each":
+        found |= {f"teacher.{name}": (each.max_actors, [f"teacher.{name}"]) for name, each in teacher.members.items()}
+        members = []
+    found["teacher"] = (teacher.max_actors, ["teacher", *members])
+    return {**found, "students": (config.train.workers, ["students"])}
+
+
+def _rate(summary: Mapping[str, Any], *stages: str) -> float:
+    """Clips a second of work of a process that passes each clip through these stages."""
+    seconds = 0.0
+    for stage in stages:
+        try:
+            found = summary["pipeline"]["stages"][stage]
+            clips, busy = float(found["clips"]), float(found["busy_s"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"sizing.pilot: its summary.json does not tell what the stage {stage} did") from error
+        if not (clips > 0 and busy > 0 and math.isfinite(clips / busy)):
+            raise InputError(f"sizing.pilot: its stage {stage} made {clips:g} clips in {busy:g} s; let it train longer")
+        seconds += busy / clips
+    return 1 / seconds
+
+
+def _pixels(frames: int, size: int) -> float:
+    return float(frames * size**2)
+
+
+def _differences(config: RunConfig, pilot: RunConfig) -> list[str]:
+    """What the pilot did otherwise, and its rates therefore may not hold for."""
+    kinds = [
+        ("students", sorted(config.students), sorted(pilot.students)),
+        ("teacher.kind", config.teacher.kind, pilot.teacher.kind),
+        ("source.kind", config.source.kind, pilot.source.kind),
+        ("train.precision", config.train.precision, pilot.train.precision),
+        ("train.num_gpus", config.train.num_gpus, pilot.train.num_gpus),
+        ("train.num_cpus", config.train.num_cpus, pilot.train.num_cpus),
+        ("teacher.num_gpus", config.teacher.num_gpus, pilot.teacher.num_gpus),
+        ("teacher.num_cpus", config.teacher.num_cpus, pilot.teacher.num_cpus),
+        ("window", vars(config.window), vars(pilot.window)),
+    ]
+    return [f"the pilot has {name} {theirs}, this run {ours}" for name, ours, theirs in kinds if ours != theirs]

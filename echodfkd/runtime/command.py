@@ -1,0 +1,77 @@
+"""What every job does around its work: parse, print the resolved config, turn errors into one sentence."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from echodfkd.config.file import config_to_yaml, load_config
+from echodfkd.config.run import RunConfig
+from echodfkd.core.errors import EchoDFKDError
+from echodfkd.core.redaction import redact
+from echodfkd.runtime.cluster.environment import prepare_ray
+
+
+def run_job(
+    work: Callable[[RunConfig], dict[str, Any]], *, description: str, arguments: Sequence[str] | None = None
+) -> int:
+    """Parse ``--config FILE [--dry-run] [key=value ...]`` and do the work.
+
+    The last line on standard output is one JSON object. Exit codes: 0 done, 1 the run failed, 2 the command or
+    the config is wrong, 130 interrupted.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--config", metavar="FILE", help="YAML file of the run (see configs/)")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and stop")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. train.steps=100")
+    parsed = parser.parse_args(arguments)
+    try:
+        config = load_config(parsed.config, parsed.overrides)
+    except EchoDFKDError as error:
+        return fail(error, code=2)
+    if parsed.dry_run:
+        print(config_to_yaml(config), end="")  # without secrets
+        return _print_estimate(config)
+    prepare_ray(config.ray.address)
+    return guarded(lambda: work(config))
+
+
+def _print_estimate(config: RunConfig) -> int:
+    """Time and cost by the pilot's rates, as comments of the YAML before them. 1 where the pilot cannot be used."""
+    if not config.sizing.pilot:
+        return 0
+    from echodfkd.runtime.cluster.sizing import estimate_run
+
+    try:
+        lines = estimate_run(config).lines()
+    except EchoDFKDError as error:
+        return fail(error, code=1)
+    print("\n".join(f"# {redact(line)}" for line in lines))
+    return 0
+
+
+def guarded(work: Callable[[], dict[str, Any]]) -> int:
+    """Do the work, print its result as the last line, and explain what can be explained."""
+    try:
+        result = work()
+    except EchoDFKDError as error:
+        return fail(error, code=1)
+    except KeyboardInterrupt:
+        print("interrupted; the same command resumes from the last published checkpoint", file=sys.stderr)
+        return 130
+    say(json.dumps(result))
+    return 0 if result.get("ok", True) else 1
+
+
+def say(line: str) -> None:
+    """Print one line of progress without secrets."""
+    print(redact(line), flush=True)
+
+
+def fail(error: Exception, *, code: int) -> int:
+    """Print one sentence on standard error."""
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    return code

@@ -1,0 +1,141 @@
+"""The stream from source to students, as a Ray Data plan: read tasks make clips, actor pools teach them.
+
+One read task makes one block, and one block is one micro-batch of one worker. With `data.order: fixed`
+blocks leave in plan order, so that the global batch of step s is always the slots s*G .. (s+1)*G - 1,
+whatever the number of workers, actors or restarts.
+
+Ray unpickles the plan in processes that make neither clips nor masks, one after the other while a run starts: what
+only a read task needs is imported there, and torch nowhere here (two seconds and 130 MB for each).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+
+import numpy as np
+import ray.data
+from ray.data import (
+    ActorPoolStrategy,
+    DataContext,
+    Dataset,
+    Datasource,
+    ExecutionOptions,
+    ExecutionResources,
+    ReadTask,
+    TaskPoolStrategy,
+)
+from ray.data.block import Block, BlockAccessor, BlockMetadata
+
+from echodfkd.config.run import RunConfig
+from echodfkd.runtime.cluster.connection import actor_name, labels_of_stream
+from echodfkd.runtime.stream.pacing import PacedScheduling
+from echodfkd.runtime.stream.parts import slot_rules, training_source
+from echodfkd.runtime.stream.teacher_pool import teaching_stages
+from echodfkd.storage.files import RunStorage
+from echodfkd.storage.manifests import latest_checkpoint, read_consumed
+
+
+def execution_options(config: RunConfig) -> ExecutionOptions:
+    """Order and memory of the stream."""
+    return ExecutionOptions(
+        preserve_order=config.data.order == "fixed",
+        resource_limits=ExecutionResources.for_limits(object_store_memory=config.data.ahead_mb << 20),
+    )
+
+
+def build_stream(config: RunConfig, leg: int, teacher_id: str) -> Dataset:
+    """The part of the plan that belongs to this leg and that no published checkpoint has consumed.
+
+    Called in the train controller at every start and restart of the worker group, which does not inherit
+    the driver's DataContext: what the stream needs is set here.
+    """
+    context = DataContext.get_current()
+    context.execution_options = execution_options(config)
+    context.max_consecutive_actor_init_deaths = 3  # 0 by default: one failed load would end the run
+    context.execution_no_progress_timeout_s = config.data.no_progress_timeout_s or -1
+    context.target_max_block_size = 256 << 20  # a block is a micro-batch: never split it
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.custom_execution_callback_classes = [PacedScheduling]
+    datasource = ClipDatasource(config, remaining_blocks(config, leg))
+    stream = ray.data.read_datasource(
+        datasource,
+        override_num_blocks=max(1, len(datasource.blocks)),
+        num_cpus=config.data.source_num_cpus,
+        label_selector=labels_of_stream("", config.evaluation.node_label),
+        compute=TaskPoolStrategy(size=config.data.source_tasks),
+    )
+    for stage in teaching_stages(config, teacher_id):
+        stream = stream.map_batches(
+            stage.actor,
+            fn_constructor_kwargs=stage.arguments,
+            batch_size=config.micro_batch,
+            batch_format="numpy",
+            num_cpus=stage.pool.num_cpus,
+            num_gpus=stage.pool.num_gpus or None,
+            label_selector=labels_of_stream(stage.pool.node_label, config.evaluation.node_label),
+            compute=ActorPoolStrategy(
+                min_size=stage.pool.min_actors, max_size=stage.pool.max_actors, max_tasks_in_flight_per_actor=2
+            ),
+        )
+    return stream
+
+
+def remaining_blocks(config: RunConfig, leg: int) -> list[list[int]]:
+    """Slots of this leg still to be trained, in order, cut into micro-batches."""
+    batch = config.train.global_batch
+    start = leg * config.leg_steps * batch
+    stop = min((leg + 1) * config.leg_steps * batch, config.plan_slots)
+    storage = RunStorage(config.root)
+    newest = latest_checkpoint(storage)
+    consumed = read_consumed(storage, newest) if newest else None
+    slots = [slot for slot in range(start, stop) if consumed is None or slot not in consumed]
+    size = config.micro_batch
+    return [slots[first : first + size] for first in range(0, len(slots), size)]
+
+
+class ClipDatasource(Datasource):
+    """Read tasks that make clips by slot. A task holds the config and a few numbers, never pixels."""
+
+    def __init__(self, config: RunConfig, blocks: list[list[int]]) -> None:
+        super().__init__()
+        self.config = config
+        self.blocks = blocks
+
+    def get_name(self) -> str:
+        """Name of the stage in Ray's statistics."""
+        return "Clips"
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        """Bytes of all clips still to be made."""
+        return sum(map(len, self.blocks)) * self._clip_bytes
+
+    def get_read_tasks(self, parallelism: int, *unused: object, **also_unused: object) -> list[ReadTask]:
+        """One task per block, in plan order."""
+        return [
+            ReadTask(
+                functools.partial(_read_block, self.config, slots),
+                BlockMetadata(
+                    num_rows=len(slots), size_bytes=len(slots) * self._clip_bytes, input_files=None, exec_stats=None
+                ),
+            )
+            for slots in self.blocks
+        ]
+
+    @property
+    def _clip_bytes(self) -> int:
+        window = self.config.window
+        return window.frames * window.size**2 + 256
+
+
+def _read_block(config: RunConfig, slots: list[int]) -> Iterable[Block]:
+    from echodfkd.teaching.blocks import make_block
+
+    columns = make_block(training_source(config), slots, slot_rules(config), actor=actor_name("source"))
+    return [block_of(columns)]
+
+
+def block_of(columns: dict[str, np.ndarray]) -> Block:
+    """Columns as an Arrow block."""
+    return BlockAccessor.batch_to_block(columns)

@@ -1,0 +1,115 @@
+"""The pure parts of a run, built from its config in whichever process needs them, once per process.
+
+What a part is made of is imported with it: other processes know this module as well.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import TYPE_CHECKING
+
+from echodfkd.config.run import RunConfig
+from echodfkd.config.sections.source import SourceConfig
+from echodfkd.config.sections.training import WindowConfig
+from echodfkd.core.errors import ClipError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from echodfkd.models.teachers.protocol import ClipKey, Teacher
+    from echodfkd.sources.clip_source import ClipSource
+    from echodfkd.sources.recorded import RecordedSource
+    from echodfkd.teaching.slots import SlotRules
+
+
+def training_source(config: RunConfig) -> ClipSource:
+    """The source of training clips."""
+    return _cached_source(config.source, config.window, config.seed, config.evaluation.frames)
+
+
+def evaluation_source(config: RunConfig) -> ClipSource:
+    """The source of held-out cases."""
+    return _cached_source(config.evaluation.source, config.window, config.seed, config.evaluation.frames)
+
+
+def synthesis_source(config: RunConfig) -> ClipSource:
+    """The source of clips that are written to a folder: synthesize.frames frames each, or their own number."""
+    window = dataclasses.replace(config.window, frames=config.synthesize.frames)
+    return _cached_source(config.source, window, config.seed, config.evaluation.frames)
+
+
+def slot_rules(config: RunConfig) -> SlotRules:
+    """How this run's slots become clips."""
+    from echodfkd.teaching.slots import SlotRules
+
+    window = config.window
+    return SlotRules(
+        config.plan_slots,
+        config.data.max_attempts,
+        (window.frames, window.size, window.size),
+        classes=config.taught_classes,
+        tasks=config.taught_tasks,
+        fps=window.fps,
+        confidence=config.teacher.confidence,
+        mask_code=config.teacher.mask_code,
+        augment=config.augment,
+        seed=config.seed,
+    )
+
+
+def load_teacher(config: RunConfig, device: str | None = None) -> Teacher:
+    """The teacher that the config names, held against its reference. Raises `InputError` naming the option."""
+    from echodfkd.models.teachers.teacher_features import FeatureTeacher
+    from echodfkd.teaching.build import build_configured_teacher
+
+    options, shape = config.teacher, config.feature_shape
+    teacher = build_configured_teacher(options, device=device or options.device, placement=_Placement(config))
+    if shape is None:
+        return teacher
+    return FeatureTeacher(teacher, layer=options.feature_layer, shape=shape, size=config.window.size)
+
+
+def load_member(config: RunConfig, name: str) -> Teacher:
+    """One member of the ensemble that the config names, on the device of its own actor pool."""
+    from echodfkd.teaching.build import build_member
+
+    device = config.teacher.members[name].device
+    return build_member(config.teacher, name, device=device, placement=_Placement(config)).teacher
+
+
+class _Placement:
+    """`teachers.recorded.Placement` by the run's own sources."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+
+    def video_name(self, clip: ClipKey) -> str:
+        return self._source(clip).video_name(clip.index, is_case=clip.is_case)
+
+    def frames(self, clip: ClipKey, shape: tuple[int, int, int]) -> tuple[np.ndarray, int]:
+        return self._source(clip).own_frames(clip.index, shape, is_case=clip.is_case)
+
+    def _source(self, clip: ClipKey) -> RecordedSource:
+        from echodfkd.sources.recorded import RecordedSource
+
+        source = evaluation_source(self.config) if clip.is_case else training_source(self.config)
+        if not isinstance(source, RecordedSource):
+            raise ClipError(
+                f"{clip.clip_id} is cut from no recorded video, so that no stored mask of one belongs to it"
+            )
+        return source
+
+
+def num_cases(config: RunConfig) -> int:
+    """Held-out cases that this run scores: evaluation.cases, or all of a smaller set."""
+    available = evaluation_source(config).num_cases
+    wanted = config.evaluation.cases
+    return wanted if available is None else min(wanted, available)
+
+
+@functools.lru_cache(maxsize=4)
+def _cached_source(source: SourceConfig, window: WindowConfig, seed: int, case_frames: int) -> ClipSource:
+    from echodfkd.sources.build import build_source
+
+    return build_source(source, window, seed=seed, case_frames=case_frames)

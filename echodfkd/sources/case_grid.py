@@ -1,0 +1,78 @@
+"""Which samples of a recording make an evaluation case: at the target rate, with annotated frames hit exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from echodfkd.core.errors import ClipError
+from echodfkd.sources.video.tracing import order_by_area
+from echodfkd.sources.video.windows import resample_positions
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Samples of a case: ``positions`` in the video's own frames; ``traced`` maps a sample to its frame.
+
+    ``ed`` and ``es`` are samples, -1 where unknown.
+    """
+
+    positions: np.ndarray
+    traced: dict[int, int]
+    ed: int = -1
+    es: int = -1
+
+
+def case_grid(masks: dict[int, np.ndarray], num_frames: int, fps: float, target_fps: float, file: str) -> Grid:
+    """Samples through the ED frame, with the nearest ones moved onto the other traced frames."""
+    if len(masks) < 2:  # whether a single traced frame is ED or ES is not known
+        anchor = next(iter(masks), 0)
+        positions = resample_positions(num_frames, fps=fps, target_fps=target_fps, anchor=anchor)
+        return Grid(positions, {_nearest(positions, frame): frame for frame in masks})
+    ed_frame, es_frame = order_by_area(masks)
+    return grid_through(ed_frame, es_frame, sorted(masks), num_frames, fps, target_fps, file)
+
+
+def grid_through(
+    ed_frame: int, es_frame: int, annotated: Sequence[int], num_frames: int, fps: float, target_fps: float, file: str
+) -> Grid:
+    """As `case_grid`, where it is known which frame is which. ``annotated`` holds both, ascending.
+
+    Raises:
+        ClipError: both fall on one sample.
+    """
+    step = 1.0 if target_fps == 0 else fps / target_fps
+    positions = resample_positions(num_frames, fps=fps, target_fps=target_fps, anchor=ed_frame)
+    # A frame beyond the outermost samples may be nearer to a sample outside: that one is added.
+    if es_frame - positions[-1] > step / 2:
+        positions = np.append(positions, es_frame)
+    elif positions[0] - es_frame > step / 2:
+        positions = np.insert(positions, 0, es_frame)
+    ed, es = _nearest(positions, ed_frame), _nearest(positions, es_frame)
+    if ed == es:
+        raise ClipError(
+            f"{file}: its traced frames {ed_frame} and {es_frame} fall on one frame at {target_fps:g} fps (window.fps)"
+        )
+    traced = {ed: ed_frame, es: es_frame}
+    for frame in annotated:
+        if abs(positions[_nearest(positions, frame)] - frame) <= step / 2:
+            traced.setdefault(_nearest(positions, frame), frame)
+    for sample, frame in traced.items():
+        positions[sample] = frame
+    return Grid(positions, traced, ed, es)
+
+
+def stretch_start(grid: Grid, length: int) -> int:
+    """First sample of a stretch that holds ED and ES in its middle, or, where it is too short, ED alone."""
+    known = [sample for sample in (grid.ed, grid.es) if sample >= 0] or list(grid.traced) or [0]
+    first, last = min(known), max(known)
+    if last - first + 1 > length:
+        first = last = grid.ed
+    middle_start = first - (length - (last - first + 1)) // 2
+    return max(0, min(middle_start, len(grid.positions) - length))
+
+
+def _nearest(positions: np.ndarray, frame: int) -> int:
+    return int(np.argmin(np.abs(positions - frame)))

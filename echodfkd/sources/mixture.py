@@ -1,0 +1,124 @@
+"""A weighted composite of sources whose proportions hold exactly: over every period, and over every stretch nearly so.
+
+The order of parts within a period follows Tijdeman's solution of the chairman assignment problem (Discrete
+Mathematics 32, 1980): among k parts, after any number of clips from the start, each part has given its share to
+within 1 - 1 / (2k - 2) clips. No chance is involved: which part gives clip i is arithmetic on i.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Mapping
+from dataclasses import replace
+from fractions import Fraction
+
+from echodfkd.core.errors import ClipError
+from echodfkd.core.records import VideoClip
+from echodfkd.sources.clip_source import ClipSource
+
+
+class Schedule:
+    """Which part comes when, for ever.
+
+    Args:
+        counts: clips of each part in one period, each at least 1. The order of the names does not matter.
+    """
+
+    def __init__(self, counts: Mapping[str, int]) -> None:
+        assert counts, "a schedule needs a part"
+        assert all(count > 0 for count in counts.values()), f"parts without clips: {counts}"
+        self.counts = dict(sorted(counts.items()))
+        self.period = sum(counts.values())
+        self._order = _spread(self.counts)
+        self._places: dict[str, list[int]] = {name: [] for name in self.counts}
+        for place, name in enumerate(self._order):
+            self._places[name].append(place)
+
+    def part(self, index: int) -> tuple[str, int]:
+        """The part that gives clip ``index``, and the number of this clip among the part's own: 0, 1, 2 ..."""
+        turn, place = divmod(index, self.period)
+        name = self._order[place]
+        return name, turn * self.counts[name] + bisect.bisect_left(self._places[name], place)
+
+    def index(self, name: str, number: int) -> int:
+        """The index at which a part gives its clip ``number``: the inverse of `part`."""
+        turn, place = divmod(number, self.counts[name])
+        return turn * self.period + self._places[name][place]
+
+
+class MixtureSource:
+    """Several sources as one (see `echodfkd.sources.clip_source.ClipSource`).
+
+    Each part sees its own indices 0, 1, 2 ... once and in order. A clip's id is its own behind the part's name and
+    '-', its ``source`` is the part's name. A clip that replaces a quarantined one is that of another index, and
+    so may come from another part: proportions are exact over what is drawn, and over what is trained where the
+    run's number of slots is a multiple of the period.
+
+    Args:
+        parts: sources by name; names hold no '-'.
+        counts: clips of each part in one period (`echodfkd.config.rules.source.exact_shares`).
+        cases_from: the part that gives evaluation cases; "" takes all, in the shares of the clips, until one of
+            them runs out.
+    """
+
+    name = "mixture"
+
+    def __init__(self, parts: Mapping[str, ClipSource], counts: Mapping[str, int], *, cases_from: str = "") -> None:
+        assert set(parts) == set(counts)
+        self._parts = dict(parts)
+        self._cases_from = cases_from
+        self.schedule = Schedule(counts)
+
+    @property
+    def num_cases(self) -> int | None:
+        """Cases before a part runs out; None where no part does."""
+        if self._cases_from:
+            return self._parts[self._cases_from].num_cases
+        sizes = {name: part.num_cases for name, part in self._parts.items()}
+        ends = [self.schedule.index(name, size) for name, size in sizes.items() if size is not None]
+        return min(ends, default=None)
+
+    def clip(self, index: int) -> VideoClip:
+        """Training clip ``index``. See `ClipSource.clip`.
+
+        Raises:
+            ClipError: the part cannot use its index. The error's ``clip_id`` names the clip.
+        """
+        name, number = self.schedule.part(index)
+        return self._make(name, number, index, case=False)
+
+    def case(self, index: int) -> VideoClip:
+        """Evaluation case ``index``. See `ClipSource.case`.
+
+        Raises:
+            ClipError: the part cannot use its case. The error's ``clip_id`` names the case.
+        """
+        name, number = (self._cases_from, index) if self._cases_from else self.schedule.part(index)
+        return self._make(name, number, index, case=True)
+
+    def _make(self, name: str, number: int, index: int, *, case: bool) -> VideoClip:
+        part = self._parts[name]
+        try:
+            clip = part.case(number) if case else part.clip(number)
+        except ClipError as error:
+            own = getattr(error, "clip_id", f"{part.name}-i{number}")
+            error.clip_id = f"{name}-{own}"  # type: ignore[attr-defined]
+            raise
+        return replace(clip, index=index, clip_id=f"{name}-{clip.clip_id}", source=name)
+
+
+def _spread(counts: Mapping[str, int]) -> list[str]:
+    """Order of the parts in one period: of those that may come next, the one whose deadline is nearest.
+
+    With share s of a part, x of its clips given before clip n (from 1) and d = 1 / (2k - 2), the part may come
+    when s * n - x >= d; its deadline is (1 - d + x) / s.
+    """
+    period = sum(counts.values())
+    slack = Fraction(1, max(2 * len(counts) - 2, 1))
+    given = dict.fromkeys(counts, 0)
+    order: list[str] = []
+    for n in range(1, period + 1):
+        ready = [name for name, count in counts.items() if Fraction(count * n, period) - given[name] >= slack]
+        order.append(min(ready, key=lambda name: (1 - slack + given[name]) * Fraction(period, counts[name])))
+        given[order[-1]] += 1
+    return order

@@ -1,0 +1,217 @@
+"""Read folders in the layout of CAMUS: apical two- and four-chamber half cycles with labels of three structures.
+
+Leclerc et al., "Deep Learning for Segmentation Using an Open Large-Scale Dataset in 2D Echocardiography", IEEE TMI
+2019. Two layouts are in use, PATIENT being ``patient0001`` and so on, VIEW ``2CH`` or ``4CH``:
+
+* NIfTI: ``PATIENT/PATIENT_VIEW_half_sequence.nii.gz``, ``..._half_sequence_gt.nii.gz`` (labels of every frame), and
+  ED and ES alone as ``PATIENT_VIEW_{ED,ES}[_gt].nii.gz``;
+* MetaImage: ``PATIENT/PATIENT_VIEW_sequence.mhd`` and ``PATIENT_VIEW_{ED,ES}[_gt].mhd``, pixels in ``.raw``/``.zraw``.
+
+``Info_VIEW.cfg`` beside them has ``key: value`` lines: ED and ES (frames counted from 1), FrameRate (NIfTI layout
+alone), Sex, Age, ImageQuality, EF or LVef, LVedv, LVesv. Patients may lie in a folder ``database_nifti``, and lists of
+them in ``database_split/subgroup_{training,validation,testing}.txt``.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from echodfkd.core.errors import ClipError, InputError
+from echodfkd.core.records import TRUTH_UNKNOWN, Conditions
+from echodfkd.sources.video.volumes import MAX_HEADER_BYTES, Volume, read_metaimage, read_nifti
+from echodfkd.storage.files import read_inside
+from echodfkd.storage.object_store import open_filesystem
+
+VIEWS = {"2CH": "A2C", "4CH": "A4C"}
+"""CAMUS's names of its views, and ours."""
+CAMUS_CLASSES = ("background", "LV", "myocardium", "LA")
+SPLITS = {"TRAIN": "training", "VAL": "validation", "TEST": "testing"}
+QUALITY = {"good": 5 / 6, "medium": 1 / 2, "poor": 1 / 6}
+"""Middles of thirds of our scale, 0 (barely readable) .. 1 (textbook). Chosen."""
+MAX_FILE_BYTES = 1 << 28
+_EXPECTED = "expected a folder with patient0001, patient0002 ... or database_nifti"
+
+
+@dataclass(frozen=True)
+class CamusRecording:
+    """One view of one patient.
+
+    ``video`` uint8 (T, H, W); ``labels`` uint8 (T, H, W) into `CAMUS_CLASSES`, `TRUTH_UNKNOWN` in frames without
+    labels; ``spacing_mm`` height and width of a pixel; ``fps`` None where the layout has none; ``ed_frame`` and
+    ``es_frame`` as its readers chose them, counted from 0.
+    """
+
+    video: np.ndarray
+    labels: np.ndarray
+    spacing_mm: tuple[float, float]
+    fps: float | None
+    ed_frame: int
+    es_frame: int
+    conditions: Conditions
+
+
+def list_patients(root: str, split: str) -> list[str]:
+    """Names of the patients of a split (TRAIN, VAL, TEST) or of all (ALL), in order.
+
+    Raises:
+        InputError: no such folder, no patients in it, no such split or no list of it, or a list of others.
+    """
+    fs, base = _patients_folder(root)
+    found = sorted(str(path).rstrip("/").rsplit("/", 1)[-1] for path in fs.ls(base, detail=False))
+    patients = [name for name in found if re.fullmatch(r"patient[0-9]{1,6}", name)]
+    if not patients:
+        raise InputError(f"the folder {root} holds no patients; {_EXPECTED}")
+    if split.upper() == "ALL":
+        return patients
+    if split.upper() not in SPLITS:
+        raise InputError(f"{root} has no split {split!r} (source.split); allowed are {', '.join(SPLITS)}, ALL")
+    file = f"database_split/subgroup_{SPLITS[split.upper()]}.txt"
+    folders = [folder for folder in (base, base.rpartition("/")[0]) if fs.exists(f"{folder}/{file}")]
+    if not folders:
+        raise InputError(f"{root} holds no {file}, which source.split={split} needs; ALL takes every patient")
+    try:
+        listed = read_inside(fs, folders[0], file, 1 << 20).decode().split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{root}: {file} cannot be read: {error}") from error
+    if unknown := sorted(set(listed) - set(patients)):
+        raise InputError(f"{root}: {file} names {unknown[0][:40]!r}, of whom there is no folder")
+    return sorted(set(listed))
+
+
+def read_recording(root: str, patient: str, view: str) -> CamusRecording:
+    """One view of one patient; where there is no sequence, ED and ES alone.
+
+    Raises:
+        InputError: nibabel is needed and not installed.
+        ClipError: a file is missing, damaged or too large, or the files do not fit together.
+    """
+    folder = _Folder(root, patient, view)
+    info = folder.info()
+    sequence = folder.volume("half_sequence") or folder.volume("sequence")
+    stills = {phase: folder.labels(phase) for phase in ("ED", "ES")}
+    if sequence is None:
+        images = [folder.volume(phase) for phase in ("ED", "ES")]
+        if images[0] is None or images[1] is None:
+            raise ClipError(f"{folder.name} has neither a sequence nor images of ED and ES")
+        ed, es, sequence = 0, 1, _join(images[0], images[1], folder.name)
+        every = None
+    else:
+        ed, es = (_frame(info, phase, len(sequence.values), folder.name) for phase in ("ED", "ES"))
+        every = folder.labels("half_sequence")
+    if ed == es:
+        raise ClipError(f"{folder.name}: ED and ES are one frame ({ed + 1})")
+    labels = np.full(sequence.values.shape, TRUTH_UNKNOWN, np.uint8)
+    if every is not None:
+        labels = _fitting(every, sequence.values.shape, folder.name)
+    for frame, still in ((ed, stills["ED"]), (es, stills["ES"])):
+        if still is not None and every is None:
+            labels[frame] = _fitting(still, (1, *sequence.values.shape[1:]), folder.name)[0]
+    fps = _number(info, "FrameRate")
+    if fps is not None and not 1 <= fps <= 1000:
+        raise ClipError(f"{folder.name} has {fps:g} frames a second, expected 1 .. 1000")
+    return CamusRecording(sequence.values, labels, sequence.spacing_mm, fps, ed, es, _conditions(info, view))
+
+
+class _Folder:
+    """The files of one view."""
+
+    def __init__(self, root: str, patient: str, view: str) -> None:
+        self.name = f"{patient}_{view}"
+        self._fs, base = _patients_folder(root)
+        self._folder, self._view = f"{base}/{patient}", view
+
+    def info(self) -> dict[str, str]:
+        data = self._read(f"Info_{self._view}.cfg", MAX_HEADER_BYTES)
+        lines = (data or b"").decode("latin-1").splitlines()
+        pairs = (line.partition(":") for line in lines if ":" in line)
+        return {key.strip(): value.strip() for key, _, value in pairs}
+
+    def volume(self, what: str) -> Volume | None:
+        """The frames of a file, in whichever format it is there; None where it is not."""
+        stem = f"{self.name}_{what}"
+        for ending in (".nii.gz", ".nii"):
+            data = self._read(stem + ending, MAX_FILE_BYTES)
+            if data is not None:
+                return read_nifti(data, stem + ending)
+        header = self._read(f"{stem}.mhd", MAX_HEADER_BYTES)
+        return None if header is None else read_metaimage(header, self._pixels, f"{stem}.mhd")
+
+    def labels(self, what: str) -> np.ndarray | None:
+        found = self.volume(f"{what}_gt")
+        if found is not None and found.values.max() >= len(CAMUS_CLASSES):
+            raise ClipError(
+                f"{self.name}_{what}_gt holds the label {found.values.max()}, known are 0 to {len(CAMUS_CLASSES) - 1}"
+            )
+        return None if found is None else found.values
+
+    def _pixels(self, file: str) -> bytes:
+        data = self._read(file, MAX_FILE_BYTES)
+        if data is None:
+            raise ClipError(f"{self.name}: {file} is missing, but its header names it")
+        return data
+
+    def _read(self, file: str, limit: int) -> bytes | None:
+        if not self._fs.exists(f"{self._folder}/{file}"):
+            return None
+        try:
+            return read_inside(self._fs, self._folder, file, limit)
+        except (OSError, ValueError) as error:
+            raise ClipError(f"{self.name}: {file} cannot be read: {error}") from error
+
+
+def _patients_folder(root: str) -> tuple[Any, str]:
+    try:
+        fs, base = open_filesystem(root.rstrip("/"))
+        if not fs.isdir(base):
+            raise InputError(f"there is no folder {root}; {_EXPECTED}")
+        return fs, f"{base}/database_nifti" if fs.isdir(f"{base}/database_nifti") else base
+    except (ValueError, ImportError, OSError) as error:
+        raise InputError(f"the folder {root} cannot be read: {error}") from error
+
+
+def _join(ed: Volume, es: Volume, name: str) -> Volume:
+    if ed.values.shape != es.values.shape or len(ed.values) != 1:
+        raise ClipError(
+            f"{name}: ED is {ed.values.shape} and ES {es.values.shape}, expected one frame each of one size"
+        )
+    return Volume(np.concatenate([ed.values, es.values]), ed.spacing_mm)
+
+
+def _fitting(labels: np.ndarray, shape: tuple[int, ...], name: str) -> np.ndarray:
+    if labels.shape != shape:
+        raise ClipError(f"{name} has labels {labels.shape} for images {shape}")
+    return labels
+
+
+def _frame(info: dict[str, str], phase: str, frames: int, name: str) -> int:
+    number = _number(info, phase)
+    if number is None or number != int(number) or not 1 <= number <= frames:
+        raise ClipError(f"{name}: {phase} is {info.get(phase, 'missing')[:20]!r} of {frames} frames counted from 1")
+    return int(number) - 1
+
+
+def _number(info: dict[str, str], key: str) -> float | None:
+    try:
+        value = float(info.get(key, ""))
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _conditions(info: dict[str, str], view: str) -> Conditions:
+    ef = _number(info, "EF")
+    sex = info.get("Sex", "").upper()
+    return Conditions(
+        ef_percent=_number(info, "LVef") if ef is None else ef,
+        edv_ml=_number(info, "LVedv"),
+        esv_ml=_number(info, "LVesv"),
+        age_years=_number(info, "Age"),
+        sex=sex if sex in ("F", "M") else None,
+        view=VIEWS[view],
+        image_quality=QUALITY.get(info.get("ImageQuality", "").lower()),
+    )

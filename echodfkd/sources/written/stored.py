@@ -1,0 +1,227 @@
+"""The folder that stored clips lie in: whose it is, what of it is committed, and the lists made from that.
+
+See `echodfkd.sources.written.writing` for its layout. Everything here reads commit records only: files of a shard
+without one are void.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from echodfkd.core.errors import ConfigError, InputError
+from echodfkd.sources.video.echonet import FILE_LIST_COLUMNS, TRACING_COLUMNS
+from echodfkd.sources.written.writing import Record, Shard
+from echodfkd.storage.files import LAYOUT, RunStorage, check_described, check_layout, describe
+from echodfkd.storage.schemas import CASE_SCHEMA
+from echodfkd.storage.untrusted import parse_json_object
+
+IDENTITY = "synthesis.json"
+MANIFEST = "manifest.json"
+
+_RECORDS_AT_ONCE = 128
+"""Records read in one round trip: bounds memory on a local disk, and connections to an object store."""
+
+
+def open_folder(root: str, identity: Mapping[str, object], *, on_exists: str) -> RunStorage:
+    """Make the folder, or check that the one there was made for this very request.
+
+    Args:
+        root: synthesize.out.
+        identity: all that decides what is written: options in sections, as a config file has them.
+        on_exists: resume or refuse.
+
+    Raises:
+        ConfigError: the folder belongs to another request or to something else, or must not be resumed.
+        InputError: the folder cannot be written, or a newer version of this software made it.
+    """
+    storage = RunStorage(root)
+    storage.check_readable("synthesize.out")
+    wanted = json.loads(json.dumps(identity))
+    if not storage.exists(IDENTITY):
+        if storage.list(""):
+            raise ConfigError(
+                f"synthesize.out: {root} is not empty and holds no clips of this job; name another folder"
+            )
+        storage.check_writable("synthesize.out")
+        text = json.dumps({"layout": LAYOUT, **wanted}, indent=1, sort_keys=True)
+        if storage.create_once(IDENTITY, text.encode()):
+            return storage
+    stored = parse_json_object(storage.read(IDENTITY), f"{root}/{IDENTITY}")
+    check_layout(stored, f"{root}/{IDENTITY}")
+    stored.pop("layout", None)  # an older one still takes clips
+    if on_exists == "refuse":
+        raise ConfigError(f"synthesize.out: {root} holds clips already and on_exists is refuse")
+    was, now = _flat(stored), _flat(wanted)
+    for option in sorted({*was, *now}):
+        if was.get(option) != now.get(option):
+            raise ConfigError(
+                f"synthesize.out: {root} holds clips of another {option} ({was.get(option)}, now {now.get(option)});"
+                " name another folder"
+            )
+    return storage
+
+
+def read_records(storage: RunStorage, shards: Iterable[Shard]) -> Iterator[tuple[Shard, Record, bytes]]:
+    """The committed ones of these shards, in order: the shard, its record, and the record's bytes."""
+    committed = set(storage.list("shards"))
+    waiting = [shard for shard in shards if shard.record in committed]
+    for first in range(0, len(waiting), _RECORDS_AT_ONCE):
+        part = waiting[first : first + _RECORDS_AT_ONCE]
+        found = storage.fs.cat([storage.path(shard.record) for shard in part])  # one round trip on an object store
+        texts = {str(path).rsplit("/", 1)[-1]: text for path, text in found.items()}
+        for shard in part:
+            text = texts[shard.record.rsplit("/", 1)[-1]]
+            yield shard, _parse_record(text, shard, f"{storage.root}/{shard.record}"), text
+
+
+def _parse_record(text: bytes, shard: Shard, where: str) -> Record:
+    """A commit record, with what the lists are made of in its place. Raises `InputError`."""
+    record = parse_json_object(text, where)
+    lists: dict[str, Any] = {key: record.get(key) for key in ("clips", "quarantined")}
+    lists |= {key: record.get(key, []) for key in ("file_list", "tracings")}
+    inner = {"clips": dict, "quarantined": dict, "file_list": list, "tracings": list}
+    fits = record.get("shard") == shard.number and isinstance(record.get("files"), dict)
+    fits = fits and all(isinstance(rows, list) for rows in lists.values())
+    fits = fits and all(isinstance(row, inner[key]) for key, rows in lists.items() for row in rows or ())
+    fits = fits and all(isinstance(row.get("clip_id"), str) for row in record["clips"])
+    fits = fits and all(
+        isinstance(cell, str) for key in ("file_list", "tracings") for row in lists[key] for cell in row
+    )
+    if not fits:
+        raise InputError(f"{where} is not the commit record of shard {shard.number}; delete it to have the shard made")
+    for name, known in record["files"].items():
+        _check_entry(name, known, where)
+    return record
+
+
+def _check_entry(name: object, known: object, where: str) -> None:
+    """Refuse a file's entry without size and sha256. Raises `InputError`."""
+    entry = known if isinstance(known, dict) else {}
+    if not (isinstance(name, str) and type(entry.get("size")) is int and isinstance(entry.get("sha256"), str)):
+        raise InputError(f"{where} has no size and sha256 of {name!r}")
+
+
+def pending_shards(storage: RunStorage, shards: Sequence[Shard], *, layout: str) -> tuple[list[Shard], int]:
+    """What is still to be made: shards without a record, or with a file that is missing or of another size.
+
+    Returns:
+        The shards in order, and the number of indices quarantined in the others.
+    """
+    folder = "Videos" if layout == "echonet" else "clips"
+    storage.fs.invalidate_cache()
+    try:
+        listed = storage.fs.ls(storage.path(folder), detail=True)
+    except FileNotFoundError:
+        listed = []
+    sizes = {f"{folder}/{str(entry['name']).rsplit('/', 1)[-1]}": entry["size"] for entry in listed}
+    whole, quarantined = set(), 0
+    for shard, record, _ in read_records(storage, shards):
+        if all(sizes.get(name) == known["size"] for name, known in record["files"].items()):
+            whole.add(shard.number)
+            quarantined += len(record["quarantined"])
+    return [shard for shard in shards if shard.number not in whole], quarantined
+
+
+def merge_lists(storage: RunStorage, shards: Sequence[Shard], *, layout: str) -> dict[str, Any]:
+    """Write the lists of what is committed, in index order. Returns the manifest, which `write_manifest` writes.
+
+    Raises:
+        InputError: two clips have the same id, or a commit record is damaged.
+    """
+    file_list, tracings = [FILE_LIST_COLUMNS], [TRACING_COLUMNS]
+    rows: list[dict[str, Any]] = []
+    entries, quarantined, size = [], [], 0
+    for shard, record, text in read_records(storage, shards):
+        rows += record["clips"]
+        file_list += record.get("file_list", [])
+        tracings += record.get("tracings", [])
+        quarantined += record["quarantined"]
+        size += sum(known["size"] for known in record["files"].values())
+        entry = {"record": shard.record, "first_index": shard.first_index, "clips": len(record["clips"])}
+        entries.append({**entry, **describe(text)})
+    seen: set[str] = set()
+    for row in rows:
+        if row["clip_id"] in seen:
+            raise InputError(f"the clip id {row['clip_id']!r} comes twice; the source breaks its promise of unique ids")
+        seen.add(row["clip_id"])
+    lists = {"VolumeTracings.csv": _csv(tracings), "FileList.csv": _csv(file_list)} if layout == "echonet" else {}
+    try:
+        storage.write_table("clips.parquet", rows, CASE_SCHEMA)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"{storage.root}/shards: a record holds clips of another form: {error}") from error
+    for name, data in lists.items():
+        storage.write(name, data)
+    return {
+        "layout": LAYOUT,
+        "format": layout,
+        "clips": len(rows),
+        "bytes": size,
+        "complete": len(entries) == len(shards),
+        "quarantined": quarantined,
+        "lists": {name: describe(storage.read(name)) for name in (*lists, "clips.parquet")},
+        "shards": entries,
+    }
+
+
+def write_manifest(storage: RunStorage, manifest: Mapping[str, Any]) -> None:
+    """Write manifest.json; a reader that finds it with ``complete`` may rely on everything it names."""
+    storage.write(MANIFEST, json.dumps(manifest, indent=1).encode())
+
+
+def check_folder(storage: RunStorage) -> int:
+    """Read everything that the manifest names and hold it against sizes and hashes. Returns the number of clips.
+
+    Raises:
+        InputError: there is no manifest, or a file is missing or damaged; which one.
+    """
+    if not storage.exists(MANIFEST):
+        raise InputError(f"{storage.root} holds no {MANIFEST}: it is not whole; run the job that wrote it again")
+    where = f"{storage.root}/{MANIFEST}"
+    manifest = parse_json_object(storage.read(MANIFEST), where)
+    check_layout(manifest, where)
+    lists, shards, clips = manifest.get("lists"), manifest.get("shards"), manifest.get("clips")
+    if not (isinstance(lists, dict) and isinstance(shards, list) and type(clips) is int):
+        raise InputError(f"{where} is not the manifest of stored clips")
+    for name, known in lists.items():
+        _check_file(storage, name, known, where)
+    for entry in shards:
+        record = entry.get("record") if isinstance(entry, dict) else None
+        text = _check_file(storage, record, entry, where)
+        files = parse_json_object(text, f"{storage.root}/{record}").get("files")
+        if not isinstance(files, dict):
+            raise InputError(f"{storage.root}/{record} is not a commit record")
+        for name, known in files.items():
+            _check_file(storage, name, known, f"{storage.root}/{record}")
+    return clips
+
+
+def _check_file(storage: RunStorage, name: Any, known: Any, where: str) -> bytes:
+    _check_entry(name, known, where)
+    try:
+        data = storage.read(name)
+    except FileNotFoundError as error:
+        raise InputError(f"{storage.path(name)} is in the manifest and missing") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{storage.root}/{name} cannot be read: {error}") from error
+    check_described(storage.path(name), data, known)
+    return data
+
+
+def _csv(rows: Iterable[Sequence[str]]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Sections as dotted options."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

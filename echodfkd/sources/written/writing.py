@@ -1,0 +1,195 @@
+"""Clips as files that stay: an EchoNet-Dynamic folder or Parquet shards, written shard by shard, each exactly once.
+
+The unit of work is the *shard*: ``shard_clips`` indices in a row. Whoever makes a shard writes its files first and
+then its commit record ``shards/shard-000123.json``, which is created once and whole. Files without a record are
+void: nothing reads them, and whoever makes the shard next overwrites them with the same bytes, because a clip is a
+function of its index alone. What is listed at the end is read from the records, in order::
+
+    OUT/synthesis.json            what was asked for; another request is refused
+    OUT/Videos/NAME.avi           echonet: one file per clip
+    OUT/clips/shard-000123.parquet  parquet: one file per shard (`shards.SHARD_SCHEMA`)
+    OUT/shards/shard-000123.json  commit records
+    OUT/FileList.csv, OUT/VolumeTracings.csv      echonet: what EchoNet-Dynamic's loader reads
+    OUT/clips.parquet             what is known of every clip but its pixels (`schemas.CASE_SCHEMA`)
+    OUT/preview.png, OUT/preview.mp4
+    OUT/manifest.json             written last: the folder is whole
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from echodfkd.core.errors import ClipError, InputError, RunError
+from echodfkd.core.records import TRUTH_UNKNOWN, VideoClip
+from echodfkd.sources.clip_source import ClipSource
+from echodfkd.sources.video.echonet_writing import file_list_fields, tracing_fields
+from echodfkd.sources.video.encode import encode_avi
+from echodfkd.sources.video.windows import permuted_index
+from echodfkd.sources.written.shards import encode_shard
+from echodfkd.storage.files import RunStorage, describe
+from echodfkd.storage.schemas import case_row
+
+Record = dict[str, Any]
+"""A commit record: ``shard``, ``first_index``, ``indices`` (how many), ``files`` (name -> size, sha256), ``clips``
+(one row of `schemas.CASE_SCHEMA` each), ``file_list`` and ``tracings`` (fields of the two CSV files, echonet) and
+``quarantined`` (index, clip_id, reason)."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The indices ``first_index`` .. ``first_index + count - 1``, which are committed together.
+
+    Example: ``Shard(number=3, first_index=48, count=16)``.
+    """
+
+    number: int
+    first_index: int
+    count: int
+
+    @property
+    def name(self) -> str:
+        """Name of its files, without folder and suffix."""
+        return f"shard-{self.number:06d}"
+
+    @property
+    def record(self) -> str:
+        """Name of its commit record."""
+        return f"shards/{self.name}.json"
+
+    @property
+    def indices(self) -> range:
+        """Indices of its clips."""
+        return range(self.first_index, self.first_index + self.count)
+
+
+def plan_shards(*, clips: int, shard_clips: int, first_index: int) -> list[Shard]:
+    """Cut ``clips`` indices from ``first_index`` into shards; the last one may be smaller."""
+    starts = range(0, clips, shard_clips)
+    return [Shard(n, first_index + start, min(shard_clips, clips - start)) for n, start in enumerate(starts)]
+
+
+class Splits:
+    """The Split of each clip: a function of its place in the order, with shares held to within one clip.
+
+    Places are permuted first, so that no pattern in the indices (a mixture's period, a table of patients)
+    falls into one split.
+
+    Args:
+        clips: how many there are.
+        seed: of the permutation.
+        shares: relative share of each split, at least one.
+    """
+
+    def __init__(self, *, clips: int, seed: int, shares: Mapping[str, float]) -> None:
+        self.clips, self.seed = clips, seed
+        self.names = list(shares)
+        ends = np.cumsum(list(shares.values()), dtype=np.float64)
+        self.ends = np.rint(ends / ends[-1] * clips).astype(np.int64)
+
+    def __getitem__(self, position: int) -> str:
+        place = permuted_index(self.seed, 0, position, self.clips)
+        return self.names[int(np.searchsorted(self.ends, place, side="right"))]
+
+
+def traced_masks(clip: VideoClip) -> dict[int, np.ndarray]:
+    """The truth masks that VolumeTracings.csv holds of a clip: end-diastole first, then end-systole.
+
+    They are those of the first ED frame and of the first ES frame after it (or the first ES frame). Where the clip
+    has no ED frame, its frame of largest area stands in, where it has no ES frame, that of smallest area. Frames
+    whose mask is empty or unannotated do not count; with less than two others there is no tracing.
+
+    Returns:
+        Two bool (H, W) masks by frame number, or none.
+    """
+    if clip.truth_labels is None:
+        return {}
+    usable = ~(clip.truth_labels == TRUTH_UNKNOWN).any((1, 2)) & (clip.truth_labels == 1).any((1, 2))
+    frames = [int(frame) for frame in np.flatnonzero(usable)]
+    if len(frames) < 2:
+        return {}
+    area = {frame: int((clip.truth_labels[frame] == 1).sum()) for frame in frames}
+    known_ed = [frame for frame in clip.ed_frames or () if frame in area]
+    ed_frame = known_ed[0] if known_ed else max(frames, key=lambda frame: area[frame])
+    known_es = [frame for frame in clip.es_frames or () if frame in area and frame != ed_frame]
+    after = [frame for frame in known_es if frame > ed_frame] or known_es
+    others = [frame for frame in frames if frame != ed_frame]
+    es_frame = after[0] if after else min(others, key=lambda frame: area[frame])
+    return {frame: clip.truth_labels[frame] == 1 for frame in (ed_frame, es_frame)}
+
+
+def write_shard(storage: RunStorage, source: ClipSource, shard: Shard, *, layout: str, splits: Sequence[str]) -> Record:
+    """Make a shard's clips, write its files, and commit it. Returns the record.
+
+    Args:
+        storage: the folder.
+        source: where clips come from.
+        shard: which clips.
+        layout: echonet or parquet.
+        splits: Split of each of the shard's clips.
+
+    Raises:
+        InputError: a clip id cannot be a file name, or the folder cannot be written.
+        RunError: the shard is committed already, with other bytes than those it has now.
+    """
+    clips, chosen, quarantined = [], [], []
+    for index, split in zip(shard.indices, splits, strict=True):
+        try:
+            clips.append(source.clip(index))
+            chosen.append(split)
+        except ClipError as error:
+            quarantined.append({"index": index, "clip_id": getattr(error, "clip_id", ""), "reason": str(error)})
+    files = _echonet_files(clips) if layout == "echonet" else _parquet_files(shard, clips, chosen)
+    record: Record = {
+        "shard": shard.number,
+        "first_index": shard.first_index,
+        "indices": shard.count,
+        "files": {name: describe(data) for name, data in files.items()},
+        "clips": [case_row(clip) for clip in clips],
+        "quarantined": quarantined,
+    }
+    if layout == "echonet":
+        named = [(clip, file_name(clip.clip_id), split) for clip, split in zip(clips, chosen, strict=True)]
+        record["file_list"] = [file_list_fields(clip, name, split) for clip, name, split in named]
+        record["tracings"] = [row for clip, name, _ in named for row in tracing_fields(name, traced_masks(clip))]
+    try:
+        for name, data in files.items():
+            storage.write(name, data)
+        text = json.dumps(record, sort_keys=True).encode()
+        if not storage.create_once(shard.record, text) and storage.read(shard.record) != text:
+            raise RunError(
+                f"{storage.path(shard.record)} was committed with other clips than those made now; the source or the"
+                " software has changed since, so write to another folder (synthesize.out)"
+            )
+    except OSError as error:
+        raise InputError(f"the folder {storage.root} cannot be written (synthesize.out): {error}") from error
+    return record
+
+
+def file_name(clip_id: str) -> str:
+    """The name of a clip's file without ``.avi``: its id, where that can be a name.
+
+    A name holds no dot: EchoNet-Dynamic's loader would take what follows it for a suffix, and skip the video.
+
+    Raises:
+        InputError: the id holds something else than letters, digits, '_', '-', '+' and '='.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_+=-]{0,199}", clip_id):
+        raise InputError(
+            f"clip id {clip_id!r} cannot be the name of a file: allowed are up to 200 letters, digits, '_', '-', '+'"
+            " and '='; synthesize.format=parquet takes every id"
+        )
+    return clip_id
+
+
+def _echonet_files(clips: Sequence[VideoClip]) -> dict[str, bytes]:
+    return {f"Videos/{file_name(clip.clip_id)}.avi": encode_avi(clip.video, clip.fps) for clip in clips}
+
+
+def _parquet_files(shard: Shard, clips: Sequence[VideoClip], splits: Sequence[str]) -> dict[str, bytes]:
+    return {f"clips/{shard.name}.parquet": encode_shard(clips, splits)} if clips else {}

@@ -1,0 +1,260 @@
+"""A run folder on a local disk or an object store, behind the few calls that the run needs.
+
+Every file appears whole or not at all. An object store does that by itself: a PUT shows the whole object. On a
+local disk the bytes go to a temporary file beside it, are flushed to the disk (fsync) and only then take the
+name, and the folder's own entry is flushed as well: once a call has returned, its file outlives a loss of power.
+Object stores have no rename, so that no *protocol* here relies on one: a commit is a file made by `create_once`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import tempfile
+import uuid
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from echodfkd.core.errors import InputError, one_line
+from echodfkd.storage.object_store import as_os_errors, create_object_once, open_filesystem
+
+_PARTIAL = ".partial-"
+
+MAX_TABLE_BYTES = 1 << 28
+"""Largest file that is read as a whole without anything to hold its size against."""
+
+LAYOUT = 2
+"""Version of what lies in run folders and folders of clips. 1 is that of version 0.1, which wrote no number."""
+
+
+def check_layout(values: Mapping[str, object], where: str) -> None:
+    """Raise `InputError` where ``values`` (an identity or a manifest) are of a newer layout than this software's."""
+    found = values.get("layout", 1)
+    if type(found) is not int or found > LAYOUT:
+        raise InputError(
+            f"{where} has layout {found}, this version of echodfkd reads layouts up to {LAYOUT}: use a newer version"
+        )
+
+
+def describe(data: bytes) -> dict[str, object]:
+    """Size and sha256 of a file, as commit records and manifests hold them."""
+    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def check_described(path: str, data: bytes, known: Mapping[str, object]) -> None:
+    """Raise `InputError` where the bytes are not those that a manifest describes."""
+    found = describe(data)
+    if found["sha256"] != known["sha256"]:
+        raise InputError(
+            f"{path} is damaged: sha256 {str(found['sha256'])[:16]}..., {found['size']} bytes, but the manifest says"
+            f" {str(known['sha256'])[:16]}..., {known['size']} bytes"
+        )
+
+
+def read_bytes(path: str) -> bytes:
+    """The whole content of one file, a path or an fsspec URL.
+
+    Raises:
+        OSError: it cannot be read, whatever the store calls that, or has more than `MAX_TABLE_BYTES`.
+    """
+    with as_os_errors():  # no such protocol, a package that is missing, a path with a NUL, no credentials ...
+        fs, base = open_filesystem(path)
+        data = bytes(fs.cat_file(base, end=MAX_TABLE_BYTES + 1))
+    if len(data) > MAX_TABLE_BYTES:
+        raise OSError(f"it has more than {MAX_TABLE_BYTES} bytes")
+    return data
+
+
+def read_inside(fs: Any, base: str, name: str, limit: int) -> bytes:
+    """The content of a file of someone's folder, who may have put a link, a pipe or a huge file there.
+
+    Args:
+        fs: the file system.
+        base: the folder.
+        name: the file's name relative to it.
+        limit: most bytes.
+
+    Raises:
+        OSError: there is no such file, it is not a plain file, a link in it leads out of the folder, or it has
+            more than ``limit`` bytes.
+    """
+    path = f"{base}/{name}"
+    if "file" in fs.protocol:
+        real = os.path.realpath(path)
+        if os.path.commonpath([real, os.path.realpath(base)]) != os.path.realpath(base):
+            raise OSError(f"{name} is a link that leads out of the folder")
+        if os.path.exists(real) and not os.path.isfile(real):
+            raise OSError(f"{name} is not a plain file")
+        if os.path.getsize(real) > limit:
+            raise OSError(f"{name} has {os.path.getsize(real)} bytes, at most {limit} are read")
+        return bytes(fs.cat_file(path))
+    data = bytes(fs.cat_file(path, end=limit + 1))  # asking for the size first would be one more request
+    if len(data) > limit:
+        raise OSError(f"{name} has more than {limit} bytes")
+    return data
+
+
+class RunStorage:
+    """Files under one root (a path or an fsspec URL such as ``s3://bucket/prefix``), named by relative paths.
+
+    Raises:
+        InputError: the root cannot be created or written (said once, by `check_writable`).
+        OSError: by every method, where the disk or the store fails.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = root.rstrip("/")
+        self.fs, self._base = open_filesystem(self.root)
+        self.is_local = "file" in self.fs.protocol
+
+    def path(self, name: str) -> str:
+        """Absolute path or key of ``name``. Raises `InputError` where the name leads out of the root."""
+        if name.startswith(("/", "~")) or "\\" in name or "\0" in name or ".." in name.split("/"):
+            raise InputError(f"{self.root}: {name!r} is not the name of a file inside of this folder")
+        return f"{self._base}/{name}" if name else self._base
+
+    def check_readable(self, option: str) -> None:
+        """Raise `InputError` where the store cannot be asked at all; ``option`` named the root."""
+        try:
+            self.list("")  # a listing: where it is refused, a store says why, which it does not to a mere HEAD
+        except Exception as error:  # each store has its own errors: no credentials, no network, no permission
+            raise InputError(f"{option}: {self.root} cannot be read: {self._reason(error)}") from error
+
+    def check_writable(self, option: str = "storage") -> None:
+        """Raise `InputError` where nothing can be written under the root; ``option`` named it."""
+        try:
+            probe = f".writable-{uuid.uuid4().hex}"  # others may be looking at the same time
+            self.write(probe, b"")
+            self.fs.rm_file(self.path(probe))
+        except Exception as error:
+            raise InputError(f"{option}: {self.root} cannot be written: {self._reason(error)}") from error
+
+    def _reason(self, error: Exception) -> str:
+        if self.is_local or not isinstance(error, PermissionError):
+            return one_line(error)
+        return f"{one_line(error)} (its credentials must be right, and allow to list, read, write and delete there)"
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file; readers see the older one, if there is one, or the new one."""
+        if not self.is_local:
+            with as_os_errors():
+                self.fs.pipe_file(self.path(name), data)
+            return
+        temporary = self._temporary(name, data)
+        try:
+            os.replace(temporary, self.path(name))
+        except OSError:
+            os.unlink(temporary)
+            raise
+        _flush_folder(os.path.dirname(self.path(name)))
+
+    def create_once(self, name: str, data: bytes) -> bool:
+        """Write ``name`` whole, unless it exists. Returns whether this call made it."""
+        if not self.is_local:
+            with as_os_errors():
+                return create_object_once(self.fs, self.path(name), data)
+        temporary = self._temporary(name, data)
+        try:
+            os.link(temporary, self.path(name))
+        except FileExistsError:
+            return False
+        finally:
+            os.unlink(temporary)
+        _flush_folder(os.path.dirname(self.path(name)))
+        return True
+
+    def read(self, name: str) -> bytes:
+        """The whole content of ``name``. Raises `FileNotFoundError`."""
+        with as_os_errors():
+            return self.fs.cat_file(self.path(name))
+
+    def exists(self, name: str) -> bool:
+        """Whether ``name`` exists, file or folder."""
+        with as_os_errors():
+            return bool(self.fs.exists(self.path(name)))
+
+    def list(self, folder: str) -> list[str]:
+        """Relative names of what lies directly in ``folder``, sorted; empty where it does not exist."""
+        try:
+            with as_os_errors():
+                names = self.fs.ls(self.path(folder), detail=False)
+        except FileNotFoundError:
+            return []
+        own = self.path(folder).rstrip("/")  # clients that know folders (pyarrow) leave an object that stands for one
+        found = (name.rsplit("/", 1)[-1] for name in (str(name).rstrip("/") for name in names) if name != own)
+        prefix = f"{folder}/" if folder else ""
+        return sorted(f"{prefix}{name}" for name in found if name and not name.startswith("."))
+
+    def write_table(self, name: str, rows: Iterable[dict[str, object]], schema: pa.Schema) -> dict[str, object]:
+        """Write rows as one Parquet file (zstd). Returns what `describe` says of it."""
+        sink = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), sink, compression="zstd")
+        self.write(name, sink.getvalue())
+        return describe(sink.getvalue())
+
+    def read_table(self, name: str) -> pa.Table:
+        """Read one Parquet file.
+
+        In this thread alone, as everything that Arrow reads out of Python's memory here: Arrow's own threads let go of
+        that memory some time after the table is there, and where the program ends meanwhile, they abort it.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            InputError: it is no Parquet file.
+        """
+        data = self.read(name)
+        try:
+            return pq.ParquetFile(io.BytesIO(data)).read(use_threads=False)
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"{self.root}/{name} is damaged: {len(data)} bytes that are no Parquet file") from error
+
+    def discard_partial(self) -> None:
+        """Delete half-written files of killed writers. Only for a run that holds the folder (`echodfkd.storage.lease`).
+
+        The root and the folder of leases stay as they are: runs that still ask for the folder write there.
+        """
+        asked = (self._base, self.path("lease"))
+        for folder, _, names in os.walk(self._base) if self.is_local else ():
+            for name in names if folder not in asked else ():
+                if name.startswith(_PARTIAL):
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(os.path.join(folder, name))
+
+    def _temporary(self, name: str, data: bytes) -> str:
+        """A file of these bytes beside ``name``, flushed to the disk."""
+        folder = os.path.dirname(self.path(name))
+        _make_folder(folder)
+        handle, temporary = tempfile.mkstemp(dir=folder, prefix=_PARTIAL)
+        try:
+            with os.fdopen(handle, "wb") as sink:
+                sink.write(data)
+                sink.flush()
+                os.fsync(sink.fileno())
+            os.chmod(temporary, 0o644)
+        except OSError:  # the disk is full
+            os.unlink(temporary)
+            raise
+        return temporary
+
+
+def _make_folder(folder: str) -> None:
+    """`os.makedirs`, with every new entry flushed to the disk."""
+    if not os.path.isdir(folder):
+        _make_folder(os.path.dirname(folder))
+        os.makedirs(folder, exist_ok=True)
+        _flush_folder(os.path.dirname(folder))
+
+
+def _flush_folder(folder: str) -> None:
+    """Flush a folder's entries to the disk, where its file system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,258 @@
+"""One folder, one run: a lease that a second run meets, that a dead run loses, and that no clock can steal.
+
+``lease/000003.json`` is made once, by the run that takes epoch 3; it says who. ``lease/000003.beat.json`` is
+overwritten by that run alone, ten times in ``lease_s`` seconds, and last when it lets go.
+
+A later run takes the next epoch at once where the holder let go, or is a process of this machine that has died.
+Else it watches the beat: a change means that the holder lives, and the later run is refused; no change for the
+holder's ``lease_s`` means that it is dead. What counts is how long *this* run has watched, step by step: no two
+clocks are compared, a jump of the own clock counts as one step, and nothing depends on the store's times.
+
+The holder never decides by time that it has lost the folder, only by a higher epoch (it was cut off, or stopped
+for long, and another run took over). Then it stops, and until it has noticed it can do no harm: a checkpoint is
+published only while no higher epoch exists (`check_epoch`), and each is created once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from echodfkd.core.errors import RunError
+from echodfkd.storage.files import RunStorage
+
+BEATS = 10
+"""Beats in lease_s: a second run knows after one of them that the holder lives; nine may be lost."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds an epoch.
+
+    ``machine`` names the boot of a system and its process namespace, within which ``pid`` and ``started`` (ticks
+    since boot) are one process for ever; they are empty where the system has no /proc, and expiry alone decides.
+
+    Example: ``Holder("node7", "5f0c...-4026531836", 4711, "1234567", 60.0, 1.7e9)``.
+    """
+
+    host: str
+    machine: str
+    pid: int
+    started: str
+    lease_s: float
+    taken: float
+    """Seconds since 1970, for people."""
+
+    @staticmethod
+    def this_process(lease_s: float) -> Holder:
+        """The calling process."""
+        return Holder(socket.gethostname(), _machine(), os.getpid(), _started(os.getpid()), lease_s, time.time())
+
+
+class Lease:
+    """An epoch of a run folder, held by this process.
+
+    Args:
+        storage: the folder.
+        epoch: what `acquire` took.
+        lease_s: seconds without a beat after which another run may take over.
+    """
+
+    def __init__(self, storage: RunStorage, epoch: int, lease_s: float) -> None:
+        self.storage = storage
+        self.epoch = epoch
+        self.lease_s = lease_s
+        self.lost = ""
+        """Why this run must stop; empty while it holds the folder."""
+        self._beats = 0
+
+    def beat(self) -> None:
+        """Show a sign of life. Raises `RunError` where another run has taken over."""
+        self.check()
+        self._write(released=False)
+
+    def check(self) -> None:
+        """Raise `RunError` where another run has taken over."""
+        try:
+            check_epoch(self.storage, self.epoch)
+        except RunError as error:
+            self.lost = str(error)
+            raise
+
+    def release(self) -> None:
+        """Let go, so that the next run need not wait. Where that fails, the lease expires instead."""
+        with contextlib.suppress(Exception):
+            self._write(released=True)
+
+    def _write(self, *, released: bool) -> None:
+        self._beats += 1
+        content = {"beat": self._beats, "time": time.time(), "released": released}
+        self.storage.write(_beat_name(self.epoch), json.dumps(content).encode())
+
+
+def newest_epoch(storage: RunStorage) -> int:
+    """The highest epoch that a run has taken; 0 where none has."""
+    names = (name.rsplit("/", 1)[-1].removesuffix(".json") for name in storage.list("lease"))
+    return max((int(name) for name in names if name.isdigit()), default=0)
+
+
+def check_epoch(storage: RunStorage, epoch: int) -> None:
+    """Raise `RunError` where the folder has a higher epoch than that of the calling run."""
+    newest = newest_epoch(storage)
+    if newest > epoch:
+        raise RunError(
+            f"another run has taken over the folder {storage.root} (lease {newest}, this run holds {epoch}), because"
+            " this one showed no sign of life; it stops here, and what it published stays"
+        )
+
+
+def acquire(
+    storage: RunStorage,
+    *,
+    lease_s: float,
+    say: Callable[[str], None],
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Lease:
+    """Take the folder's next epoch, after waiting for a holder that may be dead.
+
+    Args:
+        storage: the folder.
+        lease_s: for this run's own lease; a holder is given the time that it asked for.
+        say: takes the sentence that says who is waited for, and until when.
+        clock: seconds; only its steps between two looks are used.
+        sleep: waits for seconds.
+
+    Raises:
+        RunError: another run is at work in the folder.
+    """
+    while True:
+        epoch = newest_epoch(storage)
+        if epoch:
+            _wait_for_end(storage, epoch, lease_s, say, clock, sleep)
+        holder = Holder.this_process(lease_s)
+        if storage.create_once(_name(epoch + 1), json.dumps(asdict(holder), indent=1).encode()):
+            lease = Lease(storage, epoch + 1, lease_s)
+            lease.beat()
+            return lease
+
+
+@contextlib.contextmanager
+def held(storage: RunStorage, *, lease_s: float, say: Callable[[str], None]) -> Iterator[Lease]:
+    """Hold the folder for the time of the block, whatever ends it; half-written files of dead runs are deleted.
+
+    A thread beats meanwhile. Where it finds that another run has taken over, it interrupts the block as Ctrl-C
+    does (where the block runs in the main thread; elsewhere `check_epoch` stops it at its next commit).
+
+    Raises:
+        RunError: another run is at work in the folder, or has taken over.
+    """
+    lease = acquire(storage, lease_s=lease_s, say=say)
+    storage.discard_partial()
+    closing = threading.Event()
+    in_main = threading.current_thread() is threading.main_thread()
+    thread = threading.Thread(target=_keep, args=(lease, closing, in_main), name="lease", daemon=True)
+    thread.start()
+    try:
+        yield lease
+    except KeyboardInterrupt as interrupt:
+        if lease.lost:
+            raise RunError(lease.lost) from interrupt
+        raise
+    finally:
+        closing.set()
+        thread.join(timeout=10)
+        lease.release()
+
+
+def _keep(lease: Lease, closing: threading.Event, interrupts: bool) -> None:
+    while not closing.wait(lease.lease_s / BEATS):
+        try:
+            lease.beat()
+        except RunError:
+            if interrupts and not closing.is_set():
+                os.kill(os.getpid(), signal.SIGINT)
+            return
+        except Exception:  # noqa: S112 - a store that is away for a while: nobody else can write there either
+            continue
+
+
+def _wait_for_end(
+    storage: RunStorage,
+    epoch: int,
+    lease_s: float,
+    say: Callable[[str], None],
+    clock: Callable[[], float],
+    sleep: Callable[[float], None],
+) -> None:
+    """Return once the holder of this epoch is known to be gone; raise `RunError` where it lives."""
+    holder = _read(storage, _name(epoch))
+    first = _read(storage, _beat_name(epoch))
+    if first.get("released") or _has_died(holder):
+        return
+    limit = float(holder.get("lease_s", lease_s))
+    pause = limit / (2 * BEATS)
+    who = f"process {holder.get('pid')} on {holder.get('host')}"
+    until = time.strftime("%H:%M:%S", time.localtime(time.time() + limit))
+    say(f"{storage.root} is leased by {who}; this run takes over at {until}, unless that one shows a sign of life")
+    watched, last = 0.0, clock()
+    while watched < limit:
+        sleep(pause)
+        now = clock()
+        watched += min(max(now - last, 0.0), 2 * pause)
+        last = now
+        beat = _read(storage, _beat_name(epoch))
+        if beat.get("released"):
+            return
+        if beat != first:
+            raise RunError(
+                f"another run is at work in {storage.root} ({who}); wait for it, or give this run another name"
+            )
+
+
+def _has_died(holder: dict[str, Any]) -> bool:
+    """Whether the holder was a process of this machine that no longer exists."""
+    here = _machine()
+    return bool(here) and holder.get("machine") == here and _started(int(holder["pid"])) != holder.get("started")
+
+
+def _started(pid: int) -> str:
+    """When a process started, in ticks since boot, which no clock moves; empty where it does not live."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else fields[19]  # state (a zombie is dead) and starttime of proc_pid_stat(5)
+
+
+def _machine() -> str:
+    """This boot of this system and its process namespace: process ids mean something within it alone."""
+    try:
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}-{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return ""
+
+
+def _read(storage: RunStorage, name: str) -> dict[str, Any]:
+    try:
+        values = json.loads(storage.read(name))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _name(epoch: int) -> str:
+    return f"lease/{epoch:06d}.json"
+
+
+def _beat_name(epoch: int) -> str:
+    return f"lease/{epoch:06d}.beat.json"

@@ -1,0 +1,104 @@
+"""Files by URL: the one place that says how patiently an object store is asked, and how an object is made once.
+
+Every request may fail on the way: a busy store answers 503 SlowDown, connections break, answers are lost. botocore
+tries a request ATTEMPTS times with a growing random pause, and s3fs tries what still failed again (5 times; it also
+reads a body again that broke off), which together bridges some two minutes. Requests that write an object or delete
+one have the same effect twice; `create_object_once` is the one that has not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import fsspec
+
+from echodfkd.core.errors import EchoDFKDError, one_line
+
+CONNECT_TIMEOUT_S = 10
+READ_TIMEOUT_S = 60
+"""Longest silence of the store in one request; a longer one counts as failed."""
+ATTEMPTS = 6
+"""Of botocore, in its `standard` mode: pauses of at most 1, 2, 4, 8 and 16 s, each drawn at random."""
+CONFLICTS = 8
+"""Times that an object is created again after the store said that another request for it was under way."""
+
+_WRITER = "echodfkd-writer"
+"""Metadata of an object that was made once: which call made it."""
+
+
+def open_filesystem(url: str) -> tuple[Any, str]:
+    """The fsspec file system of a path or URL, and the path in it.
+
+    Listings of an object store are not cached: what another process has made since would not exist.
+
+    Raises:
+        ValueError, ImportError: no such protocol, or its package is not installed.
+    """
+    if not _is_s3(url.partition("://")[0]):
+        return fsspec.core.url_to_fs(url)
+    retries = {"mode": "standard", "total_max_attempts": ATTEMPTS}
+    config = {"connect_timeout": CONNECT_TIMEOUT_S, "read_timeout": READ_TIMEOUT_S, "retries": retries}
+    return fsspec.core.url_to_fs(url, use_listings_cache=False, config_kwargs=config)
+
+
+@contextlib.contextmanager
+def as_os_errors() -> Iterator[None]:
+    """Every store has errors of its own (no network, no credentials, a client's bug): all leave here as `OSError`."""
+    try:
+        yield
+    except (OSError, EchoDFKDError):
+        raise
+    except Exception as error:
+        raise OSError(one_line(error)) from error
+
+
+def create_object_once(fs: Any, path: str, data: bytes) -> bool:
+    """Write an object whole, unless it exists. Returns whether this call made it.
+
+    The store decides (If-None-Match). Where it did make the object and its answer was lost, the request is sent again
+    and refused because of the first one; so that this is not taken for another writer's object, each call leaves a
+    mark of its own in the object's metadata and, refused, looks whose mark is there. Equal bytes would not do: two
+    runs may well want to write the same.
+
+    Raises:
+        OSError: the store cannot be reached or refuses for another reason.
+    """
+    if not _is_s3(*([fs.protocol] if isinstance(fs.protocol, str) else fs.protocol)):
+        try:
+            fs.pipe_file(path, data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+    mark = uuid.uuid4().hex
+    for conflicts in range(CONFLICTS):
+        try:
+            fs.pipe_file(path, data, mode="create", Metadata={_WRITER: mark})
+            return True
+        except OSError as error:
+            status = _http_status(error)
+            if status == 409 and conflicts < CONFLICTS - 1:  # another request for it is under way: not yet decided
+                time.sleep(0.1 * 2**conflicts)
+            elif status == 412:
+                try:
+                    return bool(fs.metadata(path).get(_WRITER) == mark)
+                except FileNotFoundError:
+                    continue  # it existed and was deleted since
+            else:
+                raise
+    raise FileExistsError(f"{path}: {CONFLICTS} times in a row another writer's object came and went")
+
+
+def _is_s3(*protocols: str) -> bool:
+    return "s3" in protocols or "s3a" in protocols
+
+
+def _http_status(error: OSError) -> int | None:
+    """Status that the store answered with, where the error comes from an answer. Not all stores name the condition."""
+    response = getattr(error.__cause__, "response", None)
+    if isinstance(response, dict):
+        return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    return 412 if isinstance(error, FileExistsError) else None

@@ -1,0 +1,245 @@
+"""Columns of every Parquet file in a run folder: writers and readers take them from here.
+
+======================  =====================================  =====================
+file                    one row is                             schema
+======================  =====================================  =====================
+scores/part-*           one score of one case                  `SCORE_SCHEMA`
+ledger/part-*           one clip trained once                  `LEDGER_SCHEMA`
+quarantine/part-*       one index that could not be used       `QUARANTINE_SCHEMA`
+logs/spans-*            one piece of work of one actor         `SPAN_SCHEMA`
+logs/training-*         one student's optimiser step           `TRAINING_SCHEMA`
+logs/dropped-*          one member a clip was taught without   `DROPPED_SCHEMA`
+cases.parquet           what is known of one evaluation case   `CASE_SCHEMA`
+======================  =====================================  =====================
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from echodfkd.core.errors import InputError
+from echodfkd.core.records import CaseScore, DroppedMember, LedgerRow, Quarantined, StageSpan, VideoClip
+from echodfkd.storage.files import RunStorage, check_described
+
+SCORE_SCHEMA = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("teacher_id", pa.string()),
+        ("student", pa.string()),
+        ("step", pa.int64()),
+        ("metric", pa.string()),
+        ("reference", pa.string()),
+        ("unit", pa.string()),
+        ("threshold", pa.float64()),
+        ("value", pa.float64()),
+        ("n", pa.int64()),
+    ]
+)
+"""`records.CaseScore`; ``threshold`` is null where none applies."""
+
+LEDGER_SCHEMA = pa.schema(
+    [
+        ("slot", pa.int64()),
+        ("index", pa.int64()),
+        ("clip_id", pa.string()),
+        ("epoch", pa.int64()),
+        ("window_start", pa.int64()),
+        ("step", pa.int64()),
+        ("rank", pa.int64()),
+        ("attempt", pa.string()),
+        ("source", pa.string()),
+        ("domain", pa.string()),
+    ]
+)
+"""`records.LedgerRow`."""
+
+QUARANTINE_SCHEMA = pa.schema(
+    [
+        ("slot", pa.int64()),
+        ("index", pa.int64()),
+        ("clip_id", pa.string()),
+        ("stage", pa.string()),
+        ("reason", pa.string()),
+    ]
+)
+"""`records.Quarantined`."""
+
+SPAN_SCHEMA = pa.schema(
+    [
+        ("stage", pa.string()),
+        ("actor", pa.string()),
+        ("start", pa.float64()),
+        ("end", pa.float64()),
+        ("clips", pa.int64()),
+        ("frames", pa.int64()),
+        ("bytes", pa.int64()),
+    ]
+)
+"""`records.StageSpan`; stages are "source", "teacher", "students" and "evaluator", and "teacher.NAME" of an ensemble's
+member. Spans of "teacher_cache" and "teacher_uncached" (likewise with ".NAME") count the clips of a teacher's span that
+were in its cache and that were not, with the ``bytes`` of the entries that were read and written for them (null in rows
+of older versions); "teacher_remembered" counts frames whose masks its actor remembered."""
+
+DROPPED_SCHEMA = pa.schema(
+    [
+        ("slot", pa.int64()),
+        ("index", pa.int64()),
+        ("clip_id", pa.string()),
+        ("member", pa.string()),
+        ("reason", pa.string()),
+    ]
+)
+"""`records.DroppedMember`."""
+
+TRAINING_SCHEMA = pa.schema(
+    [
+        ("student", pa.string()),
+        ("step", pa.int64()),
+        ("loss", pa.float64()),
+        ("learning_rate", pa.float64()),
+        ("grad_norm", pa.float64()),
+        ("time", pa.float64()),
+        ("busy_s", pa.float64()),
+        ("terms", pa.map_(pa.string(), pa.float64())),
+    ]
+)
+"""``time`` is seconds since 1970 (UTC); ``grad_norm`` is the global norm before clipping; ``busy_s`` is how long the
+forward passes, backward passes and update took on the worker that wrote the row; ``terms`` are the values of the loss's
+terms before they are weighted, by name (both null in rows of older versions)."""
+
+CASE_SCHEMA = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("index", pa.int64()),
+        ("source", pa.string()),
+        ("domain", pa.string()),
+        ("fps", pa.float64()),
+        ("spacing_mm", pa.float64()),
+        ("num_frames", pa.int64()),
+        ("ef_percent", pa.float64()),
+        ("edv_ml", pa.float64()),
+        ("esv_ml", pa.float64()),
+        ("heart_rate_bpm", pa.float64()),
+        ("age_years", pa.float64()),
+        ("sex", pa.string()),
+        ("bsa_m2", pa.float64()),
+        ("view", pa.string()),
+        ("image_quality", pa.float64()),
+        ("sample_weight", pa.float64()),
+        ("ed_frames", pa.list_(pa.int64())),
+        ("es_frames", pa.list_(pa.int64())),
+    ]
+)
+"""What is known of a case: the clip without its pixels, its conditions one column each."""
+
+MAX_PART_ROWS = 20_000_000
+"""Most rows of one Parquet file: a few bytes can promise any number."""
+
+_NEVER_NULL = {
+    "clip_id",
+    "student",
+    "step",
+    "metric",
+    "slot",
+    "index",
+    "stage",
+    "actor",
+    "start",
+    "end",
+    "clips",
+    "member",
+}
+"""Columns that every reader computes with."""
+
+_ADDED_LATER = {"busy_s", "terms", "bytes"}
+"""Columns that files of older versions do not have: read as null."""
+
+_SCHEMAS = {
+    CaseScore: SCORE_SCHEMA,
+    LedgerRow: LEDGER_SCHEMA,
+    Quarantined: QUARANTINE_SCHEMA,
+    StageSpan: SPAN_SCHEMA,
+    DroppedMember: DROPPED_SCHEMA,
+}
+
+
+def write_records(
+    storage: RunStorage, name: str, records: Sequence[CaseScore | LedgerRow | Quarantined | StageSpan | DroppedMember]
+) -> dict[str, object]:
+    """Write records of one kind as the Parquet file ``name`` (relative to the run folder); returns `describe`'s facts.
+
+    ``records`` must not be empty: an empty part says nothing, and its kind would be unknown.
+    """
+    assert records, f"{name}: no rows to write"
+    return storage.write_table(name, (asdict(record) for record in records), _SCHEMAS[type(records[0])])
+
+
+def case_row(case: VideoClip) -> dict[str, object]:
+    """The row of `CASE_SCHEMA` for one evaluation case."""
+    return {
+        "clip_id": case.clip_id,
+        "index": case.index,
+        "source": case.source,
+        "domain": case.domain,
+        "fps": case.fps,
+        "spacing_mm": case.spacing_mm,
+        "num_frames": len(case.video),
+        **asdict(case.conditions),
+        "sample_weight": case.sample_weight,
+        "ed_frames": None if case.ed_frames is None else list(case.ed_frames),
+        "es_frames": None if case.es_frames is None else list(case.es_frames),
+    }
+
+
+def write_cases(storage: RunStorage, cases: Iterable[VideoClip]) -> None:
+    """Write ``cases.parquet``."""
+    storage.write_table("cases.parquet", (case_row(case) for case in cases), CASE_SCHEMA)
+
+
+def read_part(storage: RunStorage, name: str, schema: pa.Schema, known: Mapping[str, object] | None = None) -> pa.Table:
+    """Read one Parquet file of a run folder: exactly the columns of ``schema``, in its types.
+
+    Args:
+        storage: the run folder.
+        name: the file.
+        schema: its columns.
+        known: what a manifest says of it (`storage.describe`); None where none does.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        InputError: it is not the file that the manifest describes, is damaged, lacks a column or holds another type,
+            a column that must not has nulls, or a time is not finite.
+    """
+    data, where = storage.read(name), f"{storage.root}/{name}"
+    if known is not None:
+        check_described(where, data, known)
+    try:
+        file = pq.ParquetFile(io.BytesIO(data))
+        if file.metadata.num_rows > MAX_PART_ROWS:
+            raise InputError(f"{where} promises {file.metadata.num_rows} rows, at most {MAX_PART_ROWS} are allowed")
+        missing = [column for column in schema.names if column not in file.schema_arrow.names]
+        if foreign := [column for column in missing if column not in _ADDED_LATER]:
+            raise InputError(f"{where} lacks the columns {', '.join(foreign)}")
+        own = [column for column in schema.names if column not in missing]
+        table = file.read(columns=own, use_threads=False)  # see `RunStorage.read_table`
+        for column in missing:
+            table = table.append_column(column, pa.nulls(len(table), schema.field(column).type))
+        table = table.select(schema.names).cast(schema)
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, MemoryError, KeyError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{where} is not a readable table: {error}") from error
+    for column in _NEVER_NULL & set(schema.names):
+        if table[column].null_count:
+            raise InputError(f"{where} has rows without {column}")
+    for column in {"start", "end"} & set(schema.names):
+        if not pc.all(pc.is_finite(table[column])).as_py():
+            raise InputError(f"{where} has a {column} that is not a time")
+    return table

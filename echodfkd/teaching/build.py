@@ -1,0 +1,212 @@
+"""The teacher that a config names, ready to make soft masks."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+
+from echodfkd.config.rules.teacher import NETWORK_KINDS, check_classes, class_map
+from echodfkd.config.sections.remote import RemoteConfig
+from echodfkd.config.sections.teacher import TeacherConfig, TeacherModelConfig
+from echodfkd.core.errors import ConfigError, InputError
+from echodfkd.models.teachers.build import build_teacher, pick_device
+from echodfkd.models.teachers.library_networks import smp_network, torchvision_network
+from echodfkd.models.teachers.monai_bundle import MonaiNetwork
+from echodfkd.models.teachers.protocol import Teacher
+from echodfkd.models.teachers.teacher_files import (
+    ExportedNetwork,
+    ForeignNetwork,
+    OnnxNetwork,
+    onnx_device,
+    read_pinned,
+)
+from echodfkd.models.teachers.torch_teacher import NetworkLayout, PixelStatistics, TorchTeacher
+from echodfkd.teaching.cache import CachedTeacher
+from echodfkd.teaching.ensemble import Ensemble, Member
+from echodfkd.teaching.frame_memory import FrameMemory
+from echodfkd.teaching.members import Fusion, MemberRule
+from echodfkd.teaching.recorded import Placement, RecordedMasks
+from echodfkd.teaching.reference import check_reference, find_reference
+from echodfkd.teaching.remote.client import RemoteTeacher
+from echodfkd.teaching.remote.service import read_token
+
+
+def build_configured_teacher(config: TeacherConfig, *, device: str, placement: Placement | None = None) -> Teacher:
+    """The teacher (or the ensemble) of a config, held against its stored reference, behind its cache (an
+    ensemble's members each behind it).
+
+    Args:
+        config: checked by `check_teacher`.
+        device: auto, cpu or cuda.
+        placement: places clips in recorded videos, for masks that were made of whole videos; None where there are none.
+
+    Raises:
+        InputError: a file cannot be used, or a teacher does not give the mask stored for it.
+        ConfigError: the device or the network's name is not there.
+    """
+    if config.kind != "ensemble":
+        return _kept(_build_one(config, device=device, placement=placement), config)
+    members = [build_member(config, name, device=device, placement=placement) for name in config.members]
+    fused = Ensemble(members, method=config.fusion, code=config.mask_code)
+    _check(fused, config)
+    return fused
+
+
+def build_member(config: TeacherConfig, name: str, *, device: str, placement: Placement | None = None) -> Member:
+    """One member of an ensemble, held against its own stored reference, behind the cache. Raises as above."""
+    model = config.members[name]
+    try:
+        teacher = _build_one(model, device=device, placement=placement)
+    except (InputError, ConfigError) as error:
+        raise type(error)(f"teacher.members.{name}: {error}") from error
+    # not the fused masks are kept: other weights or another fusion go on with the same entries, and a member that
+    # was once left out of a clip is asked again
+    teacher = teacher if model.kind == "recorded" else _kept(teacher, config)
+    return Member(name, teacher, model.weight, model.required)
+
+
+def configured_fusion(config: TeacherConfig) -> Fusion:
+    """How the members of the ensemble that the config names are fused."""
+    rules = tuple(MemberRule(name, one.weight, one.required) for name, one in config.members.items())
+    return Fusion(config.fusion, rules, config.mask_code)
+
+
+def _kept(teacher: Teacher, config: TeacherConfig) -> Teacher:
+    """Behind what the config keeps of its masks: a cache of windows, and before that a memory of frames."""
+    if config.frame_memory_mb and isinstance(teacher, TorchTeacher) and teacher.sees_frames:
+        teacher = FrameMemory(teacher, config.frame_memory_mb)
+    return CachedTeacher(teacher, config.cache, config.mask_code) if config.cache else teacher
+
+
+def _build_one(model: TeacherModelConfig, *, device: str, placement: Placement | None) -> Teacher:
+    teacher: Teacher
+    if model.kind == "recorded":
+        channels, class_names = class_map(model)
+        return RecordedMasks(
+            model.weights,
+            source_classes=tuple(model.outputs),
+            channels=channels,
+            class_names=class_names,
+            place=placement,
+        )
+    if model.kind == "remote":
+        teacher = _remote_teacher(model.remote)
+    elif model.kind in NETWORK_KINDS:
+        teacher = _network_teacher(model, device)
+    else:
+        teacher = build_teacher(
+            kind=model.kind,
+            weights=model.weights,
+            device=device,
+            batch_frames=model.batch_frames,
+            precision=model.precision,
+        )
+    _check(teacher, model)
+    return teacher
+
+
+def _remote_teacher(remote: RemoteConfig) -> Teacher:
+    return RemoteTeacher(
+        remote.url,
+        token=read_token(remote.token_file, "teacher.remote.token_file"),
+        ca_file=remote.ca_file,
+        requests_in_flight=remote.requests_in_flight,
+        frames_per_request=remote.frames_per_request,
+        connect_timeout_s=remote.connect_timeout_s,
+        read_timeout_s=remote.read_timeout_s,
+        deadline_s=remote.deadline_s,
+    )
+
+
+def _check(teacher: Teacher, model: TeacherModelConfig) -> None:
+    reference = find_reference(model.reference, model.weights)
+    if reference:
+        check_reference(teacher, reference, tolerance=model.reference_tolerance)
+
+
+def _network_teacher(model: TeacherModelConfig, device: str) -> Teacher:
+    """A network out of someone's file. Its id covers the file and all that the config says of its input and output."""
+    device = pick_device(onnx_device(device) if model.kind == "onnx" else device, "teacher.device")
+    network = _open_network(model, device)
+    if isinstance(network, MonaiNetwork):
+        model = _with_bundle_outputs(model, network)
+    channels, class_names = class_map(model)
+    layout = NetworkLayout(
+        axes=model.layout,
+        window_frames=model.window_frames,
+        activation=model.activation,
+        channels=channels,
+        fixed_batch=_check_input(model, network.input_shape),
+    )
+    statistics = PixelStatistics(tuple(model.pixel_mean), tuple(model.pixel_std), model.normalise)
+    facts = f"{network.weights_hash}|{statistics}|{model.input_size}|{layout}|{class_names}|{model.output}"
+    facts += "" if model.normalise == "fixed" else f"|{model.normalise}"
+    return TorchTeacher(
+        network,
+        name=model.network or model.kind,
+        statistics=statistics,
+        input_size=model.input_size or None,
+        device=device,
+        batch_frames=model.batch_frames,
+        class_names=class_names,
+        layout=layout,
+        weights_hash=hashlib.sha256(facts.encode()).hexdigest()[:8],
+        precision=model.precision,
+        channels_last=model.kind in ("torchvision", "smp"),
+    )
+
+
+def _open_network(model: TeacherModelConfig, device: str) -> ForeignNetwork:
+    where = model.weights
+    if model.kind == "monai_bundle":
+        return MonaiNetwork(where, sha256=model.sha256)
+    data, count = read_pinned(where, model.sha256), len(model.outputs)
+    if model.kind == "onnx":
+        return OnnxNetwork(data, where=where, device=device, output=model.output)
+    if model.kind == "exported":
+        return ExportedNetwork(data, sha256=model.sha256, where=where, device=device, output=model.output)
+    if model.kind == "torchvision":
+        return torchvision_network(model.network, data, where=where, num_channels=count)
+    channels = len(model.pixel_mean)
+    return smp_network(model.network, model.encoder, data, where=where, in_channels=channels, num_channels=count)
+
+
+def _with_bundle_outputs(model: TeacherModelConfig, network: MonaiNetwork) -> TeacherModelConfig:
+    """The config with the names of the bundle's channels where it gives none itself. Raises `InputError`."""
+    names, count = model.outputs or list(network.channel_names), network.definition.out_channels
+    if len(names) != count:
+        told = "its metadata names none"
+        if network.channel_names:
+            told = f"{', '.join(network.channel_names)} by its metadata, which outputs: [] takes"
+        raise InputError(
+            f"teacher.outputs: got {', '.join(model.outputs) or 'none'}, but the network in {model.weights} gives"
+            f" {count} channels ({told})"
+        )
+    model = dataclasses.replace(model, outputs=names)
+    check_classes("teacher", model)
+    return model
+
+
+def _check_input(model: TeacherModelConfig, shape: tuple[int | None, ...] | None) -> int | None:
+    """Hold the options against the input that a file declares. Returns the batch that it insists on.
+
+    Raises:
+        InputError: another number of axes or channels, another size, or another number of frames at once.
+    """
+    if shape is None:
+        return None
+    wanted: dict[str, int | None] = {"C": len(model.pixel_mean), "T": model.window_frames or None}
+    wanted |= {"H": model.input_size or None, "W": model.input_size or None}
+    options = {"C": "pixel_mean", "T": "window_frames", "H": "input_size", "W": "input_size"}
+    declared = "[" + ", ".join("any" if side is None else str(side) for side in shape) + "]"
+    if len(shape) != len(model.layout):
+        raise InputError(f"teacher.layout: got {model.layout}, but the input of {model.weights} is {declared}")
+    sides = dict(zip(model.layout, shape, strict=True))
+    for axis, option in options.items():
+        side = sides.get(axis)
+        if side is not None and wanted[axis] != side:
+            raise InputError(
+                f"teacher.{option}: {model.weights} takes {declared} ({model.layout}), which needs {axis} = {side};"
+                f" the option stands for {wanted[axis] or 'whatever the clip has'}"
+            )
+    return sides["N"]

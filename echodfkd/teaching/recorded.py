@@ -1,0 +1,188 @@
+"""Masks that were made before, as a teacher: found by the clip's id, or by the name of the video it was cut from.
+
+Legend: N clips, T frames, C classes, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from echodfkd.core.errors import ClipError, InputError, RunError, one_line
+from echodfkd.core.mask_codes import decode, quantise
+from echodfkd.models.teachers.protocol import ClipKey
+from echodfkd.sources.video.windows import resize_video, sample_video
+from echodfkd.sources.written.shards import MAX_BYTES
+from echodfkd.storage.files import read_inside
+from echodfkd.storage.object_store import open_filesystem
+from echodfkd.teaching.mask_files import PARQUET_ERRORS, check_mask_file, decode_mask, decode_npz, read_rows
+
+NPZ_SUFFIX = ".seg.npz"
+
+
+class Placement(Protocol):
+    """Where clips lie in the videos that they were cut from. Both raise `ClipError` where that cannot be said."""
+
+    def video_name(self, clip: ClipKey) -> str:
+        """Name of the clip's video, without a suffix."""
+        ...
+
+    def frames(self, clip: ClipKey, shape: tuple[int, int, int]) -> tuple[np.ndarray, int]:
+        """Positions (float, in frames) of the clip in a video of this shape (T, H, W), and its ``window_start``."""
+        ...
+
+
+class RecordedMasks:
+    """A `ClipTeacher` over a folder of masks (a path or an fsspec URL).
+
+    The folder holds Parquet files of `MASK_SCHEMA`, whose rows are masks of clips by id, frame by frame; or one
+    ``NAME.seg.npz`` per video, of the whole video at its own frame rate, which is cut as the clip was. Masks of
+    another size than the clip are resized. A clip without a usable mask is at fault, not the run.
+
+    Args:
+        path: the folder.
+        source_classes: what the masks' channels stand for, in order, by the names in the files.
+        channels: which of them are kept.
+        class_names: our names of these, background first.
+        place: places clips in their videos, for ``.seg.npz``; None where clips are not cut from videos.
+
+    Raises:
+        InputError: no such folder, or neither or both kinds of files in it.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        source_classes: tuple[str, ...],
+        channels: tuple[int, ...],
+        class_names: tuple[str, ...],
+        place: Placement | None,
+    ) -> None:
+        self.class_names = class_names
+        self._path, self._source_classes, self._channels = path.rstrip("/"), source_classes, list(channels)
+        self._place = place
+        try:
+            self._fs, self._base = open_filesystem(self._path)
+            found = self._fs.find(self._base, detail=True)
+        except Exception as error:  # each store has its own errors: no protocol, no credentials, no network
+            raise InputError(f"teacher.weights: {path} cannot be listed: {one_line(error)}") from error
+        base = self._base.rstrip("/")
+        sizes = {
+            str(name)[len(base) + 1 :]: int(entry.get("size") or 0)
+            for name, entry in found.items()
+            if not str(name).rsplit("/", 1)[-1].startswith(".")
+        }
+        self._npz = {name for name in sizes if name.endswith(NPZ_SUFFIX)}
+        tables = sorted(name for name in sizes if name.endswith(".parquet"))
+        if bool(self._npz) == bool(tables):
+            raise InputError(
+                f"teacher.weights: {path} holds {len(tables)} .parquet and {len(self._npz)} {NPZ_SUFFIX} files;"
+                " expected masks of one kind"
+            )
+        if self._npz and len(source_classes) != 1:
+            raise InputError(f"teacher.outputs: {NPZ_SUFFIX} files hold one class, got {', '.join(source_classes)}")
+        facts = [f"{source_classes} {channels} {class_names}"]
+        listing = "\n".join(facts + [f"{name} {sizes[name]}" for name in sorted(self._npz or tables)])
+        self.teacher_id = f"recorded-{hashlib.sha256(listing.encode('utf-8', 'replace')).hexdigest()[:8]}"
+        self._unreadable: dict[str, str] = {}
+        self._rows = dict(self._index(tables))
+
+    def soft_masks(self, video_NTHW: np.ndarray) -> np.ndarray:
+        """Not possible: pixels alone do not say which clip they are of. Raises `RunError`."""
+        raise RunError(f"the teacher {self.teacher_id} finds masks by clip id, and was shown pixels alone")
+
+    def clip_masks(self, video_NTHW: np.ndarray, clips: Sequence[ClipKey]) -> tuple[np.ndarray, dict[int, str]]:
+        """See `ClipTeacher.clip_masks`."""
+        N, T, H, W = video_NTHW.shape
+        prob = np.zeros((N, T, len(self._channels), H, W), np.float32)
+        faults = {}
+        for row, clip in enumerate(clips):
+            try:
+                prob[row] = self._mask(clip, (T, H, W)).astype(np.float32) / np.float32(255)
+            except ClipError as error:
+                faults[row] = str(error)
+        return prob[:, :, 0] if len(self._channels) == 1 else prob, faults
+
+    def _mask(self, clip: ClipKey, shape: tuple[int, int, int]) -> np.ndarray:
+        """uint8 (T, C, H, W) in our classes. Raises `ClipError`."""
+        T, H, W = shape
+        prob_TCHW = self._of_video(clip)[:, None] if self._npz else self._of_clip(clip)[:, self._channels]
+        if len(prob_TCHW) != T:
+            raise ClipError(f"the stored mask of {clip.clip_id} has {len(prob_TCHW)} frames, the clip {T}")
+        if prob_TCHW.shape[2:] == (H, W):
+            return prob_TCHW
+        if H != W:
+            raise ClipError(f"the stored mask of {clip.clip_id} is {prob_TCHW.shape[2:]}, the clip {H} x {W}")
+        return np.stack([resize_video(prob_THW, H) for prob_THW in prob_TCHW.swapaxes(0, 1)], axis=1)
+
+    def _of_clip(self, clip: ClipKey) -> np.ndarray:
+        if clip.clip_id not in self._rows:
+            lost = "".join(
+                f"; it also holds {name}, which cannot be read: {why}" for name, why in self._unreadable.items()
+            )
+            raise ClipError(f"{self._path} holds no mask of {clip.clip_id}{lost}")
+        name, group, place = self._rows[clip.clip_id]
+        try:
+            with self._open(name) as file:
+                row = read_rows(file, group)[place]
+        except ClipError:
+            raise
+        except PARQUET_ERRORS as error:
+            raise ClipError(f"{name} in {self._path} cannot be read: {one_line(error)}") from error
+        mask = decode_mask(row, f"{name}: clip {clip.clip_id}")
+        if mask.clip_id != clip.clip_id or mask.classes != self._source_classes:
+            raise ClipError(
+                f"{name}: the mask of {clip.clip_id} is that of {mask.clip_id} with the classes"
+                f" {', '.join(mask.classes)}, expected {', '.join(self._source_classes)} (teacher.outputs)"
+            )
+        return mask.levels if mask.levels.dtype == np.uint8 else quantise(decode(mask.levels))
+
+    def _of_video(self, clip: ClipKey) -> np.ndarray:
+        if self._place is None:
+            raise ClipError(f"{clip.clip_id} is cut from no recorded video, so that no {NPZ_SUFFIX} belongs to it")
+        name = f"{self._place.video_name(clip)}{NPZ_SUFFIX}"
+        if name not in self._npz:
+            raise ClipError(f"{self._path} holds no {name}")
+        try:
+            data = read_inside(self._fs, self._base, name, MAX_BYTES)
+        except (OSError, ValueError) as error:
+            raise ClipError(f"{name} cannot be read from {self._path}: {one_line(error)}") from error
+        mask_THW = decode_npz(data, name)
+        positions, start = self._place.frames(clip, mask_THW.shape)
+        if start != clip.window_start:
+            raise ClipError(
+                f"{name} has {len(mask_THW)} frames, with which {clip.clip_id} would begin at {start} and not at"
+                f" {clip.window_start}: it is of another version of the video"
+            )
+        return sample_video(mask_THW, positions)
+
+    def _index(self, tables: Sequence[str]) -> Iterator[tuple[str, tuple[str, int, int]]]:
+        """Where each clip's row is: file, row group, row. A file that cannot be read loses its clips, no others."""
+        for name in tables:
+            try:
+                with self._open(name) as file:
+                    for group in range(file.metadata.num_row_groups):
+                        rows = read_rows(file, group, ["clip_id"])
+                        yield from ((str(row["clip_id"]), (name, group, place)) for place, row in enumerate(rows))
+            except PARQUET_ERRORS as error:
+                self._unreadable[name] = one_line(error)
+
+    @contextmanager
+    def _open(self, name: str) -> Iterator[pq.ParquetFile]:
+        """A Parquet file of `MASK_SCHEMA` in the folder. Raises `ClipError` and what pyarrow raises."""
+        path = f"{self._base}/{name}"
+        if "file" in self._fs.protocol:
+            real, root = os.path.realpath(path), os.path.realpath(self._base)
+            if os.path.commonpath([real, root]) != root or not os.path.isfile(real):
+                raise ClipError(f"{name} is no plain file inside of the folder")
+        with self._fs.open(path, "rb") as source:
+            file = pq.ParquetFile(source)
+            check_mask_file(file, name)
+            yield file

@@ -1,0 +1,162 @@
+"""The service's side of a remote teacher, without a web server: which requests are let in, and what is answered.
+
+`echodfkd.runtime.teacher_service` puts it behind Ray Serve. Nothing that fails inside reaches a client but a sentence.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import os
+import sys
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from echodfkd.config.sections.remote import TOKEN_VARIABLE
+from echodfkd.core.errors import InputError, one_line, plain_sentence
+from echodfkd.core.mask_codes import PROBABILITY
+from echodfkd.models.teachers.protocol import Teacher, codes_of_clips, masks_shape
+from echodfkd.teaching.remote.messages import (
+    MEDIA_TYPE,
+    About,
+    Limits,
+    Taught,
+    TooLargeError,
+    decode_video,
+    encode_about,
+    encode_masks,
+)
+
+ABOUT_PATH, MASKS_PATH = "/v1/teacher", "/v1/masks"
+MIN_TOKEN, MAX_TOKEN = 16, 4096
+RETRY_AFTER_S = 1
+"""What a service with a full queue asks for."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An HTTP answer."""
+
+    status: int
+    body: bytes
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+class MaskService:
+    """Answers requests with one teacher's masks.
+
+    Args:
+        teacher: whose masks are given; one call at a time.
+        limits: of a request.
+        token: that requests must carry; "" lets everybody in.
+    """
+
+    def __init__(self, teacher: Teacher, limits: Limits, token: str) -> None:
+        self.teacher, self.limits = teacher, limits
+        self._token = token.encode()
+        self._about = encode_about(About(teacher.teacher_id, teacher.class_names, limits))
+
+    def admit(self, method: str, path: str, headers: Mapping[str, str]) -> Answer | int:
+        """Look at a request before anything of its body is read.
+
+        Args:
+            method: GET, POST ...
+            path: of the URL.
+            headers: with names in lower case.
+
+        Returns:
+            The answer, or how many bytes of body to read and give to `teach`.
+        """
+        if self._token and not hmac.compare_digest(_given(headers), self._token):
+            return _refusal(401, "the token is missing or wrong", {"WWW-Authenticate": "Bearer"})
+        wanted = {ABOUT_PATH: "GET", MASKS_PATH: "POST"}.get(path)
+        if wanted is None:
+            return _refusal(404, f"there is nothing here; this service has {ABOUT_PATH} and {MASKS_PATH}")
+        if method != wanted:
+            return _refusal(405, f"{path} is asked with {wanted}", {"Allow": wanted})
+        if path == ABOUT_PATH:
+            return Answer(200, self._about, {"Content-Type": "application/json"})
+        length = headers.get("content-length", "")
+        if not (length.isascii() and length.isdigit()):
+            return _refusal(411, "a request for masks says its length (Content-Length)")
+        if len(length) > 18 or int(length) > self.limits.max_body_bytes:
+            return _refusal(413, f"the request is larger than {self.limits.max_body_bytes} bytes (serve.max_body_mb)")
+        return int(length)
+
+    def teach(self, body: bytes) -> Answer:
+        """The masks of a request's body. The same body has the same answer, however often it comes."""
+        try:
+            video = decode_video(body, self.limits)
+        except InputError as error:
+            return _refusal(413 if isinstance(error, TooLargeError) else 400, str(error))
+        try:
+            taught = teach(self.teacher, video)
+        except Exception as error:  # whatever it is: the client gets no more than this, the log gets it all
+            print(plain_sentence(f"a request failed: {one_line(error)}"), file=sys.stderr, flush=True)
+            traceback.print_exc()
+            return _refusal(500, "the teacher failed on this request; the service's log says why")
+        return Answer(200, encode_masks(taught), {"Content-Type": MEDIA_TYPE})
+
+
+def busy() -> Answer:
+    """The answer of a service whose queue is full."""
+    return _refusal(503, "all teachers are busy; come back later", {"Retry-After": str(RETRY_AFTER_S)})
+
+
+def too_slow() -> Answer:
+    """The answer to a body that does not come."""
+    return _refusal(408, "the request's body did not arrive in time (serve.body_timeout_s)")
+
+
+def cut_off() -> Answer:
+    """The answer to a body of another length than it was said to have."""
+    return _refusal(400, "the request's body is not as long as its Content-Length says")
+
+
+def teach(teacher: Teacher, video_NTHW: np.ndarray) -> Taught:
+    """A teacher's masks as they are sent. Raises what the teacher raises."""
+    codes, faults = codes_of_clips(teacher, video_NTHW, (), PROBABILITY)
+    return Taught(codes.reshape(masks_shape(teacher, video_NTHW)), teacher.teacher_id, tuple(faults))
+
+
+def read_token(token_file: str, option: str) -> str:
+    """The token in a file (or, where none is named, in the environment); "" where there is none.
+
+    Args:
+        token_file: its path, or "".
+        option: that names it, for the error's sentence.
+
+    Raises:
+        InputError: the file cannot be read, or what is in it is too short to be secret or no plain text.
+    """
+    where = f"{option} ({token_file})" if token_file else f"the environment variable {TOKEN_VARIABLE}"
+    try:
+        if token_file:
+            with open(token_file, "rb") as file:
+                token = file.read(MAX_TOKEN + 2).decode("ascii").strip()
+        else:
+            token = os.environ.get(TOKEN_VARIABLE, "").strip()
+    except (OSError, ValueError) as error:  # the text of a decoding error would show a byte of the secret
+        why = error.strerror if isinstance(error, OSError) else "it is not plain ASCII text"
+        raise InputError(f"{where} cannot be read, {why}") from None
+    if not token and not token_file:
+        return ""
+    if not MIN_TOKEN <= len(token) <= MAX_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
+        raise InputError(
+            f"{where} holds {len(token)} characters, expected {MIN_TOKEN} to {MAX_TOKEN} letters, digits and signs"
+            " without a space, e.g. of `openssl rand -hex 32`"
+        )
+    return token
+
+
+def _given(headers: Mapping[str, str]) -> bytes:
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    return token.strip().encode("utf-8", "replace") if scheme.lower() == "bearer" else b""
+
+
+def _refusal(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> Answer:
+    body = json.dumps({"error": plain_sentence(sentence)}).encode()
+    return Answer(status, body, {"Content-Type": "application/json", **(headers or {})})

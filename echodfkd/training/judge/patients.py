@@ -1,0 +1,108 @@
+"""Phantom patients of both views for the embedded judge: what it is trained on and what it is measured on.
+
+Legend: N frames, T frames of a video, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from echodfkd.config.sections.source import ChoiceSpec, ConditionsConfig
+from echodfkd.sources.patients.sampler import ConditionSampler
+from echodfkd.sources.phantom.domains import DOMAINS
+from echodfkd.sources.phantom.renderer import PhantomRenderer
+from echodfkd.sources.phantom.source import PhantomSource
+
+DOMAIN = "default"
+
+
+@dataclass(frozen=True)
+class JudgedPatient:
+    """A video, uint8 (T, H, W), its ventricle, bool (T, H, W), and what is true of it.
+
+    ``facts`` are float32 (T,): numbers of the patient, the same in all frames (``image_quality_percent`` and
+    ``two_chamber`` and ``male``, 0 or 1, among them), and of each frame ``valve_open``, 0 or 1, and ``emptied``: the
+    share of the stroke volume that has left. Events are frame numbers.
+    """
+
+    video: torch.Tensor
+    lv_mask: torch.Tensor
+    facts: dict[str, torch.Tensor]
+    fps: float
+    ed_frames: tuple[int, ...]
+    es_frames: tuple[int, ...]
+
+
+class JudgedPatients:
+    """Patients of the default distribution, but half of them in the A2C view.
+
+    Args:
+        seed: of the patients.
+        num_frames: T.
+        fps: frames a second.
+        size: H = W in pixels.
+    """
+
+    def __init__(self, *, seed: int, num_frames: int, fps: float, size: int) -> None:
+        conditions = ConditionsConfig(view=ChoiceSpec(shares={"A4C": 0.5, "A2C": 0.5}))
+        self._source = PhantomSource(
+            seed=seed,
+            num_frames=num_frames,
+            fps=fps,
+            size=size,
+            case_frames=num_frames,
+            sampler=ConditionSampler(conditions, seed=seed),
+            domain=DOMAIN,
+        )
+        self._renderer = PhantomRenderer("cpu", domain=DOMAINS[DOMAIN], size=size)
+        self._num_frames = num_frames
+
+    def patient(self, index: int) -> JudgedPatient:
+        """Patient ``index``."""
+        patient, _ = self._source.patient(index)
+        clips = self._renderer.render([patient], num_frames=self._num_frames)
+        assert clips.video is not None
+        known = patient.conditions
+        edv, esv, quality = known.edv_ml, known.esv_ml, known.image_quality
+        assert edv is not None
+        assert esv is not None
+        assert quality is not None
+        volume = clips.volume_ml[0].float()
+        facts = {
+            name: torch.full_like(volume, float(getattr(known, name)))
+            for name in ("ef_percent", "edv_ml", "esv_ml", "heart_rate_bpm", "age_years", "bsa_m2")
+        }
+        facts["image_quality_percent"] = torch.full_like(volume, 100 * quality)
+        facts["two_chamber"] = torch.full_like(volume, float(known.view == "A2C"))
+        facts["male"] = torch.full_like(volume, float(known.sex == "M"))
+        facts["valve_open"] = (clips.mitral_open[0] > 0).float()
+        facts["emptied"] = ((edv - volume) / (edv - esv)).clamp(0, 1)
+        mask = clips.labels[0] == 1
+        return JudgedPatient(clips.video[0], mask, facts, patient.fps, clips.ed_frames[0], clips.es_frames[0])
+
+
+@dataclass(frozen=True)
+class FramePool:
+    """Frames to draw batches from: uint8 and bool (N, H, W), and what is true of each, float32 (N,)."""
+
+    frames: torch.Tensor
+    lv_mask: torch.Tensor
+    facts: dict[str, torch.Tensor]
+
+    @staticmethod
+    def of(patients: Sequence[JudgedPatient]) -> FramePool:
+        """All frames of these patients."""
+        facts = {name: torch.cat([patient.facts[name] for patient in patients]) for name in patients[0].facts}
+        frames = torch.cat([patient.video for patient in patients])
+        return FramePool(frames, torch.cat([patient.lv_mask for patient in patients]), facts)
+
+    def draw(self, count: int, generator: torch.Generator) -> FramePool:
+        """Frames at random, half of them mirrored."""
+        pick = torch.randint(0, len(self.frames), (count,), generator=generator)
+        flip = torch.rand(count, 1, 1, generator=generator) < 0.5
+        frames, mask = self.frames[pick], self.lv_mask[pick]
+        facts = {name: values[pick] for name, values in self.facts.items()}
+        return FramePool(torch.where(flip, frames.flip(2), frames), torch.where(flip, mask.flip(2), mask), facts)

@@ -1,0 +1,230 @@
+"""The training loop of one worker, without Ray: on any iterator of micro-batches, alone or in a process group.
+
+consumes: micro-batches of taught clips / produces: published checkpoints, ledger parts, progress numbers
+waits for: the next micro-batches, and its fellow workers / unblocked by: the stream
+
+Everything that may stop a run is agreed on before it does: what one worker sees (a fault in the stream, the
+end of the plan, a NaN) travels in two small all-reduced vectors per step, one before the forward pass and one
+before the update, so that all workers stop at the same place with the same sentence and none hangs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from echodfkd.config.run import RunConfig
+from echodfkd.core import clock
+from echodfkd.core.errors import RunError
+from echodfkd.core.records import DistillationBatch, StageSpan
+from echodfkd.storage.files import RunStorage
+from echodfkd.storage.manifests import latest_checkpoint
+from echodfkd.training.collectives import gather_texts, sum_over_workers
+from echodfkd.training.objective import Totals, own_totals
+from echodfkd.training.run_state import RunState, WorkerContext, publish_run, settle_log, start_run
+from echodfkd.training.schedule import learning_rate
+from echodfkd.training.spread import join_rounds
+from echodfkd.training.step import LOSS, NORM, accumulate_gradients, check_finite, term_values, update
+from echodfkd.training.student import Student
+
+__all__ = ["WorkerContext", "first_step", "train"]
+
+
+def first_step(storage: RunStorage) -> int:
+    """Updates that the run folder's newest checkpoint holds: the 0-based number of the next one."""
+    newest = latest_checkpoint(storage)
+    return newest.step if newest else 0
+
+
+def train(
+    context: WorkerContext,
+    batches: Iterator[DistillationBatch],
+    config: RunConfig,
+    storage: RunStorage,
+    teacher_id: str,
+) -> dict[str, Any]:
+    """Train the students of the run on this worker's micro-batches, from the newest checkpoint to the last step.
+
+    A student that early stopping has ended stays as it is; where all have, the run ends and publishes.
+    With ``data.order: fixed``, update s (from 0) trains on the slots s * G .. (s + 1) * G - 1 (G =
+    train.global_batch) whatever the number of workers; a worker gets train.accumulation micro-batches of them.
+
+    Args:
+        context: who this worker is.
+        batches: micro-batches that the newest checkpoint has not consumed.
+        config: the run.
+        storage: the run folder.
+        teacher_id: who made the soft masks.
+
+    Returns:
+        start_step, steps (updates of the run, unless `context.stop_asked` ended it early), clips (of this call, all
+        workers), losses (of each student's last update), wait_s and wall_s of this worker, quarantined (indices so
+        far, all workers), published (folder of the newest checkpoint).
+
+    Raises:
+        RunError: the students do not fit, the stream ended early or reports a fault, too many indices are
+            quarantined, or a loss or gradient is not finite. Every worker raises the same sentence.
+        InputError: the newest checkpoint does not belong to this run, or is damaged.
+        ConfigError: the number of workers is not train.workers.
+    """
+    run = start_run(context, config, storage, teacher_id)
+    done = run.first_step
+    for step in range(run.first_step, config.train.steps):
+        if not run.active:
+            break
+        asked = clock.now()
+        rounds, fault = _fetch(run, batches, step)
+        started = clock.now()
+        totals = _agree(run, rounds, fault, step)
+        own = [student for student in run.students if student.name in run.active]
+        trained = join_rounds(rounds) if run.owners else rounds
+        parts = accumulate_gradients(own, trained, totals=totals, step=step, device=run.device)
+        rows = _sum_over_family(run, own, parts)
+        check_finite(rows, step + 1)
+        losses, norms = ({name: row[place] for name, row in rows.items()} for place in (LOSS, NORM))
+        terms = {student.name: term_values(rows[student.name], student, step) for student in own}
+        rate = _rate(config, step)
+        norms |= update(own, rate, step + 1)
+        _record(run, rounds, step + 1, started, rate, own, losses, terms, norms)
+        run.progress.add_step(step + 1, rounds, asked=asked, started=started, losses=losses, rate=rate)
+        for name, loss in losses.items():
+            run.early[name].add(loss, step + 1, config.train)
+        done = step + 1
+        last = run.stopping or done == config.train.steps or not run.active
+        if last or done % config.train.checkpoint_every == 0:
+            publish_run(run, done)
+        run.progress.report(force=last)
+        if run.stopping:
+            break
+    return {
+        "start_step": run.first_step,
+        "steps": done,
+        "clips": (done - run.first_step) * config.train.global_batch,
+        "losses": run.progress.losses,
+        "wait_s": run.progress.wait_s,
+        "wall_s": run.progress.wall_s,
+        "quarantined": run.quarantined,
+        "published": run.published,
+    }
+
+
+def _fetch(run: RunState, batches: Iterator[DistillationBatch], step: int) -> tuple[list[DistillationBatch], str]:
+    """The micro-batches of one step, and the sentence of what is wrong with them ("" if nothing is)."""
+    train = run.config.train
+    rounds: list[DistillationBatch] = []
+    fault = ""
+    for _ in range(train.accumulation):
+        batch = next(batches, None)
+        if batch is None:
+            return rounds, (
+                f"the clip stream ended early: worker {run.context.rank} got {len(rounds)} of {train.accumulation}"
+                f" micro-batches for step {step + 1} of {train.steps} (plan: {run.config.plan_slots} clips)"
+            )
+        rounds.append(batch)
+        run.ledger.add_quarantined(batch.quarantined)
+        run.ledger.add_dropped(batch.dropped)
+        run.ledger.add_spans(batch.spans)
+        fault = fault or batch.fault or _misplaced(run, batch, step)
+    return rounds, fault
+
+
+def _misplaced(run: RunState, batch: DistillationBatch, step: int) -> str:
+    """What is wrong with the slots of a micro-batch: their number, or their place in the plan."""
+    size = run.config.train.global_batch
+    slots = [int(slot) for slot in batch.slot]
+    if len(slots) != run.config.micro_batch:
+        return (
+            f"the clip stream sent {len(slots)} clips at step {step + 1}, a micro-batch holds {run.config.micro_batch}"
+        )
+    again = [slot for slot in slots if slot in run.consumed]
+    if again:
+        return f"the clip stream sent slot {again[0]} at step {step + 1}, but a checkpoint has consumed it already"
+    # after a resume from an unordered run the plan has gaps, and steps no longer stand for ranges of slots
+    if run.config.data.order == "fixed" and run.consumed.is_prefix:
+        outside = [slot for slot in slots if not step * size <= slot < (step + 1) * size]
+        if outside:
+            return (
+                f"data.order is fixed, but the clip stream sent slot {outside[0]} at step {step + 1}, which trains"
+                f" on the slots {step * size} to {(step + 1) * size - 1}"
+            )
+    return ""
+
+
+def _agree(run: RunState, rounds: Sequence[DistillationBatch], fault: str, step: int) -> Totals:
+    """One all-reduce before the forward pass: the global weights, and whether any worker must stop the run."""
+    bad = [row for batch in rounds for row in batch.quarantined]
+    flags = (float(len(bad)), float(bool(fault)), float(run.context.stop_asked()))
+    vector = torch.tensor([*own_totals(rounds), *flags], dtype=torch.float64)
+    *sums, quarantined, faults, stops = sum_over_workers(vector)
+    totals = Totals(*sums)
+    run.stopping = bool(stops)
+    run.quarantined += int(quarantined)
+    run.progress.quarantined = run.quarantined
+    slots, limit = run.config.plan_slots, run.config.data.quarantine_limit
+    too_many = quarantined and run.quarantined > limit * slots
+    if not faults and not too_many and totals.weight > 0:
+        return totals
+    run.ledger.flush(step + 1, kinds=["quarantine"])
+    if faults:
+        raise RunError(next(text for text in gather_texts(fault) if text))
+    if too_many:
+        reasons = [text for text in gather_texts(bad[-1].reason if bad else "") if text]
+        raise RunError(
+            f"{run.quarantined} indices are quarantined, more than data.quarantine_limit ({limit:g}) of the plan's"
+            f" {slots} clips; {run.storage.root}/quarantine has the reasons, one of the last: {reasons[0]}"
+        )
+    raise RunError(f"the sample weights of step {step + 1} sum to {totals.weight:g}, must be above 0")
+
+
+def _sum_over_family(run: RunState, own: Sequence[Student], parts: torch.Tensor) -> dict[str, Sequence[float]]:
+    """The rows of `accumulate_gradients`, summed, of all students in training: a worker may hold some of them."""
+    names = run.active
+    every = parts
+    if run.owners:
+        every = parts.new_zeros(len(names), parts.shape[1])
+        every[[names.index(student.name) for student in own]] = parts
+    sums = sum_over_workers(every.flatten())
+    width = parts.shape[1]
+    return {name: sums[place * width : (place + 1) * width] for place, name in enumerate(names)}
+
+
+def _rate(config: RunConfig, step: int) -> float:
+    optimizer = config.optimizer
+    return learning_rate(
+        step,
+        schedule=optimizer.schedule,
+        base=optimizer.learning_rate,
+        warmup_steps=optimizer.warmup_steps,
+        total_steps=config.train.steps,
+        final_fraction=optimizer.final_fraction,
+    )
+
+
+def _record(
+    run: RunState,
+    rounds: Sequence[DistillationBatch],
+    step: int,
+    started: float,
+    rate: float,
+    own: Sequence[Student],
+    losses: dict[str, float],
+    terms: dict[str, dict[str, float]],
+    norms: dict[str, float],
+) -> None:
+    """Rows of a finished update. What all workers know of a student, one of them writes."""
+    now = clock.now()
+    settle_log(run)
+    for batch in rounds:
+        run.ledger.add_trained(batch, step)
+        run.slots.extend(int(slot) for slot in batch.slot)
+    clips = sum(len(batch.slot) for batch in rounds)
+    frames = sum(batch.video.shape[0] * batch.video.shape[1] for batch in rounds)
+    run.ledger.add_spans([StageSpan("students", run.context.name, started, now, clips, frames)])
+    for student in own:
+        name, seconds = student.name, student.clock.take()
+        row = {"student": name, "step": step, "loss": losses[name], "learning_rate": rate, "grad_norm": norms[name]}
+        row["terms"] = terms[name]
+        if run.owners or run.context.rank == 0:
+            run.untimed.append(({**row, "time": now}, seconds))

@@ -1,0 +1,29 @@
+"""Measure what the docs state: python -m tests.benchmarks phantom (--list names the cases)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from tests.benchmarks.cases import CASES, describe_cases, run_case
+
+
+def main() -> int:
+    """Parse, run one case, print its table and, as the last line, one JSON object; 1 where its target is missed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("case", nargs="?", choices=sorted(CASES), metavar="NAME", help="what to measure")
+    which.add_argument("--list", action="store_true", help="name the cases and stop")
+    parser.add_argument("--quick", action="store_true", help="a shorter run, where the case has one, for a first look")
+    args = parser.parse_args()
+    if args.list:
+        print("\n".join(describe_cases()))
+        return 0
+    result = run_case(args.case, lambda line: print(line, flush=True), quick=args.quick)
+    print(json.dumps(result), flush=True)
+    return 0 if result["holds"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

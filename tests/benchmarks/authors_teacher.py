@@ -1,0 +1,35 @@
+"""The published way of making soft masks, as a reference for speed and numbers.
+
+Written from its description: a clip at a time, all its frames in one float32 forward pass of the network, channels
+before pixels, and probabilities in 256 levels by cutting off (`astype`). The published script also lets autograd
+record the pass, which keeps every layer's output in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+from torch import nn
+
+from echodfkd.models.teachers.deeplabv3 import PIXEL_MEAN, PIXEL_STD
+
+
+def teach_clip(network: nn.Module, video_THW: np.ndarray, *, device: str, records_graph: bool = False) -> np.ndarray:
+    """Probability float32 (T, H, W) of one clip."""
+    grey = video_THW[:, None].repeat(3, axis=1).astype(np.float32)
+    mean, std = (np.array(values, np.float32)[None, :, None, None] for values in (PIXEL_MEAN, PIXEL_STD))
+    frames = torch.from_numpy((grey - mean) / std).to(device)
+    with contextlib.nullcontext() if records_graph else torch.no_grad():
+        prob: np.ndarray = network(frames)[:, 0].sigmoid().detach().cpu().numpy()
+    return prob
+
+
+def teach_clips(
+    network: nn.Module, videos: Iterable[np.ndarray], *, device: str, records_graph: bool = False
+) -> Iterator[np.ndarray]:
+    """Soft masks uint8 (T, H, W) of clip after clip."""
+    for video in videos:
+        yield (teach_clip(network, video, device=device, records_graph=records_graph) * 255).astype(np.uint8)

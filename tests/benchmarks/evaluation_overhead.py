@@ -1,0 +1,174 @@
+"""Whether evaluators slow training down: training on one core, an evaluator on another, which is stopped in turn.
+
+Both do what they do in a run: the training loop publishes checkpoints, the evaluator scores the newest one with
+teacher, truth and judge, over and over, so that it never rests. Phases of a few seconds with and without the evaluator
+(SIGSTOP, SIGCONT) follow one another; each pair of neighbours gives one ratio, and what else disturbs the machine for
+longer than a phase falls into both. What is left to slow training is what two cores share: caches, memory, the disk.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import numpy as np
+import torch
+
+from echodfkd.config.run import RunConfig
+from echodfkd.config.sections.evaluate import EvaluateConfig
+from echodfkd.config.sections.evaluation import EvaluationConfig
+from echodfkd.config.sections.training import OptimizerConfig, TrainConfig
+from echodfkd.core.records import DistillationBatch
+from echodfkd.metrics.summary import bootstrap_mean
+from tests.benchmarks.accounting import DEMO, random_batch
+from tests.benchmarks.timing import Report
+
+TARGET = 1.05
+PHASE_S = 4.0
+SETTLE_S = 0.3
+"""Steps that lie closer to a change of phase are left out."""
+MIN_CORES = 2
+
+
+def evaluation_overhead(report: Report, *, quick: bool = False) -> dict[str, Any]:
+    """Seconds of a training step with an evaluator at work on another core, over those without; paired phases."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if len(cores) < MIN_CORES:
+        report(f"this needs {MIN_CORES} cores that processes can be bound to, got {len(cores)}")
+        return {"value": None, "unit": "ratio", "target": TARGET, "holds": False}
+    pairs = 3 if quick else 24
+    with tempfile.TemporaryDirectory() as folder:
+        steps, switches, scored = _measure(folder, cores[0], cores[1], pairs)
+    medians = [_median(steps, *phase) for phase in switches]
+    ratios = _paired(medians)
+    found = bootstrap_mean(np.array(ratios), seed=0)
+    report(f"{'phase':<20} {'median s of a step':>18}")
+    for name, first in (("evaluator stopped", 0), ("evaluator at work", 1)):
+        report(f"{name:<20} {np.nanmedian(medians[first::2]):>18.4f}")
+    report(f"{len(ratios)} pairs of {PHASE_S:g} s phases, {len(steps)} steps, {scored} cases scored meanwhile")
+    report(f"ratio {found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]")
+    return {
+        "value": round(found.mean, 4),
+        "low": round(found.low, 4),
+        "high": round(found.high, 4),
+        "unit": "seconds of a step with the evaluator at work over seconds without, mean of pairs, 95 % bootstrap",
+        "target": TARGET,
+        "holds": found.mean <= TARGET,
+        "pairs": len(ratios),
+        "cases_scored": scored,
+    }
+
+
+def _measure(
+    folder: str, train_core: int, evaluate_core: int, pairs: int
+) -> tuple[list[tuple[float, float]], list[tuple[float, float]], int]:
+    """Steps (start, end), phases (start, end; the evaluator is stopped in every other one, first in the first) on one
+    monotonic clock, and the number of cases scored.
+    """
+    context = multiprocessing.get_context("spawn")
+    ended, ready = context.Event(), context.Event()
+    steps, scored = context.SimpleQueue(), context.Value("i", 0)
+    trainer = context.Process(target=_train, args=(folder, train_core, ended, steps), daemon=True)
+    evaluator = context.Process(target=_evaluate, args=(folder, evaluate_core, ready, scored), daemon=True)
+    trainer.start()
+    evaluator.start()
+    try:
+        _await(ready, trainer, evaluator)
+        phases = []
+        for number in range(2 * pairs):
+            assert evaluator.pid is not None
+            os.kill(evaluator.pid, signal.SIGSTOP if number % 2 == 0 else signal.SIGCONT)
+            start = time.monotonic()
+            time.sleep(PHASE_S)
+            phases.append((start, time.monotonic()))
+        ended.set()
+        found = steps.get()
+        return found, phases, scored.value
+    finally:
+        for process in (trainer, evaluator):
+            process.kill()
+            process.join()
+
+
+def _await(ready: Any, *processes: BaseProcess) -> None:
+    """Until the evaluator scores, or a process has failed."""
+    while not ready.wait(1.0):
+        for process in processes:
+            assert process.is_alive(), f"{process.name} ended with {process.exitcode}"
+
+
+def _config(folder: str) -> RunConfig:
+    train = TrainConfig(steps=1_000_000, global_batch=4, engine="plain", checkpoint_every=20)
+    return RunConfig(
+        students=dict(DEMO), train=train, optimizer=OptimizerConfig(learning_rate=1e-4), storage=folder, name="run"
+    )
+
+
+def _train(folder: str, core: int, ended: Any, steps: Any) -> None:
+    """The training loop on one core, until it is told to end; then the seconds at which each step began and ended."""
+    from echodfkd.config.file import config_to_yaml
+    from echodfkd.storage.files import RunStorage
+    from echodfkd.storage.lease import held
+    from echodfkd.training import loop as worker
+    from echodfkd.training.run_state import WorkerContext
+
+    os.sched_setaffinity(0, {core})
+    torch.set_num_threads(1)
+    config = _config(folder)
+    spans: list[tuple[float, float]] = []
+    batches = [random_batch(config, step) for step in range(8)]
+
+    def stream() -> Iterator[DistillationBatch]:
+        for step in range(config.train.steps):
+            if ended.is_set():
+                steps.put(spans)
+            first = step * config.train.global_batch
+            slots = np.arange(first, first + config.train.global_batch)
+            start = time.monotonic()
+            yield replace(batches[step % len(batches)], slot=slots, index=slots)
+            spans.append((start, time.monotonic()))
+
+    storage = RunStorage(config.root)
+    storage.write("config.yaml", config_to_yaml(config).encode())
+    context = WorkerContext(0, 1, "cpu", "student0", "first", lambda values: None, lease_epoch=1)
+    with held(storage, lease_s=config.lease_s, say=lambda line: None):
+        worker.train(context, stream(), config, storage, "teacher")
+
+
+def _evaluate(folder: str, core: int, ready: Any, scored: Any) -> None:
+    """Score the newest checkpoint on one core, again and again, for ever."""
+    from echodfkd.evaluation.scorer import CaseScorer
+    from echodfkd.storage.files import RunStorage
+    from echodfkd.storage.manifests import latest_checkpoint
+
+    os.sched_setaffinity(0, {core})
+    torch.set_num_threads(1)
+    run = _config(folder).root
+    while latest_checkpoint(RunStorage(run)) is None:
+        time.sleep(0.2)
+    config = RunConfig(evaluate=EvaluateConfig(out=folder, run=run), evaluation=EvaluationConfig(cases=8))
+    while True:
+        for found in CaseScorer(config).score_all(range(config.evaluation.cases)):
+            assert found.scores
+            scored.value += 1
+            ready.set()
+
+
+def _median(steps: list[tuple[float, float]], start: float, end: float) -> float:
+    inside = [b - a for a, b in steps if a > start + SETTLE_S and b < end - SETTLE_S]
+    return float(np.median(inside)) if inside else float("nan")
+
+
+def _paired(medians: list[float]) -> list[float]:
+    """With over without, of each pair of neighbours (without comes first) in which both hold a whole step."""
+    ratios = [busy / idle for idle, busy in zip(medians[::2], medians[1::2], strict=True)]
+    assert not all(map(math.isnan, ratios)), "no phase holds a whole step: PHASE_S is too short for this machine"
+    return [ratio for ratio in ratios if not math.isnan(ratio)]

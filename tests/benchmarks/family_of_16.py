@@ -1,0 +1,116 @@
+"""Sixteen students on one stream against sixteen runs, from the work of each stage measured side by side.
+
+What a run costs, start-up aside, is the work of its stages: clips, their soft masks, and a step of each student. A
+family's run makes clips and masks once. Sixteen runs of one student each make them sixteen times. Where stages share
+the same cores, time is that work over the cores; where they run on devices of their own, a run takes as long as its
+busiest stage. Both ratios are given; the first counts.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from echodfkd.core.mask_codes import PROBABILITY
+from echodfkd.models.students.build import build_student
+from echodfkd.models.teachers.build import echonet_teacher
+from tests.benchmarks.family_table import PUBLISHED
+from tests.benchmarks.student_step import FILTERS, Training
+from tests.benchmarks.teacher_frames import random_network
+from tests.benchmarks.timing import Report, Stopwatch, interleave
+
+TARGET = 0.25
+FRAMES, SIZE = 25, 56
+"""The published training window."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds of one batch: of its clips, their masks, and a step of each student."""
+
+    source: float
+    teacher: float
+    students: Sequence[float]
+
+    @property
+    def shared(self) -> float:
+        """Work of the family over that of one run per student."""
+        alone = sum(self.source + self.teacher + step for step in self.students)
+        return (self.source + self.teacher + sum(self.students)) / alone
+
+    @property
+    def apart(self) -> float:
+        """The same where every stage has a device of its own: the busiest sets the pace."""
+        alone = sum(max(self.source, self.teacher, step) for step in self.students)
+        return max(self.source, self.teacher, sum(self.students)) / alone
+
+
+def family_of_16(report: Report, *, quick: bool) -> dict[str, Any]:
+    """Work of the 16 students on one stream over that of 16 runs, DeepLabV3 teacher, from stages timed in turn."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    clips, rounds = (32, 5) if device == "cuda" else (1, 1) if quick else (4, 5)
+    members = dict(list(PUBLISHED.items())[:4]) if quick else PUBLISHED
+    rounds_of = measure(list(members), device=device, clips=clips, rounds=rounds)
+    costs = [Costs(one["source"], one["teacher"], [one[f"{k}x{n}"] for k, n in members]) for one in rounds_of]
+    found = [cost.shared for cost in costs]
+    median = {name: statistics.median(one[name] for one in rounds_of) for name in rounds_of[0]}
+    report(f"{'stage':<10} {'ms a batch':>11}   {clips} clips of {FRAMES} frames, {device}")
+    for name, seconds in median.items():
+        report(f"{name:<10} {1e3 * seconds:>11.1f}")
+    apart = statistics.median(cost.apart for cost in costs)
+    report(f"one stream / {len(members)} runs: {statistics.median(found):.3f} [{min(found):.3f}, {max(found):.3f}]")
+    report(f"with a device for every stage: {apart:.3f}")
+    return {
+        "value": round(statistics.median(found), 4),
+        "low": round(min(found), 4),
+        "high": round(max(found), 4),
+        "unit": f"work of {len(members)} students on one stream over {len(members)} runs; a model of measured stages",
+        "target": TARGET,
+        "holds": statistics.median(found) <= TARGET and not quick,
+        "own_devices": round(apart, 4),
+        "device": device,
+        "milliseconds": {name: round(1e3 * seconds, 2) for name, seconds in median.items()},
+    }
+
+
+def measure(members: Sequence[tuple[int, int]], *, device: str, clips: int, rounds: int) -> list[dict[str, float]]:
+    """Seconds of every stage by name, for each round; all stages run in turn."""
+    from echodfkd.sources.phantom.source import default_phantom
+
+    source = default_phantom(seed=1, num_frames=FRAMES, fps=32.0, size=SIZE, case_frames=FRAMES)
+    video = np.stack([source.clip(index).video for index in range(clips)])
+    teacher = echonet_teacher(random_network(0), device=device, batch_frames=128)
+    pixels = torch.from_numpy(video).to(device)
+    target_prob = torch.from_numpy(teacher.soft_masks(video)).to(device)
+    works: dict[str, Callable[[], tuple[float, ...]]] = {
+        "source": _timed(lambda: [source.clip(index) for index in range(clips)], "cpu"),
+        "teacher": _timed(lambda: teacher.clip_codes(video, (), PROBABILITY), device),
+    }
+    for blocks, layers in members:
+        student = build_student(blocks=blocks, layers=layers, filters=FILTERS, norm="batch")
+        training = Training(student, pixels, target_prob, bf16=False)
+        works[f"{blocks}x{layers}"] = _step_of(training)
+    return _by_round(interleave(works, rounds), rounds)
+
+
+def _timed(work: Callable[[], object], device: str) -> Callable[[], tuple[float, ...]]:
+    def timed() -> tuple[float, ...]:
+        watch = Stopwatch(device)
+        start = watch.mark()
+        work()
+        return (watch.seconds(start, watch.mark()),)
+
+    return timed
+
+
+def _step_of(training: Training) -> Callable[[], tuple[float, ...]]:
+    return lambda: training.timed_step()[1:]
+
+
+def _by_round(times: Mapping[str, Sequence[tuple[float, ...]]], rounds: int) -> list[dict[str, float]]:
+    return [{name: found[turn][0] for name, found in times.items()} for turn in range(rounds)]

@@ -1,0 +1,51 @@
+"""Break a small run as a seed says and see that nothing is lost: python -m tests.chaos --config configs/chaos.yaml."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+
+from echodfkd.config.file import load_config
+from echodfkd.core.errors import EchoDFKDError
+from echodfkd.runtime.cluster.environment import prepare_ray
+from echodfkd.runtime.command import fail, guarded
+
+
+def main() -> int:
+    """Parse, play the rounds, and end with one JSON object; 1 where anything was lost, repeated or changed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", metavar="FILE", help="YAML file of the run (see configs/chaos.yaml)")
+    parser.add_argument("--seed", type=int, default=0, help="of the first round; the next takes the next number")
+    parser.add_argument("--seeds", type=int, default=1, help="play at least so many rounds")
+    parser.add_argument("--minutes", type=float, default=0.0, help="begin new rounds for so long")
+    parser.add_argument("--faults", type=int, default=4, help="faults of one round")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. train.steps=100")
+    args = parser.parse_args()
+    try:
+        config = load_config(args.config, args.overrides)
+    except EchoDFKDError as error:
+        return fail(error, code=2)
+    prepare_ray("local")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the cluster must not outlive this process
+
+    def work() -> dict[str, object]:
+        from tests.chaos.chaos import run_chaos
+
+        result = run_chaos(
+            config,
+            seed=args.seed,
+            seeds=args.seeds,
+            minutes=args.minutes,
+            faults=args.faults,
+            print_line=lambda line: print(line, flush=True),
+        )
+        for problem in result["problems"]:
+            print(f"error: {problem}", file=sys.stderr, flush=True)
+        return result
+
+    return guarded(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,197 @@
+"""Small runs of the training loop for tests: clips as a function of their slot, and processes that train on them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from echodfkd.config.run import RunConfig
+from echodfkd.config.sections.student import StudentConfig
+from echodfkd.config.sections.training import DataConfig, OptimizerConfig, TrainConfig, WindowConfig
+from echodfkd.core.errors import EchoDFKDError
+from echodfkd.core.records import DistillationBatch, Quarantined
+from echodfkd.storage.files import RunStorage
+from echodfkd.training.loop import WorkerContext, first_step, train
+
+SIZE, FRAMES, TEACHER = 8, 3, "teacher-1234abcd"
+ENGINES = {
+    "plain": ("plain", 0),
+    "zero0": ("deepspeed", 0),
+    "zero1": ("deepspeed", 1),
+    "zero2": ("deepspeed", 2),
+    "zero3": ("deepspeed", 3),
+}
+BATCH_STUDENT = {"a": StudentConfig(blocks=1, layers=2, filters=3, norm="batch")}
+GROUP_STUDENT = {"a": StudentConfig(blocks=2, layers=1, filters=3, norm="group")}
+PAIR = {**BATCH_STUDENT, "b": StudentConfig(blocks=2, layers=1, filters=2, norm="batch")}
+
+
+FAMILY = {
+    f"c{blocks}{layers}": StudentConfig(blocks=blocks, layers=layers, filters=2)
+    for blocks in (1, 2, 3, 4)
+    for layers in (1, 2, 3, 4)
+}
+
+
+def small_config(
+    *,
+    engine: str = "plain",
+    workers: int = 1,
+    students: dict[str, StudentConfig] | None = None,
+    size: int = SIZE,
+    **train_options: Any,
+) -> RunConfig:
+    """10 steps of 4 clips; ``engine`` is a key of ENGINES."""
+    kind, stage = ENGINES[engine]
+    train_config = TrainConfig(
+        steps=10, global_batch=4, workers=workers, engine=kind, zero_stage=stage, checkpoint_every=5
+    )
+    return RunConfig(
+        students=students or BATCH_STUDENT,
+        window=WindowConfig(frames=FRAMES, size=size),
+        optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=3, clip_norm=0.2),
+        data=DataConfig(quarantine_limit=0.1),
+        train=dataclasses.replace(train_config, **train_options),
+    )
+
+
+def make_batch(slots: list[int], size: int = SIZE) -> DistillationBatch:
+    """Clips whose pixels, masks and weights follow from their slots alone."""
+    videos, masks = [], []
+    for slot in slots:
+        rng = np.random.default_rng(slot)
+        centre = rng.uniform(2, size - 2, size=(2, 1, 1))
+        rows, columns = np.mgrid[:size, :size]
+        radius = rng.uniform(1.5, 3, size=(FRAMES, 1, 1))
+        prob = 1 / (1 + np.exp(np.hypot(rows - centre[0], columns - centre[1]) - radius))
+        masks.append(np.rint(255 * prob).astype(np.uint8))
+        videos.append(np.clip(200 * (1 - prob) + rng.normal(0, 20, prob.shape), 0, 255).astype(np.uint8))
+    count = len(slots)
+    batch = DistillationBatch(
+        slot=np.array(slots, np.int64),
+        index=np.array(slots, np.int64),
+        clip_id=tuple(f"test-i{slot}" for slot in slots),
+        epoch=np.zeros(count, np.int64),
+        window_start=np.zeros(count, np.int64),
+        video=np.stack(videos),
+        teacher_prob=np.stack(masks),
+        sample_weight=np.array([(1.0, 0.5, 2.0)[slot % 3] for slot in slots], np.float32),
+    )
+    batch.video.setflags(write=False)  # as the columns of a stream are
+    return batch
+
+
+def plan_stream(config: RunConfig, rank: int, *, start: int, stop: int | None = None) -> Iterator[DistillationBatch]:
+    """This rank's micro-batches of the steps start .. stop - 1, in plan order."""
+    train_config = config.train
+    for step in range(start, train_config.steps if stop is None else stop):
+        for turn in range(train_config.accumulation):
+            place = turn * train_config.workers + rank
+            first = step * train_config.global_batch + place * config.micro_batch
+            yield make_batch(list(range(first, first + config.micro_batch)), config.window.size)
+
+
+def run_training(
+    config: RunConfig,
+    root: Path | str,
+    *,
+    rank: int = 0,
+    stop: int | None = None,
+    change: Callable[[DistillationBatch], DistillationBatch] | None = None,
+    reports: list[dict[str, Any]] | None = None,
+    attempt: str = "first",
+) -> dict[str, Any]:
+    """Train in this process, as one rank; an explained error comes back as {"error": sentence}."""
+    storage = RunStorage(str(root))
+    stream = plan_stream(config, rank, start=first_step(storage), stop=stop)
+    context = WorkerContext(
+        rank=rank,
+        world_size=config.train.workers,
+        device="cpu",
+        name=f"students-rank{rank}",
+        attempt=attempt,
+        report=(reports if reports is not None else []).append,
+    )
+    try:
+        return train(context, map(change or (lambda batch: batch), stream), config, storage, TEACHER)
+    except EchoDFKDError as error:
+        return {"error": str(error)}
+
+
+def training_rows(root: Path | str) -> list[dict[str, Any]]:
+    """The training log of a run, every part."""
+    storage = RunStorage(str(root))
+    parts = [part for part in storage.list("logs") if "/training-" in part]
+    return [row for part in parts for row in storage.read_table(part).to_pylist()]
+
+
+def loss_curve(root: Path | str, student: str) -> list[float]:
+    """A student's losses by update."""
+    rows = [row for row in training_rows(root) if row["student"] == student]
+    return [row["loss"] for row in sorted(rows, key=lambda row: row["step"])]
+
+
+def quarantine_one(batch: DistillationBatch) -> DistillationBatch:
+    """The batch, with one quarantined index on its back."""
+    slot = int(batch.slot[0])
+    row = Quarantined(slot=slot, index=slot, clip_id=f"bad-{slot}", stage="source", reason=f"clip {slot} is torn")
+    return dataclasses.replace(batch, quarantined=(row,))
+
+
+class Poisoned(nn.Module):
+    """One convolution whose loss or gradient is not finite, or (norm) whose gradient is finite and its square not, for
+    videos that begin with the grey level 255."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 3, padding=1)
+        self.where = where
+
+    def forward(self, video_BTHW: torch.Tensor) -> torch.Tensor:
+        B, T, H, W = video_BTHW.shape
+        logits = self.conv(video_BTHW.reshape(B * T, 1, H, W).float() / 255).view(B, T, H, W)
+        if int(video_BTHW[0, 0, 0, 0]) != 255:
+            return logits
+        if self.where == "loss":
+            return logits * math.nan
+        huge = math.inf if self.where == "gradient" else 1e30
+        logits.register_hook(lambda gradient: gradient * huge)
+        return logits
+
+
+def start_processes(scenario: Callable[[int, str], None], folder: Path, count: int) -> Any:
+    """Start ``scenario(rank, folder)`` in a gloo group of fresh processes; join the answer to wait for them."""
+    import torch.multiprocessing as mp
+
+    return mp.start_processes(_in_group, (scenario, str(folder), count), count, join=False, start_method="spawn")
+
+
+def _in_group(rank: int, scenario: Callable[[int, str], None], folder: str, count: int) -> None:
+    torch.set_num_threads(1)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    if count > 1:
+        dist.init_process_group("gloo", init_method=f"file://{folder}/group-{count}", rank=rank, world_size=count)
+    scenario(rank, folder)
+    if count > 1:
+        dist.barrier()
+    os._exit(0)  # gloo's threads can abort an orderly interpreter exit, long after the work is saved
+
+
+def save_result(folder: str, name: str, rank: int, values: Any) -> None:
+    """Keep what a process found for the test that asserts on it."""
+    Path(folder, f"{name}-rank{rank}.json").write_text(json.dumps(values))
+
+
+def load_results(folder: Path, name: str, count: int = 2) -> list[Any]:
+    """What each rank kept."""
+    return [json.loads(Path(folder, f"{name}-rank{rank}.json").read_text()) for rank in range(count)]

@@ -1,0 +1,95 @@
+"""A long, tiny run of the whole pipeline on a local cluster, with every process of it watched.
+
+consumes: the processes of this machine's cluster, its object store / produces: series for `tests.soak.soak`
+waits for: nothing / unblocked by: its clock
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+from ray._private import state as ray_state
+from ray._private.internal_api import get_memory_info_reply
+
+from echodfkd.config.run import RunConfig
+from echodfkd.core.errors import RunError
+from echodfkd.runtime.cluster.connection import connected
+from echodfkd.runtime.distillation_run import run_distillation
+from tests.soak.soak import describe, sample_process
+
+ROLES = {
+    "gcs_server": "gcs",
+    "raylet": "raylet",
+    "RayTrainWorker": "students",
+    "TeacherActor": "teachers",
+    "Evaluator": "evaluators",
+    "TrainController": "controller",
+    "SplitCoordinator": "coordinators",
+}
+"""What a process of the cluster is, by what its title holds; the first that fits."""
+
+
+def soak_pipeline(config: RunConfig, report: Callable[[str], None], *, every_s: float) -> dict[str, Any]:
+    """Run a distillation and judge what its processes took over time.
+
+    Memory, handles and threads are summed over the processes of a role. A role is judged by the samples that show it,
+    where at least two thirds of all do: teachers, say, start after the first samples and end before the last.
+
+    Raises:
+        RunError: the ledger is not exact, or the run was too short to be judged.
+    """
+    samples: list[dict[str, float]] = []
+    closing = threading.Event()
+    started = time.monotonic()
+    with connected(config.ray):
+        watch = threading.Thread(target=_watch, args=(samples, closing, every_s), name="soak", daemon=True)
+        watch.start()
+        try:
+            summary = run_distillation(config, report)
+        finally:
+            closing.set()
+            watch.join()
+    ledger = summary["ledger"]
+    if ledger["lost"] or ledger["repeated"]:
+        raise RunError(f"the ledger is not exact: {ledger}")
+    if not samples:
+        raise RunError("the run was over before its processes were looked at; take more steps")
+    series: dict[str, list[float]] = {}
+    for name in sorted(set().union(*samples)):
+        values = [sample[name] for sample in samples if name in sample]
+        if 3 * len(values) >= 2 * len(samples):
+            series[name] = values
+    found = describe(series, report, steps=config.train.steps, wall_s=time.monotonic() - started)
+    return {**found, "legs": config.num_legs, **ledger}
+
+
+def _watch(samples: list[dict[str, float]], closing: threading.Event, every_s: float) -> None:
+    while not closing.wait(every_s):
+        sample = _sample()
+        if any(name.endswith(" students") for name in sample):  # not while actors load, and not during the report
+            samples.append(sample)
+
+
+def _sample() -> dict[str, float]:
+    """One look at this process, its cluster's and the object store."""
+    sums: defaultdict[str, float] = defaultdict(float)
+    own = psutil.Process()
+    for process in [own, *own.children(recursive=True)]:
+        try:
+            role = "driver" if process.pid == own.pid else _role(process.cmdline()[:1])
+            for kind, value in sample_process(process).items() if role else ():
+                sums[f"{kind} {role}"] += value
+        except (psutil.Error, OSError):  # it has just ended
+            continue
+    stats = get_memory_info_reply(ray_state.state).store_stats
+    return {**sums, "objects_mb store": stats.object_store_bytes_used / 2**20}
+
+
+def _role(title: list[str]) -> str:
+    """A role by the first word of a command line: a binary, or the title that Ray gives a worker."""
+    return next((role for word, role in ROLES.items() if title and word in title[0]), "")

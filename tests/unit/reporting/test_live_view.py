@@ -1,0 +1,71 @@
+"""The page that a run shows on a terminal."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from echodfkd.reporting.live.live_view import Look, clock_time, live_view, page
+
+rich = pytest.importorskip("rich", reason="needs rich (extra [live])")
+
+VALUES = {
+    "step": 30, "published": 20, "losses": {f"c{n}": 0.5 - n / 100 for n in range(10)}, "wait_share": 0.05,
+    "source_clips_s": 27.0, "source_busy_share": 0.25, "teacher_clips_s": 15.4, "teacher_busy_share": 0.5,
+    "teacher_cache_clips_s": 1e9, "scored": "step 20", "backlog": 3, "quarantined": 2,
+}  # fmt: skip
+
+
+def look(values: dict[str, object]) -> Look:
+    return Look(values, elapsed_s=100, total=120, clips_s=4.2, steps_s=0.5, queue=12.3, memory_mb=4100.2)
+
+
+def text(values: dict[str, object]) -> str:
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), width=100, record=True)
+    console.print(page("a[b]", look(values)))
+    return console.export_text()
+
+
+def test_the_page_holds_every_number():
+    shown = text(VALUES)
+    assert "a[b]  update 30 of 120, 1:40, 3:00 left" in shown  # 90 updates at 0.5 a second
+    lines = [" ".join(line.split()) for line in shown.splitlines()]
+    assert "stage at work one actor student loss" in lines
+    assert any(line.startswith("source 25 % 27 clips/s") for line in lines)
+    assert any(line.startswith("teacher 50 % 15 clips/s") for line in lines)
+    assert any(line.startswith("students 95 % 4.2 clips/s") for line in lines)
+    assert "cache" not in shown
+    assert "c9 0.4100" in " ".join(lines)  # the lowest loss first
+    assert "and 2 more up to 0.5000" in " ".join(lines)
+    assert "queue 12 clips; checkpoint at update 20; scored step 20; 3 scoring tasks left; 2 clips replaced" in shown
+    assert "memory 4,100 MB" in shown
+
+
+def test_before_the_first_update():
+    shown = text({})
+    assert "starting: actors load" in shown
+    assert "memory 4,100 MB" in shown
+    assert look({"step": 120}).eta_s == 0
+
+
+def test_a_terminal_is_needed_and_left_as_it_was():
+    class FakeTerminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    assert live_view("run", io.StringIO()) is None
+    terminal = FakeTerminal()
+    view = live_view("run", terminal)
+    assert view is not None
+    view.show(look(VALUES))
+    view.close()
+    assert "update 30 of 120" in terminal.getvalue()
+    assert terminal.getvalue().count("\x1b[?25h") == 1  # the cursor is shown again
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(5, "0:05"), (125, "2:05"), (3725, "1:02:05")])
+def test_times(seconds, shown):
+    assert clock_time(seconds) == shown

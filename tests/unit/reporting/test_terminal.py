@@ -1,0 +1,32 @@
+"""The table at the end of a run."""
+
+from echodfkd.reporting.page.terminal import summary_lines
+
+
+def test_the_table_shows_means_intervals_and_dashes() -> None:
+    score = {"mean": 0.9512, "low": 0.9, "high": 0.99, "n": 24}
+    summary = {
+        "teacher": {"scores": {"dice_all": score}},
+        "students": {"c31": {"parameters": 174721, "scores": {"dice_ed": score, "judge_score": {"mean": None}}}},
+        "ledger": {"clips": 8, "lost": 0, "repeated": 1, "quarantined": 2},
+    }
+    header, teacher, student, ledger = summary_lines(summary)
+    assert header.split() == ["model", "weights", "Dice", "Dice", "ED", "Dice", "ES", "judge"]
+    assert teacher.split() == ["teacher", "0.951", "[0.900,", "0.990]", "n=24", "-", "-", "-"]
+    assert student.split() == ["c31", "174,721", "-", "0.951", "[0.900,", "0.990]", "n=24", "-", "-"]
+    assert ledger == "8 clips trained, 0 lost, 1 repeated, 2 quarantined"
+
+
+def test_what_students_took_stands_below_where_it_is_known() -> None:
+    took = {"step_s": 0.0123, "memory_mb": {"state": 2.8, "activations": 1234.5}}
+    summary = {
+        "teacher": {"scores": {}},
+        "students": {
+            "c31": {"parameters": 174721, "scores": {}, "steps": 1200, "stopped_early": True, **took},
+            "c11": {"parameters": 5701, "scores": {}, "steps": 2000, "step_s": None, "memory_mb": took["memory_mb"]},
+        },
+        "ledger": {"clips": 8, "lost": 0, "repeated": 0, "quarantined": 0},
+    }
+    lines = summary_lines(summary)
+    assert lines[6].split("  ") == ["c31", "1,200 updates (stopped early)", "12.3 ms an update", "2.8 + 1,234.5 MB"]
+    assert lines[7].split() == ["c11", "2,000", "updates", "-", "2.8", "+", "1,234.5", "MB"]

@@ -1,0 +1,143 @@
+"""Time and cost of a run from a pilot's rates, on hand-made numbers."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+import yaml
+
+from echodfkd.config.file import config_to_yaml, load_config
+from echodfkd.config.run import RunConfig
+from echodfkd.core.errors import ConfigError, InputError
+from echodfkd.runtime.cluster.sizing import estimate, estimate_run
+from echodfkd.runtime.command import run_job
+
+PILOT = {"pipeline": {"stages": {
+    "source": {"clips": 800, "busy_s": 100.0, "actors": 3, "frames": 1},
+    "teacher": {"clips": 800, "busy_s": 200.0, "actors": 2, "frames": 1},
+    "students": {"clips": 800, "busy_s": 80.0, "actors": 1, "frames": 1},
+    "evaluator": {"clips": 10, "busy_s": 20.0, "actors": 1, "frames": 1},
+}}}  # fmt: skip
+"""Rates: source 8, teacher 4, students 10 clips/s, evaluator 0.5 cases/s."""
+RUN = [
+    "students.a={blocks: 1}", "students.b={blocks: 1}", "train.steps=9000", "train.global_batch=8",
+    "train.checkpoint_every=3000", "data.source_tasks=4", "teacher.max_actors=2", "evaluation.cases=24",
+]  # fmt: skip
+
+
+def config(*more: str) -> RunConfig:
+    return load_config(None, [*RUN, *more])
+
+
+def test_the_slowest_stage_is_the_bound():
+    found = estimate(config(), config(), PILOT)
+    assert (found.clips, found.bound, found.clips_s) == (72_000, "teacher", 8.0)
+    assert found.hours == pytest.approx(2.5)  # 72,000 clips at 8 a second
+    actors = {stage.name: (stage.actors, stage.most) for stage in found.stages}
+    assert actors == {"source": (2, 4), "teacher": (2, 2), "students": (1, 1), "evaluator": (1, 1)}
+    assert found.notes == ()
+    more = estimate(config("teacher.max_actors=4"), config(), PILOT)
+    assert (more.bound, more.clips_s) == ("students", 10.0)
+    assert {stage.name: stage.actors for stage in more.stages}["teacher"] == 3  # 10 clips/s at 4 each
+
+
+def test_a_source_waits_between_its_tasks_to_be_seen():
+    """A block of 8 clips takes 1 s to make and 0.15 s to be followed by another."""
+    found = estimate(config("data.source_tasks=1"), config(), PILOT)
+    assert (found.bound, found.clips_s) == ("source", pytest.approx(8 / 1.15))
+    small = estimate(config("data.source_tasks=1", "train.global_batch=2"), config(), PILOT)
+    assert small.clips_s == pytest.approx(2 / (0.25 + 0.15))
+
+
+def test_prices_and_what_has_none():
+    prices = "sizing.price_per_hour={teacher: 1.5, students: 4, head: 0.2, evaluator: 0}"
+    found = estimate(config(prices), config(), PILOT)
+    costs = {stage.name: stage.cost for stage in found.stages}
+    assert costs == {
+        "source": None,
+        "teacher": pytest.approx(2 * 2.5 * 1.5),
+        "students": pytest.approx(2.5 * 4),
+        "evaluator": 0.0,
+        "head": pytest.approx(0.5),
+    }
+    text = "\n".join(found.lines())
+    assert "72,000 clips at 8.0 clips/s take 2.5 h; the bound is teacher" in text
+    assert "cost 18 in all (without source: sizing.price_per_hour has no price)" in text
+    assert "nan" not in text
+
+
+def test_evaluators_that_end_after_the_students():
+    """3 checkpoints of 2 students and the teacher: 7 x 2,400 cases at 0.5 a second are 9.33 h."""
+    found = estimate(config("evaluation.cases=2400"), config(), PILOT)
+    assert found.hours == pytest.approx(7 * 2400 / 0.5 / 3600)
+    assert any(re.search(r"evaluators end 6.8 h after the students", note) for note in found.notes)
+    assert estimate(config("evaluation.enabled=false"), config(), PILOT).hours == pytest.approx(2.5)
+
+
+def test_larger_clips_take_longer_and_differences_are_said():
+    found = estimate(config("window.size=112", "teacher.num_gpus=1"), config(), PILOT)
+    assert found.clips_s == pytest.approx(2.0)  # four times the pixels
+    assert len(found.notes) == 2
+    assert found.notes[0] == "the pilot has teacher.num_gpus 0.0, this run 1.0"
+
+
+def test_a_pilot_that_tells_too_little():
+    for stages, words in (
+        ({}, "does not tell what the stage source did"),
+        ({"source": {"clips": 0, "busy_s": 1}}, "its stage source made 0 clips in 1 s; let it train longer"),
+        ({"source": {"clips": "x", "busy_s": 1}}, "does not tell what the stage source did"),
+    ):
+        with pytest.raises(InputError, match=words):
+            estimate(config(), config(), {"pipeline": {"stages": stages}})
+    with pytest.raises(InputError, match=r"sizing.pilot: /nowhere holds no finished run"):
+        estimate_run(config("sizing.pilot=/nowhere"))
+
+
+def test_dry_run_prints_it_as_comments(tmp_path, capsys):
+    (tmp_path / "summary.json").write_text(json.dumps(PILOT))
+    (tmp_path / "config.yaml").write_text(config_to_yaml(config()))
+    arguments = ["--dry-run", *RUN, f"sizing.pilot={tmp_path}"]
+    assert run_job(lambda config: {}, description="", arguments=arguments) == 0
+    printed = capsys.readouterr().out
+    assert "# estimate: 72,000 clips at 8.0 clips/s take 2.5 h; the bound is teacher" in printed
+    assert yaml.safe_load(printed)["train"]["steps"] == 9000  # still YAML
+    assert run_job(lambda config: {}, description="", arguments=[*arguments[:-1], "sizing.pilot=/nowhere"]) == 1
+    assert "error: sizing.pilot: /nowhere holds no finished run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("sizing.price_per_hour={boat: 1}", "got 'boat', allowed are source, teacher"),
+        ("sizing.price_per_hour={head: -1}", r"price_per_hour.head: got -1.0, must be at least 0"),
+    ],
+)
+def test_prices_that_cannot_be(given, words):
+    with pytest.raises(ConfigError, match=words):
+        config(given)
+
+
+def test_an_ensemble_in_one_pool_and_in_several():
+    """Members of 5 and 10 clips/s, and a fusing stage of 100: one actor of all does 1 / (0.2 + 0.1 + 0.01) a second."""
+    ensemble = ["teacher.kind=ensemble", "teacher.members.a.kind=embedded", "teacher.members.b.kind=embedded"]
+    stages = {
+        **PILOT["pipeline"]["stages"],
+        "teacher": {"clips": 100, "busy_s": 1.0},
+        "teacher.a": {"clips": 100, "busy_s": 20.0},
+        "teacher.b": {"clips": 100, "busy_s": 10.0},
+    }
+    pilot = {"pipeline": {"stages": stages}}
+    one = estimate(config(*ensemble), config(*ensemble), pilot)
+    assert one.bound == "teacher"
+    assert one.clips_s == pytest.approx(2 / 0.31)
+    each = [*ensemble, "teacher.pools=each", "teacher.members.a.max_actors=1", "teacher.members.b.max_actors=3",
+            "sizing.price_per_hour={teacher: 1}"]  # fmt: skip
+    several = estimate(config(*each), config(*each), pilot)
+    assert (several.bound, several.clips_s) == ("teacher.a", 5.0)
+    assert {stage.name: stage.actors for stage in several.stages if stage.cost} == {
+        "teacher.a": 1,
+        "teacher.b": 1,
+        "teacher": 1,
+    }

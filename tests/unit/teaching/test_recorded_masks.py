@@ -1,0 +1,267 @@
+"""Masks that were made before: our Parquet rows and the authors' archives, found by clip, cut as the clip was."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from echodfkd.config.file import load_config
+from echodfkd.config.run import RunConfig
+from echodfkd.core.errors import ClipError, InputError, RunError
+from echodfkd.core.records import DistillationBatch
+from echodfkd.evaluation.heads import predict_with_teacher
+from echodfkd.models.teachers.protocol import ClipKey
+from echodfkd.runtime.stream.parts import evaluation_source, load_teacher, slot_rules, training_source
+from echodfkd.sources.video.echonet import read_file_list, read_video
+from echodfkd.sources.video.windows import resize_video
+from echodfkd.teaching.blocks import make_block, teach_block
+from echodfkd.teaching.mask_files import StoredMask, decode_masks, decode_npz, encode_masks
+from echodfkd.teaching.recorded import RecordedMasks
+from tests.helpers.echonet import write_small_folder
+
+RNG = np.random.default_rng(0)
+
+
+def npz(array: np.ndarray, *, key: str = "arr_0") -> bytes:
+    sink = io.BytesIO()
+    np.savez_compressed(sink, **{key: array})
+    return sink.getvalue()
+
+
+def masks(count: int = 3, classes: tuple[str, ...] = ("LV",)) -> list[StoredMask]:
+    return [
+        StoredMask(f"c{i}", "t-1", classes, RNG.integers(0, 256, (4, len(classes), 8, 8), dtype=np.uint8))
+        for i in range(count)
+    ]
+
+
+def keys(*names: str) -> list[ClipKey]:
+    return [ClipKey(name, index, 0) for index, name in enumerate(names)]
+
+
+def folder_of(root: Path, rows: list[StoredMask], *, name: str = "part.parquet") -> Path:
+    root.mkdir(exist_ok=True)
+    (root / name).write_bytes(encode_masks(rows))
+    return root
+
+
+def teacher_of(root: Path, *, classes: tuple[str, ...] = ("LV",), kept: tuple[int, ...] = (0,)) -> RecordedMasks:
+    names = ("background", *(classes[place] for place in kept))
+    return RecordedMasks(str(root), source_classes=classes, channels=kept, class_names=names, place=None)
+
+
+def test_parquet_masks_are_found_by_clip_id(tmp_path: Path) -> None:
+    rows = masks(20)
+    root = folder_of(tmp_path / "m", rows[:12])
+    folder_of(root, rows[12:], name="more.parquet")
+    teacher = teacher_of(root)
+    prob, faults = teacher.clip_masks(np.zeros((3, 4, 8, 8), np.uint8), keys("c13", "nobody", "c9"))
+    assert faults == {1: f"{root} holds no mask of nobody"}
+    np.testing.assert_array_equal(np.rint(255 * prob[0]), rows[13].levels[:, 0])
+    np.testing.assert_array_equal(np.rint(255 * prob[2]), rows[9].levels[:, 0])
+    assert not prob[1].any()
+    assert teacher.teacher_id == teacher_of(root).teacher_id
+    with pytest.raises(RunError, match="finds masks by clip id, and was shown pixels alone"):
+        teacher.soft_masks(np.zeros((1, 4, 8, 8), np.uint8))
+
+
+def test_classes_are_picked_by_name_and_other_sizes_are_resized(tmp_path: Path) -> None:
+    rows = masks(2, classes=("atrium", "LV", "RV"))
+    teacher = teacher_of(folder_of(tmp_path / "m", rows), classes=("atrium", "LV", "RV"), kept=(1, 2))
+    prob, faults = teacher.clip_masks(np.zeros((1, 4, 16, 16), np.uint8), keys("c1"))
+    assert not faults
+    assert teacher.class_names == ("background", "LV", "RV")
+    np.testing.assert_array_equal(np.rint(255 * prob[0, :, 1]), resize_video(rows[1].levels[:, 2], 16))
+    _, faults = teacher.clip_masks(np.zeros((1, 5, 8, 8), np.uint8), keys("c1"))
+    assert faults == {0: "the stored mask of c1 has 4 frames, the clip 5"}
+    other = teacher_of(tmp_path / "m", classes=("LV",))
+    _, faults = other.clip_masks(np.zeros((1, 4, 8, 8), np.uint8), keys("c1"))
+    assert "with the classes atrium, LV, RV, expected LV (teacher.outputs)" in faults[0]
+
+
+def test_a_damaged_file_loses_its_own_clips_alone(tmp_path: Path) -> None:
+    rows = masks(4)
+    root = folder_of(tmp_path / "m", rows[:2])
+    (root / "bad.parquet").write_bytes(b"PAR1 not at all PAR1")
+    spoiled = bytearray(encode_masks(rows[2:]))
+    (root / "spoiled.parquet").write_bytes(spoiled)
+    place = spoiled.index(b"\x28\xb5\x2f\xfd") + 20  # inside of the first zstd blob
+    spoiled[place] ^= 255
+    (root / "spoiled.parquet").write_bytes(spoiled)
+    teacher = teacher_of(root)
+    _, faults = teacher.clip_masks(np.zeros((4, 4, 8, 8), np.uint8), keys("c0", "c2", "c3", "lost"))
+    assert set(faults) == {1, 3}
+    assert "do not have the sha256 beside them; the file is damaged" in faults[1]
+    assert "holds no mask of lost; it also holds bad.parquet, which cannot be read" in faults[3]
+
+
+def test_a_link_out_of_the_folder_is_not_followed(tmp_path: Path) -> None:
+    outside = folder_of(tmp_path / "outside", masks(1))
+    root = tmp_path / "m"
+    root.mkdir()
+    (root / "part.parquet").symlink_to(outside / "part.parquet")
+    _, faults = teacher_of(root).clip_masks(np.zeros((1, 4, 8, 8), np.uint8), keys("c0"))
+    assert "part.parquet is no plain file inside of the folder" in faults[0]
+
+
+def test_a_folder_of_neither_or_both_kinds_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"holds 0 .parquet and 0 .seg.npz files; expected masks of one kind"):
+        teacher_of(tmp_path)
+    folder_of(tmp_path, masks(1))
+    (tmp_path / "x.seg.npz").write_bytes(b"")
+    with pytest.raises(InputError, match="expected masks of one kind"):
+        teacher_of(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["arr_0", "output"])
+@pytest.mark.parametrize("shape", [(5, 6, 7), (5, 1, 6, 7)])
+def test_both_shapes_of_the_authors_archives_are_read(key: str, shape: tuple[int, ...]) -> None:
+    array = RNG.integers(0, 256, shape, dtype=np.uint8)
+    for stored in (array, np.asfortranarray(array)):
+        np.testing.assert_array_equal(decode_npz(npz(stored, key=key), "a.seg.npz"), array.reshape(5, 6, 7))
+
+
+class Payload:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        import os
+
+        return os.mkdir, (str(self.path),)
+
+
+def lying_header(data: bytes, old: bytes, new: bytes) -> bytes:
+    """The archive with another header in its array, of the same length."""
+    sink = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as archive, zipfile.ZipFile(sink, "w") as other:
+        content = archive.read("arr_0.npy")
+        assert old in content
+        other.writestr("arr_0.npy", content.replace(old, new.ljust(len(old))))
+    return sink.getvalue()
+
+
+GOOD = np.zeros((5, 6, 7), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "is no readable .npz archive"),
+        (b"PK\x03\x04 and no more", "is no readable .npz archive"),
+        (npz(GOOD)[:-40], "is no readable .npz archive"),
+        (npz(GOOD, key="masks"), "holds 1 entries, expected one array, arr_0 or output"),
+        (npz(GOOD.astype(np.float32)), "holds an array of '<f4', expected uint8"),
+        (npz(GOOD[0]), r"has the shape \(6, 7\), expected"),
+        (npz(GOOD[:, None, :, :, None]), "has the shape"),
+        (npz(GOOD[:0]), "has the shape"),
+        (lying_header(npz(GOOD), b"(5, 6, 7)", b"(5, 6, 9)"), "holds 210 bytes, its shape needs 270"),
+        (lying_header(npz(GOOD), b"(5, 6, 7), }", b"(9999,999,9)"), "no plain numbers"),
+        (lying_header(npz(np.zeros((50, 60, 70), np.uint8)), b"(50, 60, 70)", b"(9999,999,99"), "no plain numbers"),
+        (lying_header(npz(np.zeros((50, 60, 70), np.uint8)), b"(50, 60, 70)", b"(9999,9,999)"), "holds 210000 bytes"),
+        (lying_header(npz(np.zeros((50, 60, 70), np.uint8)), b"(50, 60, 70)", b"(9999,99,999"), "no plain numbers"),
+        (lying_header(npz(np.zeros((50, 60, 700), np.uint8)), b"(50, 60, 700)", b"(9999,99,999)"), "at most 268435456"),
+    ],
+)
+def test_an_archive_at_fault_is_refused_with_a_reason(data: bytes, words: str) -> None:
+    with pytest.raises(ClipError, match=words):
+        decode_npz(data, "a.seg.npz")
+
+
+def test_a_pickled_object_is_refused_and_not_run(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    for array in (np.array([Payload(mark)], dtype=object), np.array({"a": Payload(mark)}, dtype=object)):
+        with pytest.raises(ClipError, match=r"holds an array of '\|O', expected uint8 .* objects are never unpickled"):
+            decode_npz(npz(array), "a.seg.npz")
+    assert not mark.exists()
+    with np.load(io.BytesIO(npz(np.array([Payload(mark)], dtype=object))), allow_pickle=True) as archive:
+        archive["arr_0"]
+    assert mark.exists()  # the payload would have
+
+
+def test_a_file_of_masks_round_trips_and_another_parquet_file_is_refused() -> None:
+    rows = masks(11, classes=("LV", "RV"))
+    again = decode_masks(encode_masks(rows), "m.parquet")
+    assert [(m.clip_id, m.teacher_id, m.classes, m.video_sha256) for m in again] == [
+        (m.clip_id, m.teacher_id, m.classes, m.video_sha256) for m in rows
+    ]
+    for one, other in zip(again, rows, strict=True):
+        np.testing.assert_array_equal(one.levels, other.levels)
+    with pytest.raises(ClipError, match="is no readable Parquet file"):
+        decode_masks(b"no", "m.parquet")
+
+
+@pytest.fixture(scope="module")
+def echonet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six recorded videos; the mask of each is the video itself, so that a mask cut rightly is its clip."""
+    root = tmp_path_factory.mktemp("set")
+    write_small_folder(str(root / "data"), videos=6, splits=("TRAIN",), size=32, num_frames=40)
+    (root / "masks").mkdir()
+    for place, row in enumerate(read_file_list(str(root / "data"))):
+        video = read_video(str(root / "data"), row).video
+        array = video[:, None] if place % 2 else video
+        (root / "masks" / f"{row.name}.seg.npz").write_bytes(npz(array))
+    return root
+
+
+def recorded_config(root: Path, *overrides: str) -> RunConfig:
+    options = [f"source.path={root}/data", f"evaluation.source.path={root}/data", f"teacher.weights={root}/masks"]
+    kinds = ["source.kind=recorded", "evaluation.source.kind=recorded", "teacher.kind=recorded"]
+    size = ["window.size=32", "window.fps=20", "window.frames=6", "evaluation.frames=8", "students.a.blocks=2"]
+    return load_config(None, [*kinds, *options, *size, "evaluation.source.split=TRAIN", *overrides])
+
+
+@pytest.mark.parametrize("fps", [20, 0, 50])
+def test_whole_video_masks_are_cut_as_their_clips_are(echonet: Path, fps: int) -> None:
+    config = recorded_config(echonet, f"window.fps={fps}")
+    source, teacher = training_source(config), load_teacher(config, "cpu")
+    block = make_block(source, list(range(9)), slot_rules(config), actor="s")
+    taught = teach_block(teacher, block, lambda: source, slot_rules(config), actor="t")
+    assert not DistillationBatch.from_columns(taught).quarantined
+    np.testing.assert_array_equal(taught["teacher_prob"], taught["video"])
+    cases = evaluation_source(config)
+    for index in range(6):
+        case = cases.case(index)
+        assert case.truth_labels is not None  # traced frames moved its samples
+        prob = predict_with_teacher(teacher, case, classes=("LV",), tasks=()).lv_prob
+        np.testing.assert_array_equal(np.rint(255 * prob), case.video)
+
+
+def test_a_hostile_mask_quarantines_its_clip_and_the_run_goes_on(echonet: Path, tmp_path: Path) -> None:
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "data").symlink_to(echonet / "data")
+    files = sorted((echonet / "masks").iterdir())
+    hostile = {files[0]: npz(np.array([Payload(tmp_path / "mark")], dtype=object)), files[1]: b"junk"}
+    for file in files:
+        (tmp_path / "masks" / file.name).write_bytes(hostile.get(file, file.read_bytes()))
+    (tmp_path / "masks" / files[2].name).write_bytes(npz(np.zeros((39, 32, 32), np.uint8)))
+    config = recorded_config(tmp_path, "data.max_attempts=64")
+    source, teacher = training_source(config), load_teacher(config, "cpu")
+    block = make_block(source, list(range(6)), slot_rules(config), actor="s")
+    batch = DistillationBatch.from_columns(teach_block(teacher, block, lambda: source, slot_rules(config), actor="t"))
+    assert not batch.fault
+    np.testing.assert_array_equal(batch.teacher_prob, batch.video)
+    words = {
+        files[0]: "objects are never unpickled",
+        files[1]: "is no readable .npz archive",
+        files[2]: "has 40 frames in FileList.csv, what was made of it 39",
+    }
+    assert {row.stage for row in batch.quarantined} == {"teacher"}
+    for file, reason in words.items():
+        name = file.name.removesuffix(".seg.npz")
+        assert any(f"-{name}-" in row.clip_id and reason in row.reason for row in batch.quarantined), file
+    assert not (tmp_path / "mark").exists()
+
+
+def test_a_case_without_a_mask_says_so(echonet: Path, tmp_path: Path) -> None:
+    config = recorded_config(echonet, "evaluation.source.kind=phantom")
+    case = evaluation_source(config).case(0)
+    with pytest.raises(ClipError, match="is cut from no recorded video, so that no stored mask"):
+        predict_with_teacher(load_teacher(config, "cpu"), case, classes=("LV",), tasks=())

@@ -1,0 +1,69 @@
+"""A run that is asked to stop: it publishes at its next update, stops on every worker, and goes on as if it had not."""
+
+from pathlib import Path
+
+from echodfkd.config.run import RunConfig
+from echodfkd.storage.checkpoints import read_resume
+from echodfkd.storage.files import RunStorage
+from echodfkd.storage.ledger import check_ledger
+from echodfkd.storage.manifests import latest_checkpoint
+from echodfkd.training.loop import WorkerContext, first_step, train
+from tests.helpers.training import (
+    TEACHER,
+    load_results,
+    plan_stream,
+    run_training,
+    save_result,
+    small_config,
+    start_processes,
+)
+
+STOP_AT = 3
+"""Updates that are done before the wish to stop is seen."""
+
+
+def stopped_run(config: RunConfig, root: Path | str, rank: int = 0) -> dict[str, object]:
+    """Train until rank 0, and no other, is asked to stop."""
+    looks = 0
+
+    def asked() -> bool:
+        nonlocal looks
+        looks += 1
+        return rank == 0 and looks > STOP_AT
+
+    storage = RunStorage(str(root))
+    context = WorkerContext(
+        rank, config.train.workers, "cpu", f"rank{rank}", "stopped", lambda values: None, stop_asked=asked
+    )
+    return train(context, plan_stream(config, rank, start=first_step(storage)), config, storage, TEACHER)
+
+
+def bits(root: Path | str) -> dict[str, bytes]:
+    storage = RunStorage(str(root))
+    state = read_resume(storage, latest_checkpoint(storage), "a")
+    parts = {"w": state.weights, "m": state.optimizer.exp_avg, "v": state.optimizer.exp_avg_sq}
+    return {f"{part}/{name}": t.numpy().tobytes() for part, tensors in parts.items() for name, t in tensors.items()}
+
+
+def test_it_publishes_between_two_checkpoints_and_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    config = small_config()
+    run_training(config, tmp_path / "unbroken")
+    result = stopped_run(config, tmp_path / "stopped")
+    assert (result["steps"], result["clips"]) == (STOP_AT + 1, 4 * (STOP_AT + 1))
+    assert latest_checkpoint(RunStorage(str(tmp_path / "stopped"))).step == STOP_AT + 1
+    again = run_training(config, tmp_path / "stopped", attempt="second")
+    assert (again["start_step"], again["steps"]) == (STOP_AT + 1, 10)
+    report = check_ledger(RunStorage(str(tmp_path / "stopped")), config.plan_slots)
+    assert (report.lost, report.repeated, report.problems) == (0, 0, [])
+    assert bits(tmp_path / "stopped") == bits(tmp_path / "unbroken")
+
+
+def scenario_two_workers(rank: int, folder: str) -> None:
+    result = stopped_run(small_config(workers=2), f"{folder}/run", rank)
+    save_result(folder, "stopped", rank, {"steps": result["steps"], "published": result["published"]})
+
+
+def test_one_worker_is_asked_and_all_stop_at_the_same_update(tmp_path: Path) -> None:
+    start_processes(scenario_two_workers, tmp_path, 2).join()
+    expected = {"steps": STOP_AT + 1, "published": f"checkpoints/step_{STOP_AT + 1:08d}"}
+    assert load_results(tmp_path, "stopped") == [expected, expected]
