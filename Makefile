@@ -5,13 +5,14 @@ PY := .venv/bin/python
 export RAY_USAGE_STATS_ENABLED ?= 0
 CONFIG ?= configs/demo.yaml
 
-.PHONY: help demo test test-slow check check-style sbom audit format clean
+.PHONY: help demo test test-slow check check-style docs sbom audit format clean
 
 help:
 	@echo "make demo       install into .venv, distil the demo's students, print where the report lies"
 	@echo "make test       install into .venv, run the test suite"
 	@echo "make check      ruff, mypy and the fast tests"
 	@echo "make test-slow  the longer proofs"
+	@echo "make docs       build/site: the documentation as pages; fails on a broken link"
 	@echo "make sbom       build/sbom.json: what is installed, as CycloneDX"
 	@echo "make audit      pinned versions against the advisory database"
 
@@ -37,6 +38,13 @@ check-style: .venv/installed
 
 check: check-style
 	$(PY) -m pytest -q -m "not slow and not ray" tests/unit
+
+.venv/docs-installed: .venv/installed
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $@
+
+docs: .venv/docs-installed
+	$(PY) -m mkdocs build --quiet --strict --site-dir build/site
 
 .venv/audit-installed: .venv/installed
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[audit]'
