@@ -186,8 +186,6 @@ _PLACEMENT = (
     "timeout_s",
     "keep_resume",
     "workers",
-    "placement",
-    "memory_share",
     "engine",
     "zero_stage",
     "torch_adam",

@@ -51,8 +51,6 @@ class RunRows:
     training: pa.Table
     cases: pa.Table
     dropped: pa.Table = field(default_factory=schemas.DROPPED_SCHEMA.empty_table)
-    memory: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Student -> state_mb and activations_mb that the run expected it to take, and its worker's rank where spread."""
 
     @cached_property
     def students(self) -> tuple[str, ...]:
@@ -105,7 +103,6 @@ def read_rows(storage: RunStorage) -> RunRows:
         training=_read_log(storage, ledger, "training", schemas.TRAINING_SCHEMA),
         dropped=_read_log(storage, ledger, "dropped", schemas.DROPPED_SCHEMA),
         cases=_read_cases(storage),
-        memory=_read_json(storage, "logs/memory.json").get("students", {}),
     )
 
 

@@ -79,7 +79,6 @@ def summarise(rows: RunRows) -> dict[str, Any]:
                 "steps": trained_steps(rows, name),
                 "stopped_early": bool(rows.manifests) and rows.manifests[-1].stopped_at(name) is not None,
                 "step_s": median_step_s(rows, name),
-                "memory_mb": _memory_mb(rows, name),
                 "best": best_checkpoint(rows, name),
                 "scores": final_scores(rows, name, seed=seed),
                 "strata": strata_scores(rows, name, seed=seed),
@@ -214,12 +213,6 @@ def _pipeline(rows: RunRows) -> dict[str, Any]:
 def trained_steps(rows: RunRows, student: str) -> int:
     """Published updates of a student: up to the last commit, or to where it stopped; 0 before the first commit."""
     return max((m.steps_of(student) for m in rows.manifests if student in m.students), default=0)
-
-
-def _memory_mb(rows: RunRows, student: str) -> dict[str, float] | None:
-    """Megabytes of a student's state (weights, gradients, moments) and activations on one worker, as estimated."""
-    known = rows.memory.get(student)
-    return {"state": known["state_mb"], "activations": known["activations_mb"]} if known else None
 
 
 def median_step_s(rows: RunRows, student: str) -> float | None:

@@ -94,7 +94,6 @@ class ProgressLine:
         self.started = clock.now()
         self.peak_memory_mb = 0.0
         self._last: tuple[float, int] = (self.started, 0)
-        self._memory: list[str] = []
         self._exporter = Exporter(config.name)
         self._view = live_view(config.name) if config.ray.progress_s else None
         self._stop = threading.Event()
@@ -128,15 +127,7 @@ class ProgressLine:
                     Look(values, elapsed, self.config.train.steps, pace.clips_s, pace.steps_s, pace.queue, memory)
                 )
             elif every:
-                self._print_memory(values.get("memory", []))
                 self.print_line(self.line(values, pace))
-
-    def _print_memory(self, lines: list[str]) -> None:
-        """What the students take: once, and again where a restart has placed them anew."""
-        if lines != self._memory:
-            self._memory = lines
-            for line in lines:
-                self.print_line(line)
 
     def pace(self, values: dict[str, Any]) -> Pace:
         """How fast the students go, since the last look and since they started."""

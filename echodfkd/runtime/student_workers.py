@@ -26,6 +26,7 @@ from echodfkd.runtime.stream.clip_stream import build_stream, execution_options
 from echodfkd.runtime.stream.leg_shards import LegData, leg_name, stream_batches
 from echodfkd.storage.files import RunStorage
 from echodfkd.training.loop import WorkerContext, first_step, train
+from echodfkd.training.student import StudentMemoryError
 
 
 def build_trainer(config: RunConfig, *, teacher_id: str, board: Any, lease_epoch: int) -> TorchTrainer:
@@ -67,6 +68,9 @@ def train_loop(loop: dict[str, Any]) -> dict[str, Any]:
     """One rank. Returns the loop's summary, or ``{"failed": sentence}``.
 
     An explained error is returned, not raised: all ranks agree on it, and a restart would meet it again.
+
+    Raises:
+        StudentMemoryError: of one rank of several.
     """
     config: RunConfig = loop["config"]
     board = loop["board"]
@@ -88,6 +92,10 @@ def train_loop(loop: dict[str, Any]) -> dict[str, Any]:
     try:
         batches = stream_batches(config, first_step(storage))
         return train(worker, batches, config, storage, loop["teacher_id"])
+    except StudentMemoryError as error:
+        if worker.world_size > 1:
+            raise  # the others may wait in an exchange with this worker: only the end of the group frees them
+        return {"failed": str(error)}
     except EchoDFKDError as error:
         return {"failed": str(error)}
 

@@ -25,7 +25,6 @@ from echodfkd.training.collectives import gather_texts, sum_over_workers
 from echodfkd.training.objective import Totals, own_totals
 from echodfkd.training.run_state import RunState, WorkerContext, publish_run, settle_log, start_run
 from echodfkd.training.schedule import learning_rate
-from echodfkd.training.spread import join_rounds
 from echodfkd.training.step import LOSS, NORM, accumulate_gradients, check_finite, term_values, update
 from echodfkd.training.student import Student
 
@@ -64,8 +63,8 @@ def train(
         far, all workers), published (folder of the newest checkpoint).
 
     Raises:
-        RunError: the students do not fit, the stream ended early or reports a fault, too many indices are
-            quarantined, or a loss or gradient is not finite. Every worker raises the same sentence.
+        RunError: the stream ended early or reports a fault, too many indices are quarantined, or a loss or gradient
+            is not finite; every worker raises the same sentence. Or a `StudentMemoryError` of this worker only.
         InputError: the newest checkpoint does not belong to this run, or is damaged.
         ConfigError: the number of workers is not train.workers.
     """
@@ -79,9 +78,8 @@ def train(
         started = clock.now()
         totals = _agree(run, rounds, fault, step)
         own = [student for student in run.students if student.name in run.active]
-        trained = join_rounds(rounds) if run.owners else rounds
-        parts = accumulate_gradients(own, trained, totals=totals, step=step, device=run.device)
-        rows = _sum_over_family(run, own, parts)
+        parts = accumulate_gradients(own, rounds, totals=totals, step=step, device=run.device)
+        rows = _sum_over_workers(own, parts)
         check_finite(rows, step + 1)
         losses, norms = ({name: row[place] for name, row in rows.items()} for place in (LOSS, NORM))
         terms = {student.name: term_values(rows[student.name], student, step) for student in own}
@@ -178,16 +176,10 @@ def _agree(run: RunState, rounds: Sequence[DistillationBatch], fault: str, step:
     raise RunError(f"the sample weights of step {step + 1} sum to {totals.weight:g}, must be above 0")
 
 
-def _sum_over_family(run: RunState, own: Sequence[Student], parts: torch.Tensor) -> dict[str, Sequence[float]]:
-    """The rows of `accumulate_gradients`, summed, of all students in training: a worker may hold some of them."""
-    names = run.active
-    every = parts
-    if run.owners:
-        every = parts.new_zeros(len(names), parts.shape[1])
-        every[[names.index(student.name) for student in own]] = parts
-    sums = sum_over_workers(every.flatten())
-    width = parts.shape[1]
-    return {name: sums[place * width : (place + 1) * width] for place, name in enumerate(names)}
+def _sum_over_workers(students: Sequence[Student], parts: torch.Tensor) -> dict[str, Sequence[float]]:
+    """The rows of `accumulate_gradients` by student, summed over the workers."""
+    sums, width = sum_over_workers(parts.flatten()), parts.shape[1]
+    return {student.name: sums[place * width : (place + 1) * width] for place, student in enumerate(students)}
 
 
 def _rate(config: RunConfig, step: int) -> float:
@@ -223,8 +215,8 @@ def _record(
     frames = sum(batch.video.shape[0] * batch.video.shape[1] for batch in rounds)
     run.ledger.add_spans([StageSpan("students", run.context.name, started, now, clips, frames)])
     for student in own:
-        name, seconds = student.name, student.clock.take()
+        name, seconds = student.name, student.timer.take()
         row = {"student": name, "step": step, "loss": losses[name], "learning_rate": rate, "grad_norm": norms[name]}
         row["terms"] = terms[name]
-        if run.owners or run.context.rank == 0:
+        if run.context.rank == 0:
             run.untimed.append(({**row, "time": now}, seconds))

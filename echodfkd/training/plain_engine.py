@@ -14,7 +14,7 @@ from echodfkd.training.engine import AdamSettings, PrecisionModule, is_fused, st
 
 
 class PlainEngine:
-    """See `Engine`. A worker holds the whole student; where it is shared, all hold it and take the same step."""
+    """See `Engine`. Every worker holds the whole student and takes the same step."""
 
     def __init__(
         self,
@@ -23,11 +23,10 @@ class PlainEngine:
         adam: AdamSettings,
         precision: str,
         device: torch.device,
-        shared: bool,
         state: OptimizerState | None,
     ) -> None:
         self.module = module
-        self.workers = num_workers() if shared else 1
+        self.workers = num_workers()
         self._forward = PrecisionModule(module, precision=precision, device=device)
         self._clip_norm = adam.clip_norm
         self._named = dict(module.named_parameters())

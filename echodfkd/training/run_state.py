@@ -21,11 +21,8 @@ from echodfkd.storage.ledger import LedgerBuffer
 from echodfkd.storage.manifests import checkpoint_folder, latest_checkpoint, read_consumed
 from echodfkd.training.collectives import gather_texts, num_workers
 from echodfkd.training.early_stopping import EarlyStopping
-from echodfkd.training.memory_guard import guard_memory, memory_json, memory_lines
 from echodfkd.training.progress import Progress
-from echodfkd.training.spread import assign_students, collect_states, own_group
 from echodfkd.training.student import Student, make_student
-from echodfkd.training.student_costs import measure_students
 
 
 @dataclass(frozen=True)
@@ -63,9 +60,7 @@ class RunState:
     teacher_id: str
     device: torch.device
     students: Sequence[Student]
-    """Those that this worker holds, in the order of the config."""
-    owners: Mapping[str, int]
-    """Rank of each student's worker where they are spread; empty where every worker holds all."""
+    """In the order of the config; every worker holds all of them."""
     early: Mapping[str, EarlyStopping]
     """Of every student of the run."""
     ledger: LedgerBuffer
@@ -95,7 +90,6 @@ def start_run(context: WorkerContext, config: RunConfig, storage: RunStorage, te
     Raises:
         InputError: the newest checkpoint does not belong to this run, or is damaged.
         ConfigError: the number of workers is not train.workers.
-        RunError: students do not fit the workers' memory.
     """
     if not context.world_size == num_workers() == config.train.workers:
         raise ConfigError(
@@ -107,12 +101,10 @@ def start_run(context: WorkerContext, config: RunConfig, storage: RunStorage, te
         _check_same_run(storage, newest, config, teacher_id)
     device = torch.device(context.device)
     early = {name: EarlyStopping.from_meta(newest.meta if newest else {}, name) for name in config.students}
-    own, owners = _place_students(context, config, storage, early)
-    group = own_group() if owners else None
     students = []
-    for name in own:
+    for name in config.students:
         state = read_resume(storage, newest, name) if newest is not None else None
-        students.append(make_student(config, name, device, state, group=group))
+        students.append(make_student(config, name, device, state))
     quarantined = newest.meta.get("quarantined", 0) if newest else 0
     return RunState(
         context=context,
@@ -121,7 +113,6 @@ def start_run(context: WorkerContext, config: RunConfig, storage: RunStorage, te
         teacher_id=teacher_id,
         device=device,
         students=students,
-        owners=owners,
         early=early,
         ledger=LedgerBuffer(storage, rank=context.rank, attempt=context.attempt),
         progress=Progress(config, context.report if context.rank == 0 else None),
@@ -130,24 +121,6 @@ def start_run(context: WorkerContext, config: RunConfig, storage: RunStorage, te
         quarantined=int(str(quarantined)),
         published=newest.folder if newest else "",
     )
-
-
-def _place_students(
-    context: WorkerContext, config: RunConfig, storage: RunStorage, early: Mapping[str, EarlyStopping]
-) -> tuple[list[str], dict[str, int]]:
-    """The students of this worker, and where they are spread every student's rank, once all are known to fit."""
-    names, spread = list(config.students), config.train.placement == "spread"
-    if not spread and not config.train.memory_share:
-        return names, {}
-    costs = measure_students(config)
-    owners = assign_students(costs, context.world_size) if spread else {}
-    own = [name for name in names if owners.get(name, context.rank) == context.rank]
-    stopped = [name for name, state in early.items() if state.stopped_at is not None]
-    memory = guard_memory(config, costs, own=own, stopped=stopped, device=torch.device(context.device))
-    if context.rank == 0:
-        context.report({"memory": memory_lines(config, memory, costs)})
-        storage.write("logs/memory.json", json.dumps(memory_json(config, memory, costs), indent=1).encode())
-    return own, owners
 
 
 def _check_same_run(storage: RunStorage, newest: PublishedCheckpoint, config: RunConfig, teacher_id: str) -> None:
@@ -168,8 +141,6 @@ def publish_run(run: RunState, step: int) -> None:
             every worker.
     """
     states = {student.name: student.state() for student in run.students}
-    if run.owners:
-        states = collect_states(states, run.owners, run.context.rank)
     settle_log(run)
     own: dict[str, Any] = {"slots": Intervals.of(run.slots).to_json(), "full": ""}
     try:
@@ -245,7 +216,6 @@ def _meta(run: RunState, step: int) -> dict[str, object]:
         "engine": train.engine,
         "zero_stage": train.zero_stage if train.engine == "deepspeed" else 0,
         "workers": train.workers,
-        "placement": train.placement,
         "attempt": run.context.attempt,
         **code_version(),
     }

@@ -45,17 +45,15 @@ def accumulate_gradients(
     for batch in batches:
         tensors = batch_tensors(batch, device)
         for own, student in zip(sums, students, strict=True):
-            student.clock.start()
-            measured = student.objective.measure(student.engine.forward(tensors.video), tensors, totals, step=step)
-            own[LOSS] += measured.loss.detach()
-            for name, value in measured.terms.items():
-                own[TERMS + TERM_NAMES.index(name)] += value.detach()
-            student.engine.backward(measured.loss * student.engine.workers)
-            student.clock.stop()
+            with student.working():
+                measured = student.objective.measure(student.engine.forward(tensors.video), tensors, totals, step=step)
+                own[LOSS] += measured.loss.detach()
+                for name, value in measured.terms.items():
+                    own[TERMS + TERM_NAMES.index(name)] += value.detach()
+                student.engine.backward(measured.loss * student.engine.workers)
     for own, student in zip(sums, students, strict=True):
-        student.clock.start()
-        norm = student.engine.average_gradients()
-        student.clock.stop()
+        with student.working():
+            norm = student.engine.average_gradients()
         own[BAD] = student.watch.bad
         if norm is not None:
             own[NORM] = norm.double() / student.engine.workers  # all of them have the same
@@ -97,11 +95,10 @@ def update(students: Sequence[Student], learning_rate: float, step: int) -> dict
     """
     norms = {}
     for student in students:
-        student.clock.start()
-        norm = student.engine.step(learning_rate)
-        if student.average is not None:
-            student.average.update(student.engine.module, step)
-        student.clock.stop()
+        with student.working():
+            norm = student.engine.step(learning_rate)
+            if student.average is not None:
+                student.average.update(student.engine.module, step)
         if norm is not None:
             norms[student.name] = norm
             check_finite({student.name: (0.0, 0.0, norm)}, step)

@@ -1,4 +1,4 @@
-"""How long a student keeps its worker busy in one update, without making the host wait for the device."""
+"""How long a student keeps its worker busy in one update, measured without making the host wait for the device."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from typing import Any
 import torch
 
 
-class BusyClock:
+class StepTimer:
     """Adds up the pieces of work between `start` and `stop`.
 
-    On a GPU both leave an event in the stream, which are compared when the seconds are asked for: asked one update
-    later, they have passed and nobody waits. Elsewhere the host's clock is the device's. Waiting for other workers
-    inside a piece (BatchNorm's exchange, the sum of gradients) counts as busy.
+    Waiting for other workers inside a piece (BatchNorm's exchange, the sum of gradients) counts as busy.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -23,22 +21,25 @@ class BusyClock:
         self._begin: Any = None
 
     def start(self) -> None:
-        """A piece of work begins."""
+        """Begin a piece of work."""
         self._begin = self._mark()
 
     def stop(self) -> None:
-        """It ends."""
+        """End it."""
         self._pieces.append((self._begin, self._mark()))
 
     def take(self) -> Callable[[], float]:
-        """Forget the pieces so far; what comes back gives their seconds, best called one update later."""
+        """Forget the pieces so far, and return a function that gives their seconds.
+
+        On a GPU it waits until the work is done: call it one update later, when nothing is left to wait for.
+        """
         pieces, self._pieces = self._pieces, []
         return lambda: sum(self._seconds(begin, end) for begin, end in pieces)
 
     def _mark(self) -> Any:
         if not self._on_gpu:
             return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
+        event = torch.cuda.Event(enable_timing=True)  # the device passes it when the work queued before it is done
         event.record()
         return event
 

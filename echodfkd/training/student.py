@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from echodfkd.config.run import RunConfig
-from echodfkd.core.errors import ConfigError
+from echodfkd.core.errors import ConfigError, RunError, one_line
 from echodfkd.models.students.build import build_student
 from echodfkd.models.students.weights import check_same_keys, load_weights
 from echodfkd.storage.checkpoints import OptimizerState, StudentState
@@ -18,8 +19,7 @@ from echodfkd.training.engine import AdamSettings, Engine
 from echodfkd.training.feature_tap import attach_tap
 from echodfkd.training.initial_weights import load_initial
 from echodfkd.training.objective import LV_OBJECTIVE, Objective
-from echodfkd.training.spread import exchange_within
-from echodfkd.training.step_timer import BusyClock
+from echodfkd.training.step_timer import StepTimer
 from echodfkd.training.weight_average import WeightAverage
 
 
@@ -34,7 +34,6 @@ def build_engine(
     micro_batch: int,
     torch_adam: bool,
     device: torch.device,
-    shared: bool = True,
     state: OptimizerState | None = None,
 ) -> Engine:
     """Build an engine around a student whose weights are already in place.
@@ -49,7 +48,6 @@ def build_engine(
         micro_batch: clips in one forward pass of one worker.
         torch_adam: deepspeed: torch's Adam in place of DeepSpeed's fused kernel.
         device: where the student runs.
-        shared: whether all workers hold this student and average its gradients; plain: False keeps it to this one.
         state: Adam's state to go on from; None starts afresh.
 
     Raises:
@@ -64,7 +62,7 @@ def build_engine(
     if kind == "plain":
         from echodfkd.training.plain_engine import PlainEngine
 
-        return PlainEngine(module, adam=adam, precision=precision, device=device, shared=shared, state=state)
+        return PlainEngine(module, adam=adam, precision=precision, device=device, state=state)
     if kind == "deepspeed":
         from echodfkd.training.deepspeed_engine import DeepSpeedEngine
 
@@ -98,6 +96,10 @@ class GradientWatch:
         self.bad += ~torch.isfinite(gradient).all()
 
 
+class StudentMemoryError(RunError):
+    """A student does not fit the memory of a worker's device. The other workers may not have met it."""
+
+
 @dataclass(frozen=True)
 class Student:
     """One student in training."""
@@ -107,12 +109,25 @@ class Student:
     watch: GradientWatch
     objective: Objective = LV_OBJECTIVE
     average: WeightAverage | None = None
-    clock: BusyClock = field(default_factory=lambda: BusyClock(torch.device("cpu")))
+    timer: StepTimer = field(default_factory=lambda: StepTimer(torch.device("cpu")))
 
     def state(self) -> StudentState:
         """What a checkpoint keeps of it. Every worker must call it."""
         average = None if self.average is None else self.average.weights()
         return StudentState(self.engine.weights(), self.engine.optimizer_state(), average)
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Time a piece of the student's work. Raises `StudentMemoryError` if the device's memory does not suffice."""
+        self.timer.start()
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise StudentMemoryError(
+                f"student {self.name} does not fit the device's memory ({one_line(error)}); a larger"
+                " train.accumulation cuts the batch into smaller passes, which take less"
+            ) from error
+        self.timer.stop()
 
 
 def student_seed(seed: int, name: str) -> int:
@@ -126,17 +141,14 @@ def make_student(
     name: str,
     device: torch.device,
     state: StudentState | None,
-    *,
-    group: dist.ProcessGroup | None = None,
 ) -> Student:
     """Build one student and its engine: from a checkpoint's state, else from its initial weights, else from the seed.
 
     Args:
-        config: the run; with ``train.placement: spread`` the student is this worker's alone.
+        config: the run.
         name: of the student.
         device: where it trains.
         state: of the newest checkpoint; None starts from the seed.
-        group: of this worker alone, where students are spread over several.
 
     Raises:
         InputError: the weights belong to another architecture; names the first key that differs.
@@ -150,8 +162,6 @@ def make_student(
             attach_tap(module, config.students[name].objective["features"], config.feature_shape[0])
     if state is not None:
         load_weights(module, state.weights, what=f"the checkpoint of {name}")
-    shared = config.train.placement == "replicate"
-    exchange_within(module, group)
     module.to(device)
     watch = GradientWatch(module, device)  # before the engine: ZeRO stage 3 empties the parameters
     optimizer, train = config.optimizer, config.train
@@ -174,7 +184,6 @@ def make_student(
         micro_batch=config.micro_batch,
         torch_adam=train.torch_adam,
         device=device,
-        shared=shared,
         state=state.optimizer if state is not None else None,
     )
-    return Student(name, engine, watch, Objective.of_student(config, name), average, BusyClock(device))
+    return Student(name, engine, watch, Objective.of_student(config, name), average, StepTimer(device))

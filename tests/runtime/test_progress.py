@@ -42,20 +42,15 @@ def test_rates_queue_and_eta_follow_from_the_numbers(line_of: Callable[[dict[str
     assert line_of({**values, "step": 1}).endswith("| ETA after the next step")
 
 
-def test_many_students_share_a_line_and_the_memory_table_is_printed_once(tiny_config: Callable[..., RunConfig]) -> None:
+def test_many_students_share_a_line(tiny_config: Callable[..., RunConfig]) -> None:
     names = [f"c{number}" for number in range(6)]
-    lines: list[str] = []
     progress = ProgressLine.__new__(ProgressLine)
     progress.config = tiny_config(*(f"students.{name}.blocks=1" for name in names))  # beside the tiny run's own
-    progress.started, progress._last, progress._memory = time.time(), (time.time(), 0), []
-    progress.print_line = lines.append
+    progress.started, progress._last = time.time(), (time.time(), 0)
     losses = {name: 0.5 - number / 10 for number, name in enumerate(names[:5])}
     values = {"step": 1, "first_step": 1, "losses": losses}
     line = progress.line(values, progress.pace(values))
     assert "loss c4 0.1000 .. c0 0.5000 (2 of 7 students have stopped)" in line
-    for table in (["memory", " c0"], ["memory", " c0"], ["memory", " c1"]):
-        progress._print_memory(table)
-    assert lines == ["memory", " c0", "memory", " c1"]
 
 
 def test_memory_counts_this_process() -> None:

@@ -130,7 +130,7 @@ def losses(device: torch.device, student: StudentConfig, *, steps: int, resumes:
         parts = accumulate_gradients([own], [batch], totals=own_totals([batch]), step=step, device=device)
         found.append(float(parts[0, LOSS]))
         update([own], 1e-2, step + 1)
-        assert own.clock.take()() > 0
+        assert own.timer.take()() > 0
         if resumes:
             own = make_student(config, "a", device, own.state())
     return found

@@ -15,7 +15,7 @@ from echodfkd.config.rules.source import check_source
 from echodfkd.config.rules.student import check_student
 from echodfkd.config.rules.synthesize import check_synthesize
 from echodfkd.config.rules.teacher import check_teacher
-from echodfkd.config.rules.training import check_batches, check_placement, check_sizing
+from echodfkd.config.rules.training import check_batches, check_sizing
 from echodfkd.config.rules.values import MAX_CLIP_BYTES, check_values
 from echodfkd.config.run import RunConfig
 from echodfkd.core.errors import ConfigError
@@ -28,7 +28,6 @@ _CHOICES = {
     "train.engine": ("deepspeed", "plain"),
     "train.zero_stage": (0, 1, 2, 3),
     "train.precision": ("fp32", "bf16"),
-    "train.placement": ("replicate", "spread"),
 }
 
 
@@ -92,7 +91,7 @@ def check_config(config: RunConfig) -> None:
     for option in ("optimizer.learning_rate", "optimizer.eps", "data.source_num_cpus"):
         if not _get(config, option) > 0:
             raise ConfigError(f"{option}: got {_get(config, option)}, must be above 0")
-    for option in ("optimizer.final_fraction", "evaluation.threshold", "data.quarantine_limit", "train.memory_share"):
+    for option in ("optimizer.final_fraction", "evaluation.threshold", "data.quarantine_limit"):
         if not 0 <= _get(config, option) <= 1:
             raise ConfigError(f"{option}: got {_get(config, option)}, must lie in 0 .. 1")
     for option in ("optimizer.beta1", "optimizer.beta2", "train.early_stop_min_delta"):
@@ -105,7 +104,6 @@ def check_config(config: RunConfig) -> None:
     _check_sources(config)
     check_batches(config)
     _check_students(config)
-    check_placement(config)
     check_heads(config)
     check_recipe(config)
     check_judge(config.evaluation)

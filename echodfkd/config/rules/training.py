@@ -20,23 +20,6 @@ def check_batches(config: RunConfig) -> None:
         )
 
 
-def check_placement(config: RunConfig) -> None:
-    """Refuse students that cannot be spread over the workers. Raises `ConfigError`."""
-    train = config.train
-    if train.placement != "spread":
-        return
-    if train.engine != "plain":
-        raise ConfigError(
-            f"train.engine: got {train.engine}, but train.placement=spread keeps each student whole on one worker,"
-            " where DeepSpeed has nothing to shard; set train.engine=plain"
-        )
-    if config.students and len(config.students) < train.workers:
-        raise ConfigError(
-            f"train.workers: got {train.workers}, but train.placement is spread and there are {len(config.students)}"
-            " students: a worker would have none"
-        )
-
-
 def check_sizing(sizing: SizingConfig) -> None:
     """Refuse prices that no stage has. Raises `ConfigError`."""
     for name, price in sizing.price_per_hour.items():

@@ -44,7 +44,7 @@ class TrainConfig:
     global_batch: int = 8
     """Clips per optimiser step over all workers and accumulation rounds."""
     accumulation: int = 1
-    """Micro-batches per optimiser step."""
+    """Micro-batches per optimiser step. More of them take less memory, and BatchNorm sees smaller parts."""
     workers: int = 1
     engine: str = "deepspeed"
     """deepspeed or plain (torch alone, gradients averaged over the workers)."""
@@ -52,11 +52,6 @@ class TrainConfig:
     """deepspeed: ZeRO stage 0, 1, 2 or 3. Students this small gain nothing above 1."""
     precision: str = "fp32"
     """fp32, or bf16 (autocast, fp32 weights)."""
-    placement: str = "replicate"
-    """replicate (each worker holds every student and a share of the batch) or spread (each worker holds a part of the
-    students and trains them on the whole batch: for families that do not fit one device)."""
-    memory_share: float = 0.9
-    """Share of a device's free memory that the students may fill, as estimated before training; 0 does not check."""
     torch_adam: bool = True
     """deepspeed: use torch's Adam; false compiles DeepSpeed's fused kernel on first use."""
     init_from: str = ""

@@ -33,15 +33,12 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
     In training, with torch.distributed initialised and more than one process, mean and variance are those
     of the whole batch, gradients flow through the exchange, and the running buffers follow the global
     statistics (unbiased variance with the global count, as torch does in one process). Otherwise this is
-    torch's own layer, with the same state-dict keys. ``process_group`` may be set to exchange within a
-    part of the processes only.
+    torch's own layer, with the same state-dict keys.
 
     Each process sends its mean, centred sum of squares and count in one all-reduce, and the parts are
     combined as in Chan, Golub and LeVeque (1979): a plain sum of squares would lose digits where the
     mean is large beside the deviation.
     """
-
-    process_group: dist.ProcessGroup | None = None
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Normalise (N, C, H, W); the dtype is kept, statistics are at least float32."""
@@ -60,7 +57,7 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
     def _num_processes(self) -> int:
         if not (dist.is_available() and dist.is_initialized()):
             return 1
-        return dist.get_world_size(self.process_group)
+        return dist.get_world_size()
 
     def _global_statistics(self, x_NCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Mean (C,), biased variance (C,) and number of values per channel, over all processes."""
@@ -72,9 +69,8 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         own_count = own_mean_C.new_full((1,), x_NCHW.numel() // channels)
         # A row per process, zero elsewhere: the sum of these tables is a gather whose backward is a sum too.
         rows = [own_mean_C.new_zeros(2 * channels + 1)] * self._num_processes()
-        rows[dist.get_rank(self.process_group)] = torch.cat([own_mean_C, own_square_C, own_count])
-        group = self.process_group if self.process_group is not None else dist.group.WORLD
-        table = all_reduce(torch.stack(rows), group=group)
+        rows[dist.get_rank()] = torch.cat([own_mean_C, own_square_C, own_count])
+        table = all_reduce(torch.stack(rows))
         mean_RC, square_RC, count_R1 = table.split([channels, channels, 1], dim=1)
         count_R1 = count_R1.detach()
         count = count_R1.sum()

@@ -42,11 +42,10 @@ def score_table(rows: RunRows, summary: dict[str, Any]) -> Table:
 
 
 def student_table(rows: RunRows, summary: dict[str, Any]) -> Table:
-    """Size and cost, updates, and what a student takes: memory on its worker and time of an update."""
+    """Size and cost of each student, its updates and the time of one."""
     costs, cells, listed = student_costs(rows), [], []
     for name, student in summary["students"].items():
-        memory, found, times = student["memory_mb"] or {}, costs[name], _update_ms(rows, name)
-        rank = rows.memory.get(name, {}).get("rank")
+        found, times = costs[name], _update_ms(rows, name)
         cells.append(
             [
                 Cell(name, notes=["stopped early"] if student["stopped_early"] else []),
@@ -54,9 +53,6 @@ def student_table(rows: RunRows, summary: dict[str, Any]) -> Table:
                 Cell(f"{found['macs'] / 1e6:,.1f}" if found["macs"] else "–", found["macs"]),
                 _count(student["steps"]),
                 _time_cell(times),
-                _number(memory.get("state")),
-                _number(memory.get("activations")),
-                Cell("every" if rank is None else str(rank)),
             ]
         )
         median, low, high = np.quantile(times, [0.5, 0.25, 0.75]) if len(times) else (np.nan,) * 3
@@ -64,17 +60,15 @@ def student_table(rows: RunRows, summary: dict[str, Any]) -> Table:
             {
                 "student": name, "parameters": found["parameters"], "macs_per_frame": found["macs"],
                 "steps": student["steps"], "update_ms_median": float(median), "update_ms_quarter": float(low),
-                "update_ms_three_quarters": float(high), "updates": len(times), "state_mb": memory.get("state"),
-                "activations_mb": memory.get("activations"), "stopped_early": student["stopped_early"],
+                "update_ms_three_quarters": float(high), "updates": len(times),
+                "stopped_early": student["stopped_early"],
             }
         )  # fmt: skip
-    labels = ("weights", "MMAC / frame", "updates", "ms / update", "state, MB", "activations, MB", "worker")
+    labels = ("weights", "MMAC / frame", "updates", "ms / update")
     columns = [Column("student"), *(Column(label, True) for label in labels)]
     note = (
         f"MACs are of a frame of {SIZE} x {SIZE} pixels. An update's time is the median (and the middle half) of what"
-        " its passes and its step kept a worker busy, waiting for other workers included. Memory was estimated before"
-        " training: state is weights, gradients and Adam's moments; activations are what one forward pass keeps for"
-        " the backward pass."
+        " its passes and its step kept a worker busy, waiting for other workers included."
     )
     return Table("students", "What each student takes", columns, cells, listed, empty="No student is known.", note=note)
 

@@ -33,22 +33,20 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
 
 
 def _cost_lines(students: dict[str, dict[str, Any]]) -> list[str]:
-    """What each student took, where the run knows it: updates, time of one, memory on its worker."""
+    """Updates and time of one, of every student whose time is known."""
     rows = []
     for name, student in students.items():
-        seconds, memory = student.get("step_s"), student.get("memory_mb")
-        if seconds is None and memory is None:
+        seconds = student.get("step_s")
+        if seconds is None:
             continue
         stopped = " (stopped early)" if student.get("stopped_early") else ""
-        took = f"{1000 * seconds:,.1f} ms an update" if seconds is not None else "-"
-        kept = f"{memory['state']:,.1f} + {memory['activations']:,.1f} MB" if memory else "-"
-        rows.append((name, f"{student['steps']:,} updates{stopped}", took, kept))
+        rows.append((name, f"{student['steps']:,} updates{stopped}", f"{1000 * seconds:,.1f} ms an update"))
     if not rows:
         return []
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
     return [
         "",
-        "what each student took (memory: weights, gradients and moments + activations, as estimated)",
+        "time each student took",
         *("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows),
         "",
     ]

@@ -52,15 +52,8 @@ def test_overrides_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Pa
         ([ONE_STUDENT, "train=3"], "int is not a subclass of TrainConfig"),
         ([ONE_STUDENT, "train.workers=3"], "train.global_batch: got 8, must be a multiple of train.workers (3)"),
         ([ONE_STUDENT, "train.zero_stage=4"], "train.zero_stage: got 4, allowed are 0, 1, 2, 3"),
-        ([ONE_STUDENT, "train.placement=split"], "train.placement: got 'split', allowed are replicate, spread"),
-        ([ONE_STUDENT, "train.placement=spread"], "train.engine: got deepspeed, but train.placement=spread keeps each"),
-        (
-            [ONE_STUDENT, "train.placement=spread", "train.engine=plain", "train.workers=2"],
-            "train.workers: got 2, but train.placement is spread and there are 1 students",
-        ),
         ([ONE_STUDENT, "train.early_stop_patience=0"], "train.early_stop_patience: got 0, must be at least 1"),
         ([ONE_STUDENT, "train.early_stop_min_delta=1"], "train.early_stop_min_delta: got 1.0, must lie in 0 <= value"),
-        ([ONE_STUDENT, "train.memory_share=1.5"], "train.memory_share: got 1.5, must lie in 0 .. 1"),
         (
             [ONE_STUDENT, "window.size=55"],
             "window.size: got 55, must be a multiple of 2 because students.a.blocks is 2",
@@ -161,13 +154,12 @@ def test_the_hash_sees_what_decides_numbers_and_not_where_they_are_made() -> Non
         assert config_hash(load_config(None, [ONE_STUDENT, other])) != config_hash(base), other
 
 
-def test_placement_is_no_part_of_a_run_s_identity_and_early_stopping_is() -> None:
+def test_the_engine_is_no_part_of_a_run_s_identity_and_early_stopping_is() -> None:
     base = config_hash(load_config(None, [ONE_STUDENT]))
     on = "train.early_stop_window=50"
     stopping = config_hash(load_config(None, [ONE_STUDENT, on]))
     assert stopping != base
-    spread = ["train.placement=spread", "train.engine=plain", "train.memory_share=0.5"]
-    assert config_hash(load_config(None, [ONE_STUDENT, *spread])) == base
+    assert config_hash(load_config(None, [ONE_STUDENT, "train.engine=plain"])) == base
     assert config_hash(load_config(None, [ONE_STUDENT, "train.early_stop_patience=3"])) == base  # off
     for option in ("train.early_stop_patience=3", "train.early_stop_min_delta=0.1", "train.early_stop_window=9"):
         assert config_hash(load_config(None, [ONE_STUDENT, on, option])) != stopping, option

@@ -18,15 +18,14 @@ def test_the_table_shows_means_intervals_and_dashes() -> None:
 
 
 def test_what_students_took_stands_below_where_it_is_known() -> None:
-    took = {"step_s": 0.0123, "memory_mb": {"state": 2.8, "activations": 1234.5}}
     summary = {
         "teacher": {"scores": {}},
         "students": {
-            "c31": {"parameters": 174721, "scores": {}, "steps": 1200, "stopped_early": True, **took},
-            "c11": {"parameters": 5701, "scores": {}, "steps": 2000, "step_s": None, "memory_mb": took["memory_mb"]},
+            "c31": {"parameters": 174721, "scores": {}, "steps": 1200, "stopped_early": True, "step_s": 0.0123},
+            "c11": {"parameters": 5701, "scores": {}, "steps": 2000, "step_s": None},
         },
         "ledger": {"clips": 8, "lost": 0, "repeated": 0, "quarantined": 0},
     }
     lines = summary_lines(summary)
-    assert lines[6].split("  ") == ["c31", "1,200 updates (stopped early)", "12.3 ms an update", "2.8 + 1,234.5 MB"]
-    assert lines[7].split() == ["c11", "2,000", "updates", "-", "2.8", "+", "1,234.5", "MB"]
+    assert lines[6].split("  ") == ["c31", "1,200 updates (stopped early)", "12.3 ms an update"]
+    assert not any(line.startswith("c11") for line in lines[6:])  # its time is not known

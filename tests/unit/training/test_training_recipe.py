@@ -52,7 +52,6 @@ def two_processes(rank: int, folder: str) -> None:
     for engine in ENGINES:
         run_training(config_of(engine, workers=2), f"{folder}/{engine}", rank=rank, stop=7)
         run_training(config_of(engine, workers=2), f"{folder}/{engine}", rank=rank, attempt="second")
-    run_training(config_of(workers=2, placement="spread"), f"{folder}/spread", rank=rank)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +91,7 @@ def test_a_resumed_run_is_the_unbroken_one_bit_for_bit(folder: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("student", list(STUDENTS))
-@pytest.mark.parametrize("name", [*ENGINES, "spread"])
+@pytest.mark.parametrize("name", ENGINES)
 def test_engines_and_two_workers_agree_with_one(folder: Path, name: str, student: str) -> None:
     """The whole recipe on halves of the batch, resumed: global normalisation of every term, AdamW, the average."""
     ours, theirs = parts(final(folder / name, student)), parts(final(folder / "alone", student))
@@ -100,7 +99,7 @@ def test_engines_and_two_workers_agree_with_one(folder: Path, name: str, student
         torch.testing.assert_close(ours[key], value, atol=TOLERANCE, rtol=0, msg=lambda text, k=key: f"{k}: {text}")
 
 
-@pytest.mark.parametrize("name", ["alone", "plain", "zero1", "spread"])
+@pytest.mark.parametrize("name", ["alone", "plain", "zero1"])
 def test_the_log_has_every_term_and_their_weighted_sum_is_the_loss(folder: Path, name: str) -> None:
     """A term that has not begun is not there; between rows of one and two workers only the order of sums differs."""
     rows = {(row["student"], row["step"]): row for row in training_rows(folder / name)}
