@@ -1,4 +1,4 @@
-"""Compare students, or teachers and what is learned from each, over several seeds (docs/students.md, docs/teachers.md).
+"""Compare students, or teachers and their students, over several seeds (docs/reference/students.md).
 
 python jobs/study.py --config configs/study.yaml             (--list: sizes and costs of its students)
 python jobs/study.py --config configs/limited_teachers.yaml

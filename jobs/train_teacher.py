@@ -1,6 +1,6 @@
 """Train teachers on labelled phantom clips: weights, and beside them the recipe and held-out scores.
 
-With --config FILE: one teacher per site of `limited` (docs/teachers.md); without it: the embedded teacher that ships.
+With --config FILE: one teacher per site of `limited` (docs/how-to/teachers.md); without it: the embedded teacher.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ class RunConfig:
     on_exists: str = "resume"
     """A run folder of this name exists: resume it, or refuse."""
     lease_s: float = 60.0
-    """A run that shows no sign of life for so many seconds may be taken over by another one (docs/reliability.md)."""
+    """Seconds without a sign of life after which another run may take over (docs/explanation/reliability.md)."""
     source: SourceConfig = field(default_factory=SourceConfig)
     window: WindowConfig = field(default_factory=WindowConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -17,7 +17,7 @@ from echodfkd.metrics.cardiac import detect_ed_frames, detect_es_frames
 
 MIN_EXCURSION = 0.1
 """Least share of the ED area that must be gone at end-systole (ES). The embedded teachers' areas are off by 2 %
-from frame to frame (docs/heads.md): below a tenth, a fifth of the phase or more would be their noise."""
+from frame to frame (docs/how-to/heads.md): below a tenth, a fifth of the phase or more would be their noise."""
 
 
 def beat_targets(prob_NTHW: np.ndarray, *, fps: float) -> tuple[np.ndarray, np.ndarray]:

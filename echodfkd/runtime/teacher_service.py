@@ -1,4 +1,4 @@
-"""A teacher's service behind Ray Serve: its owner's side of `teacher.kind: remote` (docs/teachers.md).
+"""A teacher's service behind Ray Serve: its owner's side of `teacher.kind: remote` (docs/how-to/teachers.md).
 
      clients --HTTP(S)--> Serve's proxy --> replicas: MaskService (who may ask, for how much) --> the teacher
                           (head node)       (teacher.min_actors .. max_actors)

@@ -1,7 +1,8 @@
 """Rows of the fault table: what the tests of faults measured, and the Markdown made of it.
 
 Tests append to the file that the environment variable FAULT_ROWS names, where it is set;
-``python -m tests.integration.fault_rows FILE`` writes them into the table of docs/faults.md, whose other rows stay.
+``python -m tests.integration.fault_rows FILE`` writes them into the table of docs/explanation/faults.md;
+its other rows stay.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from echodfkd.runtime.cluster.connection import machine_line
 from echodfkd.storage.ledger import LedgerReport
 
-DOCS = Path(__file__).parents[2] / "docs" / "faults.md"
+DOCS = Path(__file__).parents[2] / "docs" / "explanation" / "faults.md"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 
 

@@ -1,4 +1,4 @@
-"""How clips are varied on their way to the students, as options; docs/objectives.md has the formulas."""
+"""How clips are varied on their way to the students, as options; docs/reference/objectives.md has the formulas."""
 
 from __future__ import annotations
 

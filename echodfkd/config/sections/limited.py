@@ -1,4 +1,4 @@
-"""The part of the config that makes limited teachers (jobs/train_teacher.py --config FILE; docs/teachers.md)."""
+"""The part of the config that makes limited teachers (jobs/train_teacher.py --config FILE; docs/how-to/teachers.md)."""
 
 from __future__ import annotations
 

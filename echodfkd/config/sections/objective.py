@@ -1,4 +1,4 @@
-"""The terms of a student's objective as options, with their defaults. docs/objectives.md has the formulas."""
+"""The terms of a student's objective as options, with their defaults. docs/reference/objectives.md has the formulas."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """A teacher that stays with its owner: what the run's side is told of the service (``teacher.remote``), what the
-owner's side is told (``serve``), and which of it cannot work. How the two fit together: docs/teachers.md.
+owner's side is told (``serve``), and which of it cannot work. How the two fit together: docs/how-to/teachers.md.
 """
 
 from __future__ import annotations

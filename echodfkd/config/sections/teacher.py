@@ -1,6 +1,6 @@
 """The part of the config that says which model makes the soft masks; `config_teacher_checks` refuses what cannot work.
 
-What each kind is and what it needs: docs/teachers.md.
+What each kind is and what it needs: docs/how-to/teachers.md.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class TeacherConfig(TeacherPoolConfig, TeacherModelConfig):
     members: dict[str, MemberConfig] = field(default_factory=dict)
     """ensemble: its teachers by name."""
     fusion: str = "mean_prob"
-    """ensemble: mean_prob, mean_logit, staple, entropy, agreement or gate (docs/teachers.md has the formulas)."""
+    """ensemble: mean_prob, mean_logit, staple, entropy, agreement or gate (docs/how-to/teachers.md: formulas)."""
     pools: str = "one"
     """ensemble: one (every actor runs all members), or each (every member has an actor pool of its own, and the pool
     here fuses what they give)."""

@@ -21,8 +21,8 @@ from echodfkd.storage.untrusted import parse_json_object, parse_yaml
 HOUR = 3600.0
 SEEN_S = 0.15
 """Seconds from the end of a source's task to the begin of its next: Ray Data's scheduler looks for finished tasks ten
-times a second. Two tasks that take no time make 11 to 14 blocks a second (docs/scale.md). Teachers are not held up by
-it as long as a block takes them longer: each has a second one waiting."""
+times a second. Two tasks that take no time make 11 to 14 blocks a second (docs/explanation/scale.md). Teachers are not
+held up by it as long as a block takes them longer: each has a second one waiting."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[3]
 CLUSTER = ROOT / "cluster"
 RAY_UP = ["aws.yaml", "gcp.yaml", "on_premise.yaml"]
 SPOT_ROLES = {"teacher", "evaluator", "synthesis"}
-"""Losing one of these costs a block or a few cases (docs/faults.md)."""
+"""Losing one of these costs a block or a few cases (docs/explanation/faults.md)."""
 
 
 def read(name: str) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def test_an_empty_mask_tells_nothing() -> None:
 @pytest.mark.parametrize("kind", ["embedded", "embedded_chambers"])
 @pytest.mark.parametrize(("frames", "least_share"), [(20, 0.2), (24, 0.5), (36, 0.9), (48, 0.95)])
 def test_targets_from_an_embedded_teachers_masks(kind: str, frames: int, least_share: float) -> None:
-    """The constants of the module and the table of docs/heads.md rest on this: run it with -s for the numbers."""
+    """The constants of the module and the table of docs/how-to/heads.md rest on this: -s prints the numbers."""
     teacher = build_teacher(kind=kind, weights="", device="cpu", batch_frames=128)
     source = default_phantom(seed=5, num_frames=frames, fps=FPS, size=56, case_frames=48)
     noise, phase_errors, ef_errors = [], [], []

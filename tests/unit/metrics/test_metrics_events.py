@@ -86,7 +86,7 @@ def test_every_beat_is_found_in_clean_curves():
 
 
 def test_two_percent_of_noise_costs_little():
-    """The noise of the embedded teachers' areas (docs/heads.md): a fifth of the excursion at EF 15 %.
+    """The noise of the embedded teachers' areas (docs/how-to/heads.md): a fifth of the excursion at EF 15 %.
 
     What is lost lies near 3 frames from the event; a plateau before atrial systole invents hardly any.
     """
