@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from echodfkd.runtime.command import guarded
+from echodfkd.runtime.command import run_guarded
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
             return {"ok": True, **import_student(args.source, args.out)}
         return {"ok": True, **export_student(args.source, args.out, name=args.student)}
 
-    return guarded(work)
+    return run_guarded(work)
 
 
 if __name__ == "__main__":

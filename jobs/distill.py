@@ -3,7 +3,7 @@
 import sys
 
 from echodfkd.config.run import RunConfig
-from echodfkd.runtime.command import run_job, say
+from echodfkd.runtime.command import print_line, run_job
 
 
 def work(config: RunConfig) -> dict[str, object]:
@@ -11,8 +11,8 @@ def work(config: RunConfig) -> dict[str, object]:
     from echodfkd.reporting.page.terminal import summary_lines
     from echodfkd.runtime.distillation_run import run_distillation
 
-    summary = run_distillation(config, say)
-    say("\n".join(["", *summary_lines(summary), "", f"report: {summary['report']}"]))
+    summary = run_distillation(config, print_line)
+    print_line("\n".join(["", *summary_lines(summary), "", f"report: {summary['report']}"]))
     keys = ("run", "report", "ledger", "stopped")
     return {"ok": True, **{key: summary[key] for key in keys}}
 

@@ -3,7 +3,7 @@
 import sys
 
 from echodfkd.config.run import RunConfig
-from echodfkd.runtime.command import run_job, say
+from echodfkd.runtime.command import print_line, run_job
 
 
 def work(config: RunConfig) -> dict[str, object]:
@@ -13,7 +13,7 @@ def work(config: RunConfig) -> dict[str, object]:
     else:
         from echodfkd.runtime.evaluation_run import evaluate
 
-    summary = evaluate(config, say)
+    summary = evaluate(config, print_line)
     return {"ok": True, "out": config.evaluate.out, "models": [*summary["students"], "teacher"]}
 
 

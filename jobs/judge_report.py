@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from echodfkd.runtime.command import guarded
+from echodfkd.runtime.command import run_guarded
 
 HELD_OUT_SEED = 7_000_002
 
@@ -22,7 +22,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=HELD_OUT_SEED, help="of the patients")
     parser.add_argument("--write", type=Path, help="document that holds the table between two marks")
     args = parser.parse_args()
-    return guarded(lambda: report(args))
+    return run_guarded(lambda: report(args))
 
 
 def report(args: argparse.Namespace) -> dict[str, Any]:

@@ -3,14 +3,14 @@
 import sys
 
 from echodfkd.config.run import RunConfig
-from echodfkd.runtime.command import run_job, say
+from echodfkd.runtime.command import print_line, run_job
 
 
 def work(config: RunConfig) -> dict[str, object]:
     """Check inputs, then the cluster."""
     from echodfkd.runtime.preflight_run import run_preflight
 
-    return run_preflight(config, say)
+    return run_preflight(config, print_line)
 
 
 if __name__ == "__main__":

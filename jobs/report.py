@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 from echodfkd.core.errors import InputError
-from echodfkd.runtime.command import fail, guarded, say
+from echodfkd.runtime.command import fail, print_line, run_guarded
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
@@ -26,11 +26,11 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         return {"ok": True, "report": compare_runs(args.runs, args.out)}
     storage = RunStorage(args.runs[0])
     if args.overlays:
-        redraw_overlays(storage, args.overlays, say)
+        redraw_overlays(storage, args.overlays, print_line)
     loggers: list[CurveLogger] = [TensorBoardLogger(args.tensorboard)] if args.tensorboard else []
     loggers += [MlflowLogger(args.mlflow, storage.root.rsplit("/", 1)[-1])] if args.mlflow else []
     if args.follow:
-        return {"ok": True, "report": follow_report(storage, every_s=args.every, say=say, loggers=loggers)}
+        return {"ok": True, "report": follow_report(storage, every_s=args.every, say=print_line, loggers=loggers)}
     write_curves(storage, loggers)
     return {"ok": True, "report": write_report(storage)}
 
@@ -50,7 +50,7 @@ def main() -> int:
         return fail(InputError("--follow, --overlays, --tensorboard and --mlflow take one run"), code=2)
     if not 0 <= args.overlays <= 50:
         return fail(InputError(f"--overlays: {args.overlays}, allowed are 0 to 50"), code=2)
-    return guarded(lambda: work(args))
+    return run_guarded(lambda: work(args))
 
 
 if __name__ == "__main__":

@@ -3,14 +3,14 @@
 import sys
 
 from echodfkd.config.run import RunConfig
-from echodfkd.runtime.command import run_job, say
+from echodfkd.runtime.command import print_line, run_job
 
 
 def work(config: RunConfig) -> dict[str, object]:
     """Serve until SIGTERM or Ctrl-C."""
     from echodfkd.runtime.teacher_service import run_teacher_service
 
-    return run_teacher_service(config, say)
+    return run_teacher_service(config, print_line)
 
 
 if __name__ == "__main__":

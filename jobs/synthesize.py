@@ -3,16 +3,16 @@
 import sys
 
 from echodfkd.config.run import RunConfig
-from echodfkd.runtime.command import run_job, say
+from echodfkd.runtime.command import print_line, run_job
 
 
 def work(config: RunConfig) -> dict[str, object]:
     """Write what is missing in the folder and say where its preview lies."""
     from echodfkd.runtime.synthesis_run import run_synthesis
 
-    result = run_synthesis(config, say)
+    result = run_synthesis(config, print_line)
     if config.synthesize.preview:
-        say(f"preview: {result['out']}/preview.png and preview.mp4")
+        print_line(f"preview: {result['out']}/preview.png and preview.mp4")
     return {"ok": True, **result}
 
 

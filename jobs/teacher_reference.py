@@ -9,7 +9,7 @@ from typing import Any
 
 from echodfkd.config.file import load_config
 from echodfkd.core.errors import EchoDFKDError, InputError
-from echodfkd.runtime.command import fail, guarded
+from echodfkd.runtime.command import fail, run_guarded
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise InputError(f"--out: {args.out} cannot be written: {error.strerror or error}") from error
         return {"ok": True, "out": args.out, "teacher": teacher.teacher_id, "frames": len(frame)}
 
-    return guarded(work)
+    return run_guarded(work)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 from echodfkd.config.run import RunConfig
-from echodfkd.runtime.command import guarded, run_job
+from echodfkd.runtime.command import run_guarded, run_job
 
 
 def main() -> int:
@@ -26,7 +26,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=0.0, help="shorten the schedule to so long; 0 does not")
     parser.add_argument("--cases", type=int, default=32, help="held-out cases per size scored")
     args = parser.parse_args()
-    return guarded(lambda: shipped(args))
+    return run_guarded(lambda: shipped(args))
 
 
 def limited(config: RunConfig) -> dict[str, Any]:

@@ -192,7 +192,7 @@ _PLACEMENT = (
     "source_num_cpus",
     "source_tasks",
     "prefetch_batches",
-    "leg_tasks",
+    "segment_tasks",
     "ahead_mb",
     "no_progress_timeout_s",
 )

@@ -120,16 +120,16 @@ class RunConfig:
         return self.train.workers * self.train.accumulation
 
     @property
-    def leg_steps(self) -> int:
-        """Optimiser steps of one dataset pass (a leg): at most data.leg_tasks read tasks, whole checkpoints."""
-        most = max(1, self.data.leg_tasks // self.blocks_per_step)
+    def segment_steps(self) -> int:
+        """Optimiser steps of one segment of the stream: at most data.segment_tasks read tasks, whole checkpoints."""
+        most = max(1, self.data.segment_tasks // self.blocks_per_step)
         every = self.train.checkpoint_every
         return most // every * every if most >= every else most
 
     @property
-    def num_legs(self) -> int:
-        """Dataset passes that the plan is cut into."""
-        return -(-self.train.steps // self.leg_steps)
+    def num_segments(self) -> int:
+        """Segments that the plan is cut into."""
+        return -(-self.train.steps // self.segment_steps)
 
     @property
     def taught_classes(self) -> tuple[str, ...]:

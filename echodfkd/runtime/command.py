@@ -36,7 +36,7 @@ def run_job(
         print(config_to_yaml(config), end="")  # without secrets
         return _print_estimate(config)
     prepare_ray(config.ray.address)
-    return guarded(lambda: work(config))
+    return run_guarded(lambda: work(config))
 
 
 def _print_estimate(config: RunConfig) -> int:
@@ -53,7 +53,7 @@ def _print_estimate(config: RunConfig) -> int:
     return 0
 
 
-def guarded(work: Callable[[], dict[str, Any]]) -> int:
+def run_guarded(work: Callable[[], dict[str, Any]]) -> int:
     """Do the work, print its result as the last line, and explain what can be explained."""
     try:
         result = work()
@@ -62,11 +62,11 @@ def guarded(work: Callable[[], dict[str, Any]]) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command resumes from the last published checkpoint", file=sys.stderr)
         return 130
-    say(json.dumps(result))
+    print_line(json.dumps(result))
     return 0 if result.get("ok", True) else 1
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
     """Print one line of progress without secrets."""
     print(redact(line), flush=True)
 

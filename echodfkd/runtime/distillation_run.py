@@ -41,7 +41,7 @@ from echodfkd.runtime.cluster.connection import connected, last_sentence, machin
 from echodfkd.runtime.cluster.preemption import StopNotice, StopSignal
 from echodfkd.runtime.cluster.scaling import nodes_for
 from echodfkd.runtime.evaluator_pool import EvaluatorPool
-from echodfkd.runtime.progress import ProgressLine, first_update_time, start_board, wait_for_first_actor
+from echodfkd.runtime.progress import ProgressLine, first_update_time, start_progress_actor, wait_for_first_actor
 from echodfkd.runtime.stream.parts import evaluation_source, load_teacher, training_source
 from echodfkd.runtime.student_workers import build_trainer
 from echodfkd.storage.files import RunStorage
@@ -110,12 +110,12 @@ def _run_stages(
     config: RunConfig, lease: Lease, teacher_id: str, print_line: Callable[[str], None], stop: StopSignal
 ) -> dict[str, Any]:
     """Everything that runs at once, until the plan is consumed and the last checkpoint is scored."""
-    board = start_board()
-    wait_for_first_actor(board)
-    progress = ProgressLine(config, board, print_line)
-    evaluators = EvaluatorPool(config, board) if config.evaluation.enabled else None
+    progress_actor = start_progress_actor()
+    wait_for_first_actor(progress_actor)
+    progress = ProgressLine(config, progress_actor, print_line)
+    evaluators = EvaluatorPool(config, progress_actor) if config.evaluation.enabled else None
     try:
-        facts = _train(config, teacher_id, board, lease, stop, print_line)
+        facts = _train(config, teacher_id, progress_actor, lease, stop, print_line)
         if evaluators is not None:
             print_line("training is done; the last checkpoint is being scored")
             evaluators.finish()
@@ -133,7 +133,12 @@ def _run_stages(
 
 
 def _train(
-    config: RunConfig, teacher_id: str, board: Any, lease: Lease, stop: StopSignal, print_line: Callable[[str], None]
+    config: RunConfig,
+    teacher_id: str,
+    progress_actor: Any,
+    lease: Lease,
+    stop: StopSignal,
+    print_line: Callable[[str], None],
 ) -> dict[str, Any]:
     """Block until the students have consumed the plan. Raises `RunError` with the reason where they cannot.
 
@@ -144,9 +149,11 @@ def _train(
     newest, started = latest_checkpoint(lease.storage), clock.now()
     deaths = 0
     while newest is None or not (newest.step >= config.train.steps or newest.ended):
-        stop.training(board)
+        stop.training(progress_actor)
         try:
-            trainer = build_trainer(config, teacher_id=teacher_id, board=board, lease_epoch=lease.epoch)
+            trainer = build_trainer(
+                config, teacher_id=teacher_id, progress_actor=progress_actor, lease_epoch=lease.epoch
+            )
             outcome = trainer.fit().return_value
         except SystemExit as leaving:  # what Ray Train makes of Ctrl-C, after it has ended its workers
             raise KeyboardInterrupt from leaving
@@ -165,7 +172,7 @@ def _train(
         if "failed" in outcome:
             raise RunError(str(outcome["failed"]))
         stop.check()
-        first = first_update_time(board)
+        first = first_update_time(progress_actor)
         return {"first_step_s": first - started if first else None}
     return {"first_step_s": None}
 

@@ -14,7 +14,7 @@ import ray
 from echodfkd.config.run import RunConfig
 from echodfkd.core import clock
 from echodfkd.core.errors import RunError
-from echodfkd.reporting.live.live_view import Look, live_view
+from echodfkd.reporting.live.live_view import ProgressSnapshot, live_view
 from echodfkd.runtime.cluster.metrics import Exporter, gauge_values
 
 FIRST_ACTOR_TIMEOUT_S = 120.0
@@ -24,7 +24,7 @@ MAX_LOSSES = 4
 """Students whose losses stand in one line each by name."""
 
 
-class Board:
+class ProgressActor:
     """Holds the newest numbers of each stage, and the driver's wish to stop. Nothing that a run needs hangs on it.
 
     consumes: dictionaries from rank 0 and the evaluator pool / produces: the driver's progress line
@@ -51,15 +51,15 @@ class Board:
         return await self.stopping.wait()
 
 
-def start_board() -> Any:
-    """The actor handle of a new board, on the driver's own node."""
-    return ray.remote(Board).options(num_cpus=0).remote()
+def start_progress_actor() -> Any:
+    """The actor handle of a new progress actor, on the driver's own node."""
+    return ray.remote(ProgressActor).options(num_cpus=0).remote()
 
 
-def wait_for_first_actor(board: Any) -> None:
+def wait_for_first_actor(progress_actor: Any) -> None:
     """Raise `RunError` where the cluster starts no process: everything else would wait for ever, in silence."""
     try:
-        ray.get(board.read.remote(), timeout=FIRST_ACTOR_TIMEOUT_S)
+        ray.get(progress_actor.read.remote(), timeout=FIRST_ACTOR_TIMEOUT_S)
     except ray.exceptions.GetTimeoutError as error:
         raise RunError(
             f"the cluster started no actor within {FIRST_ACTOR_TIMEOUT_S:g} s; its logs (session_latest/logs in"
@@ -67,10 +67,10 @@ def wait_for_first_actor(board: Any) -> None:
         ) from error
 
 
-def first_update_time(board: Any) -> float | None:
-    """When the workers finished their first update since they last started; None where the board cannot say."""
+def first_update_time(progress_actor: Any) -> float | None:
+    """When the workers finished their first update since they last started; None if the progress actor is gone."""
     try:
-        return ray.get(board.read.remote(), timeout=5).get("first_step_time")
+        return ray.get(progress_actor.read.remote(), timeout=5).get("first_step_time")
     except ray.exceptions.RayError:
         return None
 
@@ -85,11 +85,11 @@ class Pace:
 
 
 class ProgressLine:
-    """A thread that prints the board, exports it as metrics and samples memory until it is closed."""
+    """A thread that prints the progress actor, exports it as metrics and samples memory until it is closed."""
 
-    def __init__(self, config: RunConfig, board: Any, print_line: Callable[[str], None]) -> None:
+    def __init__(self, config: RunConfig, progress_actor: Any, print_line: Callable[[str], None]) -> None:
         self.config = config
-        self.board = board
+        self.progress_actor = progress_actor
         self.print_line = print_line
         self.started = clock.now()
         self.peak_memory_mb = 0.0
@@ -114,7 +114,7 @@ class ProgressLine:
             memory = memory_mb()
             self.peak_memory_mb = max(self.peak_memory_mb, memory)
             try:
-                values = ray.get(self.board.read.remote(), timeout=5)
+                values = ray.get(self.progress_actor.read.remote(), timeout=5)
                 pace = self.pace(values)
                 self._exporter.export(
                     gauge_values(self.config, values, clips_s=pace.clips_s, queue=pace.queue, memory_mb=memory)
@@ -124,7 +124,9 @@ class ProgressLine:
             if self._view is not None:
                 elapsed = clock.now() - self.started
                 self._view.show(
-                    Look(values, elapsed, self.config.train.steps, pace.clips_s, pace.steps_s, pace.queue, memory)
+                    ProgressSnapshot(
+                        values, elapsed, self.config.train.steps, pace.clips_s, pace.steps_s, pace.queue, memory
+                    )
                 )
             elif every:
                 self.print_line(self.line(values, pace))
@@ -142,7 +144,7 @@ class ProgressLine:
         return Pace(steps_s * batch, mean_s, float(values.get("age_s", 0.0)) * mean_s * batch)
 
     def line(self, values: dict[str, Any], pace: Pace) -> str:
-        """One line out of the board's numbers."""
+        """One line out of the progress actor's numbers."""
         elapsed = clock.now() - self.started
         step = int(values.get("step", 0))
         total = self.config.train.steps

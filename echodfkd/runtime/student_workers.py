@@ -1,6 +1,6 @@
 """The Ray Train worker group: every rank holds an engine per student and trains all of them on each batch.
 
-consumes: micro-batches of taught clips / produces: published checkpoints, ledger, numbers for the board
+consumes: micro-batches of taught clips / produces: published checkpoints, ledger, numbers for the progress actor
 waits for: the stream, and its fellow ranks once per step / unblocked by: the teacher pool
 """
 
@@ -23,22 +23,30 @@ from echodfkd.core.errors import EchoDFKDError
 from echodfkd.runtime.cluster.connection import actor_name, node_labels
 from echodfkd.runtime.cluster.preemption import StopWatch
 from echodfkd.runtime.stream.clip_stream import build_stream, execution_options
-from echodfkd.runtime.stream.leg_shards import LegData, leg_name, stream_batches
+from echodfkd.runtime.stream.segments import SegmentData, segment_name, stream_batches
 from echodfkd.storage.files import RunStorage
 from echodfkd.training.loop import WorkerContext, first_step, train
 from echodfkd.training.student import StudentMemoryError
 
 
-def build_trainer(config: RunConfig, *, teacher_id: str, board: Any, lease_epoch: int) -> TorchTrainer:
-    """The trainer of this run: one worker group, one dataset per leg, restarts that resume from the manifests.
+def build_trainer(config: RunConfig, *, teacher_id: str, progress_actor: Any, lease_epoch: int) -> TorchTrainer:
+    """The trainer of this run: one worker group, one dataset per segment, restarts that resume from the manifests.
 
     Datasets are callables: Train calls them again at every restart, and each skips what is consumed by then.
     """
     workers = config.train
-    legs = {leg_name(leg): functools.partial(build_stream, config, leg, teacher_id) for leg in range(config.num_legs)}
+    segments = {
+        segment_name(number): functools.partial(build_stream, config, number, teacher_id)
+        for number in range(config.num_segments)
+    }
     return TorchTrainer(
         train_loop,
-        train_loop_config={"config": config, "teacher_id": teacher_id, "board": board, "lease_epoch": lease_epoch},
+        train_loop_config={
+            "config": config,
+            "teacher_id": teacher_id,
+            "progress_actor": progress_actor,
+            "lease_epoch": lease_epoch,
+        },
         torch_config=TorchConfig(backend="nccl" if _real_gpu(config) else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=workers.workers,
@@ -51,8 +59,8 @@ def build_trainer(config: RunConfig, *, teacher_id: str, board: Any, lease_epoch
             storage_path=f"{config.root}/logs",
             failure_config=FailureConfig(max_failures=workers.max_failures),
         ),
-        datasets=legs,
-        dataset_config=LegData(execution_options=execution_options(config), enable_shard_locality=False),
+        datasets=segments,
+        dataset_config=SegmentData(execution_options=execution_options(config), enable_shard_locality=False),
     )
 
 
@@ -73,7 +81,7 @@ def train_loop(loop: dict[str, Any]) -> dict[str, Any]:
         StudentMemoryError: of one rank of several.
     """
     config: RunConfig = loop["config"]
-    board = loop["board"]
+    progress_actor = loop["progress_actor"]
     workers = config.train
     context = ray.train.get_context()
     torch.set_num_threads(workers.threads or max(1, math.ceil(workers.num_cpus)))
@@ -83,11 +91,11 @@ def train_loop(loop: dict[str, Any]) -> dict[str, Any]:
         device="cuda" if _real_gpu(config) else "cpu",
         name=actor_name(f"student{context.get_world_rank()}"),
         attempt=uuid.uuid4().hex[:8],
-        report=lambda values: board.update.remote(values),
+        report=lambda values: progress_actor.update.remote(values),
         lease_epoch=loop["lease_epoch"],
-        stop_asked=StopWatch(board) if context.get_world_rank() == 0 else lambda: False,
+        stop_asked=StopWatch(progress_actor) if context.get_world_rank() == 0 else lambda: False,
     )
-    board.update.remote({f"pid_{worker.rank}": os.getpid(), "started": clock.now()})
+    progress_actor.update.remote({f"pid_{worker.rank}": os.getpid(), "started": clock.now()})
     storage = RunStorage(config.root)
     try:
         batches = stream_batches(config, first_step(storage))

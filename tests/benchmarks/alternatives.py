@@ -56,7 +56,7 @@ def alternatives(report: Report, *, quick: bool) -> dict[str, Any]:
     rounds: list[dict[str, float]] = []
     cores: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as folder:
-        options = [*light_run(Path(folder)), f"train.steps={steps}", f"data.leg_tasks={steps}"]
+        options = [*light_run(Path(folder)), f"train.steps={steps}", f"data.segment_tasks={steps}"]
         config = load_config(None, [*options, f"storage={folder}", "name=alone"])
         for number in range(1 if quick else 3):
             looks = CpuClock()

@@ -37,7 +37,7 @@ GROWTH = 1.1
 @dataclass(frozen=True)
 class Plan:
     """What is measured: (teachers, seconds of their sleeps), (seconds of teaching, of learning a batch), and (updates,
-    read tasks of a leg)."""
+    read tasks of a segment)."""
 
     streams: tuple[tuple[int, tuple[float, ...]], ...]
     phase_s: float
@@ -54,7 +54,10 @@ WHOLE = Plan(
     pools=((1.0, 0.2), (2.0, 0.2), (1.0, 0.4), (0.5, 0.1)),
     pool_s=30.0,
     steady_runs=3,
-    runs=((100, 50), (1000, 50)),  # two legs are there at the same time: with less than two the first had one of them
+    runs=(
+        (100, 50),
+        (1000, 50),
+    ),  # two segments are there at the same time: with less than two the first had one of them
 )
 QUICK = Plan(
     streams=((2, (1.0,)), (8, (1.0,))),
@@ -133,10 +136,10 @@ def measure_runs(plan: Plan) -> dict[str, Any]:
         print(f"{role:<44} {mb:>14.1f} {long['peak_mb'].get(role, 0.0):>14.1f}")
     for run in runs:
         print(
-            f"{run['clips']} clips, {run['legs']} legs, {run['wall_s']} s: ledger {run['ledger_bytes_per_clip']} bytes"
-            f" a clip, logs {run['log_bytes_per_clip']}; {run['checkpoints']} checkpoints, last score"
-            f" {run['lag_s']['median']} s (median), {run['lag_s']['most']} s (most) after the manifest; an update takes"
-            f" {run['update_s']} s, a change of legs {statistics.median(run['between_legs_s'])} s (medians)",
+            f"{run['clips']} clips, {run['segments']} segments, {run['wall_s']} s: ledger"
+            f" {run['ledger_bytes_per_clip']} bytes a clip, logs {run['log_bytes_per_clip']};"
+            f" {run['checkpoints']} checkpoints, last score {run['lag_s']['median']} s (median), {run['lag_s']['most']} s (most) after the manifest; an update takes"
+            f" {run['update_s']} s, a change of segments {statistics.median(run['between_segments_s'])} s (medians)",
             flush=True,
         )
     parts = {"driver and object store": ("driver", "object_store"), "head and object store": ("head", "object_store")}

@@ -25,7 +25,7 @@ def test_more_teachers_make_more_and_more_legs_take_no_more() -> None:
     assert pool["gain"] > 3, "five teachers beside the student; the benchmark itself holds it to 0.8 of 6"
     assert found["wall_over_busiest"] >= 1
     short, long = found["runs"]
-    assert (short["legs"], long["legs"]) == (2, 6)
+    assert (short["segments"], long["segments"]) == (2, 6)
     for run in found["runs"]:
         assert run["ledger"] == {"clips": run["clips"], "lost": 0, "repeated": 0, "quarantined": 0}
         assert run["lag_s"]["most"] > 0

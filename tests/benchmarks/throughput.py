@@ -123,7 +123,7 @@ def stream_through(stages: list[Stage], config: RunConfig) -> Iterator[Iterator[
 def stream_config(steps: int, teachers: int) -> RunConfig:
     """One student on so many micro-batches, and a pool of so many teachers that need no core of their own."""
     return stand_in_config(
-        [*BATCH, f"train.steps={steps}", "train.checkpoint_every=1", "data.leg_tasks=100000",
+        [*BATCH, f"train.steps={steps}", "train.checkpoint_every=1", "data.segment_tasks=100000",
          f"data.source_tasks={SOURCES}", "data.source_num_cpus=0.2",
          "data.ahead_mb=256", "teacher.num_cpus=0.1", f"teacher.min_actors={teachers}",
          f"teacher.max_actors={teachers}", "students.a={blocks: 1, layers: 1, filters: 2}"]

@@ -1,7 +1,7 @@
 """A whole run with a stand-in source and teacher, and what it holds in memory and on the disk meanwhile.
 
 Students, ledger, checkpoints and evaluators are the real ones. A process of `tests.benchmarks.scale` for each run:
-python -m tests.benchmarks.whole_run STEPS LEG prints one JSON object.
+python -m tests.benchmarks.whole_run STEPS SEGMENT prints one JSON object.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from echodfkd.storage.files import RunStorage
 from tests.benchmarks.processes import memory_of, object_store_mb
 from tests.benchmarks.stand_ins import stand_in_config
 
-CHECKPOINTS_PER_LEG = 3
+CHECKPOINTS_PER_SEGMENT = 3
 
 HEAD = ("driver", "controller", "coordinator", "ray")
 """Roles whose processes are on the head node of any cluster."""
@@ -53,19 +53,19 @@ class Watch:
             self.peaks |= now
 
 
-def run(folder: Path, steps: int, leg: int) -> dict[str, Any]:
-    """Run so many updates in legs of so many read tasks.
+def run(folder: Path, steps: int, segment: int) -> dict[str, Any]:
+    """Run so many updates in segments of so many read tasks.
 
     Returns:
         ``ledger`` of the run; ``peak_mb`` of each role (USS), of the object store, and of ``head``, which is all that
         any cluster has on its head node; bytes of ledger and logs a clip; ``update_s``: median time of an update;
-        ``between_legs_s``: from the last update of each leg to the first of the next; ``lag_s``: from a manifest to its
-        last score.
+        ``between_segments_s``: from the last update of each segment to the first of the next; ``lag_s``: from a
+        manifest to its last score.
     """
-    every = max(1, leg // CHECKPOINTS_PER_LEG)
+    every = max(1, segment // CHECKPOINTS_PER_SEGMENT)
     config = stand_in_config(
         [f"storage={folder}", "name=scale", "train.global_batch=4", "window.frames=16", "window.size=64",
-         f"train.steps={steps}", f"train.checkpoint_every={every}", f"data.leg_tasks={leg}", "data.ahead_mb=16",
+         f"train.steps={steps}", f"train.checkpoint_every={every}", f"data.segment_tasks={segment}", "data.ahead_mb=16",
          "teacher.min_actors=2", "teacher.max_actors=2", "teacher.num_cpus=0.5", "evaluation.cases=2",
          "evaluation.frames=32", "evaluation.overlays=0", "students.a={blocks: 1, layers: 1, filters: 2}",
          "ray.address=local", "ray.num_cpus=8", "ray.object_store_mb=256", "ray.progress_s=0"]
@@ -84,12 +84,12 @@ def run(folder: Path, steps: int, leg: int) -> dict[str, Any]:
     ]
     at = {row["step"]: row["time"] for row in read_rows(RunStorage(config.root)).training.to_pylist()}
     took = {step: at[step] - at[step - 1] for step in at if step - 1 in at}
-    between = [seconds for step, seconds in took.items() if (step - 1) % config.leg_steps == 0]
+    between = [seconds for step, seconds in took.items() if (step - 1) % config.segment_steps == 0]
     size = {name: sum(file.stat().st_size for file in root.glob(f"{name}/*.parquet")) for name in ("ledger", "logs")}
     return {
         "steps": steps,
         "clips": config.plan_slots,
-        "legs": config.num_legs,
+        "segments": config.num_segments,
         "wall_s": round(time.monotonic() - started, 1),
         "ledger": summary["ledger"],
         "peak_mb": {role: round(mb, 1) for role, mb in sorted(watch.peaks.items())},
@@ -97,7 +97,7 @@ def run(folder: Path, steps: int, leg: int) -> dict[str, Any]:
         "log_bytes_per_clip": round(size["logs"] / config.plan_slots, 1),
         "checkpoints": len(lags),
         "update_s": round(statistics.median(took.values()), 3),
-        "between_legs_s": [round(seconds, 1) for seconds in between],
+        "between_segments_s": [round(seconds, 1) for seconds in between],
         "lag_s": {"median": round(statistics.median(lags), 2), "most": round(max(lags), 2)},
     }
 

@@ -9,7 +9,7 @@ import sys
 from echodfkd.config.file import load_config
 from echodfkd.core.errors import EchoDFKDError
 from echodfkd.runtime.cluster.environment import prepare_ray
-from echodfkd.runtime.command import fail, guarded
+from echodfkd.runtime.command import fail, run_guarded
 
 
 def main() -> int:
@@ -44,7 +44,7 @@ def main() -> int:
             print(f"error: {problem}", file=sys.stderr, flush=True)
         return result
 
-    return guarded(work)
+    return run_guarded(work)
 
 
 if __name__ == "__main__":

@@ -80,8 +80,8 @@ def test_legs_change_nothing_and_a_leg_that_is_over_leaves_no_process(tiny_confi
     """Four updates in one dataset pass, and in four of them; no more than three coordinators ever live."""
     plain = ["train.engine=plain", "train.workers=2", "train.steps=4", "train.checkpoint_every=1"]
     plain.append("evaluation.enabled=false")
-    one, four = tiny_config("name=one", *plain), tiny_config("name=four", *plain, "data.leg_tasks=2")
-    assert (one.num_legs, four.num_legs) == (1, 4)
+    one, four = tiny_config("name=one", *plain), tiny_config("name=four", *plain, "data.segment_tasks=2")
+    assert (one.num_segments, four.num_segments) == (1, 4)
     run_distillation(one, quiet)
     living, ended = [0], threading.Event()
 

@@ -23,7 +23,7 @@ RAYS_OWN = {"ray_object_store_memory"}
 
 
 def board_of(config: RunConfig) -> dict[str, object]:
-    """What rank 0 and the evaluators tell the board in a run, by their own code."""
+    """What rank 0 and the evaluators tell the progress actor in a run, by their own code."""
     told: list[dict[str, object]] = []
     progress = Progress(config, told.append)
     progress.quarantined, progress.gaps, progress.published = 2, 1, 3

@@ -1,4 +1,4 @@
-"""The progress line: rates, queue and ETA out of the board's numbers."""
+"""The progress line: rates, queue and ETA out of the progress actor's numbers."""
 
 import time
 from collections.abc import Callable

@@ -10,7 +10,7 @@ from typing import Any
 
 from echodfkd.config.file import load_config
 from echodfkd.runtime.cluster.environment import prepare_ray
-from echodfkd.runtime.command import guarded
+from echodfkd.runtime.command import run_guarded
 
 TINY = [
     "students.tiny={blocks: 1, layers: 1, filters: 2}",
@@ -19,7 +19,7 @@ TINY = [
     "train.global_batch=4",
     "train.accumulation=4",
     "train.checkpoint_every=100",
-    "data.leg_tasks=800",  # a leg every 200 steps
+    "data.segment_tasks=800",  # a segment every 200 steps
     *("evaluation.cases=2", "evaluation.frames=32"),
     "evaluation.overlays=1",
     "ray.address=local",
@@ -28,7 +28,7 @@ TINY = [
 
 
 def pipeline(steps: int) -> dict[str, Any]:
-    """A real run of several legs, with every process of its cluster watched."""
+    """A real run of several segments, with every process of its cluster watched."""
     os.environ.setdefault("RAY_task_events_max_num_task_in_gcs", "1000")  # so that its bound is met in the first third
     prepare_ray("local")
     from tests.soak.soak_run import soak_pipeline
@@ -54,7 +54,7 @@ def main() -> int:
             found = soak_loop(args.steps, lambda line: print(line, flush=True))
         return {"case": "soak", **found, "ok": found["holds"]}
 
-    return guarded(work)
+    return run_guarded(work)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ _AT_LEAST: dict[str, float] = {
     "data.max_attempts": 1,
     "data.source_tasks": 1,
     "data.prefetch_batches": 1,
-    "data.leg_tasks": 1,
+    "data.segment_tasks": 1,
     "data.ahead_mb": 1,
     "data.no_progress_timeout_s": 0,
     "evaluation.cases": 1,

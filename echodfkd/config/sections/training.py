@@ -104,9 +104,9 @@ class DataConfig:
     """Source tasks that may run at the same time."""
     prefetch_batches: int = 1
     """Micro-batches, at least 1, that a worker asks for ahead of the one it trains on."""
-    leg_tasks: int = 5_000
-    """Most read tasks of one dataset pass. Ray Data plans every task before the first batch, and keeps its books on
-    them until the pass is over: 62,500 tasks took 81 s and 682 MB, so that longer plans run in passes (legs)."""
+    segment_tasks: int = 5_000
+    """Most read tasks of one segment of the stream. Ray Data plans every task before the first batch, and keeps its
+    books on them until the segment is over: 62,500 tasks took 81 s and 682 MB."""
     ahead_mb: int = 64
     """Object-store memory that blocks on their way to the students may fill, in MiB."""
     no_progress_timeout_s: float = 600.0

@@ -16,11 +16,11 @@ MAX_STUDENTS = 8
 
 
 @dataclass(frozen=True)
-class Look:
+class ProgressSnapshot:
     """What is known at one moment.
 
     Attributes:
-        values: of the board (`training.progress.Progress.report`, `runtime.evaluator_pool`).
+        values: of the progress actor (`training.progress.Progress.report`, `runtime.evaluator_pool`).
         elapsed_s: since the run's parts were started.
         total: updates of the run.
         clips_s: clips trained a second, lately.
@@ -53,9 +53,9 @@ class LiveView:
         self._live = Live(console=console, refresh_per_second=2, transient=True)
         self._live.start()
 
-    def show(self, look: Look) -> None:
+    def show(self, snapshot: ProgressSnapshot) -> None:
         """Draw what is known now."""
-        self._live.update(page(self._name, look))
+        self._live.update(page(self._name, snapshot))
 
     def close(self) -> None:
         """Leave the terminal as it was."""
@@ -74,18 +74,20 @@ def live_view(name: str, stream: Any = None) -> LiveView | None:
     return LiveView(name, Console(file=stream))
 
 
-def page(name: str, look: Look) -> Any:
+def page(name: str, snapshot: ProgressSnapshot) -> Any:
     """The page as rich draws it."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table
     from rich.text import Text
 
-    values, step = look.values, int(look.values.get("step", 0))
-    eta = "" if look.eta_s is None else f", {clock_time(look.eta_s)} left"
-    head = Text(f"{name}  update {step:,} of {look.total:,}, {clock_time(look.elapsed_s)}{eta}", style="bold")
+    values, step = snapshot.values, int(snapshot.values.get("step", 0))
+    eta = "" if snapshot.eta_s is None else f", {clock_time(snapshot.eta_s)} left"
+    head = Text(f"{name}  update {step:,} of {snapshot.total:,}, {clock_time(snapshot.elapsed_s)}{eta}", style="bold")
     if not step:
-        return Group(Text(f"{name}  {clock_time(look.elapsed_s)}", style="bold"), Text(_STARTING), _memory(look))
+        return Group(
+            Text(f"{name}  {clock_time(snapshot.elapsed_s)}", style="bold"), Text(_STARTING), _memory(snapshot)
+        )
     stages = Table("stage", "at work", "one actor", box=None, pad_edge=False)
     for stage in (key.removesuffix("_clips_s") for key in values if key.endswith("_clips_s")):
         if stage.partition(".")[0] in ("source", "teacher"):
@@ -93,31 +95,31 @@ def page(name: str, look: Look) -> Any:
             share = "" if busy is None else f"{100 * busy:.0f} %"
             stages.add_row(stage, share, f"{values[f'{stage}_clips_s']:.0f} clips/s")
     wait = 100 * float(values.get("wait_share", 0.0))
-    stages.add_row("students", f"{100 - wait:.0f} %", f"{look.clips_s:.1f} clips/s")
+    stages.add_row("students", f"{100 - wait:.0f} %", f"{snapshot.clips_s:.1f} clips/s")
     losses = sorted(dict(values.get("losses", {})).items(), key=lambda item: item[1])
     students = Table("student", "loss", box=None, pad_edge=False)
     for student, loss in losses[:MAX_STUDENTS]:
         students.add_row(Text(student), f"{loss:.4f}")
     if len(losses) > MAX_STUDENTS:
         students.add_row(f"and {len(losses) - MAX_STUDENTS} more", f"up to {losses[-1][1]:.4f}")
-    facts = [f"queue {look.queue:.0f} clips", f"checkpoint at update {int(values.get('published', 0)):,}"]
+    facts = [f"queue {snapshot.queue:.0f} clips", f"checkpoint at update {int(values.get('published', 0)):,}"]
     facts += [f"scored {values['scored']}"] if "scored" in values else []
     facts += [f"{values['backlog']} scoring tasks left"] if values.get("backlog") else []
     facts += [f"{values['quarantined']} clips replaced"] if values.get("quarantined") else []
     both = Table.grid(padding=(0, 4))
     both.add_row(stages, students)
     bar = Table.grid()  # by itself the bar does not end its line
-    bar.add_row(ProgressBar(total=look.total, completed=step, width=60))
-    return Group(head, bar, both, Text("; ".join(facts)), _memory(look))
+    bar.add_row(ProgressBar(total=snapshot.total, completed=step, width=60))
+    return Group(head, bar, both, Text("; ".join(facts)), _memory(snapshot))
 
 
 _STARTING = "starting: actors load, the first clips are made and taught"
 
 
-def _memory(look: Look) -> Any:
+def _memory(snapshot: ProgressSnapshot) -> Any:
     from rich.text import Text
 
-    return Text(f"memory {look.memory_mb:,.0f} MB", style="dim")
+    return Text(f"memory {snapshot.memory_mb:,.0f} MB", style="dim")
 
 
 def clock_time(seconds: float) -> str:

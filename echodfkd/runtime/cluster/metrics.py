@@ -1,6 +1,6 @@
 """A run's numbers for Prometheus, through the metrics agent that Ray runs on every node (its port is in `ray.nodes()`).
 
-The driver exports them, from the same board that its progress line is made of. Ray writes `ray_` before each name;
+The driver exports them, from the values that its progress line shows. Ray writes `ray_` before each name;
 `cluster/grafana.json` draws them.
 """
 
@@ -41,11 +41,11 @@ STAGES = ("source", "teacher")
 def gauge_values(
     config: RunConfig, values: dict[str, Any], *, clips_s: float, queue: float, memory_mb: float
 ) -> dict[tuple[str, str], float]:
-    """(gauge, value of its second tag) -> number, of what the board knows by now.
+    """(gauge, value of its second tag) -> number, of what the progress actor knows.
 
     Args:
         config: the run.
-        values: the board's (`training.progress.Progress.report`, `evaluator_pool`).
+        values: the progress actor's (`training.progress.Progress.report`, `evaluator_pool`).
         clips_s: clips trained a second.
         queue: clips taught and not yet trained.
         memory_mb: of the driver's processes.

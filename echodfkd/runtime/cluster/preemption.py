@@ -54,9 +54,9 @@ class StopSignal:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._on_signal)
 
-    def training(self, board: Any) -> None:
-        """From now on there is something to publish: the signal goes to the workers through the board."""
-        self._ask_workers = board.stop.remote
+    def training(self, progress_actor: Any) -> None:
+        """From now on there is something to publish: the signal goes to the workers through the progress actor."""
+        self._ask_workers = progress_actor.stop.remote
 
     def check(self) -> None:
         """The workers have ended. Raise `StopNotice` where that was asked for."""
@@ -86,13 +86,13 @@ class StopSignal:
 
 
 class StopWatch:
-    """A worker's view of the notice: one call waits at the board, and a step only looks whether it has returned."""
+    """A worker's view of the notice: one call waits at the progress actor, and each step polls its answer."""
 
-    def __init__(self, board: Any) -> None:
-        self._answer = board.wait_for_stop.remote()
+    def __init__(self, progress_actor: Any) -> None:
+        self._answer = progress_actor.wait_for_stop.remote()
 
     def __call__(self) -> bool:
-        """Whether the run shall publish and stop after this update. A board that is gone asks for nothing."""
+        """Whether the run shall publish and stop after this update. A progress actor that is gone asks for nothing."""
         try:
             return bool(ray.wait([self._answer], timeout=0)[0]) and bool(ray.get(self._answer))
         except RayError:

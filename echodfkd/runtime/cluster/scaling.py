@@ -17,7 +17,7 @@ LOOK_S = 2.0
 
 
 @contextmanager
-def nodes_for(config: RunConfig, say: Callable[[str], None]) -> Iterator[None]:
+def nodes_for(config: RunConfig, print_line: Callable[[str], None]) -> Iterator[None]:
     """A cluster that holds all roles of the run at the same time, while the block lasts.
 
     Where they do not fit and `ray.wait_for_nodes_s` allows to wait, the autoscaler is asked for what the run needs at
@@ -38,7 +38,7 @@ def nodes_for(config: RunConfig, say: Callable[[str], None]) -> Iterator[None]:
     wanted, selectors = bundles_of(roles(config))
     request_resources(bundles=wanted, bundle_label_selectors=selectors)
     try:
-        say(f"waiting up to {wait_s:g} s for nodes: " + " | ".join(missing))
+        print_line(f"waiting up to {wait_s:g} s for nodes: " + " | ".join(missing))
         started = time.monotonic()
         while missing:
             if time.monotonic() - started > wait_s:
@@ -48,7 +48,7 @@ def nodes_for(config: RunConfig, say: Callable[[str], None]) -> Iterator[None]:
                 )
             time.sleep(LOOK_S)
             missing = place(roles(config), live_nodes())
-        say(f"the cluster holds every role after {time.monotonic() - started:.0f} s: {len(live_nodes())} nodes")
+        print_line(f"the cluster holds every role after {time.monotonic() - started:.0f} s: {len(live_nodes())} nodes")
         yield
     finally:
         request_resources(bundles=[])

@@ -44,8 +44,8 @@ def execution_options(config: RunConfig) -> ExecutionOptions:
     )
 
 
-def build_stream(config: RunConfig, leg: int, teacher_id: str) -> Dataset:
-    """The part of the plan that belongs to this leg and that no published checkpoint has consumed.
+def build_stream(config: RunConfig, segment: int, teacher_id: str) -> Dataset:
+    """The part of the plan that belongs to this segment and that no published checkpoint has consumed.
 
     Called in the train controller at every start and restart of the worker group, which does not inherit
     the driver's DataContext: what the stream needs is set here.
@@ -58,7 +58,7 @@ def build_stream(config: RunConfig, leg: int, teacher_id: str) -> Dataset:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.custom_execution_callback_classes = [PacedScheduling]
-    datasource = ClipDatasource(config, remaining_blocks(config, leg))
+    datasource = ClipDatasource(config, remaining_blocks(config, segment))
     stream = ray.data.read_datasource(
         datasource,
         override_num_blocks=max(1, len(datasource.blocks)),
@@ -82,11 +82,11 @@ def build_stream(config: RunConfig, leg: int, teacher_id: str) -> Dataset:
     return stream
 
 
-def remaining_blocks(config: RunConfig, leg: int) -> list[list[int]]:
-    """Slots of this leg still to be trained, in order, cut into micro-batches."""
+def remaining_blocks(config: RunConfig, segment: int) -> list[list[int]]:
+    """Slots of this segment still to be trained, in order, cut into micro-batches."""
     batch = config.train.global_batch
-    start = leg * config.leg_steps * batch
-    stop = min((leg + 1) * config.leg_steps * batch, config.plan_slots)
+    start = segment * config.segment_steps * batch
+    stop = min((segment + 1) * config.segment_steps * batch, config.plan_slots)
     storage = RunStorage(config.root)
     newest = latest_checkpoint(storage)
     consumed = read_consumed(storage, newest) if newest else None

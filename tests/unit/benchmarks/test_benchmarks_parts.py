@@ -139,7 +139,7 @@ def test_the_runs_that_are_timed_are_runs(tmp_path: Path, monkeypatch: pytest.Mo
     for options in (data_wait.DEMO, light, published):
         config = load_config(None, [*options, "train.steps=9", "name=a", "storage=unused"])
         assert not config.evaluation.enabled
-        assert config.num_legs == 1
+        assert config.num_segments == 1
 
 
 def test_the_loader_that_teaches_for_itself_sees_the_streams_clips(tmp_path: Path) -> None:

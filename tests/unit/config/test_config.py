@@ -345,11 +345,11 @@ def test_a_long_plan_runs_in_legs_that_end_at_checkpoints() -> None:
         [ONE_STUDENT, "train.steps=12000", "train.workers=2", "train.global_batch=8", "train.checkpoint_every=100"],
     )
     assert config.blocks_per_step == 2
-    assert config.leg_steps == 2500
-    assert config.num_legs == 5
-    assert config.leg_steps % config.train.checkpoint_every == 0
-    assert dataclasses.replace(config, data=DataConfig(leg_tasks=1000)).num_legs == 24
-    assert config_hash(dataclasses.replace(config, data=DataConfig(leg_tasks=1000))) == config_hash(config)
+    assert config.segment_steps == 2500
+    assert config.num_segments == 5
+    assert config.segment_steps % config.train.checkpoint_every == 0
+    assert dataclasses.replace(config, data=DataConfig(segment_tasks=1000)).num_segments == 24
+    assert config_hash(dataclasses.replace(config, data=DataConfig(segment_tasks=1000))) == config_hash(config)
 
 
 def test_what_crosses_to_the_students_is_what_they_ask_for() -> None:

@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from echodfkd.reporting.live.live_view import Look, clock_time, live_view, page
+from echodfkd.reporting.live.live_view import ProgressSnapshot, clock_time, live_view, page
 
 rich = pytest.importorskip("rich", reason="needs rich (extra [live])")
 
@@ -17,15 +17,15 @@ VALUES = {
 }  # fmt: skip
 
 
-def look(values: dict[str, object]) -> Look:
-    return Look(values, elapsed_s=100, total=120, clips_s=4.2, steps_s=0.5, queue=12.3, memory_mb=4100.2)
+def snapshot(values: dict[str, object]) -> ProgressSnapshot:
+    return ProgressSnapshot(values, elapsed_s=100, total=120, clips_s=4.2, steps_s=0.5, queue=12.3, memory_mb=4100.2)
 
 
 def text(values: dict[str, object]) -> str:
     from rich.console import Console
 
     console = Console(file=io.StringIO(), width=100, record=True)
-    console.print(page("a[b]", look(values)))
+    console.print(page("a[b]", snapshot(values)))
     return console.export_text()
 
 
@@ -48,7 +48,7 @@ def test_before_the_first_update():
     shown = text({})
     assert "starting: actors load" in shown
     assert "memory 4,100 MB" in shown
-    assert look({"step": 120}).eta_s == 0
+    assert snapshot({"step": 120}).eta_s == 0
 
 
 def test_a_terminal_is_needed_and_left_as_it_was():
@@ -60,7 +60,7 @@ def test_a_terminal_is_needed_and_left_as_it_was():
     terminal = FakeTerminal()
     view = live_view("run", terminal)
     assert view is not None
-    view.show(look(VALUES))
+    view.show(snapshot(VALUES))
     view.close()
     assert "update 30 of 120" in terminal.getvalue()
     assert terminal.getvalue().count("\x1b[?25h") == 1  # the cursor is shown again

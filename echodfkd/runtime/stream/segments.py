@@ -1,4 +1,4 @@
-"""The students' end of the stream: which part of a leg a rank gets, and the micro-batches in it."""
+"""The students' end of the stream: which part of a segment a rank gets, and the micro-batches in it."""
 
 from __future__ import annotations
 
@@ -20,61 +20,63 @@ from echodfkd.core.records import DistillationBatch
 T = TypeVar("T")
 
 
-def leg_name(leg: int) -> str:
-    """Name of a leg's dataset among those of the trainer."""
-    return f"leg_{leg:03d}"
+def segment_name(segment: int) -> str:
+    """Name of a segment's dataset among those of the trainer."""
+    return f"segment_{segment:03d}"
 
 
 @dataclass(frozen=True)
-class LegShard:
-    """One rank's part of a leg. Ray Train knows how to find it, but not what it is (see `LegData`)."""
+class SegmentShard:
+    """One rank's part of a segment. Ray Train knows how to find it, but not what it is (see `SegmentData`)."""
 
     shard: DataIterator
 
 
-class LegData(DataConfig):
-    """Ray Train's way of splitting datasets, but that a leg's coordinator may end before the run does.
+class SegmentData(DataConfig):
+    """Ray Train's way of splitting datasets, but that a segment's coordinator may end before the run does.
 
     Ray Train keeps the coordinator of every dataset that was ever asked for, a process with the books of all its
     tasks, and asks each to shut down at the end. It leaves alone what is not a split iterator.
     """
 
     def configure(self, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
-        """One dictionary per rank, of `LegShard`."""
+        """One dictionary per rank, of `SegmentShard`."""
         found = super().configure(*args, **kwargs)
-        return [{name: LegShard(shard) for name, shard in shards.items()} for shards in found]
+        return [{name: SegmentShard(shard) for name, shard in shards.items()} for shards in found]
 
 
 def stream_batches(config: RunConfig, first_step: int) -> Iterator[DistillationBatch]:
-    """The micro-batches of one rank, from the leg that holds ``first_step`` to the end of the plan.
+    """The micro-batches of one rank, from the segment that holds ``first_step`` to the end of the plan.
 
     The first is asked for now: the stream's coordinator and pools start while the caller builds its students.
     """
-    return _without_old_legs(ahead(_shards_and_batches(config, first_step), config.data.prefetch_batches))
+    return _without_old_segments(prefetch(_shards_and_batches(config, first_step), config.data.prefetch_batches))
 
 
 def _shards_and_batches(config: RunConfig, first_step: int) -> Iterator[tuple[DataIterator, DistillationBatch]]:
-    for leg in range(first_step // config.leg_steps, config.num_legs):
-        shard = ray.train.get_dataset_shard(leg_name(leg)).shard
+    for segment in range(first_step // config.segment_steps, config.num_segments):
+        shard = ray.train.get_dataset_shard(segment_name(segment)).shard
         # Ray's own prefetching gives a batch only once it has the next: a whole block later
         for columns in shard.iter_batches(batch_size=config.micro_batch, batch_format="numpy", prefetch_batches=0):
             yield shard, DistillationBatch.from_columns(columns)
 
 
-def _without_old_legs(taken: Iterator[tuple[DataIterator, DistillationBatch]]) -> Iterator[DistillationBatch]:
-    """The batches alone. Ends the coordinators of legs that are over."""
+def _without_old_segments(taken: Iterator[tuple[DataIterator, DistillationBatch]]) -> Iterator[DistillationBatch]:
+    """The batches alone. Ends the coordinators of segments that are over."""
     shards: list[DataIterator] = []
     for shard, batch in taken:
         if shard not in shards:
             shards.append(shard)
-        if len(shards) > 2:  # whoever ends a leg has averaged its gradients with all ranks: none is two legs behind
+        if (
+            len(shards) > 2
+        ):  # whoever ends a segment has averaged its gradients with all ranks: none is two segments behind
             old = shards.pop(0)
             if ray.train.get_context().get_world_rank() == 0:
                 ray.kill(old._coord_actor)
         yield batch
 
 
-def ahead(items: Iterator[T], count: int) -> Iterator[T]:
+def prefetch(items: Iterator[T], count: int) -> Iterator[T]:
     """The same items, of which a thread asks for ``count`` (at least 1) before they are taken, the first at once.
 
     Each is given as soon as it is there. What asking raises is raised where the item would have been.
@@ -95,7 +97,7 @@ def ahead(items: Iterator[T], count: int) -> Iterator[T]:
             if answer.exception() is not None:
                 return
 
-    threading.Thread(target=ask, name="ahead", daemon=True).start()
+    threading.Thread(target=ask, name="prefetch", daemon=True).start()
     return _taken(found, room)
 
 

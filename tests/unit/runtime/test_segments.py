@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from echodfkd.core.errors import RunError
-from echodfkd.runtime.stream.leg_shards import ahead
+from echodfkd.runtime.stream.segments import prefetch
 
 
 class Numbers:
@@ -33,21 +33,21 @@ class Numbers:
 
 def test_the_first_is_asked_for_at_once_and_given_before_the_next_is_made() -> None:
     numbers = Numbers()
-    taken = ahead(iter(numbers), 1)
+    taken = prefetch(iter(numbers), 1)
     assert numbers.were_asked([0])
     numbers.may.release()
     assert next(taken) == 0
     assert numbers.were_asked([0, 1])
     numbers.may.release(2)
     assert list(taken) == [1, 2]
-    assert list(ahead(iter(()), 1)) == []
+    assert list(prefetch(iter(()), 1)) == []
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_no_more_than_so_many_wait_to_be_taken(count: int) -> None:
     numbers = Numbers(6)
     numbers.may.release(6)
-    taken = ahead(iter(numbers), count)
+    taken = prefetch(iter(numbers), count)
     for number in range(4):
         assert numbers.were_asked(list(range(number + count)))
         assert next(taken) == number
@@ -59,7 +59,7 @@ def test_what_goes_wrong_is_raised_where_the_item_would_have_been() -> None:
         yield 0
         raise RunError("the stream broke off")
 
-    taken = ahead(fails(), 2)
+    taken = prefetch(fails(), 2)
     assert next(taken) == 0
     with pytest.raises(RunError, match=r"^the stream broke off$"):
         next(taken)
