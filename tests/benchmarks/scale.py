@@ -138,8 +138,9 @@ def measure_runs(plan: Plan) -> dict[str, Any]:
         print(
             f"{run['clips']} clips, {run['segments']} segments, {run['wall_s']} s: ledger"
             f" {run['ledger_bytes_per_clip']} bytes a clip, logs {run['log_bytes_per_clip']};"
-            f" {run['checkpoints']} checkpoints, last score {run['lag_s']['median']} s (median), {run['lag_s']['most']} s (most) after the manifest; an update takes"
-            f" {run['update_s']} s, a change of segments {statistics.median(run['between_segments_s'])} s (medians)",
+            f" {run['checkpoints']} checkpoints, last score {run['lag_s']['median']} s (median),"
+            f" {run['lag_s']['most']} s (most) after the manifest; an update takes {run['update_s']} s, a change of"
+            f" segments {statistics.median(run['between_segments_s'])} s (medians)",
             flush=True,
         )
     parts = {"driver and object store": ("driver", "object_store"), "head and object store": ("head", "object_store")}
