@@ -1,6 +1,6 @@
 """One prediction against what is known of its case: overlap, borders, timing, ejection fraction, calibration.
 
-docs/reference/evaluation.md defines every metric. Metrics appear only where the case knows what they need.
+docs/reference/metrics.md defines every metric. Metrics appear only where the case knows what they need.
 
 Legend: T frames, H rows, W columns.
 """
