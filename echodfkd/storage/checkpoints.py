@@ -19,9 +19,6 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors
-from safetensors.torch import save as save_safetensors
 
 from echodfkd.core.errors import InputError, RunError
 from echodfkd.core.records import PublishedCheckpoint
@@ -74,14 +71,16 @@ def publish(
     Raises:
         RunError: another run has taken the folder over, or this step is published already.
     """
+    from safetensors.torch import save
+
     folder = checkpoint_folder(step)
     taken = f"{storage.root}/{folder} is published already: another run writes to this folder, give one another name"
     if storage.exists(f"{folder}/{MANIFEST}"):
         raise RunError(taken)
     contents: dict[str, bytes] = {}
     for name, state in students.items():
-        contents[f"{name}/student.safetensors"] = save_safetensors(state.published)
-        contents[f"{name}/resume.safetensors"] = save_safetensors(pack_state(state))
+        contents[f"{name}/student.safetensors"] = save(state.published)
+        contents[f"{name}/resume.safetensors"] = save(pack_state(state))
     contents["consumed.json"] = consumed.to_json().encode()
     contents["meta.json"] = json.dumps(dict(meta), indent=1, sort_keys=True).encode()
     if lease_epoch:
@@ -183,13 +182,16 @@ def pack_state(state: StudentState) -> dict[str, torch.Tensor]:
 
 
 def _read_tensors(storage: RunStorage, checkpoint: PublishedCheckpoint, file: str) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
     name = file.partition("/")[0]
     if name not in checkpoint.students:
         raise InputError(
             f"{storage.root}/{checkpoint.folder} has no student {name!r}; it has {', '.join(checkpoint.students)}"
         )
     try:
-        return load_safetensors(read_verified(storage, checkpoint, file))
+        return load(read_verified(storage, checkpoint, file))
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise InputError(f"{storage.root}/{checkpoint.folder}/{file} holds no tensors: {error}") from error
 

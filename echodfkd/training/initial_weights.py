@@ -13,8 +13,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors
 from torch import nn
 
 from echodfkd.config.pins import read_initial_bytes
@@ -51,6 +49,9 @@ def read_student_file(path: str, *, option: str) -> StudentFile:
     Raises:
         InputError: it cannot be read, is damaged, or holds no student.
     """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
     data = read_initial_bytes(option, path)
     digest = hashlib.sha256(data).hexdigest()
     if path.endswith(".ckpt"):
@@ -58,7 +59,7 @@ def read_student_file(path: str, *, option: str) -> StudentFile:
         options = StudentConfig(student.blocks, student.layers, student.filters, norm="batch", input="raw")
         return StudentFile(path, digest, student.weights, options, 0)
     try:
-        weights = load_safetensors(data)
+        weights = load(data)
     except SafetensorError as error:
         raise InputError(f"{option}: {path} cannot be read as a safetensors file: {error}") from error
     known = _description(path, digest, option)

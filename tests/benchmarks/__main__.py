@@ -1,4 +1,4 @@
-"""Measure what the docs state: python -m tests.benchmarks phantom (--list names the cases)."""
+"""Run one benchmark: a table, and as the last line one JSON object. `--list` names the benchmarks."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from tests.benchmarks.cases import CASES, describe_cases, run_case
 
 
 def main() -> int:
-    """Parse, run one case, print its table and, as the last line, one JSON object; 1 where its target is missed."""
+    """Parse the arguments and run one case. Returns the exit code: 1 if the case misses its target."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("case", nargs="?", choices=sorted(CASES), metavar="NAME", help="what to measure")
-    which.add_argument("--list", action="store_true", help="name the cases and stop")
-    parser.add_argument("--quick", action="store_true", help="a shorter run, where the case has one, for a first look")
+    which.add_argument("case", nargs="?", choices=sorted(CASES), metavar="NAME", help="the benchmark")
+    which.add_argument("--list", action="store_true", help="list the benchmarks")
+    parser.add_argument("--quick", action="store_true", help="a shorter run, too short to decide anything")
     args = parser.parse_args()
     if args.list:
         print("\n".join(describe_cases()))

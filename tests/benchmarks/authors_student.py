@@ -1,8 +1,7 @@
-"""The authors' way of running a ConvLSTM cell, as a reference for speed and numbers.
+"""The authors' ConvLSTM cell, a reference for speed and numbers.
 
-Written from the published description: at every frame the input and the hidden state are concatenated, one
-convolution gives the four gates, and autograd records every operation. Everything around the cells is ours, in
-both formulations.
+Written from the published description: at each frame the input and the hidden state are concatenated, one convolution
+gives the four gates, and autograd records every operation. The rest of the network is ours in both formulations.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from echodfkd.models.students.convlstm_cell import RecurrentConv2d
 
 
 class AuthorsRecurrentConv2d(RecurrentConv2d):
-    """`RecurrentConv2d` frame by frame."""
+    """`RecurrentConv2d`, computed frame by frame."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Hidden states (B, T, hidden, H, W) of an input (B, T, C, H, W)."""
@@ -34,7 +33,7 @@ class AuthorsRecurrentConv2d(RecurrentConv2d):
 
 
 def authors_student(student: nn.Module) -> nn.Module:
-    """A copy of a student, weights included, with the authors' cells."""
+    """Copy a student with its weights, and replace its cells by the authors'."""
     twin = copy.deepcopy(student)
     for module in twin.modules():
         if type(module) is RecurrentConv2d:

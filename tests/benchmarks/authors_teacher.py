@@ -1,8 +1,8 @@
-"""The published way of making soft masks, as a reference for speed and numbers.
+"""The published loop that makes soft masks, a reference for speed and numbers.
 
-Written from its description: a clip at a time, all its frames in one float32 forward pass of the network, channels
-before pixels, and probabilities in 256 levels by cutting off (`astype`). The published script also lets autograd
-record the pass, which keeps every layer's output in memory.
+Written from its description: one clip at a time, all frames in one float32 forward pass, channels first, and
+probabilities truncated to 256 levels (`astype`). The published script also lets autograd record the pass, which keeps
+each layer's output in memory.
 """
 
 from __future__ import annotations
@@ -30,6 +30,6 @@ def teach_clip(network: nn.Module, video_THW: np.ndarray, *, device: str, record
 def teach_clips(
     network: nn.Module, videos: Iterable[np.ndarray], *, device: str, records_graph: bool = False
 ) -> Iterator[np.ndarray]:
-    """Soft masks uint8 (T, H, W) of clip after clip."""
+    """Yield the soft masks of each clip, uint8 (T, H, W)."""
     for video in videos:
         yield (teach_clip(network, video, device=device, records_graph=records_graph) * 255).astype(np.uint8)

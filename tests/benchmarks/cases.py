@@ -1,4 +1,4 @@
-"""Measurements whose numbers stand in the docs: each case prints a table and gives one JSON object."""
+"""The benchmarks behind the numbers in the docs. Each prints a table and returns one JSON object."""
 
 from __future__ import annotations
 
@@ -14,42 +14,42 @@ from tests.benchmarks.timing import Report
 
 
 class Case(Protocol):
-    """One measurement; ``quick`` asks for a shorter one where there is one, which does not decide anything."""
+    """One benchmark."""
 
     __doc__: str | None
 
     def __call__(self, report: Report, *, quick: bool) -> dict[str, Any]:
-        """Print a table and return at least ``value``, ``target`` and ``holds``."""
+        """Measure and report a table.
+
+        Args:
+            report: takes each line of the table.
+            quick: a shorter measurement, too short to decide anything.
+
+        Returns:
+            At least ``value``, ``target`` and ``holds``; ``agrees`` too, if the case also compares results with a
+            reference.
+        """
         ...
 
 
 CASES = {
     "phantom": "phantom",
+    "phantom_gpu": "phantom",
     "phantom_truth": "phantom",
     "student_step": "student_step",
-    "family_table": "family_table",
-    "accounting": "accounting",
-    "evaluation_overhead": "evaluation_overhead",
-    "echoclip": "echoclip",
     "teacher_frames": "teacher_frames",
     "family_of_16": "family_of_16",
-    "kept_memory": "kept_memory",
-    "decode": "decode",
-    "imports": "imports",
-    "clip_bytes": "clip_bytes",
-    "engines": "engines",
     "stream_vs_two_stage": "stream_vs_two_stage",
     "data_wait": "data_wait",
-    "stream_wall": "stream_wall",
-    "alternatives": "alternatives",
-    "first_update": "first_update",
+    "accounting": "accounting",
+    "evaluation_overhead": "evaluation_overhead",
 }
-"""Cases by name, and the module of this package that has a function of that name. One module alone is imported to run
-a case, so that those of pure networks run where only torch is installed."""
+"""Name of a case, which is also its function's -> module of this package. Only that module is imported, so that
+`student_step`, `teacher_frames`, `family_of_16` and `phantom_gpu` need no package but torch, numpy and scipy."""
 
 
 def load_case(name: str) -> Case:
-    """The measurement of this name."""
+    """Import one of `CASES`."""
     case: Case = getattr(importlib.import_module(f"tests.benchmarks.{CASES[name]}"), name)
     return case
 
@@ -66,7 +66,7 @@ def run_case(name: str, report: Report, *, quick: bool = False) -> dict[str, Any
 
 
 def describe_cases() -> list[str]:
-    """A line per case: its name and its first sentence."""
+    """One line per case: its name and the first line of its docstring."""
     return [f"{name:<20} {(load_case(name).__doc__ or '').strip().splitlines()[0]}" for name in CASES]
 
 
@@ -84,7 +84,7 @@ def _processor() -> str:
 
 
 def _versions() -> dict[str, str]:
-    """Versions of what was measured; a checkout that is not installed says so."""
+    """Versions of Python and of the packages; ``not installed`` for a checkout that is not."""
     versions = {"python": platform.python_version()}
     for name in ("echodfkd", "torch", "numpy"):
         try:

@@ -1,29 +1,38 @@
-"""How long students wait for clips, and how near a run comes to its busiest stage, from the run's own timeline."""
+"""How long students wait for clips, and a run's wall time over its busiest stage, from the spans the run recorded."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from echodfkd.config.file import load_config
+from echodfkd.config.run import RunConfig
 from echodfkd.core.errors import RunError
+from echodfkd.core.records import DistillationBatch
 from echodfkd.reporting import intervals
 from echodfkd.reporting.rows import RunRows
 from echodfkd.runtime.cluster.host_memory import kept_memory
-from tests.benchmarks.alone import work_alone
-from tests.benchmarks.job_run import actors_of, distil, spans_of
+from echodfkd.runtime.stream.parts import load_teacher, slot_rules, training_source
+from echodfkd.teaching.blocks import make_block, teach_block
+from echodfkd.training.objective import own_totals
+from echodfkd.training.step import accumulate_gradients, update
+from echodfkd.training.student import make_student
+from tests.benchmarks.job_run import distil, num_actors, spans_of
 from tests.benchmarks.stream_vs_two_stage import write_videos
 from tests.benchmarks.timing import Report, process_apart
 
 TARGET_WAIT = 0.03
 TARGET_WALL = 1.25
 WARM_UP = 0.2
-"""Share of the steps that is left out at the start: the stream fills, and allocators and caches with it."""
+"""Share of the steps that is excluded at the start, while the stream, the allocators and the caches fill."""
 STAGES = ("source", "teacher", "students")
 LIGHT = (
     "window={frames: 16, fps: 0, size: 56}",
@@ -32,9 +41,9 @@ LIGHT = (
     "teacher={num_cpus: 1, max_actors: 1}",
     "evaluation.enabled=false",
 )
-"""The embedded teacher and one student, with a thread each; one commit at the end.
-Clips are recorded: made by the phantom, they would take two cores longer than teacher and student."""
-MOST_FILTERS = 32
+"""The embedded teacher and one student, one thread each, and one checkpoint at the end. Clips are recorded: rendering
+phantoms would take longer on two cores than teaching and training."""
+MAX_FILTERS = 32
 DEMO = (
     "window.frames=16",
     "train={global_batch: 4, checkpoint_every: 1000, num_cpus: 2}",
@@ -46,46 +55,86 @@ DEMO = (
 
 
 def light_run(folder: Path, *, videos: int = 64) -> list[str]:
-    """Options of the run `LIGHT` with a student of four filters, on videos that are written below the folder."""
+    """Options of a `LIGHT` run on videos that are written below ``folder``. They name no student yet."""
     write_videos(folder / "data", videos=videos, frames=40)
-    return [*LIGHT, f"source.path={folder / 'data'}", _student(4)]
+    return [*LIGHT, f"source.path={folder / 'data'}"]
 
 
-def _student(filters: int) -> str:
+def student_option(filters: int) -> str:
+    """The override that adds a student of one block and one layer."""
     return f"students.a={{blocks: 1, layers: 1, filters: {filters}}}"
 
 
-def matching_student(alone: Callable[[int], dict[str, float]]) -> tuple[int, dict[str, float]]:
-    """Filters of the smallest student that takes no less than the teacher for a batch, and the seconds of both.
+def matching_student(seconds_with: Callable[[int], dict[str, float]]) -> tuple[int, dict[str, float]]:
+    """Find the smallest student that is no faster than the teacher.
 
-    ``alone`` gives them for a student of so many filters, by role.
+    Args:
+        seconds_with: number of filters -> seconds per batch of ``teacher`` and ``student``.
+
+    Returns:
+        Its number of filters, and the seconds of both.
     """
-    for filters in range(2, MOST_FILTERS + 1):
-        found = alone(filters)
+    for filters in range(2, MAX_FILTERS + 1):
+        found = seconds_with(filters)
         if found["student"] >= found["teacher"]:
             return filters, found
-    raise RunError(f"no student of up to {MOST_FILTERS} filters takes as long as the teacher on this machine")
+    raise RunError(f"no student of up to {MAX_FILTERS} filters takes as long as the teacher on this machine")
 
 
-def _alone(options: Sequence[str], filters: int, *, blocks: int) -> dict[str, float]:
-    config = load_config(None, [*options, _student(filters), "name=alone"])
-    return work_alone(config, blocks=blocks, core=min(os.sched_getaffinity(0)))
+def isolated_seconds(options: Sequence[str], filters: int, *, blocks: int) -> dict[str, float]:
+    """`stage_seconds` of a run with a student of so many filters, on the first core of this process."""
+    config = load_config(None, [*options, student_option(filters), "name=isolated"])
+    return stage_seconds(config, blocks=blocks, core=min(os.sched_getaffinity(0)))
+
+
+def stage_seconds(config: RunConfig, *, blocks: int, core: int) -> dict[str, float]:
+    """Median seconds per micro-batch of the run's ``teacher`` and its ``student``s, one after the other on one core."""
+    teacher, source, rules = load_teacher(config), training_source(config), slot_rules(config)
+    size, device = config.micro_batch, torch.device("cpu")
+    students = [make_student(config, name, device, None) for name in config.students]
+    times: dict[str, list[float]] = {"teacher": [], "student": []}
+    with one_core(core):
+        for step in range(blocks):
+            block = make_block(source, range(step * size, (step + 1) * size), rules, actor="isolated")
+            start = time.perf_counter()
+            taught = teach_block(teacher, block, lambda: source, rules, actor="isolated")
+            times["teacher"].append(time.perf_counter() - start)
+            start = time.perf_counter()
+            batch = DistillationBatch.from_columns(taught)
+            accumulate_gradients(students, [batch], totals=own_totals([batch]), step=step, device=device)
+            update(students, config.optimizer.learning_rate, step + 1)
+            times["student"].append(time.perf_counter() - start)
+    return {role: float(np.median(seconds)) for role, seconds in times.items()}
+
+
+@contextmanager
+def one_core(core: int) -> Iterator[None]:
+    """Bind this thread to one core, with one torch thread."""
+    before, threads = os.sched_getaffinity(0), torch.get_num_threads()
+    os.sched_setaffinity(0, {core})
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        os.sched_setaffinity(0, before)
 
 
 def waiting(steps: np.ndarray) -> float:
-    """Share of the time of some steps, float64 (N, 2) of starts and ends in order, in which none of them ran.
+    """Share of the time, from the first step's start to the last step's end, in which no step ran.
 
-    The first step counts from its start: what came before it belongs to what is left out.
+    ``steps``: starts and ends, float64 (N, 2), sorted.
     """
     gaps = np.maximum(0.0, steps[1:, 0] - np.maximum.accumulate(steps[:-1, 1]))
     return float(gaps.sum() / (steps[:, 1].max() - steps[0, 0]))
 
 
 def steady(rows: RunRows) -> dict[str, Any]:
-    """Waiting share and stages' busy shares of a run, without its first `WARM_UP` of the steps.
+    """Steady state of a run, without the first `WARM_UP` of its steps.
 
-    A stage's busy share is its actors' time at work over the actors and the time; the wall over the busiest stage's own
-    busy time is one over the largest.
+    Returns:
+        ``wait``, see `waiting`; ``busy``: stage -> mean busy share of its actors; ``wall_over_busiest``: one over the
+        largest busy share; ``steps``: number of steps counted.
     """
     steps = spans_of(rows, "students")
     steps = steps[int(WARM_UP * len(steps)) :]
@@ -94,29 +143,29 @@ def steady(rows: RunRows) -> dict[str, Any]:
     for stage in STAGES:
         spans = spans_of(rows, stage).clip(begin, end)
         total = float((spans[:, 1] - spans[:, 0]).sum()) if stage != "students" else intervals.length(spans)
-        busy[stage] = total / actors_of(rows, stage) / (end - begin)
+        busy[stage] = total / num_actors(rows, stage) / (end - begin)
     return {"wait": waiting(steps), "busy": busy, "wall_over_busiest": 1.0 / max(busy.values()), "steps": len(steps)}
 
 
 def data_wait(report: Report, *, quick: bool) -> dict[str, Any]:
-    """Share of a student's step spent waiting for clips, and wall time over the busiest stage's busy time (Ray)."""
+    """Share of a student's time without a batch, and wall time over the busiest stage's busy time (starts Ray)."""
     found: dict[str, list[dict[str, Any]]] = {"matched": [], "demo": []}
     with tempfile.TemporaryDirectory() as folder:
         light = light_run(Path(folder))
-        with process_apart(kept_memory()) as process:  # as the run's own workers are
-            filters, alone = matching_student(
-                lambda filters: process.submit(_alone, light, filters, blocks=3 if quick else 12).result()
+        with process_apart(kept_memory()) as process:  # the environment of a run's workers
+            filters, isolated = matching_student(
+                lambda filters: process.submit(isolated_seconds, light, filters, blocks=3 if quick else 12).result()
             )
-        matched = [*light, _student(filters)]
+        matched = [*light, student_option(filters)]
         plans = [("matched", matched, 20 if quick else 160)] * (1 if quick else 3)
         plans.append(("demo", list(DEMO), 20 if quick else 80))
         for number, (plan, options, steps) in enumerate(plans):
             rows = distil([*options, f"train.steps={steps}", f"seed={number}"], storage=folder, name=f"run{number}")
             found[plan].append(steady(rows))
-    milliseconds = {role: round(1000 * seconds, 1) for role, seconds in alone.items()}
+    milliseconds = {role: round(1000 * seconds, 1) for role, seconds in isolated.items()}
     report(
-        f"matched: a student of {filters} filters takes {milliseconds['student']} ms a batch alone on a core, the"
-        f" teacher {milliseconds['teacher']} ms"
+        f"matched, on a core of its own: a student of {filters} filters takes {milliseconds['student']} ms a batch,"
+        f" the teacher {milliseconds['teacher']} ms"
     )
     report(f"{'run':<10} {'waiting':>8} {'wall / busiest':>15}   busy share of each stage's actors")
     for plan, several in found.items():
@@ -135,6 +184,6 @@ def data_wait(report: Report, *, quick: bool) -> dict[str, Any]:
         "holds": wait <= TARGET_WAIT and wall <= TARGET_WALL,
         "wall_over_busiest": {plan: round(one["wall_over_busiest"], 3) for plan, one in median.items()},
         "wall_target": TARGET_WALL,
-        "alone_ms": {"filters": filters, **milliseconds},
+        "isolated_ms": {"filters": filters, **milliseconds},
         "runs": found,
     }

@@ -1,6 +1,6 @@
-"""Measurements of the phantom against its claims; used by tests and by `python -m tests.benchmarks`.
+"""Measure what the phantom claims: volumes, heart rates, speckle statistics. Used by tests and by `phantom_truth`.
 
-Volumes and heart rates are measured on label maps alone, as a reader of the masks would, never from the renderer's
+Volumes and heart rates are measured on the label maps, as a reader of the masks would, never taken from the renderer's
 own numbers.
 
 Legend: N clips, T frames, H rows, W columns.
@@ -20,7 +20,7 @@ from echodfkd.sources.phantom.renderer import Patient, PhantomRenderer, prepare_
 
 @dataclass(frozen=True)
 class VolumeSweep:
-    """Asked against measured, float64 (N,): mL and %."""
+    """Asked for and found, float64 (N,) each: mL and %."""
 
     edv_asked: np.ndarray
     edv_found: np.ndarray
@@ -33,8 +33,8 @@ class VolumeSweep:
 def sweep_volumes(patients: Sequence[Patient], renderer: PhantomRenderer) -> VolumeSweep:
     """End-diastolic and end-systolic volumes by the area-length rule 8 A^2 / (3 pi L) on unperturbed masks.
 
-    A is the number of pixels, L the mean number of rows of the mask in the two columns nearest to the apex, since
-    the long axis of an unperturbed view stands upright.
+    A is the number of pixels, L the mean number of mask rows in the two columns nearest to the apex: the long axis of
+    an unperturbed view is vertical.
     """
     found = []
     for patient in patients:
@@ -56,10 +56,10 @@ def sweep_volumes(patients: Sequence[Patient], renderer: PhantomRenderer) -> Vol
 
 
 def measure_heart_rate(area: np.ndarray, fps: float) -> float:
-    """Beats per minute of an area curve (T,) that holds two ejections or more.
+    """Beats per minute of an area curve (T,) with at least two ejections; NaN with fewer.
 
-    The area falls once a beat: the mean time between falls through the middle, by linear interpolation. A rise to
-    three quarters must lie between two of them.
+    The area falls once per beat. The mean time between falls through the mid level is taken, by linear interpolation;
+    between two falls the area must rise to three quarters.
     """
     level = (area - area.min()) / max(float(area.max() - area.min()), 1e-9)
     times, ready = [], False
@@ -74,7 +74,7 @@ def measure_heart_rate(area: np.ndarray, fps: float) -> float:
 
 
 def sweep_heart_rates(patients: Sequence[Patient], renderer: PhantomRenderer, *, fps: float) -> np.ndarray:
-    """Heart rate (N,) measured on the mask's area over three beats of each patient, unperturbed."""
+    """Heart rate (N,) measured on the mask area over three beats of each patient, unperturbed."""
     found = []
     for patient in patients:
         rate = patient.conditions.heart_rate_bpm
@@ -87,7 +87,7 @@ def sweep_heart_rates(patients: Sequence[Patient], renderer: PhantomRenderer, *,
 
 
 def best_threshold_dice(video: np.ndarray, mask: np.ndarray) -> float:
-    """Best Dice that one threshold on grey levels reaches against a mask, over all levels and both polarities."""
+    """Best Dice of any grey-level threshold, in either polarity, against a mask."""
     inside = np.bincount(video[mask], minlength=256).cumsum()
     chosen = np.bincount(video.ravel(), minlength=256).cumsum()
     total = int(mask.sum())
@@ -97,11 +97,11 @@ def best_threshold_dice(video: np.ndarray, mask: np.ndarray) -> float:
 
 
 def rayleigh_distance(power: np.ndarray) -> float:
-    """Kolmogorov-Smirnov distance of amplitudes from the Rayleigh distribution of equal mean power.
+    """Kolmogorov-Smirnov distance of amplitudes to the Rayleigh distribution of equal mean power.
 
     Args:
-        power: squared amplitudes, any shape. A Rayleigh amplitude has an exponential power, and the distance is
-            the same for both.
+        power: squared amplitudes, any shape. The power of a Rayleigh amplitude is exponential; the distance is the
+            same for both.
     """
     sample = np.sort(power, axis=None).astype(np.float64)
     expected = 1.0 - np.exp(-sample / sample.mean())
@@ -110,9 +110,9 @@ def rayleigh_distance(power: np.ndarray) -> float:
 
 
 def uniform_power(renderer: PhantomRenderer, patients: Sequence[Patient]) -> np.ndarray:
-    """Squared speckle amplitudes in the first frame of each patient, every seventh pixel in the sector's middle.
+    """Squared speckle amplitudes in the first frame of each patient, every seventh pixel in the middle of the sector.
 
-    Seven pixels are further than a grain of speckle reaches, so that the sample's members are independent.
+    Seven pixels are more than a speckle grain, so that samples are independent.
     """
     samples = []
     for patient in patients:

@@ -1,4 +1,4 @@
-"""Clocks, fair comparison, and what the machine could do at best."""
+"""Timing: clocks, paired comparison, and the rates that the machine reaches at best."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from unittest.mock import patch
 import torch
 
 Report = Callable[[str], None]
-"""Takes a line of a case's table."""
+"""Takes one line of a case's table."""
 
 Works = Mapping[str, Callable[[], tuple[float, ...]]]
-"""What is compared, by name; each gives the seconds that it took."""
+"""The works to compare, by name; each runs once and returns the seconds it took."""
 
 
 def best_time(work: Callable[[], object], device: str) -> float:
-    """Seconds of the fastest of three runs after one that warms up."""
+    """Seconds of the fastest of three runs, after one warm-up run."""
     times = []
     for _ in range(4):
         start = time.perf_counter()
@@ -34,13 +34,13 @@ def best_time(work: Callable[[], object], device: str) -> float:
 
 
 class Stopwatch:
-    """Seconds between two points of the work on a device: CUDA events on a GPU, the wall clock on a CPU."""
+    """Measures time on a device: CUDA events on a GPU, the wall clock on a CPU."""
 
     def __init__(self, device: str) -> None:
         self._on_gpu = device != "cpu"
 
     def mark(self) -> torch.cuda.Event | float:
-        """A point in time; on a GPU it is reached when the work queued so far is done."""
+        """A point in time; on a GPU, the moment at which all work queued so far is done."""
         if not self._on_gpu:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
@@ -48,7 +48,7 @@ class Stopwatch:
         return event
 
     def seconds(self, start: torch.cuda.Event | float, end: torch.cuda.Event | float) -> float:
-        """Seconds from ``start`` to ``end``; waits for the device."""
+        """Seconds from ``start`` to ``end``. Waits for the device."""
         if isinstance(start, float) or isinstance(end, float):
             assert isinstance(start, float)
             assert isinstance(end, float)
@@ -59,27 +59,27 @@ class Stopwatch:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times faster one piece of work was than another, over paired rounds."""
+    """Speed-up of one piece of work over another, from paired rounds."""
 
     median: float
     low: float
     high: float
 
     def __str__(self) -> str:
-        """The median and, in brackets, the smallest and largest round."""
+        """Median [smallest, largest]."""
         return f"{self.median:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
     @classmethod
     def of(cls, slow: list[float], fast: list[float]) -> Ratio:
-        """From seconds of both in the same rounds."""
+        """Divide the seconds of two works, round by round."""
         ratios = [a / b for a, b in zip(slow, fast, strict=True)]
         return cls(statistics.median(ratios), min(ratios), max(ratios))
 
 
 def interleave(works: Works, rounds: int) -> dict[str, list[tuple[float, ...]]]:
-    """Run all works once to warm up, then ``rounds`` times in turn, every other round in reverse order.
+    """Run all works once to warm up, then ``rounds`` times in turn, in reverse order every other round.
 
-    What disturbs the machine for a while then disturbs all of them, and none always runs after the same other.
+    A disturbance of the machine thus hits all of them alike, and none always runs after the same other.
     """
     times: dict[str, list[tuple[float, ...]]] = {name: [] for name in works}
     for work in works.values():
@@ -91,7 +91,7 @@ def interleave(works: Works, rounds: int) -> dict[str, list[tuple[float, ...]]]:
 
 
 def timed(work: Callable[[], object]) -> Callable[[], tuple[float, float]]:
-    """For `interleave`: wall and CPU seconds of work that ends with its result in the host's memory."""
+    """Wrap work for `interleave`: wall and CPU seconds. The work must end with its result in host memory."""
 
     def measured() -> tuple[float, float]:
         wall, cpu = time.perf_counter(), time.process_time()
@@ -103,23 +103,23 @@ def timed(work: Callable[[], object]) -> Callable[[], tuple[float, float]]:
 
 @contextmanager
 def process_apart(environment: Mapping[str, str]) -> Iterator[ProcessPoolExecutor]:
-    """A process of its own, with these variables in its environment too, that does one thing after the other."""
+    """A spawned process with these variables added to its environment. It runs one task at a time."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         with patch.dict(os.environ, environment):
-            process.submit(os.getpid).result()  # it starts with the first thing that is asked of it
+            process.submit(os.getpid).result()  # the process starts with its first task
         yield process
 
 
 def works_apart(
     process: Executor, make: Callable[..., Works], *arguments: object
 ) -> dict[str, Callable[[], tuple[float, ...]]]:
-    """For `interleave`: the works that a function of a module makes in another process, which run there."""
+    """Call ``make`` in another process and wrap the works it returns, which stay and run there, for `interleave`."""
     names: list[str] = process.submit(_make, make, arguments).result()
     return {name: lambda name=name: process.submit(_run, name).result() for name in names}  # type: ignore[misc]
 
 
 _made: dict[str, Callable[[], tuple[float, ...]]] = {}
-"""In another process: the works of `works_apart`."""
+"""In the other process: the works of `works_apart`."""
 
 
 def _make(make: Callable[..., Works], arguments: tuple[object, ...]) -> list[str]:
@@ -133,7 +133,7 @@ def _run(name: str) -> tuple[float, ...]:
 
 @contextmanager
 def exact_products() -> Iterator[None]:
-    """Convolutions on a GPU in float32 throughout, where torch lets it round their factors to ten bits (TF32)."""
+    """Turn TF32 off: by default a GPU rounds the factors of float32 convolutions to ten bits."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:
@@ -143,19 +143,19 @@ def exact_products() -> Iterator[None]:
 
 
 def matmul_flops(device: str, dtype: torch.dtype) -> float:
-    """Floating-point operations a second of a large square matrix product, the fastest of three."""
+    """Floating-point operations per second of a large square matrix product, the fastest of three."""
     size = 8192 if device != "cpu" else 1536
     a = torch.randn(size, size, device=device).to(dtype)
     return 2.0 * size**3 / best_time(lambda: a @ a, device)
 
 
 def faster_precision(device: str) -> str:
-    """bf16 where this device's bfloat16 products are faster than its float32 ones, else fp32."""
+    """``bf16`` if this device multiplies matrices faster in bfloat16 than in float32, else ``fp32``."""
     return "bf16" if matmul_flops(device, torch.bfloat16) > matmul_flops(device, torch.float32) else "fp32"
 
 
 def copy_bytes(device: str) -> float:
-    """Bytes a second that a large copy reads and writes, the fastest of three."""
+    """Bytes per second that a large copy reads and writes, the fastest of three."""
     source = torch.ones((1 << 28) if device != "cpu" else (1 << 25), device=device)
     target = torch.empty_like(source)
     return 2.0 * source.numel() * source.element_size() / best_time(lambda: target.copy_(source), device)

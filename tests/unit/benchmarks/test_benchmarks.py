@@ -1,4 +1,4 @@
-"""Benchmarks: their list, the fields that every result carries, and the arithmetic of fair comparison."""
+"""Benchmarks: their list, the fields of each result, and the arithmetic of paired comparison."""
 
 import os
 import resource
@@ -8,7 +8,7 @@ import pytest
 
 from echodfkd.models.students.build import build_student
 from echodfkd.runtime.cluster.host_memory import KEPT_MEMORY, kept_memory
-from tests.benchmarks import cases, family_table, student_step, timing
+from tests.benchmarks import cases, phantom, student_step, timing
 
 
 def test_every_case_is_described() -> None:
@@ -17,7 +17,7 @@ def test_every_case_is_described() -> None:
     assert all(len(line.split()) > 4 for line in lines)
 
 
-def test_a_result_says_what_where_and_with_which_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_result_names_case_machine_date_and_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         cases, "load_case", lambda name: lambda report, quick: {"value": 1.0, "target": 2.0, "holds": False}
     )
@@ -41,7 +41,7 @@ def test_a_ratio_pairs_the_rounds() -> None:
 
 
 def works_there(value: str) -> timing.Works:
-    """In another process: a work that tells how many pages the kernel clears for 100 MB made twice."""
+    """Runs in another process: work that fails if 100 MB are not reused when they are allocated again."""
     if os.environ.get("ECHODFKD_TEST") != value:
         raise ValueError("another environment")
 
@@ -65,7 +65,7 @@ def test_a_process_apart_has_its_own_environment_and_keeps_its_memory() -> None:
             timing.works_apart(process, works_there, "y")
 
 
-def test_what_the_user_says_of_memory_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_users_own_memory_variables_win(monkeypatch: pytest.MonkeyPatch) -> None:
     assert kept_memory() == KEPT_MEMORY
     monkeypatch.setenv("MALLOC_MMAP_MAX_", "5")
     assert kept_memory() == {**KEPT_MEMORY, "MALLOC_MMAP_MAX_": "5"}
@@ -93,6 +93,16 @@ def test_the_shortest_step_is_the_longer_of_arithmetic_and_traffic() -> None:
     assert traffic == 16 * (2 * (3 + 11 * 12) + 8 * 12)
 
 
-def test_macs_are_counted_on_the_network_itself() -> None:
-    student = build_student(blocks=1, layers=1, filters=12, norm="batch").eval()
-    assert family_table.counted_macs(student) == (9 * 13 * 48 + 12) * 112**2
+def test_one_case_imports_one_module() -> None:
+    assert cases.load_case("phantom_gpu") is phantom.phantom_gpu
+    assert cases.load_case("student_step") is student_step.student_step
+
+
+def test_a_renderer_agrees_with_itself_and_not_with_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    found = phantom.phantom_gpu(lines.append, quick=True)
+    assert found["agrees"]
+    assert (found["labels_apart"], found["levels_apart"]) == (0.0, 0.0)
+    assert found["value"] == pytest.approx(phantom.FRAMES * found["clips_per_s"], rel=0.01)
+    monkeypatch.setattr(phantom, "renderers_apart", lambda device, clips: (2 * phantom.LABELS_APART, 0.0))
+    assert not phantom.phantom_gpu(lines.append, quick=True)["agrees"]

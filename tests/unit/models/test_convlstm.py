@@ -8,7 +8,14 @@ import torch.nn.functional as F
 
 from echodfkd.models.students.build import STUDENT_INPUT_MEAN, STUDENT_INPUT_STD, build_student
 from echodfkd.models.students.convlstm import count_parameters, macs_per_frame
-from tests.benchmarks.family_table import PUBLISHED
+
+PUBLISHED = {  # (k, n): parameters, GMAC per 112 x 112 frame
+    (1, 1): (5_701, 0.071), (1, 2): (16_141, 0.201), (1, 3): (26_581, 0.331), (1, 4): (37_021, 0.461),
+    (2, 1): (39_577, 0.201), (2, 2): (91_633, 0.461), (2, 3): (143_689, 0.721), (2, 4): (195_745, 0.981),
+    (3, 1): (174_721, 0.331), (3, 2): (392_953, 0.721), (3, 3): (611_185, 1.111), (3, 4): (829_417, 1.501),
+    (4, 1): (714_577, 0.461), (4, 2): (1_596_937, 0.981), (4, 3): (2_479_297, 1.501), (4, 4): (3_361_657, 2.021),
+}  # fmt: skip
+"""The authors' family with 12 filters: parameters and cost of their published networks, rounded to 0.001 GMAC."""
 
 
 def _batch_norm(x: torch.Tensor, weights: dict[str, torch.Tensor], name: str) -> torch.Tensor:
