@@ -15,13 +15,13 @@ import os
 import tempfile
 import uuid
 from collections.abc import Iterable, Mapping
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any
 
 from echodfkd.core.errors import InputError, one_line
 from echodfkd.storage.object_store import as_os_errors, create_object_once, open_filesystem
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _PARTIAL = ".partial-"
 
@@ -192,6 +192,9 @@ class RunStorage:
 
     def write_table(self, name: str, rows: Iterable[dict[str, object]], schema: pa.Schema) -> dict[str, object]:
         """Write rows as one Parquet file (zstd). Returns what `describe` says of it."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
         sink = io.BytesIO()
         pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), sink, compression="zstd")
         self.write(name, sink.getvalue())
@@ -207,6 +210,9 @@ class RunStorage:
             FileNotFoundError: there is no such file.
             InputError: it is no Parquet file.
         """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
         data = self.read(name)
         try:
             return pq.ParquetFile(io.BytesIO(data)).read(use_threads=False)

@@ -21,7 +21,6 @@ from echodfkd.config.sections.training import DataConfig, OptimizerConfig, Train
 from echodfkd.core.errors import EchoDFKDError
 from echodfkd.core.records import DistillationBatch, Quarantined
 from echodfkd.storage.files import RunStorage
-from echodfkd.training.loop import WorkerContext, first_step, train
 
 SIZE, FRAMES, TEACHER = 8, 3, "teacher-1234abcd"
 ENGINES = {
@@ -112,6 +111,8 @@ def run_training(
     attempt: str = "first",
 ) -> dict[str, Any]:
     """Train in this process, as one rank; an explained error comes back as {"error": sentence}."""
+    from echodfkd.training.loop import WorkerContext, first_step, train
+
     storage = RunStorage(str(root))
     stream = plan_stream(config, rank, start=first_step(storage), stop=stop)
     context = WorkerContext(
