@@ -20,7 +20,7 @@ from echodfkd.metrics.overlap import dice, iou
 from echodfkd.metrics.surface import surface_distance
 from echodfkd.metrics.temporal import area_jitter
 from echodfkd.metrics.threshold import dice_by_code
-from echodfkd.metrics.volume import area_length_volume, ejection_fraction, simpson_volume
+from echodfkd.metrics.volume import area_length_volume, simpson_volume
 
 LV = 1
 """Value of the left ventricle in truth label maps (`records.CLASS_NAMES`)."""
@@ -159,10 +159,10 @@ def phases(mask: np.ndarray, case: VideoClip) -> list[Measured]:
         count, volume = len(ed_frames) + len(es_frames), area_length_volume(mask)
         both = len(detected["ed"]) + len(detected["es"])
         rows += [
-            Measured("ef_area", cardiac.area_ef_percent(area, ed_frames, es_frames), count),
-            Measured("ef_area_length", ejection_fraction(volume, ed_frames, es_frames), count),
-            Measured("ef_simpson", ejection_fraction(simpson_volume(mask), ed_frames, es_frames), count),
-            Measured("ef_blind", ejection_fraction(volume, detected["ed"], detected["es"]), both),
+            Measured("ef_area", cardiac.ejection_fraction(area, ed_frames, es_frames), count),
+            Measured("ef_area_length", cardiac.ejection_fraction(volume, ed_frames, es_frames), count),
+            Measured("ef_simpson", cardiac.ejection_fraction(simpson_volume(mask), ed_frames, es_frames), count),
+            Measured("ef_blind", cardiac.ejection_fraction(volume, detected["ed"], detected["es"]), both),
         ]
     return rows
 
@@ -188,7 +188,7 @@ def published(prob: np.ndarray, case: VideoClip) -> list[Measured]:
             value = float(dice(large[frames[0]] & (labels != TRUTH_UNKNOWN), labels == LV))
             rows.append(Measured(f"published_dice_{phase}", value, 1, threshold=dice_at))
     if ed and es:
-        value = cardiac.area_ef_percent(cardiac.area_curve(large), ed, es)
+        value = cardiac.ejection_fraction(cardiac.area_curve(large), ed, es)
         rows.append(Measured("published_ef_area", value, 2, threshold=dice_at))
     return rows
 

@@ -58,42 +58,6 @@ def soft_mask_kl(
     return mean_over_pixels(temperature**2 * (cross - entropy), w, total_weight, confidence)
 
 
-def softmax_kl(
-    logits: torch.Tensor,
-    target_prob: torch.Tensor,
-    weight: torch.Tensor,
-    *,
-    total_weight: float | torch.Tensor,
-    temperature: float,
-    confidence: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """`soft_mask_kl` for classes that exclude each other: T^2 KL(p_T || softmax(z / T)) per pixel (Hinton et al. 2015).
-
-    p_T = softmax(log(p) / T). Probabilities are held at `HALF_CODE` or above, and need not sum to 1: softmax does that.
-
-    Args:
-        logits: (B, T, C, H, W), of a softmax over all C classes, the background among them.
-        target_prob: as logits.
-        weight: (B,).
-        total_weight: see `losses.soft_mask_bce`.
-        temperature: T, above 0.
-        confidence: (B, T, H, W), or None.
-
-    Returns:
-        Scalar: the mean over pixels, not divided by C.
-
-    Raises:
-        ValueError: also where there is no axis of classes.
-    """
-    z, p, w = checked_masks(logits, target_prob, weight)
-    if z.ndim != 5:
-        raise ValueError(f"a softmax needs logits (B, T, C, H, W), got {tuple(logits.shape)}")
-    teacher = torch.log_softmax(p.clamp(min=HALF_CODE).log() / temperature, dim=2)
-    student = torch.log_softmax(z / temperature, dim=2)
-    pixels_BTHW = F.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=2)
-    return mean_over_pixels(temperature**2 * pixels_BTHW, w, total_weight, confidence)
-
-
 def soft_mask_focal(
     logits: torch.Tensor,
     target_prob: torch.Tensor,

@@ -1,4 +1,4 @@
-"""Mask losses of a clip's region as a whole: soft Dice, Lovasz hinge and Lovasz softmax.
+"""Mask losses of a clip's region as a whole: soft Dice and Lovasz hinge.
 
 A ratio of areas over a batch is no mean over pixels, and would depend on how the batch is cut. Here each clip (all its
 frames together) and class has a ratio of its own, and the loss is the weighted mean over clips and classes, which adds
@@ -78,38 +78,6 @@ def lovasz_hinge(
     mask_BCN = _by_class((p > threshold).to(z.dtype))
     errors_BCN = torch.relu(1 - _by_class(z) * (2 * mask_BCN - 1))
     return mean_over_clips(_lovasz_jaccard(errors_BCN, mask_BCN).mean(dim=1), w, total_weight)
-
-
-def lovasz_softmax(
-    logits: torch.Tensor, target_prob: torch.Tensor, weight: torch.Tensor, *, total_weight: float | torch.Tensor
-) -> torch.Tensor:
-    """Lovasz-softmax of classes that exclude each other (Berman, Triki and Blaschko 2018).
-
-    The teacher's class of a pixel is its most probable one (the first of several). For each class the errors are
-    |g_c - q_c| with q = softmax(z); see `lovasz_hinge` for how they count. A clip's loss is the mean over the classes
-    that its teacher shows: a class that is absent is supervised by the others (the authors' default).
-
-    Args:
-        logits: (B, T, C, H, W), of a softmax over all C classes, the background among them.
-        target_prob: as logits.
-        weight: (B,).
-        total_weight: see `losses.soft_mask_bce`.
-
-    Returns:
-        Scalar, 0..1.
-
-    Raises:
-        ValueError: also where there is no axis of classes.
-    """
-    z, p, w = checked_masks(logits, target_prob, weight)
-    if z.ndim != 5:
-        raise ValueError(f"a softmax needs logits (B, T, C, H, W), got {tuple(logits.shape)}")
-    classes = torch.arange(z.shape[2], device=z.device).view(1, 1, -1, 1, 1)
-    mask_BCN = _by_class((p.argmax(dim=2, keepdim=True) == classes).to(z.dtype))
-    errors_BCN = (mask_BCN - _by_class(torch.softmax(z, dim=2))).abs()
-    shown_BC = mask_BCN.amax(dim=-1)
-    clip_B = (_lovasz_jaccard(errors_BCN, mask_BCN) * shown_BC).sum(dim=1) / shown_BC.sum(dim=1)
-    return mean_over_clips(clip_B, w, total_weight)
 
 
 def _by_class(masks: torch.Tensor) -> torch.Tensor:

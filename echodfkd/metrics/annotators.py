@@ -50,18 +50,6 @@ def pairwise_dice(masks_AHW: np.ndarray) -> np.ndarray:
     return dice(masks_AHW[first], masks_AHW[second])
 
 
-def left_out_dice(masks_AHW: np.ndarray) -> np.ndarray:
-    """Dice of each annotator with the consensus of the others, float64 (A,): what a mask may be compared with.
-
-    NaN for a single annotator.
-    """
-    _check(masks_AHW)
-    if len(masks_AHW) < 2:
-        return np.full(1, np.nan)
-    others = np.stack([consensus(np.delete(masks_AHW, place, axis=0)) for place in range(len(masks_AHW))])
-    return dice(masks_AHW, others)
-
-
 def against_annotators(mask_HW: np.ndarray, masks_AHW: np.ndarray) -> AgainstAnnotators:
     """Dice of one mask with every annotator and with their consensus. Empty masks follow `overlap.dice`.
 

@@ -87,18 +87,23 @@ def detection_error(detected: Sequence[int], references: Sequence[int]) -> float
     return float(np.abs(found[None, :] - wanted[:, None]).min(axis=1).mean())
 
 
-def area_ef_percent(area: np.ndarray, ed_frames: Sequence[int], es_frames: Sequence[int]) -> float:
-    """Naive ejection fraction from areas: 100 * (A_ED - A_ES) / A_ED.
+def ejection_fraction(size: np.ndarray, ed_frames: Sequence[int], es_frames: Sequence[int]) -> float:
+    """Ejection fraction in percent: 100 * (S_ED - S_ES) / S_ED, S being the mean size over the given frames.
 
-    Areas are means over the given frames. The published evaluation uses areas in place of volumes on
-    purpose: the value is not a clinical EF (a ventricle loses a larger share of its volume than of its
-    section's area), but correlates with it.
+    With areas in place of volumes this is the naive EF of the published evaluation. It correlates with the clinical
+    EF and is smaller: a ventricle loses a larger share of its volume than of its section's area.
 
-    NaN where a phase has no frame or A_ED is 0.
+    Args:
+        size: float64 (T,), volumes (`echodfkd.metrics.volume`) or areas (`area_curve`) in any unit.
+        ed_frames: frames at end-diastole.
+        es_frames: frames at end-systole.
+
+    Returns:
+        NaN if a phase has no frame or S_ED is 0.
     """
     if not len(ed_frames) or not len(es_frames):
         return float("nan")
-    diastolic, systolic = area[list(ed_frames)].mean(), area[list(es_frames)].mean()
+    diastolic, systolic = size[list(ed_frames)].mean(), size[list(es_frames)].mean()
     return float(100.0 * (diastolic - systolic) / diastolic) if diastolic > 0 else float("nan")
 
 

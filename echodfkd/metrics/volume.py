@@ -4,12 +4,10 @@ Both formulas are those of the chamber quantification guideline (Lang et al., J 
 plane. They take the ventricle as a body with circular sections along its long axis, here the principal axis of the
 mask's pixels, because a mask has no landmarks.
 
-Legend: T frames, H rows, W columns, n rows of a tracing.
+Legend: T frames, H rows, W columns.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -52,34 +50,6 @@ def simpson_volume(mask_THW: np.ndarray, *, spacing: float = 1.0) -> np.ndarray:
     """
     assert mask_THW.dtype == bool, f"masks are bool, got {mask_THW.dtype}"
     return np.array([_discs(mask) for mask in mask_THW], np.float64).reshape(len(mask_THW)) * spacing**3
-
-
-def simpson_volume_of_tracing(rows: np.ndarray, *, spacing: float = 1.0) -> float:
-    """The method of discs on a reader's own chords: V = pi / 4 * sum of d_i^2 * L / (n - 1).
-
-    Args:
-        rows: float (n, 4), a tracing as `echodfkd.sources.video.tracing` describes it: the long axis, then n - 1
-            chords, each of which stands for one disc.
-        spacing: side of a square pixel.
-    """
-    lengths = np.hypot(rows[:, 2] - rows[:, 0], rows[:, 3] - rows[:, 1])
-    return float(np.pi / 4.0 * np.square(lengths[1:]).sum() * lengths[0] / (len(rows) - 1)) * spacing**3
-
-
-def ejection_fraction(volume: np.ndarray, ed_frames: Sequence[int], es_frames: Sequence[int]) -> float:
-    """Percent of the ED volume that is gone at ES: 100 * (V_ED - V_ES) / V_ED.
-
-    Volumes are means over the given frames. NaN where a phase has no frame, or the ED volume is 0.
-
-    Args:
-        volume: float64 (T,), in any unit.
-        ed_frames: frames at end-diastole.
-        es_frames: frames at end-systole.
-    """
-    if not len(ed_frames) or not len(es_frames):
-        return float("nan")
-    diastolic, systolic = volume[list(ed_frames)].mean(), volume[list(es_frames)].mean()
-    return float(100.0 * (diastolic - systolic) / diastolic) if diastolic > 0 else float("nan")
 
 
 def _discs(mask_HW: np.ndarray) -> float:

@@ -19,9 +19,8 @@ import numpy as np
 from echodfkd.core.errors import ClipError, one_line
 from echodfkd.core.mask_codes import MASK_CODES, PROBABILITY, decode, encode
 from echodfkd.models.teachers.protocol import ClipKey, Teacher, codes_of_clips
-from echodfkd.sources.written.shards import MAX_BYTES
 from echodfkd.storage.files import RunStorage, read_inside
-from echodfkd.teaching.mask_files import StoredMask, decode_masks, encode_masks
+from echodfkd.teaching.mask_files import MAX_BYTES, StoredMask, decode_masks, encode_masks
 
 
 class CachedTeacher:

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from echodfkd.core.errors import ClipError
 from echodfkd.core.mask_codes import MASK_CODES
-from echodfkd.sources.written.shards import CODEC, LEVEL, MAX_BLOB_BYTES, MAX_BYTES, ROWS_PER_GROUP
+from echodfkd.sources.written.shards import CODEC, LEVEL, ROWS_PER_GROUP
 
 MASK_SCHEMA = pa.schema(
     [
@@ -44,6 +44,10 @@ NPZ_KEYS = ("arr_0", "output")
 """Names of the one array in a ``.seg.npz``: what the authors' scripts write, and what their loader also takes."""
 MAX_NPY_HEADER = 10_000
 
+MAX_BYTES = 1 << 28
+"""Largest mask array or file that is read, so that a damaged file cannot have more allocated."""
+MAX_BLOB_BYTES = 1 << 30
+"""Largest row group that is read; ours have some 8 MB."""
 MAX_GROUP_ROWS = 1 << 16
 _DTYPES = tuple(dtype.name for dtype in MASK_CODES.values())
 

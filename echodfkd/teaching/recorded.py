@@ -18,10 +18,9 @@ from echodfkd.core.errors import ClipError, InputError, RunError, one_line
 from echodfkd.core.mask_codes import decode, quantise
 from echodfkd.models.teachers.protocol import ClipKey
 from echodfkd.sources.video.windows import resize_video, sample_video
-from echodfkd.sources.written.shards import MAX_BYTES
 from echodfkd.storage.files import read_inside
 from echodfkd.storage.object_store import open_filesystem
-from echodfkd.teaching.mask_files import PARQUET_ERRORS, check_mask_file, decode_mask, decode_npz, read_rows
+from echodfkd.teaching.mask_files import MAX_BYTES, PARQUET_ERRORS, check_mask_file, decode_mask, decode_npz, read_rows
 
 NPZ_SUFFIX = ".seg.npz"
 

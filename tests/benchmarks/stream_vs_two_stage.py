@@ -137,7 +137,7 @@ def compare_students(root: Path, plan: Plan, *, cases: int) -> tuple[Interval, t
 def write_videos(root: Path, *, videos: int, frames: int) -> list[Path]:
     """Phantom videos in EchoNet-Dynamic's layout. Returns their files."""
     from echodfkd.sources.phantom.source import default_phantom
-    from echodfkd.sources.video.echonet_writing import write_echonet_folder
+    from tests.helpers.echonet import write_echonet_folder
 
     source = default_phantom(seed=3, num_frames=frames, fps=FPS, size=SIZE, case_frames=frames)
     write_echonet_folder(str(root), (source.clip(index) for index in range(videos)))

@@ -32,7 +32,6 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "video": targets_media.Video,
     "file_list": targets_media.FileList,
     "tracings": targets_media.Tracings,
-    "shards": targets_media.Shards,
     "weights": targets_media.Weights,
     "dicom": targets_media.Dicom,
     "camus": targets_volumes.Camus,

@@ -1,8 +1,7 @@
-"""Videos, recorded data sets, DICOM files, Parquet shards, weights: how they are spoiled and what must hold then."""
+"""Videos, recorded data sets, DICOM files, weights: how they are spoiled and what must hold then."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import random
 from collections.abc import Callable
@@ -10,7 +9,6 @@ from pathlib import Path
 
 import av
 import numpy as np
-import pyarrow as pa
 import torch
 from safetensors.torch import save
 
@@ -22,10 +20,9 @@ from echodfkd.sources.recorded import RecordedSource
 from echodfkd.sources.video.decode import MAX_VIDEO_BYTES, decode_video
 from echodfkd.sources.video.dicom import read_dicom
 from echodfkd.sources.video.encode import encode_avi, encode_mp4
-from echodfkd.sources.written.shards import encode_shard, read_shard
-from tests.fuzz.mutate import damage_bytes, damage_csv, damage_parquet, patch_after
+from tests.fuzz.mutate import damage_bytes, damage_csv, patch_after
 from tests.helpers.dicom import dicom_bytes
-from tests.helpers.echonet import beating_clip, write_small_folder
+from tests.helpers.echonet import write_small_folder
 
 
 class Video:
@@ -115,23 +112,6 @@ class Tracings(FileList):
     file = "VolumeTracings.csv"
 
 
-class Shards:
-    """Parquet shards of clips: blobs, shapes, types, hashes, compression that promises more than it holds."""
-
-    name = "shards"
-
-    def __init__(self, folder: Path) -> None:
-        self.good = encode_shard([_clip(number) for number in range(3)], ["TRAIN"] * 3)
-
-    def run(self, rng: random.Random) -> None:
-        data = damage_parquet(rng, self.good, more=_damage_blob)
-        for clip in read_shard(data, name="part.parquet"):
-            assert isinstance(clip, VideoClip)
-            assert clip.video.dtype == np.uint8
-            assert clip.video.ndim == 3
-            assert clip.truth_labels is None or clip.truth_labels.shape == clip.video.shape
-
-
 class Weights:
     """Weights files of teachers: safetensors and torch archives."""
 
@@ -193,43 +173,6 @@ def _encode(video: np.ndarray, layout: str, codec: str, pixels: str) -> bytes:
         for packet in stream.encode():
             container.mux(packet)
     return sink.getvalue()
-
-
-def _clip(number: int) -> VideoClip:
-    return beating_clip(f"0XA{number}", num_frames=16, size=16, period=10)
-
-
-def _damage_blob(rng: random.Random, table: pa.Table) -> pa.Table:
-    """Other pixels, shapes or names for a shard's blob, with a hash that fits."""
-    prefix = rng.choice(("video", "truth"))
-    length = table.num_rows
-    shapes = (
-        [16, 16, 16],
-        [1 << 20, 1 << 20, 1],
-        [1, 1, 1 << 40],
-        [0, 16, 16],
-        [-1, -1, 16],
-        [16, 256],
-        [4096, 256, 256],
-        [],
-    )
-    names = [name for name in table.column_names if name == f"{prefix}_blob"]
-    stored = (table[names[0]][0].as_py() if length and len(names) == 1 else None) or b"x"
-    bomb = pa.Codec("zstd").compress(bytes(1 << 22), asbytes=True)
-    frame = b"\x28\xb5\x2f\xfd" + rng.randbytes(50)
-    blob = rng.choice((rng.randbytes(200), b"", bomb, frame, damage_bytes(rng, stored)))
-    new = {"blob": blob, "sha256": hashlib.sha256(blob).hexdigest()} if rng.random() < 0.6 else {}
-    if rng.random() < 0.7:
-        new["shape"] = rng.choice(shapes)
-    if rng.random() < 0.1:
-        new[rng.choice(("dtype", "codec"))] = rng.choice(("float64", "object", "lz4", "pickle", ""))
-    for key, value in new.items():
-        name = f"{prefix}_{key}"
-        if name in table.column_names:
-            place = table.column_names.index(name)
-            field = table.schema.field(place)
-            table = table.set_column(place, field, pa.array([value] * length, field.type))
-    return table
 
 
 def _unless_quarantined(make: Callable[[int], VideoClip], index: int) -> VideoClip | None:

@@ -22,7 +22,7 @@ from echodfkd.models.students.build import build_student
 from echodfkd.reporting.page.report import render_report
 from echodfkd.reporting.summary import build_summary
 from echodfkd.sources.video.encode import encode_mp4
-from echodfkd.sources.written.stored import check_folder, merge_lists, open_folder, pending_shards, write_manifest
+from echodfkd.sources.written.stored import merge_lists, open_folder, pending_shards, write_manifest
 from echodfkd.sources.written.writing import plan_shards, write_shard
 from echodfkd.storage.checkpoints import OptimizerState, StudentState, publish, read_resume, read_student
 from echodfkd.storage.files import RunStorage
@@ -146,14 +146,9 @@ class Stored:
         shutil.rmtree(self.root, ignore_errors=True)
         shutil.copytree(self.good, self.root)
         _damage_file(rng, self.root / rng.choice(self.files))
-        errors: list[EchoDFKDError] = []
-        storage = RunStorage(str(self.root))
-        _collect(errors, lambda: check_folder(storage))
         storage = open_folder(str(self.root), self.identity, on_exists="resume")
         pending_shards(storage, self.shards, layout="echonet")
         write_manifest(storage, merge_lists(storage, self.shards, layout="echonet"))
-        if errors:
-            raise errors[0]
 
 
 def _clip(number: int) -> VideoClip:

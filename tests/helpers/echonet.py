@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+import io
+from collections.abc import Callable, Iterable
+
 import numpy as np
 
 from echodfkd.core.records import Conditions, VideoClip
-from echodfkd.sources.video.echonet_writing import write_echonet_folder
+from echodfkd.sources.video.echonet import FILE_LIST_COLUMNS, TRACING_COLUMNS
+from echodfkd.sources.video.encode import encode_avi
+from echodfkd.sources.written.writing import file_list_fields, traced_masks, tracing_fields
+from echodfkd.storage.object_store import open_filesystem
 
 
 def beating_clip(
@@ -40,6 +47,21 @@ def beating_clip(
         ed_frames=(ed_frame,),
         es_frames=(ed_frame + period // 2,),
     )
+
+
+def write_echonet_folder(root: str, clips: Iterable[VideoClip], *, split: str | Callable[[int], str] = "TRAIN") -> None:
+    """Write clips as an EchoNet-Dynamic folder at a path or URL; ``split`` is that of all clips, or by position."""
+    fs, base = open_filesystem(root.rstrip("/"))
+    files, tracings = [list(FILE_LIST_COLUMNS)], [list(TRACING_COLUMNS)]
+    fs.makedirs(f"{base}/Videos", exist_ok=True)
+    for position, clip in enumerate(clips):
+        fs.pipe_file(f"{base}/Videos/{clip.clip_id}.avi", encode_avi(clip.video, clip.fps))
+        files.append(file_list_fields(clip, clip.clip_id, split if isinstance(split, str) else split(position)))
+        tracings += tracing_fields(clip.clip_id, traced_masks(clip))
+    for name, rows in (("FileList.csv", files), ("VolumeTracings.csv", tracings)):
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows(rows)
+        fs.pipe_file(f"{base}/{name}", text.getvalue().encode())
 
 
 def write_small_folder(

@@ -16,11 +16,11 @@ from echodfkd.runtime.cluster.connection import connected
 from echodfkd.runtime.distillation_run import run_distillation
 from echodfkd.runtime.stream.parts import synthesis_source
 from echodfkd.runtime.synthesis_run import run_synthesis
-from echodfkd.sources.written.stored import check_folder
 from echodfkd.storage.checkpoints import read_resume
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.manifests import latest_checkpoint
 from tests.conftest import TINY
+from tests.helpers.stored import check_folder
 
 CLIPS = 12
 SMALL = [

@@ -21,10 +21,10 @@ from echodfkd.core.errors import ConfigError, InputError, RunError
 from echodfkd.runtime.stream.parts import synthesis_source
 from echodfkd.runtime.synthesis_run import run_synthesis, shards_of
 from echodfkd.sources.video.decode import decode_video
-from echodfkd.sources.written.shards import read_shard
-from echodfkd.sources.written.stored import check_folder, merge_lists
+from echodfkd.sources.written.stored import merge_lists
 from echodfkd.storage.files import RunStorage
 from tests.helpers.echonet import write_small_folder
+from tests.helpers.stored import check_folder, read_shard
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
@@ -208,7 +208,7 @@ def test_parquet_shards_hold_what_the_source_makes(tmp_path: Path) -> None:
     assert run_synthesis(config, quiet)["clips"] == 7
     paths = sorted((tmp_path / "a" / "clips").iterdir())
     assert [path.name for path in paths] == [f"shard-00000{number}.parquet" for number in range(3)]
-    clips = [clip for path in paths for clip in read_shard(path.read_bytes(), name=path.name)]
+    clips = [clip for path in paths for clip in read_shard(path.read_bytes())]
     assert [clip.index for clip in clips] == list(range(1000, 1007))
     for clip in clips:
         made = synthesis_source(config).clip(clip.index)

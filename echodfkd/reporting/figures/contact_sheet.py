@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from echodfkd.core.records import VideoClip
-from echodfkd.sources.video.sheets import border, in_rows, png, titled
+from echodfkd.metrics.surface import border
+from echodfkd.sources.video.sheets import in_rows, png, titled
 
 _CONTOUR = (255, 196, 0)
 

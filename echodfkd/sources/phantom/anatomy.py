@@ -66,12 +66,6 @@ class Anatomy:
         k = torch.sqrt(1.0 - self.annulus**2)
         return 2.0 * (self.widest * math.pi / 4.0 + self.lower / 2.0 * (k * self.annulus + torch.asin(k)))
 
-    @property
-    def solid_coefficient(self) -> torch.Tensor:
-        """Volume of the shape turned about its long axis, divided by half width squared x length."""
-        k2 = 1.0 - self.annulus**2
-        return math.pi * (self.widest * 2.0 / 3.0 + (1.0 - self.widest) * (1.0 - k2 / 3.0))
-
 
 @dataclass(frozen=True)
 class Timing:

@@ -1,6 +1,6 @@
-"""Pictures made of tiles: a mask's border on a frame, a line of words above a tile, tiles in rows.
+"""Contact sheets: titled tiles arranged in rows, encoded as PNG.
 
-Legend: H rows, W columns of a frame; h rows, w columns of a tile.
+Legend: h rows, w columns of a tile.
 """
 
 from __future__ import annotations
@@ -13,13 +13,6 @@ import numpy as np
 TEXT_PX = 14
 """Rows above a tile that hold its line of words."""
 _TEXT = (215, 215, 215)
-
-
-def border(inside: np.ndarray) -> np.ndarray:
-    """Pixels of a bool (H, W) mask that touch its outside, or the frame's edge, with one of their four sides."""
-    padded = np.pad(inside, 1)
-    core = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return inside & ~core
 
 
 def titled(tile: np.ndarray, words: str) -> np.ndarray:

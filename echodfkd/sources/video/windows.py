@@ -39,12 +39,6 @@ def resample_positions(num_frames: int, *, fps: float, target_fps: float, anchor
     return np.clip(anchor + np.arange(-before, after + 1) * step, 0.0, num_frames - 1.0)
 
 
-def resample_indices(num_frames: int, *, fps: float, target_fps: float, anchor: int = 0) -> np.ndarray:
-    """The frame nearest to each position of `resample_positions`, int64 (T',); half way takes the later."""
-    positions = resample_positions(num_frames, fps=fps, target_fps=target_fps, anchor=anchor)
-    return np.minimum(np.floor(positions + 0.5).astype(np.int64), num_frames - 1)
-
-
 def sample_video(video_THW: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """Frames at ``positions`` (float, 0 .. T - 1), linear in time, rounded: uint8 (len(positions), H, W)."""
     below = np.floor(positions).astype(np.int64)
@@ -54,17 +48,6 @@ def sample_video(video_THW: np.ndarray, positions: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(video_THW[below])
     mixed = video_THW[below] * (1.0 - weight) + video_THW[above] * weight
     return np.rint(mixed).astype(np.uint8)
-
-
-def resample_video(video_THW: np.ndarray, *, fps: float, target_fps: float, anchor: int = 0) -> np.ndarray:
-    """uint8 (T, H, W) at ``fps`` to uint8 (T', H, W) at ``target_fps``, linear in time."""
-    positions = resample_positions(len(video_THW), fps=fps, target_fps=target_fps, anchor=anchor)
-    return sample_video(video_THW, positions)
-
-
-def resample_labels(labels_THW: np.ndarray, *, fps: float, target_fps: float, anchor: int = 0) -> np.ndarray:
-    """uint8 label maps (T, H, W) at ``fps`` to (T', H, W) at ``target_fps``, nearest in time."""
-    return labels_THW[resample_indices(len(labels_THW), fps=fps, target_fps=target_fps, anchor=anchor)]
 
 
 def window_start(seed: int, clip_id: str, epoch: int, num_frames: int, length: int) -> int:

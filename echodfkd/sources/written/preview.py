@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from echodfkd.core.records import VideoClip
+from echodfkd.metrics.surface import border
 from echodfkd.sources.video.encode import encode_mp4
-from echodfkd.sources.video.sheets import border, in_rows, png, titled
+from echodfkd.sources.video.sheets import in_rows, png, titled
 
 TILE_PX = 160
 """A tile is enlarged by the whole number that brings it nearest to this width from below, at least 1."""

@@ -17,7 +17,7 @@ import pyarrow as pa
 from echodfkd.core.errors import ConfigError, InputError
 from echodfkd.sources.video.echonet import FILE_LIST_COLUMNS, TRACING_COLUMNS
 from echodfkd.sources.written.writing import Record, Shard
-from echodfkd.storage.files import LAYOUT, RunStorage, check_described, check_layout, describe
+from echodfkd.storage.files import LAYOUT, RunStorage, check_layout, describe
 from echodfkd.storage.schemas import CASE_SCHEMA
 from echodfkd.storage.untrusted import parse_json_object
 
@@ -172,45 +172,6 @@ def merge_lists(storage: RunStorage, shards: Sequence[Shard], *, layout: str) ->
 def write_manifest(storage: RunStorage, manifest: Mapping[str, Any]) -> None:
     """Write manifest.json; a reader that finds it with ``complete`` may rely on everything it names."""
     storage.write(MANIFEST, json.dumps(manifest, indent=1).encode())
-
-
-def check_folder(storage: RunStorage) -> int:
-    """Read everything that the manifest names and hold it against sizes and hashes. Returns the number of clips.
-
-    Raises:
-        InputError: there is no manifest, or a file is missing or damaged; which one.
-    """
-    if not storage.exists(MANIFEST):
-        raise InputError(f"{storage.root} holds no {MANIFEST}: it is not whole; run the job that wrote it again")
-    where = f"{storage.root}/{MANIFEST}"
-    manifest = parse_json_object(storage.read(MANIFEST), where)
-    check_layout(manifest, where)
-    lists, shards, clips = manifest.get("lists"), manifest.get("shards"), manifest.get("clips")
-    if not (isinstance(lists, dict) and isinstance(shards, list) and type(clips) is int):
-        raise InputError(f"{where} is not the manifest of stored clips")
-    for name, known in lists.items():
-        _check_file(storage, name, known, where)
-    for entry in shards:
-        record = entry.get("record") if isinstance(entry, dict) else None
-        text = _check_file(storage, record, entry, where)
-        files = parse_json_object(text, f"{storage.root}/{record}").get("files")
-        if not isinstance(files, dict):
-            raise InputError(f"{storage.root}/{record} is not a commit record")
-        for name, known in files.items():
-            _check_file(storage, name, known, f"{storage.root}/{record}")
-    return clips
-
-
-def _check_file(storage: RunStorage, name: Any, known: Any, where: str) -> bytes:
-    _check_entry(name, known, where)
-    try:
-        data = storage.read(name)
-    except FileNotFoundError as error:
-        raise InputError(f"{storage.path(name)} is in the manifest and missing") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{storage.root}/{name} cannot be read: {error}") from error
-    check_described(storage.path(name), data, known)
-    return data
 
 
 def _csv(rows: Iterable[Sequence[str]]) -> bytes:

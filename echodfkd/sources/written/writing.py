@@ -28,8 +28,8 @@ import numpy as np
 from echodfkd.core.errors import ClipError, InputError, RunError
 from echodfkd.core.records import TRUTH_UNKNOWN, VideoClip
 from echodfkd.sources.clip_source import ClipSource
-from echodfkd.sources.video.echonet_writing import file_list_fields, tracing_fields
 from echodfkd.sources.video.encode import encode_avi
+from echodfkd.sources.video.tracing import mask_to_tracing
 from echodfkd.sources.video.windows import permuted_index
 from echodfkd.sources.written.shards import encode_shard
 from echodfkd.storage.files import RunStorage, describe
@@ -185,6 +185,29 @@ def file_name(clip_id: str) -> str:
             " and '='; synthesize.format=parquet takes every id"
         )
     return clip_id
+
+
+def file_list_fields(clip: VideoClip, name: str, split: str) -> list[str]:
+    """The row of FileList.csv (`echonet.FILE_LIST_COLUMNS`) of a clip stored as ``name``.avi; unknown is blank.
+
+    No spreadsheet takes a cell for a formula: names begin with a letter, a digit or '_', other cells are numbers.
+    """
+    known, (count, height, width) = clip.conditions, clip.video.shape
+    fields = (name, known.ef_percent, known.esv_ml, known.edv_ml, height, width, clip.fps, count, split)
+    return ["" if field is None else str(field) for field in fields]
+
+
+def tracing_fields(name: str, masks: Mapping[int, np.ndarray]) -> list[list[str]]:
+    """The rows of VolumeTracings.csv (`echonet.TRACING_COLUMNS`) for non-empty bool (H, W) masks by frame.
+
+    FileName ends in ``.avi`` here but not in FileList.csv, as in the published files: the authors' loader drops a
+    video whose tracings have another name.
+    """
+    return [
+        [f"{name}.avi", *(f"{value:.4f}" for value in row), str(frame)]
+        for frame, mask in masks.items()
+        for row in mask_to_tracing(mask)
+    ]
 
 
 def _echonet_files(clips: Sequence[VideoClip]) -> dict[str, bytes]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
 
-from echodfkd.losses.pixels import HALF_CODE, entropy_confidence, soft_mask_focal, soft_mask_kl, softmax_kl
+from echodfkd.losses.pixels import HALF_CODE, entropy_confidence, soft_mask_focal, soft_mask_kl
 from echodfkd.losses.targets import soft_mask_bce
 
 LN2, LN3 = math.log(2.0), math.log(3.0)
@@ -106,28 +105,6 @@ def test_a_high_temperature_regresses_logits() -> None:
     soft_mask_kl(leaf, prob, torch.ones(3), total_weight=3.0, temperature=1e4).backward()
     expected = (logits - torch.logit(prob, eps=HALF_CODE)) / 4 / prob.numel()
     torch.testing.assert_close(leaf.grad, expected, rtol=1e-6, atol=1e-8)
-
-
-def test_softmax_kl_equals_a_loop_over_pixels() -> None:
-    logits, prob, weight = draw((3, 2, 4, 2, 3))
-    temperature, total = 2.0, 0.0
-    for b, t, h, w in np.ndindex(3, 2, 2, 3):
-        raised = [max(p, 1 / 510) ** (1 / temperature) for p in prob[b, t, :, h, w].tolist()]
-        powers = [math.exp(z / temperature) for z in logits[b, t, :, h, w].tolist()]
-        pairs = [(p / sum(raised), q / sum(powers)) for p, q in zip(raised, powers, strict=True)]
-        total += float(weight[b]) * temperature**2 * sum(p * math.log(p / q) for p, q in pairs) / 12
-    found = softmax_kl(logits, prob, weight, total_weight=3.5, temperature=temperature)
-    assert float(found) == pytest.approx(total / 3.5, rel=1e-12)
-
-
-def test_two_exclusive_classes_are_one_binary_mask() -> None:
-    """softmax over (0, z) is the logistic function of z; the probabilities are away from the bound on logits."""
-    logits, prob, weight = draw((3, 2, 3, 4))
-    prob = prob.clamp(0.05, 0.95)
-    both = (torch.stack([pair, other], dim=2) for pair, other in ((0 * logits, logits), (1 - prob, prob)))
-    found = softmax_kl(*both, weight, total_weight=3.5, temperature=2.0)
-    expected = soft_mask_kl(logits, prob, weight, total_weight=3.5, temperature=2.0)
-    assert float(found) == pytest.approx(float(expected), rel=1e-12)
 
 
 def test_focal_equals_a_loop_over_pixels() -> None:

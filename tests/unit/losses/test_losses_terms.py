@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from echodfkd.losses.pixels import entropy_confidence, soft_mask_focal, soft_mask_kl, softmax_kl
-from echodfkd.losses.regions import lovasz_hinge, lovasz_softmax, soft_dice
+from echodfkd.losses.pixels import entropy_confidence, soft_mask_focal, soft_mask_kl
+from echodfkd.losses.regions import lovasz_hinge, soft_dice
 from echodfkd.losses.shape import boundary_loss, temporal_consistency
 from echodfkd.losses.targets import soft_mask_bce
 
@@ -21,7 +21,7 @@ def confident_bce(logits: torch.Tensor, prob: torch.Tensor, weight: torch.Tensor
     return soft_mask_bce(logits, prob, weight, confidence=entropy_confidence(prob), **options)
 
 
-BINARY: dict[str, Loss] = {
+ALL: dict[str, Loss] = {
     "bce": soft_mask_bce,
     "confident_bce": confident_bce,
     "kl": functools.partial(soft_mask_kl, temperature=3.0),
@@ -31,13 +31,7 @@ BINARY: dict[str, Loss] = {
     "boundary": functools.partial(boundary_loss, threshold=0.5),
     "temporal": temporal_consistency,
 }
-SOFTMAX: dict[str, Loss] = {
-    "softmax_kl": functools.partial(softmax_kl, temperature=3.0),
-    "lovasz_softmax": lovasz_softmax,
-}
-ALL = {**BINARY, **SOFTMAX}
-BINARY_SHAPES = [(name, shape) for name in BINARY for shape in ((4, 3, 4, 5), (4, 2, 3, 4, 3))]
-SHAPES = [*BINARY_SHAPES, *((name, (4, 2, 3, 4, 3)) for name in SOFTMAX)]
+SHAPES = [(name, shape) for name in ALL for shape in ((4, 3, 4, 5), (4, 2, 3, 4, 3))]
 
 
 def draw(shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, ...]:
@@ -80,11 +74,11 @@ def test_a_clip_of_weight_zero_leaves_no_trace(name: str, shape: tuple[int, ...]
     assert ALL[name](broken, prob, weight, total_weight=3.5) == ALL[name](logits, prob, weight, total_weight=3.5)
 
 
-@pytest.mark.parametrize("name", BINARY)
+@pytest.mark.parametrize("name", ALL)
 def test_classes_are_binary_masks_whose_losses_are_averaged(name: str) -> None:
     logits, prob, weight = draw((4, 2, 3, 4, 3))
-    each = [BINARY[name](logits[:, :, c], prob[:, :, c], weight, total_weight=3.5) for c in range(3)]
-    found = BINARY[name](logits, prob, weight, total_weight=3.5)
+    each = [ALL[name](logits[:, :, c], prob[:, :, c], weight, total_weight=3.5) for c in range(3)]
+    found = ALL[name](logits, prob, weight, total_weight=3.5)
     assert float(found) == pytest.approx(float(sum(each)) / 3, rel=1e-12)
 
 
@@ -121,7 +115,7 @@ def test_hard_masks_and_huge_logits_have_finite_losses_and_gradients(name: str, 
         assert (pull > 0).any() if name == "lovasz" else (pull > 0).all()
 
 
-@pytest.mark.parametrize("name", ["confident_bce", "kl", "focal", "dice", "temporal", "softmax_kl"])
+@pytest.mark.parametrize("name", ["confident_bce", "kl", "focal", "dice", "temporal"])
 def test_a_student_that_agrees_has_no_gradient(name: str) -> None:
     """They are smallest at the teacher's own soft masks (Lovasz and boundary, which threshold them, are not).
 
@@ -129,10 +123,7 @@ def test_a_student_that_agrees_has_no_gradient(name: str) -> None:
     """
     codes = torch.randint(1, 255, (4, 2, 3, 4, 3), generator=torch.Generator().manual_seed(2)).double()
     prob = codes / 255
-    if name == "softmax_kl":
-        prob = prob / prob.sum(dim=2, keepdim=True)
-        prob = prob.clamp(min=1 / 255)
-    logits = (prob.log() if name == "softmax_kl" else torch.logit(prob)).requires_grad_(True)
+    logits = torch.logit(prob).requires_grad_(True)
     ALL[name](logits, prob, torch.ones(4), total_weight=4.0).backward()
     assert logits.grad.abs().max() < 1e-15
 
@@ -144,6 +135,3 @@ def test_codes_and_shapes_that_do_not_fit_are_named(name: str) -> None:
         ALL[name](logits, (prob * 255).to(torch.uint8), weight, total_weight=1.0)
     with pytest.raises(ValueError, match=r"weight \(3,\)"):
         ALL[name](logits, prob, weight[:3], total_weight=1.0)
-    if name in SOFTMAX:
-        with pytest.raises(ValueError, match=r"a softmax needs logits \(B, T, C, H, W\), got \(4, 2, 3, 4\)"):
-            ALL[name](logits[..., 0], prob[..., 0], weight, total_weight=1.0)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 
-from echodfkd.metrics.annotators import against_annotators, consensus, left_out_dice, pairwise_dice
+from echodfkd.metrics.annotators import against_annotators, consensus, pairwise_dice
 from echodfkd.metrics.overlap import dice
 
 
@@ -27,9 +25,6 @@ def test_the_majority_by_hand():
 def test_agreement_of_the_readers_by_hand():
     assert pairwise_dice(THREE) == pytest.approx([4 / 6, 2 / 4, 2 / 4], abs=1e-15)
     assert len(pairwise_dice(THREE[:1])) == 0
-    # The others' consensus is where both agree: ".x...", ".x...", ".xx.."
-    assert left_out_dice(THREE) == pytest.approx([2 / 4, 2 / 4, 2 / 3], abs=1e-15)
-    assert math.isnan(left_out_dice(THREE[:1])[0])
 
 
 def test_a_mask_among_the_readers():

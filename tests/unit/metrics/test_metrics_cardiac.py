@@ -122,10 +122,10 @@ def test_detection_error_is_the_mean_distance_to_the_nearest():
 
 def test_area_ef():
     area = np.array([100.0, 50, 80, 40])
-    assert cardiac.area_ef_percent(area, [0], [1]) == 50
-    assert cardiac.area_ef_percent(area, [0, 2], [1, 3]) == pytest.approx(100 * (90 - 45) / 90)
-    assert math.isnan(cardiac.area_ef_percent(area, [], [1]))
-    assert math.isnan(cardiac.area_ef_percent(np.zeros(4), [0], [1]))
+    assert cardiac.ejection_fraction(area, [0], [1]) == 50
+    assert cardiac.ejection_fraction(area, [0, 2], [1, 3]) == pytest.approx(100 * (90 - 45) / 90)
+    assert math.isnan(cardiac.ejection_fraction(area, [], [1]))
+    assert math.isnan(cardiac.ejection_fraction(np.zeros(4), [0], [1]))
 
 
 def test_pearson_agrees_with_scipy():

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from echodfkd.metrics.volume import area_length_volume, ejection_fraction, simpson_volume, simpson_volume_of_tracing
-from echodfkd.sources.video.tracing import mask_to_tracing
+from echodfkd.metrics.cardiac import ejection_fraction
+from echodfkd.metrics.volume import area_length_volume, simpson_volume
 
 
 def ellipse(half_length: float, half_width: float, angle: float, size: int = 160) -> np.ndarray:
@@ -38,20 +38,6 @@ def test_a_cone_separates_the_two_formulas():
     assert simpson_volume(mask[None])[0] == pytest.approx(truth, rel=0.03)
     length = 4 * 160 / math.sqrt(18)  # a triangle's variance along its height h is h^2 / 18
     assert area_length_volume(mask[None])[0] == pytest.approx(8 * (50 * 160) ** 2 / (3 * math.pi * length), rel=0.02)
-
-
-def test_a_readers_chords_give_the_volume_of_their_ellipse():
-    """Chords at heights h_i have the squared length 4 b^2 (1 - h_i^2 / a^2): their sum is taken exactly."""
-    heights = (np.arange(20) + 0.5) / 20 * 80 - 40
-    half = 20 * np.sqrt(1 - (heights / 40) ** 2)
-    chords = np.stack([50 - half, 50 + heights, 50 + half, 50 + heights], axis=1)
-    rows = np.concatenate([[[50, 10, 50, 90]], chords])
-    wanted = math.pi / 4 * (4 * half**2).sum() * 80 / 20
-    assert simpson_volume_of_tracing(rows, spacing=0.1) == pytest.approx(wanted * 1e-3, rel=1e-12)
-    assert wanted == pytest.approx(4 / 3 * math.pi * 40 * 20**2, rel=0.002)  # the midpoint rule's error
-    from_mask = simpson_volume_of_tracing(mask_to_tracing(ellipse(60, 30, 0.2)))
-    # Its outer chords stand on the mask's ends, where they are short: some 7 % less than discs at their middles.
-    assert from_mask == pytest.approx(4 / 3 * math.pi * 60 * 30**2, rel=0.1)
 
 
 def test_ejection_fraction_and_empty_masks():

@@ -19,8 +19,7 @@ from echodfkd.core.records import CaseScore, Quarantined
 from echodfkd.reporting.page.report import render_report
 from echodfkd.sources.video.decode import decode_video
 from echodfkd.sources.video.echonet import plain_name, read_file_list, read_video
-from echodfkd.sources.video.echonet_writing import file_list_fields, tracing_fields
-from echodfkd.sources.written.writing import file_name
+from echodfkd.sources.written.writing import file_list_fields, file_name, tracing_fields
 from echodfkd.storage.files import RunStorage, read_inside
 from echodfkd.storage.manifests import latest_checkpoint, list_checkpoints, parse_manifest
 from echodfkd.storage.schemas import TRAINING_SCHEMA, write_records

@@ -16,10 +16,9 @@ from echodfkd.sources.case_grid import case_grid
 from echodfkd.sources.clip_source import ClipSource
 from echodfkd.sources.recorded import RecordedSource
 from echodfkd.sources.video.echonet import read_file_list, read_tracings, read_video
-from echodfkd.sources.video.echonet_writing import write_echonet_folder
 from echodfkd.sources.video.tracing import tracing_to_mask
-from echodfkd.sources.video.windows import resample_video, resize_labels, resize_video
-from tests.helpers.echonet import beating_clip, write_small_folder
+from echodfkd.sources.video.windows import resample_positions, resize_labels, resize_video, sample_video
+from tests.helpers.echonet import beating_clip, write_echonet_folder, write_small_folder
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +66,8 @@ def test_an_epoch_visits_each_video_once_in_its_own_order(folder):
 def test_a_window_is_cut_from_the_resampled_video(folder):
     for fps, size in ((32.0, 32), (0.0, 64)):
         clip = source_of(folder, fps=fps, size=size).clip(7)
-        whole = resample_video(video_of(folder, name_of(clip)), fps=50.0, target_fps=fps)
+        video = video_of(folder, name_of(clip))
+        whole = sample_video(video, resample_positions(len(video), fps=50.0, target_fps=fps))
         cut = whole[clip.window_start : clip.window_start + 8]
         assert np.array_equal(clip.video, resize_video(cut, size))
         assert clip.fps == (fps or 50.0)

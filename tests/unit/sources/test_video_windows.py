@@ -10,10 +10,7 @@ from hypothesis import strategies as st
 
 from echodfkd.sources.video.windows import (
     permuted_index,
-    resample_indices,
-    resample_labels,
     resample_positions,
-    resample_video,
     resize_labels,
     resize_video,
     sample_video,
@@ -24,7 +21,7 @@ from echodfkd.sources.video.windows import (
 def test_50_to_32_fps_follows_a_linear_ramp():
     # Brightness rises by 4 levels a frame at 50 fps, so by 4 * 50 / 32 = 6.25 a frame at 32 fps.
     video = np.repeat(np.arange(0, 256, 4, dtype=np.uint8)[:, None, None], 3, axis=1)
-    resampled = resample_video(video, fps=50.0, target_fps=32.0)
+    resampled = sample_video(video, resample_positions(len(video), fps=50.0, target_fps=32.0))
     expected = np.arange(len(resampled)) * 6.25
     assert len(resampled) == int((len(video) - 1) / 50 * 32) + 1
     assert np.abs(resampled[:, 0, 0] - expected).max() <= 0.5 + 1e-4  # rounding to uint8
@@ -35,7 +32,7 @@ def test_a_sine_in_time_keeps_its_shape():
         return 128 + 100 * np.sin(2 * np.pi * 1.2 * seconds)
 
     video = np.rint(wave(np.arange(100) / 50)).astype(np.uint8)[:, None, None]
-    resampled = resample_video(video, fps=50.0, target_fps=32.0)[:, 0, 0]
+    resampled = sample_video(video, resample_positions(len(video), fps=50.0, target_fps=32.0))[:, 0, 0]
     # Linear interpolation errs by at most (2 pi f)^2 * A * dt^2 / 8 = 0.28; the two roundings add 0.5 each.
     assert np.abs(resampled - wave(np.arange(len(resampled)) / 32)).max() < 1.3
 
@@ -59,14 +56,6 @@ def test_positions_are_a_regular_grid_inside_the_video(num_frames, fps, target_f
     assert np.allclose(np.diff(positions), fps / target_fps, atol=1e-6)
     assert positions[0] < fps / target_fps + 1e-6
     assert num_frames - 1 - positions[-1] < fps / target_fps + 1e-6
-
-
-def test_labels_take_the_nearest_frame():
-    labels = np.arange(10, dtype=np.uint8)[:, None, None]
-    positions = resample_positions(10, fps=50, target_fps=32)
-    slow = [min(range(10), key=lambda frame: (abs(frame - p), -frame)) for p in positions]
-    assert resample_indices(10, fps=50, target_fps=32).tolist() == slow
-    assert resample_labels(labels, fps=50, target_fps=32)[:, 0, 0].tolist() == slow
 
 
 def test_sampling_on_whole_positions_copies_frames():

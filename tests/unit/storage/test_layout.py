@@ -27,7 +27,7 @@ from echodfkd.core.records import PublishedCheckpoint
 from echodfkd.reporting.page.report import render_report
 from echodfkd.reporting.rows import read_rows
 from echodfkd.reporting.summary import build_summary
-from echodfkd.sources.written.stored import check_folder, open_folder
+from echodfkd.sources.written.stored import open_folder
 from echodfkd.storage.checkpoints import read_resume
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.ledger import check_ledger
@@ -172,9 +172,6 @@ def test_a_folder_of_clips_of_layout_1_takes_more_and_a_newer_one_does_not(tmp_p
     storage = open_folder(str(tmp_path), request, on_exists="resume")
     with pytest.raises(ConfigError, match=r"holds clips of another seed \(0, now 1\)"):
         open_folder(str(tmp_path), {**request, "seed": 1}, on_exists="resume")
-    storage.write("manifest.json", json.dumps({"layout": 3}).encode())
-    with pytest.raises(InputError, match=r"manifest.json has layout 3, .* up to 2"):
-        check_folder(storage)
     storage.write("synthesis.json", json.dumps({"layout": 3, **request}).encode())
     with pytest.raises(InputError, match=r"synthesis.json has layout 3, .* up to 2"):
         open_folder(str(tmp_path), request, on_exists="resume")

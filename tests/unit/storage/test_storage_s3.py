@@ -21,7 +21,7 @@ from echodfkd.runtime import distillation_run
 from echodfkd.runtime.distillation_run import open_run_folder
 from echodfkd.sources.phantom.source import default_phantom
 from echodfkd.sources.video.echonet import read_file_list, read_video
-from echodfkd.sources.written.stored import check_folder, merge_lists, open_folder, pending_shards, write_manifest
+from echodfkd.sources.written.stored import merge_lists, open_folder, pending_shards, write_manifest
 from echodfkd.sources.written.writing import plan_shards, write_shard
 from echodfkd.storage import object_store
 from echodfkd.storage.checkpoints import OptimizerState, StudentState, publish, read_resume
@@ -30,6 +30,7 @@ from echodfkd.storage.intervals import Intervals
 from echodfkd.storage.lease import Lease
 from echodfkd.storage.manifests import latest_checkpoint
 from tests.helpers.s3 import FaultyProxy, S3Server, environment
+from tests.helpers.stored import check_folder
 from tests.helpers.training import run_training, small_config
 
 ROOT = Path(__file__).parents[3]
