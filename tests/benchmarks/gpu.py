@@ -125,7 +125,7 @@ def print_device() -> None:
 
 def run_agreement(*, limit_s: float, env: Mapping[str, str], rehearsal: bool) -> tuple[Ended, bool, dict[str, Any]]:
     """Run tests/unit/test_gpu.py. Returns its process, whether it passed (without skips on a GPU), and its counts."""
-    options = ["-q", "-rfE", "--noconftest", "-o", "addopts=", "-p", "no:cacheprovider"]
+    options = ["-v", "--tb=short", "--noconftest", "-o", "addopts=", "-p", "no:cacheprovider", "-p", "no:logging"]
     ended = run_child(["-m", "pytest", *options, "tests/unit/test_gpu.py"], limit_s=limit_s, env=env)
     summary = next((line for line in reversed(ended.lines) if re.search(r"\bin [\d.]+s", line)), "")
     counts = {word: int(count) for count, word in re.findall(r"(\d+) (passed|failed|skipped|error)", summary)}
@@ -153,7 +153,7 @@ def measure(write: Callable[[dict[str, Any]], None], *, device: str | None) -> b
         Whether every case ran and agreed.
     """
     started = time.monotonic()
-    env = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "ECHODFKD_TEST_DEVICE": "cuda"}
+    env = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "ECHODFKD_TEST_DEVICE": "cuda"}
     if device == "cpu":
         env["CUDA_VISIBLE_DEVICES"] = ""
     probe = run_child(
@@ -166,7 +166,7 @@ def measure(write: Callable[[dict[str, Any]], None], *, device: str | None) -> b
         return False
     rehearsal = about["device"] is None
     if rehearsal:
-        env["ECHODFKD_TEST_DEVICE"] = "cpu"
+        env |= {"ECHODFKD_TEST_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}  # a rehearsal shares the machine with other work
         about = {**about, "device": "cpu", "rehearsal": REHEARSAL}
     oks: dict[str, bool] = {}
     for name, seconds in LIMITS.items():

@@ -6,6 +6,7 @@ command sets ECHODFKD_TEST_DEVICE=cpu: the same code then runs twice on the CPU,
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 
 import numpy as np
@@ -95,6 +96,7 @@ def test_passes_of_the_teacher_are_queued_without_waiting() -> None:
         assert ours._prob(random_video(4, 16, 32)).shape == (4, 16, 1, 32, 32)
 
 
+@pytest.mark.skipif(THERE.type == "cpu" and not shutil.which("g++"), reason="no C++ compiler")
 def test_a_compiled_teacher_gives_the_same_masks() -> None:
     """In several passes of one block too, although a replayed graph writes each to the same memory."""
     torch._dynamo.reset()

@@ -23,8 +23,9 @@ class BarePathFinder(importlib.machinery.PathFinder):
     @classmethod
     def find_spec(cls, name, path=None, target=None):
         spec = super().find_spec(name, path, target)
-        where = str(spec and (spec.origin or spec.submodule_search_locations))
-        return None if "site-packages" in where and "." not in name and name not in ALLOWED else spec
+        place = str(spec and (spec.origin or spec.submodule_search_locations))
+        installed = "site-packages" in place and "_vendor" not in place and "." not in name
+        return None if installed and name not in ALLOWED else spec
 
 
 sys.meta_path = [BarePathFinder if finder is importlib.machinery.PathFinder else finder for finder in sys.meta_path]
