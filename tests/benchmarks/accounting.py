@@ -1,9 +1,9 @@
-"""What the accounting of a run costs: CPU seconds beside those of the training itself, in the real loop.
+"""CPU seconds of a run's accounting over those of its training, measured in the real loop.
 
-Everything that the loop does with CPU counts as accounting but for two things: the students' forward and backward
-passes and updates, and the making of clips. So nothing is forgotten: reading a batch's bookkeeping, checking its
-slots, agreeing with the other workers, ledger and log rows, progress, the parts and manifests of checkpoints (with
-all their weights, hashes and flushes to the disk), and the thread of the lease.
+All CPU time of the loop counts as accounting, except two things: the students' forward and backward passes and
+updates, and the making of clips. So it includes reading a batch's bookkeeping, checking its slots, agreeing with the
+other workers, ledger and log rows, progress, the parts and manifests of checkpoints (with all weights, hashes and
+flushes to disk), and the lease's thread.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SMALLEST = {"convlstm_1x1": StudentConfig(blocks=1, layers=1)}
 
 @dataclass
 class CpuSeconds:
-    """CPU seconds of this process (all threads) in the loop, and in the parts of it that are not accounting."""
+    """CPU seconds of this process, all threads: of the loop, and of its parts that are not accounting."""
 
     steps: int = 0
     total: float = 0.0
@@ -45,7 +45,7 @@ class CpuSeconds:
 
     @property
     def accounting(self) -> float:
-        """What is left."""
+        """The rest of the total."""
         return self.total - self.training - self.clips
 
     @property
@@ -55,7 +55,7 @@ class CpuSeconds:
 
 
 def accounting(report: Report, *, quick: bool = False) -> dict[str, Any]:
-    """CPU seconds of ledger, manifests, agreement and lease beside those of the training step; demo and smallest."""
+    """CPU seconds of ledger, checkpoints and lease over those of the training steps, demo and smallest students."""
     cases = {"demo": (DEMO, 12 if quick else 60), "smallest": (SMALLEST, 60 if quick else 300)}
     found = {name: measure_accounting(students, steps=steps) for name, (students, steps) in cases.items()}
     report(f"{'students':<10} {'steps':>6} {'training':>14} {'accounting':>14} {'ratio':>8}   CPU ms a step")
@@ -77,12 +77,12 @@ def accounting(report: Report, *, quick: bool = False) -> dict[str, Any]:
 def measure_accounting(
     students: Mapping[str, StudentConfig], *, steps: int, window: WindowConfig | None = None
 ) -> CpuSeconds:
-    """Run the training loop in a temporary folder, with its checkpoints and a lease, on one thread.
+    """Run the training loop on one thread in a temporary folder, with checkpoints and a lease.
 
     Args:
-        students: trained together, on 4 clips a step.
+        students: trained together on 4 clips per step.
         steps: updates; a checkpoint every 20 (the demo has one every 60).
-        window: of the clips; None takes the demo's 16 frames of 56 x 56.
+        window: of the clips; None takes the demo's, 16 frames of 56 x 56.
     """
     train = TrainConfig(steps=steps, global_batch=4, engine="plain", checkpoint_every=20)
     config = RunConfig(students=dict(students), window=window or WindowConfig(), train=train)
@@ -118,7 +118,7 @@ def _timed(function: Callable[..., Any], cpu: CpuSeconds) -> Callable[..., Any]:
 
 
 def _stream(config: RunConfig, cpu: CpuSeconds) -> Iterator[DistillationBatch]:
-    """Batches as the pipeline sends them, with a source's and a teacher's span each. Starts the clock."""
+    """Yield batches as the pipeline sends them, each with a source's and a teacher's span. Starts the clock."""
     cpu.total -= time.process_time()
     for step in range(config.train.steps):
         start = time.process_time()
@@ -128,7 +128,7 @@ def _stream(config: RunConfig, cpu: CpuSeconds) -> Iterator[DistillationBatch]:
 
 
 def random_batch(config: RunConfig, step: int) -> DistillationBatch:
-    """What one worker gets for an update, of noise."""
+    """A worker's batch for one update, filled with noise."""
     return DistillationBatch.from_columns(_columns(config, step))
 
 

@@ -1,9 +1,9 @@
-"""Whether evaluators slow training down: training on one core, an evaluator on another, which is stopped in turn.
+"""Slow-down of training by an evaluator on another core, which is stopped and continued in turn.
 
-Both do what they do in a run: the training loop publishes checkpoints, the evaluator scores the newest one with
-teacher, truth and judge, over and over, so that it never rests. Phases of a few seconds with and without the evaluator
-(SIGSTOP, SIGCONT) follow one another; each pair of neighbours gives one ratio, and what else disturbs the machine for
-longer than a phase falls into both. What is left to slow training is what two cores share: caches, memory, the disk.
+Both work as in a run: the training loop publishes checkpoints, and the evaluator scores the newest one with teacher,
+truth and judge, again and again without a rest. Phases of a few seconds with and without the evaluator (SIGSTOP,
+SIGCONT) alternate. Each pair of neighbours gives one ratio; a disturbance longer than a phase hits both. Training can
+then only be slowed by shared caches, memory and disk.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from tests.benchmarks.timing import Report
 TARGET = 1.05
 PHASE_S = 4.0
 SETTLE_S = 0.3
-"""Steps that lie closer to a change of phase are left out."""
+"""Steps closer to a change of phase than this are excluded."""
 MIN_CORES = 2
 
 
 def evaluation_overhead(report: Report, *, quick: bool = False) -> dict[str, Any]:
-    """Seconds of a training step with an evaluator at work on another core, over those without; paired phases."""
+    """Training step with an evaluator at work on another core, over one without; paired phases."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if len(cores) < MIN_CORES:
-        report(f"this needs {MIN_CORES} cores that processes can be bound to, got {len(cores)}")
+        report(f"needs {MIN_CORES} cores that a process can be bound to, got {len(cores)}")
         return {"value": None, "unit": "ratio", "target": TARGET, "holds": False}
     pairs = 3 if quick else 24
     with tempfile.TemporaryDirectory() as folder:
@@ -70,8 +70,11 @@ def evaluation_overhead(report: Report, *, quick: bool = False) -> dict[str, Any
 def _measure(
     folder: str, train_core: int, evaluate_core: int, pairs: int
 ) -> tuple[list[tuple[float, float]], list[tuple[float, float]], int]:
-    """Steps (start, end), phases (start, end; the evaluator is stopped in every other one, first in the first) on one
-    monotonic clock, and the number of cases scored.
+    """Run trainer and evaluator.
+
+    Returns:
+        Start and end of each step and of each phase, by one monotonic clock, and the number of cases scored. The
+        evaluator is stopped in the first phase and in every other one after it.
     """
     context = multiprocessing.get_context("spawn")
     ended, ready = context.Event(), context.Event()
@@ -99,7 +102,7 @@ def _measure(
 
 
 def _await(ready: Any, *processes: BaseProcess) -> None:
-    """Until the evaluator scores, or a process has failed."""
+    """Wait until the evaluator scores. Fails if a process ends."""
     while not ready.wait(1.0):
         for process in processes:
             assert process.is_alive(), f"{process.name} ended with {process.exitcode}"
@@ -113,7 +116,7 @@ def _config(folder: str) -> RunConfig:
 
 
 def _train(folder: str, core: int, ended: Any, steps: Any) -> None:
-    """The training loop on one core, until it is told to end; then the seconds at which each step began and ended."""
+    """Run the training loop on one core until ``ended``; then put start and end of each step into ``steps``."""
     from echodfkd.config.file import config_to_yaml
     from echodfkd.storage.files import RunStorage
     from echodfkd.storage.lease import held
@@ -144,7 +147,7 @@ def _train(folder: str, core: int, ended: Any, steps: Any) -> None:
 
 
 def _evaluate(folder: str, core: int, ready: Any, scored: Any) -> None:
-    """Score the newest checkpoint on one core, again and again, for ever."""
+    """Score the newest checkpoint on one core, forever."""
     from echodfkd.evaluation.scorer import CaseScorer
     from echodfkd.storage.files import RunStorage
     from echodfkd.storage.manifests import latest_checkpoint
@@ -168,7 +171,7 @@ def _median(steps: list[tuple[float, float]], start: float, end: float) -> float
 
 
 def _paired(medians: list[float]) -> list[float]:
-    """With over without, of each pair of neighbours (without comes first) in which both hold a whole step."""
+    """Ratio with / without of each pair of phases, without first. Drops pairs with a phase that has no whole step."""
     ratios = [busy / idle for idle, busy in zip(medians[::2], medians[1::2], strict=True)]
     assert not all(map(math.isnan, ratios)), "no phase holds a whole step: PHASE_S is too short for this machine"
     return [ratio for ratio in ratios if not math.isnan(ratio)]

@@ -1,4 +1,4 @@
-"""Measure what the phantom claims: volumes, heart rates, speckle statistics. Used by tests and by `phantom_truth`.
+"""Measurements of the phantom's claims: volumes, heart rates, speckle statistics. Used by tests and by `phantom_truth`.
 
 Volumes and heart rates are measured on the label maps, as a reader of the masks would, never taken from the renderer's
 own numbers.

@@ -1,7 +1,7 @@
-"""What teachers in a pool of their own bring: against one inside the student's process, and against the busiest stage.
+"""Gain of a pool of teachers over a teacher inside the student's process, and over the ideal.
 
-Teacher and student sleep in place of computing, so that each has a device of its own, as it were, and only the way the
-work is arranged is measured. A student that teaches for itself is in the way of both: a batch takes t + s seconds.
+Teacher and student sleep instead of computing, as if each had a device of its own, so that only the arrangement of the
+work is measured. With the teacher inside the student's process a batch takes t + s seconds.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from tests.benchmarks.sleeping_teacher import SleepingTeacher
 from tests.benchmarks.throughput import SETTLE_ROUNDS, cluster_of_stand_ins, stream_config, stream_through
 
 TEACHERS = 5
-"""As published for a pool of teachers for each student (EDL: 2.3 times, EDL-Dist: 3.1 times)."""
+"""As in publications with a pool of teachers per student (EDL: 2.3 times, EDL-Dist: 3.1 times)."""
 
 
 def measure_pool(teach_s: float, learn_s: float, *, seconds: float) -> dict[str, Any]:
-    """One student that learns a batch in ``learn_s``, with `TEACHERS` that teach one in ``teach_s``, and with none.
+    """Time one student, ``learn_s`` seconds per batch, with a pool of `TEACHERS`, ``teach_s`` each, and without.
 
     Returns:
-        ``pool`` and ``inside``, batches a second; ``gain``, their ratio; ``bound``, what it would be if nothing took
-        time but teaching and learning: min(`TEACHERS` / t, 1 / s) * (t + s); ``of_bound``; ``wall_over_busiest`` of
-        the pool's run.
+        ``pool`` and ``inside``: batches per second; ``gain``: their ratio; ``bound``: the gain if only teaching and
+        learning took time, min(`TEACHERS` / t, 1 / s) * (t + s); ``of_bound``: gain over bound; ``wall_over_busiest``
+        of the pool's run.
     """
     ideal = min(TEACHERS / teach_s, 1 / learn_s)
     with cluster_of_stand_ins():
@@ -45,7 +45,7 @@ def measure_pool(teach_s: float, learn_s: float, *, seconds: float) -> dict[str,
 
 
 def _pace(teachers: int, teach_s: float, learn: Callable[[], None], *, batches: int) -> float:
-    """Batches a second, after the first rounds and before the last."""
+    """Batches per second, without the first rounds and the last."""
     settle = SETTLE_ROUNDS * TEACHERS
     config = stream_config(settle + batches + TEACHERS, max(1, teachers))
     stages = [Stage(SleepingTeacher, {"sleeps": [(0, teach_s)]}, config.teacher)] if teachers else []

@@ -1,4 +1,4 @@
-"""CPU time and memory of this process and of the local cluster that it has started, by role."""
+"""CPU time and memory of this process and of the local cluster it started, by role."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ TITLES = {
     "ray::ReadClips": "source",
     "ray::IDLE": "source",
 }
-"""Titles of the cluster's workers; a source task's process is idle between two tasks."""
+"""Process titles of Ray's workers -> role. The process of a source task is idle between two tasks."""
 
 
 def role_of(process: psutil.Process) -> str:
-    """Whose process it is, by the title that Ray gives it; "ray" for what belongs to none of the stages."""
+    """Role of a process, by the title that Ray gives it; "ray" if it belongs to no stage."""
     title = (process.cmdline() or [""])[0]
     return next((role for start, role in TITLES.items() if title.startswith(start)), "ray")
 
@@ -37,7 +37,7 @@ def _all() -> list[tuple[str, psutil.Process]]:
 
 
 def cpu_seconds() -> Counter[str]:
-    """Role -> CPU seconds of its processes so far."""
+    """CPU seconds so far, by role."""
     spent: Counter[str] = Counter()
     for role, process in _all():
         with contextlib.suppress(psutil.Error):
@@ -47,7 +47,7 @@ def cpu_seconds() -> Counter[str]:
 
 
 def memory_of() -> Counter[str]:
-    """Role -> MiB that are its own processes' alone (USS): pages of the object store are in none."""
+    """Unique memory (USS) in MiB by role. It contains no pages of the object store."""
     used: Counter[str] = Counter()
     for role, process in _all():
         with contextlib.suppress(psutil.Error):
@@ -56,7 +56,7 @@ def memory_of() -> Counter[str]:
 
 
 def object_store_mb() -> float:
-    """MiB of blocks in the object stores of the cluster; 0 where none is connected."""
+    """MiB of blocks in the cluster's object stores; 0 if this process is not connected to a cluster."""
     if not ray.is_initialized():
         return 0.0
     state = get_state_from_address(ray.get_runtime_context().gcs_address)

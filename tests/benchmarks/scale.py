@@ -1,11 +1,11 @@
-"""How far one head node carries: pace against the number of teachers, memory against the length of the plan.
+"""Limits of one head node: throughput against the number of teachers, memory against the length of the plan.
 
-Stand-ins sleep in the teachers' place (`sleeping_teacher`) or cost nothing (`stand_ins`); Ray, the stream, and in the
-last part students, ledger and evaluators are the real ones. All on this machine:
+Teachers sleep (`sleeping_teacher`) or cost nothing (`stand_ins`); Ray and the stream are real, and in the last part so
+are students, ledger and evaluators. Everything runs on this machine:
 
     python -m tests.benchmarks.scale [--quick] [--only streams|pools|steady|runs] [--teachers 2 32]
 
-prints a table for each part and, as its last line, one JSON object. All of it takes half an hour and 9 GB.
+prints a table per part and, as the last line, one JSON object. All parts take about 40 minutes and 10 GB.
 """
 
 from __future__ import annotations
@@ -25,19 +25,27 @@ from echodfkd.runtime.cluster.environment import prepare_ray
 
 ROOT = Path(__file__).parents[2]
 EFFICIENCY = 0.9
-"""Share of the pace that teachers would have if nothing but themselves took time."""
+"""Required throughput, over that of teachers that never wait."""
 OF_BOUND = 0.8
-"""Share of what a pool of teachers could bring over a teacher inside the student's process."""
+"""Required gain of a pool over a teacher inside the student's process, over the ideal gain."""
 OVER_BUSIEST = 1.1
-"""Most that a run may take, over what its busiest stage works."""
+"""Limit of a run's wall time over its busiest stage's busy time."""
 GROWTH = 1.1
-"""Most that memory may grow where the plan is ten times as long."""
+"""Limit of the growth of memory if the plan is ten times as long."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured: (teachers, seconds of their sleeps), (seconds of teaching, of learning a batch), and (updates,
-    read tasks of a segment)."""
+    """Sizes of the parts.
+
+    Attributes:
+        streams: (number of teachers, seconds they sleep per block) of each stream.
+        phase_s: seconds of a phase of a stream.
+        pools: (seconds to teach a batch, seconds to learn it) of each pool.
+        pool_s: seconds of a pool's measurement.
+        steady_runs: number of runs with sleeping teachers.
+        runs: (updates, read tasks of a segment) of a short run and of a long one.
+    """
 
     streams: tuple[tuple[int, tuple[float, ...]], ...]
     phase_s: float
@@ -54,10 +62,7 @@ WHOLE = Plan(
     pools=((1.0, 0.2), (2.0, 0.2), (1.0, 0.4), (0.5, 0.1)),
     pool_s=30.0,
     steady_runs=3,
-    runs=(
-        (100, 50),
-        (1000, 50),
-    ),  # two segments are there at the same time: with less than two the first had one of them
+    runs=((100, 50), (1000, 50)),  # two segments exist at the same time, so the short run has two as well
 )
 QUICK = Plan(
     streams=((2, (1.0,)), (8, (1.0,))),
@@ -70,7 +75,7 @@ QUICK = Plan(
 
 
 def measure_streams(plan: Plan) -> dict[str, Any]:
-    """Pace of streams by their number of teachers and by the time that a block takes a teacher."""
+    """Throughput of streams by number of teachers and by seconds per block."""
     from tests.benchmarks.throughput import measure_stream, phases_of
 
     columns = f"{'teachers':>8} {'block takes':>11} {'asked for':>10} {'blocks/s':>9} {'of that':>7} {'idle CPU':>8}"
@@ -89,7 +94,7 @@ def measure_streams(plan: Plan) -> dict[str, Any]:
         clusters.append({"teachers": teachers, **found})
         print(f"{'':>8} {clusters[-1]}", flush=True)
     slow = [row for row in rows if row["sleep_s"] == max(row["sleep_s"] for row in rows) and row["teachers"] <= 32]
-    efficiency = round(slow[-1]["of_asked"] / min(1.0, slow[0]["of_asked"]), 3)  # above 1 is a backlog
+    efficiency = round(slow[-1]["of_asked"] / min(1.0, slow[0]["of_asked"]), 3)  # above 1: a backlog was worked off
     return {
         "stream": rows,
         "clusters": clusters,
@@ -101,7 +106,7 @@ def measure_streams(plan: Plan) -> dict[str, Any]:
 
 
 def measure_pools(plan: Plan) -> dict[str, Any]:
-    """Teachers in a pool against a teacher in the student's process."""
+    """A pool of teachers against a teacher in the student's process."""
     from tests.benchmarks.pools import TEACHERS, measure_pool
 
     print(f"\n{TEACHERS} teachers of t s, a student of s s a batch; batches/s")
@@ -118,7 +123,7 @@ def measure_pools(plan: Plan) -> dict[str, Any]:
 
 
 def measure_steady(plan: Plan) -> dict[str, Any]:
-    """Wall time of whole runs over what their busiest stage worked, with teachers that sleep."""
+    """Wall time of whole runs with sleeping teachers, over the busiest stage's busy time."""
     found = [_in_process("steady_run") for _ in range(plan.steady_runs)]
     print()
     for one in found:
@@ -129,7 +134,7 @@ def measure_steady(plan: Plan) -> dict[str, Any]:
 
 
 def measure_runs(plan: Plan) -> dict[str, Any]:
-    """Memory, ledger and the evaluators' lag of a run and of a longer one."""
+    """Memory, ledger and evaluation lag of a short and of a long run."""
     short, long = runs = [_in_process("whole_run", *run) for run in plan.runs]
     print(f"\n{'MiB at most, from the first checkpoint on':<44} {short['clips']:>8} clips {long['clips']:>8} clips")
     for role, mb in short["peak_mb"].items():
@@ -150,9 +155,9 @@ def measure_runs(plan: Plan) -> dict[str, Any]:
 
 
 def _in_process(module: str, *numbers: int) -> dict[str, Any]:
-    """What a run in a process of its own prints: it starts and ends a cluster, and is measured as the only one."""
+    """Run a module in a process of its own, which starts and ends its own cluster, and return the JSON it prints."""
     command = [sys.executable, "-m", f"tests.benchmarks.{module}", *map(str, numbers)]
-    env = {**os.environ, "RAY_ENABLE_AUTO_CONNECT": "0"}  # a look at the object store must not start another cluster
+    env = {**os.environ, "RAY_ENABLE_AUTO_CONNECT": "0"}  # reading the object store must not start another cluster
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{module} {numbers} failed: {done.stderr[-3000:]}")
@@ -161,13 +166,17 @@ def _in_process(module: str, *numbers: int) -> dict[str, Any]:
 
 def main() -> None:
     """Parse, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two sizes and a short run: whether it works, no result")
-    parser.add_argument("--only", choices=("streams", "pools", "steady", "runs"), help="one part")
-    parser.add_argument("--teachers", type=int, nargs="+", help="of streams: these numbers of teachers only")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.scale",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--quick", action="store_true", help="two sizes and a short run, too short to decide anything")
+    parser.add_argument("--only", choices=("streams", "pools", "steady", "runs"), help="run one part")
+    parser.add_argument("--teachers", type=int, nargs="+", help="numbers of teachers of the streams")
     args = parser.parse_args()
-    prepare_ray("local")  # before ray is imported
-    os.environ.setdefault("RAY_worker_niceness", "0")  # by default workers yield to all else that this machine does
+    prepare_ray("local")  # before Ray is imported
+    os.environ.setdefault("RAY_worker_niceness", "0")  # by default workers yield to other programs
     from echodfkd.runtime.cluster.connection import machine_line
 
     plan = QUICK if args.quick else WHOLE

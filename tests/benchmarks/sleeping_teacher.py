@@ -1,4 +1,4 @@
-"""A fake teacher actor that sleeps instead of computing, in a process without torch: many fit one machine.
+"""A fake teacher actor that sleeps instead of computing. It loads no torch, so that many fit on one machine.
 
 It replaces `echodfkd.runtime.stream.teacher_pool.TeacherActor`: the same columns in and out, the clip's own pixels as
 its masks.
@@ -17,10 +17,10 @@ from echodfkd.core.records import StageSpan, append_bookkeeping
 
 
 class SleepingTeacher:
-    """Teaches a block in a given time, whatever is in it.
+    """Teaches each block in a given time.
 
     Args:
-        sleeps: (first slot, seconds) in rising order of slots: how long the blocks from that slot on take.
+        sleeps: (first slot, seconds per block from that slot on), sorted by slot.
     """
 
     def __init__(self, sleeps: Sequence[tuple[int, float]]) -> None:

@@ -1,7 +1,7 @@
-"""Stand-ins for the stages whose own work is not what the scale simulation measures: a source and a teacher.
+"""A stand-in source and a stand-in teacher, which cost almost nothing, for the scale benchmark.
 
-A `StandInConfig` is a run config whose arrival in a process imports this module, which adds the stand-ins to the kinds
-of sources and teachers; nothing in the product knows of them.
+Unpickling a `StandInConfig` in a process imports this module, which adds both to the kinds of sources and teachers. No
+product code knows them.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ from echodfkd.sources.clip_source import ClipSource
 
 
 class StandInConfig(RunConfig):
-    """A config that brings the stand-ins along."""
+    """A run config that imports the stand-ins in each process it is sent to."""
 
 
 def stand_in_config(overrides: list[str], *, teach_s: float = 0.0) -> StandInConfig:
-    """The config of these overrides, with the stand-in source (held-out cases stay phantoms) and a teacher that takes
-    so many seconds for a block."""
+    """Build a config with the stand-in source and a teacher that takes ``teach_s`` seconds per block.
+
+    Held-out cases remain phantoms.
+    """
     config = load_config(None, overrides)
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     values["source"] = dataclasses.replace(config.source, kind="stand_in")
@@ -38,7 +40,7 @@ def stand_in_config(overrides: list[str], *, teach_s: float = 0.0) -> StandInCon
 
 
 class StandInSource:
-    """Grey noise that is drawn once, and a brightness by index: a clip costs a copy of its pixels."""
+    """Noise drawn once, brightened by index: a clip costs one copy of its pixels."""
 
     name = "stand_in"
     num_cases = 0
@@ -63,12 +65,12 @@ class StandInSource:
         )
 
     def case(self, index: int) -> VideoClip:
-        """None is there."""
+        """Never called: there are no cases."""
         raise AssertionError("the stand-in source has no cases")
 
 
 class DiscTeacher:
-    """Masks that cost nothing but sleep: a disc in the middle of every frame."""
+    """Sleeps, then returns a disc in the middle of each frame."""
 
     teacher_id = "stand-in"
     class_names: tuple[str, ...] = CLASS_NAMES
@@ -90,7 +92,7 @@ def _source(part: PartConfig, window: WindowConfig, seed: int, case_frames: int)
 
 
 def _teacher(weights: str, device: str, batch_frames: int, precision: str) -> Teacher:
-    return DiscTeacher(float(Path(weights).name))  # a path like any teacher's weights, whose name is the seconds
+    return DiscTeacher(float(Path(weights).name))  # weights are a path, and its name the seconds
 
 
 sources._BUILDERS["stand_in"] = _source

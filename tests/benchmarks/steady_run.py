@@ -1,6 +1,6 @@
-"""A whole run with stand-in teachers that sleep, and how near it comes to its busiest stage.
+"""A whole run with sleeping teachers: its wall time over its busiest stage's busy time.
 
-A process of `tests.benchmarks.scale` for each run: python -m tests.benchmarks.steady_run prints one JSON object.
+`tests.benchmarks.scale` starts it in a process of its own; it prints one JSON object.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TEACHERS, TEACH_S, STEPS = 4, 1.0, 240
 
 
 def run(folder: Path) -> dict[str, Any]:
-    """One run, its students real and faster than its teachers. Returns what `steady` says of it."""
+    """Run it, with real students that are faster than the teachers. Returns the result of `steady`."""
     config = stand_in_config(
         [f"storage={folder}", "name=steady", "train.global_batch=4", "window.frames=16", "window.size=64",
          f"train.steps={STEPS}", f"train.checkpoint_every={STEPS}", "evaluation.enabled=false",

@@ -1,13 +1,13 @@
-"""Streaming against the published two-stage way: the same videos, teacher, student and number of updates.
+"""Streaming against the published two-stage method: the same videos, teacher, student and number of updates.
 
-Streaming teaches only the windows that are trained on, at the size they are trained at, while the student trains; the
-two-stage way teaches every frame first. One run of each over the largest number of epochs says what fewer would have
-taken: neither depends on how long it goes on. Streaming runs twice: knowing nothing, with a teacher that remembers the
-masks of frames, since windows of later epochs overlap those of earlier ones; and with what the first run has left in
-its mask cache. Its teacher computes in the precision that is faster on this machine.
+Streaming teaches only the windows that are trained on, at the training size, while the student trains; the two-stage
+method teaches all frames first. Both run once with the largest number of epochs; times of fewer epochs are read from
+the same run, since no epoch depends on later ones. Streaming runs twice: with an empty mask cache, its teacher
+remembering the masks of frames because windows of epochs overlap; and with the cache that the first run filled. Its
+teacher computes in the precision that is faster on this machine.
 
-Times are those of EchoNet-Dynamic's network, whose weights do not matter for them: they are random. Whether both ways
-teach the same is asked of the embedded teacher, which knows what a ventricle is.
+Times are taken with EchoNet-Dynamic's network and random weights, which do not affect speed. The Dice of both students
+is compared with the embedded teacher, which segments ventricles.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ from tests.benchmarks.timing import Report, faster_precision
 from tests.benchmarks.two_stage import TaughtVideos, teach_to_disk, train_from_disk
 
 TARGETS = {1: 0.1, 5: 0.3, 20: 0.75}
-"""Epochs: wall time of streaming over that of the two-stage way."""
+"""Epochs -> limit of the wall time of streaming over that of the two-stage method."""
 SAME_DICE = 0.03
-"""Most that streaming's student may be below the other in mean Dice: other windows, in another order."""
+"""How far the mean Dice of streaming's student may be below the other's: windows and their order differ."""
 SIZE, WINDOW, FPS = 112, 25, 50.0
 BATCH = 4
 STUDENT = StudentConfig(blocks=3, layers=1)
@@ -52,7 +52,7 @@ STUDENT = StudentConfig(blocks=3, layers=1)
 
 @dataclass(frozen=True)
 class Plan:
-    """Videos of so many frames, and epochs over them."""
+    """Number and length of the videos, and epochs over them."""
 
     videos: int
     frames: int
@@ -60,7 +60,7 @@ class Plan:
 
     @property
     def steps(self) -> int:
-        """Updates of a run."""
+        """Number of updates of a run."""
         return self.epochs * self.videos // BATCH
 
 
@@ -70,7 +70,7 @@ JUDGED = Plan(videos=32, frames=60, epochs=10)
 
 
 def stream_vs_two_stage(report: Report, *, quick: bool) -> dict[str, Any]:
-    """Wall time of streaming over the published two-stage way at 1, 5 and 20 epochs, and both students' Dice (Ray)."""
+    """Streaming over the published two-stage method: wall time at 1, 5, 20 epochs, both students' Dice (starts Ray)."""
     plan = Plan(4, 32, 2) if quick else TIMED
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -107,7 +107,7 @@ def stream_vs_two_stage(report: Report, *, quick: bool) -> dict[str, Any]:
 
 
 def compare_times(root: Path, plan: Plan) -> dict[str, Any]:
-    """Seconds of the two-stage way, and of streaming without and with what it has kept before, DeepLabV3 teacher."""
+    """Seconds of the two-stage method and of streaming with an empty and a filled mask cache; DeepLabV3 teacher."""
     paths = write_videos(root / "timed", videos=plan.videos, frames=plan.frames)
     network = random_network(0)
     weights = write_random_weights(root / "deeplabv3.pt")
@@ -126,16 +126,16 @@ def compare_times(root: Path, plan: Plan) -> dict[str, Any]:
 
 
 def compare_students(root: Path, plan: Plan, *, cases: int) -> tuple[Interval, tuple[float, float]]:
-    """`compare_dice` of the students that the embedded teacher has taught in both ways."""
+    """Train a student with each method and the embedded teacher, and return `compare_dice`."""
     paths = write_videos(root / "judged", videos=plan.videos, frames=plan.frames)
-    teacher = build_teacher(kind="embedded", weights="", device="cpu", batch_frames=1 << 20)  # a clip is one pass
+    teacher = build_teacher(kind="embedded", weights="", device="cpu", batch_frames=1 << 20)  # one pass per clip
     _, _, student = run_two_stage(lambda video: teacher.soft_masks(video[None])[0], paths, root, plan)
     run_stream(root, "judged_run", "judged", plan, [])
     return compare_dice(student, load_streamed(root / "judged_run", steps=plan.steps), cases=cases)
 
 
 def write_videos(root: Path, *, videos: int, frames: int) -> list[Path]:
-    """Phantom videos in EchoNet-Dynamic's layout. Returns their files."""
+    """Write phantom videos in EchoNet-Dynamic's layout. Returns their files."""
     from echodfkd.sources.phantom.source import default_phantom
     from tests.helpers.echonet import write_echonet_folder
 
@@ -147,9 +147,10 @@ def write_videos(root: Path, *, videos: int, frames: int) -> list[Path]:
 def run_two_stage(
     teach: Callable[[np.ndarray], np.ndarray], paths: list[Path], root: Path, plan: Plan
 ) -> tuple[float, list[float], nn.Module]:
-    """Seconds of teaching, seconds of training up to the end of each epoch, and the student.
+    """Run the two-stage method; ``teach`` maps a video uint8 (T, H, W) to probabilities.
 
-    ``teach``: video uint8 (T, H, W) -> probability.
+    Returns:
+        Seconds of teaching, seconds of training up to the end of each epoch, and the student.
     """
     masks = Path(tempfile.mkdtemp(dir=root))
     start = time.perf_counter()
@@ -175,7 +176,7 @@ def run_two_stage(
 
 
 def run_stream(root: Path, name: str, data: str, plan: Plan, more: list[str]) -> RunRows:
-    """The same by `jobs/distill.py`: recorded videos, one student of the same initial weights."""
+    """Train the same student, from the same initial weights, with `jobs/distill.py` on the recorded videos."""
     options = [
         "source.kind=recorded",
         f"source.path={root / data}",
@@ -188,7 +189,7 @@ def run_stream(root: Path, name: str, data: str, plan: Plan, more: list[str]) ->
 
 
 def stream_seconds(rows: RunRows, plan: Plan) -> dict[str, Any]:
-    """Seconds from the teacher's first clip to the end of every epoch, those to the first step, and stages' work."""
+    """Seconds from the teacher's first clip to the end of each epoch, to the first step, and busy seconds by stage."""
     steps, begin = spans_of(rows, "students"), float(spans_of(rows, "teacher")[:, 0].min())
     per_epoch = plan.videos // BATCH
     ends = np.maximum.accumulate(steps[:, 1])
@@ -200,15 +201,17 @@ def stream_seconds(rows: RunRows, plan: Plan) -> dict[str, Any]:
 
 
 def break_even(stream: dict[int, float], two: dict[int, float]) -> float:
-    """Epochs after which both have taken equally long, by their means per epoch; infinity where that never comes."""
+    """Epoch after which both have taken equally long, extrapolated by mean seconds per epoch; infinity if never."""
     last = max(stream)
-    first = two[1] - (two[last] - two[1]) / max(1, last - 1)  # what the two-stage way takes before its first epoch
+    first = two[1] - (two[last] - two[1]) / max(
+        1, last - 1
+    )  # the seconds of the two-stage method before its first epoch
     per_epoch = stream[last] / last - (two[last] - first) / last
     return first / per_epoch if per_epoch > 0 else math.inf
 
 
 def load_streamed(run: Path, *, steps: int) -> nn.Module:
-    """The student that a run published last."""
+    """Load the student of a run's last checkpoint."""
     module = build_student(**asdict(STUDENT))
     path = f"{run}/checkpoints/step_{steps:08d}/a/student.safetensors"
     load_weights(module, read_student_file(path, option="benchmark").weights, what=path)
@@ -216,7 +219,7 @@ def load_streamed(run: Path, *, steps: int) -> nn.Module:
 
 
 def compare_dice(two_stage: nn.Module, streamed: nn.Module, *, cases: int) -> tuple[Interval, tuple[float, float]]:
-    """Paired difference of both students' mean Dice per held-out case, and both means."""
+    """Paired difference of the students' mean Dice per held-out case, streamed minus two-stage, and both means."""
     from echodfkd.sources.phantom.source import default_phantom
 
     source = default_phantom(seed=10_007, num_frames=WINDOW, fps=FPS, size=SIZE // 2, case_frames=WINDOW)

@@ -1,4 +1,4 @@
-"""That the scale simulation works: its short version, on whatever else this machine does meanwhile."""
+"""The scale benchmark runs in its short version."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_more_teachers_make_more_and_more_legs_take_no_more() -> None:
+def test_more_teachers_teach_more_and_more_segments_take_no_more_memory() -> None:
     command = [sys.executable, "-m", "tests.benchmarks.scale", "--quick"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -1,7 +1,7 @@
-"""How the stream's pace grows with its teachers: the project's own stream, with teachers that sleep.
+"""Throughput of the project's own stream against the number of teachers, which sleep instead of computing.
 
-Ray schedules real actors over real blocks; a block's way is source task, object store, teacher actor, object store,
-this process, which stands in for the students and only reads it.
+Ray schedules real actors over real blocks. A block passes source task, object store, teacher actor and object store,
+and ends in this process, which reads it in the place of the students.
 """
 
 from __future__ import annotations
@@ -32,36 +32,36 @@ BATCH = ["train.global_batch=4", "window.frames=18", "window.size=64"]
 """A micro-batch of four clips: 295 kB of video, and as much of masks."""
 
 SOURCES = 8
-"""Read tasks at work at once. The stream's scheduler looks for finished tasks ten times a second, and a task is through
-after two looks: two tasks make 10 blocks a second at most, however fast they are (seen: 11)."""
+"""Concurrent read tasks. The stream's scheduler polls ten times per second, and a task takes two polls: two tasks
+make at most 10 blocks per second, however fast they are (measured: 11)."""
 SETTLE_ROUNDS = 6
-"""Rounds (a block per teacher) at the begin of a phase that are left out: the reader may find a backlog there."""
+"""Rounds (one block per teacher) excluded at the start of a phase, when the reader may find a backlog."""
 MEASURED_ROUNDS = 10
-"""Rounds that are measured, at least."""
+"""Minimum number of rounds measured."""
 START_TRIES = 3
 LAST_ROUNDS = 3
-"""Rounds after the last phase: teachers without work are ended, and their times with them."""
+"""Rounds after the last phase: idle teachers would be ended, and their CPU times lost."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """Blocks that all take the same time to teach: rounds of one block per teacher."""
+    """A number of rounds, one block per teacher each, in which each block takes the same time to teach."""
 
     sleep_s: float
     rounds: int
 
 
 def phases_of(sleeps: list[float], seconds: float) -> list[Phase]:
-    """One phase for each time, of so many seconds but some rounds at least."""
+    """One phase per time, each ``seconds`` long but at least `MEASURED_ROUNDS` rounds."""
     return [Phase(sleep, SETTLE_ROUNDS + max(MEASURED_ROUNDS, round(seconds / sleep))) for sleep in sleeps]
 
 
 def measure_stream(teachers: int, phases: list[Phase]) -> dict[str, Any]:
-    """Run one stream with so many teachers through the phases.
+    """Run one stream with a number of teachers through the phases.
 
     Returns:
-        ``rows``: for each phase the pace and what it cost; ``teacher_mb``, ``total_mb``: memory at its end (USS of a
-        teacher, PSS of all); ``starts_s``: from a running cluster to the first block.
+        ``rows``: throughput and CPU time of each phase; ``teacher_mb``, ``total_mb``: memory (USS) at the end, of one
+        teacher and of all processes; ``starts_s``: seconds from a running cluster to the first block.
     """
     first, sleeps = 0, []
     for phase in phases:
@@ -98,7 +98,7 @@ def measure_stream(teachers: int, phases: list[Phase]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def cluster_of_stand_ins() -> Iterator[None]:
-    """A local cluster; once more where it did not come up: Ray itself gives up after 30 s, too soon when busy."""
+    """A local cluster. Tries again if it does not start: Ray gives up after 30 s, too early on a busy machine."""
     with contextlib.ExitStack() as stack:
         for tries_left in reversed(range(START_TRIES)):
             try:
@@ -112,7 +112,7 @@ def cluster_of_stand_ins() -> Iterator[None]:
 
 @contextlib.contextmanager
 def stream_through(stages: list[Stage], config: RunConfig) -> Iterator[Iterator[dict[str, np.ndarray]]]:
-    """The columns of the stream that `build_stream` makes of the config, with other stages, as one student reads it."""
+    """Columns of the stream of `build_stream` with other teaching stages, as one student reads it."""
     DataContext.get_current().wait_for_min_actors_s = 900
     with mock.patch.object(clip_stream, "teaching_stages", return_value=stages):
         dataset = clip_stream.build_stream(config, 0, "stand-in")
@@ -121,7 +121,7 @@ def stream_through(stages: list[Stage], config: RunConfig) -> Iterator[Iterator[
 
 
 def stream_config(steps: int, teachers: int) -> RunConfig:
-    """One student on so many micro-batches, and a pool of so many teachers that need no core of their own."""
+    """A run of one student with ``steps`` micro-batches and a pool of teachers that share cores."""
     return stand_in_config(
         [*BATCH, f"train.steps={steps}", "train.checkpoint_every=1", "data.segment_tasks=100000",
          f"data.source_tasks={SOURCES}", "data.source_num_cpus=0.2",

@@ -1,10 +1,10 @@
-"""The published two-stage way, as a reference for speed and results: teach all clips to disk, then train from there.
+"""The published two-stage method, a reference for speed and results: teach all clips to disk, then train from disk.
 
-Written from its description. First stage: every video is decoded whole, taught in one pass, and its masks are cut off
+Written from its description. First stage: each video is decoded whole and taught in one pass; its masks are truncated
 to 256 levels and compressed into a file. Second stage: torch's loader without workers; an item decodes the whole video
-again, reads the whole file of masks, takes a run of frames at a random place and every second row and column; the
-student is the authors' cell, minimised by Adam on binary cross-entropy in float32. Two of its faults are left out: the
-masks' extra axis, which the second stage cannot read, and the file's second reading.
+again, reads the whole mask file, and takes a random window of frames and each second row and column; the student has
+the authors' cell and minimises binary cross-entropy by Adam in float32. Two faults of the original are not reproduced:
+an extra axis of the masks, which the second stage cannot read, and a second reading of each file.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from tests.benchmarks.authors_student import authors_student
 
 
 def teach_to_disk(teach: Callable[[np.ndarray], np.ndarray], videos: Sequence[Path], folder: Path) -> None:
-    """Write ``NAME.seg.npz`` of every video: ``arr_0`` uint8 (T, H, W), of the probability that ``teach`` gives."""
+    """Write ``NAME.seg.npz`` for each video: ``arr_0`` uint8 (T, H, W), the truncated probabilities of ``teach``."""
     for path in videos:
         video = decode_video(path.read_bytes(), name=path.name).video
         np.savez_compressed(folder / f"{path.stem}.seg.npz", (teach(video) * 255).astype(np.uint8))
 
 
 class TaughtVideos(Dataset[tuple[torch.Tensor, torch.Tensor]]):
-    """Windows of videos and of their masks on disk: video float32 (L, H / 2, W / 2) 0..255 and probability likewise."""
+    """Random windows of videos and their masks: float32 (L, H / 2, W / 2) each, pixels 0..255 and probabilities."""
 
     def __init__(self, videos: Sequence[Path], folder: Path, *, frames: int, seed: int) -> None:
         self.videos, self.folder, self.frames = list(videos), folder, frames
@@ -43,7 +43,7 @@ class TaughtVideos(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return len(self.videos)
 
     def __getitem__(self, place: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """One window, at a place drawn anew each time."""
+        """One window, at a new random start each time."""
         path = self.videos[place]
         video = decode_video(path.read_bytes(), name=path.name).video
         masks_path = self.folder / f"{path.stem}.seg.npz"
@@ -56,7 +56,7 @@ class TaughtVideos(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
 @dataclass
 class Trained:
-    """The student after the last epoch, and seconds from the beginning of training to the end of each epoch."""
+    """The student after the last epoch, and the seconds from the start of training to the end of each epoch."""
 
     student: nn.Module
     epoch_s: list[float] = field(default_factory=list)
@@ -65,7 +65,7 @@ class Trained:
 def train_from_disk(
     student: nn.Module, data: TaughtVideos, *, epochs: int, batch: int, rates: Sequence[float], seed: int
 ) -> Trained:
-    """Train a student in place for some epochs; ``rates`` has the learning rate of every update."""
+    """Train a copy of a student for some epochs. ``rates``: the learning rate of each update."""
     twin = authors_student(student).train()
     adam = torch.optim.Adam(twin.parameters())
     order = torch.Generator().manual_seed(seed)

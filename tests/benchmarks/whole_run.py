@@ -1,7 +1,7 @@
-"""A whole run with a stand-in source and teacher, and what it holds in memory and on the disk meanwhile.
+"""A whole run with a stand-in source and teacher: its memory and disk use.
 
-Students, ledger, checkpoints and evaluators are the real ones. A process of `tests.benchmarks.scale` for each run:
-python -m tests.benchmarks.whole_run STEPS SEGMENT prints one JSON object.
+Students, ledger, checkpoints and evaluators are real. `tests.benchmarks.scale` starts it in a process of its own, with
+the arguments STEPS SEGMENT; it prints one JSON object.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from tests.benchmarks.stand_ins import stand_in_config
 CHECKPOINTS_PER_SEGMENT = 3
 
 HEAD = ("driver", "controller", "coordinator", "ray")
-"""Roles whose processes are on the head node of any cluster."""
+"""Roles whose processes are on the head node of a cluster."""
 
 
 class Watch:
-    """A thread that keeps the highest memory of every role, and of the object store, from the first update on."""
+    """Records the peak memory of each role and of the object store in a thread, from the first checkpoint on."""
 
     def __init__(self, checkpoints: Path) -> None:
         self.peaks: Counter[str] = Counter()
@@ -39,13 +39,13 @@ class Watch:
         self._thread.start()
 
     def close(self) -> None:
-        """End it."""
+        """End the thread."""
         self._stop.set()
         self._thread.join()
 
     def _look(self) -> None:
         while not self._stop.wait(1.0):
-            if not self._checkpoints.exists():  # what starting takes is not what a longer run could add to
+            if not self._checkpoints.exists():  # memory of the start does not grow with the run
                 continue
             now = memory_of()
             now["head"] = sum(now[role] for role in HEAD)
@@ -54,11 +54,11 @@ class Watch:
 
 
 def run(folder: Path, steps: int, segment: int) -> dict[str, Any]:
-    """Run so many updates in segments of so many read tasks.
+    """Run ``steps`` updates in segments of ``segment`` read tasks.
 
     Returns:
-        ``ledger`` of the run; ``peak_mb`` of each role (USS), of the object store, and of ``head``, which is all that
-        any cluster has on its head node; bytes of ledger and logs a clip; ``update_s``: median time of an update;
+        ``ledger`` of the run; ``peak_mb`` of each role (USS), of the object store, and of ``head``, the sum over the
+        roles of a head node; bytes of ledger and logs per clip; ``update_s``: median seconds of an update;
         ``between_segments_s``: from the last update of each segment to the first of the next; ``lag_s``: from a
         manifest to its last score.
     """

@@ -1,4 +1,4 @@
-"""Break a small run as a seed says and see that nothing is lost: python -m tests.chaos --config configs/chaos.yaml."""
+"""Inject faults into a small run and check its result: python -m tests.chaos --config configs/chaos.yaml."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from echodfkd.runtime.command import fail, run_guarded
 
 
 def main() -> int:
-    """Parse, play the rounds, and end with one JSON object; 1 where anything was lost, repeated or changed."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", metavar="FILE", help="YAML file of the run (see configs/chaos.yaml)")
-    parser.add_argument("--seed", type=int, default=0, help="of the first round; the next takes the next number")
-    parser.add_argument("--seeds", type=int, default=1, help="play at least so many rounds")
-    parser.add_argument("--minutes", type=float, default=0.0, help="begin new rounds for so long")
-    parser.add_argument("--faults", type=int, default=4, help="faults of one round")
+    """Parse the arguments, play the rounds and print one JSON object. Returns 1 if a round has a problem."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--config", metavar="FILE", help="YAML file of the run, e.g. configs/chaos.yaml")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the first round; each next round takes the next number"
+    )
+    parser.add_argument("--seeds", type=int, default=1, help="minimum number of rounds")
+    parser.add_argument("--minutes", type=float, default=0.0, help="start new rounds for so many minutes")
+    parser.add_argument("--faults", type=int, default=4, help="faults per round")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. train.steps=100")
     args = parser.parse_args()
     try:

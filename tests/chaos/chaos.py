@@ -1,7 +1,7 @@
-"""Chaos: a small run is disturbed as a seed says, and must end as if nothing had happened.
+"""Rounds of chaos: a small run with faults from a seed must have the result of the undisturbed run.
 
-A round is one run. It must end with every slot of the plan trained exactly once, no problem in its ledger, a
-report, and the same students (weights bit by bit, scores digit by digit) as the undisturbed run of the same config.
+A round is one run. It must end with each slot of the plan trained exactly once, a ledger without problems, a report,
+and the same students as the undisturbed run of the same config: weights bit by bit, scores digit by digit.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from tests.chaos.chaos_job import RunningJob
 from tests.chaos.chaos_plan import FAULTS, Fault, plan_faults
 
 PROGRESS_S = 0.25
-"""Seconds between progress lines: how exactly times are told."""
+"""Seconds between progress lines: the resolution of the times reported."""
 
 
 @dataclasses.dataclass
 class Struck:
-    """A fault that was done.
+    """A fault that was injected.
 
     Attributes:
         fault: kind and moment.
-        front: updates done when it struck; 0 for a fault that found no victim.
-        detected_s: until the cluster had a new process in the place of the old, or a driver had ended.
-        extra_s: until the run's front moved on, the time that the run stood still.
+        front: updates done when it struck; 0 if it found no victim.
+        detected_s: seconds until the cluster had replaced the process, or the driver had ended.
+        extra_s: seconds until the next update, while the run stood still.
     """
 
     fault: Fault
@@ -49,10 +49,10 @@ class Struck:
     extra_s: float | None = None
 
     def line(self) -> str:
-        """For people."""
+        """One line of text."""
         what = f"{FAULTS[self.fault.kind]} after update {self.front or self.fault.step}"
         if not self.front:
-            return f"{what}: no victim was there"
+            return f"{what}: no victim was found"
         found = "" if self.detected_s is None else f"noticed within {self.detected_s:.1f} s, "
         return f"{what}: {found}the run moved on after {self.extra_s or 0.0:.1f} s"
 
@@ -110,10 +110,10 @@ class Round:
     """One run on a cluster that may be broken.
 
     Args:
-        config: the run; its name is replaced.
-        cluster: where it runs.
-        name: of its folder in config.storage.
-        tell: takes a line about each fault once the run is over it.
+        config: the run; ``name`` replaces its name.
+        cluster: the cluster it runs on.
+        name: name of its folder in config.storage.
+        tell: takes one line per fault, once the run has recovered from it.
     """
 
     def __init__(
@@ -129,12 +129,12 @@ class Round:
         self._file.write_text(config_to_yaml(self.config))
 
     def start(self) -> RunningJob:
-        """Start the job, from nothing or where it was left."""
+        """Start the job, or resume it."""
         arguments = ["--config", str(self._file), f"ray.address={self.cluster.address}"]
         return RunningJob([*arguments, f"ray.progress_s={PROGRESS_S}"])
 
     def play(self, faults: Sequence[Fault]) -> dict[str, Any]:
-        """Run to the end, with these faults on the way. Returns the job's last words.
+        """Run to the end and inject these faults on the way. Returns the JSON object that the job prints last.
 
         Raises:
             RunError: the run failed or stood still.
@@ -155,7 +155,7 @@ class Round:
                 job.process.wait()
 
     def problems(self, calm: Round) -> list[str]:
-        """What is wrong with this finished run, seen from its files, one sentence each."""
+        """Check the files of this finished run against the undisturbed one. Returns one sentence per problem."""
         report = check_ledger(self.storage, self.config.plan_slots)
         found = list(report.problems)
         if not self.storage.exists("report.html"):
@@ -180,7 +180,7 @@ class Round:
         ]
 
     def _strike(self, job: RunningJob, done: Struck) -> RunningJob:
-        """Do the fault, and wait until the run has got over it. Returns the job, started again where it had to be."""
+        """Inject a fault and wait until the run has recovered. Returns the job, or the new one if it was restarted."""
         kind, front = done.fault.kind, job.front
         if kind in ("driver", "notice"):
             began = time.monotonic()
@@ -199,14 +199,14 @@ class Round:
             victim.kill()
         done.front = front
         signs = {"extra_s": lambda: job.front > front}
-        if kind in TITLES and kind != "source":  # whose tasks come and go all the time
+        if kind in TITLES and kind != "source":  # source tasks start and end all the time
             signs["detected_s"] = lambda: any(process.pid not in old for process in self.cluster.processes(kind))
         for name, seconds in job.time_of(signs).items():
             setattr(done, name, round(seconds - began, 2))
         return job
 
     def _victim(self, kind: str, job: RunningJob) -> psutil.Process | None:
-        """A process of this role; that of a source task is looked for until one is at work."""
+        """A process of this role. Waits for one, since source tasks come and go."""
         while not job.ended:
             if found := self.cluster.processes(kind):
                 return found[-1]
@@ -215,20 +215,20 @@ class Round:
 
 
 def _without_times(summary: dict[str, Any]) -> tuple[object, object]:
-    """Students and teacher of a summary, without how long an update took."""
+    """Students and teacher of a summary, without the durations of updates."""
     students = {name: {**student, "step_s": None} for name, student in summary["students"].items()}
     return students, summary["teacher"]
 
 
 def _chaos_config(config: RunConfig) -> RunConfig:
-    """The config of the rounds: a folder of its own, and what can be compared bit by bit."""
+    """The config of the rounds, with a folder of their own. Refuses configs that cannot be compared bit by bit."""
     if config.data.order != "fixed":
         raise ConfigError(f"data.order: got {config.data.order!r}, chaos compares weights bit by bit: it must be fixed")
     if not config.evaluation.enabled:
         raise ConfigError("evaluation.enabled: got false, chaos kills evaluators and compares scores: it must be true")
     config = with_absolute_paths(config)
     if "://" in config.storage:
-        raise ConfigError(f"storage: got {config.storage}, chaos runs on this machine alone: it must be a local folder")
+        raise ConfigError(f"storage: got {config.storage}, chaos runs on this machine only: it must be a local folder")
     folder = Path(config.storage, f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}-{id(config) % 1000:03d}")
     return dataclasses.replace(config, storage=str(folder), on_exists="resume")
 

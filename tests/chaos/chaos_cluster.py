@@ -1,4 +1,4 @@
-"""A Ray cluster that may be broken: processes of this machine alone, on ports and in a folder of their own."""
+"""A Ray cluster on this machine, with ports and a folder of its own, whose processes can be killed."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ TITLES = {
     "coordinator": "ray::SplitCoordinator",
     "controller": "ray::TrainController",
 }
-"""How Ray titles the processes of each role; a method's name may follow."""
+"""Role -> start of the title that Ray gives its processes; a method's name may follow."""
 
 START_TRIES = 3
-"""Times a node is started before that counts as failed."""
+"""Attempts to start a node."""
 
 
 class Node:
-    """One `ray start --block`, its raylet and its workers."""
+    """One `ray start --block` with its raylet and workers."""
 
     def __init__(self, command: list[str], folder: Path) -> None:
         self.log = folder / "start.log"
@@ -40,25 +40,25 @@ class Node:
         self._root = psutil.Process(self._process.pid)
 
     def processes(self) -> list[psutil.Process]:
-        """Everything that belongs to this node and lives."""
+        """All living processes of this node."""
         try:
             return [self._root, *self._root.children(recursive=True)]
         except psutil.NoSuchProcess:
             return []
 
     def raylets(self) -> list[psutil.Process]:
-        """The node's raylet (a list of one, or empty where it is gone)."""
+        """The node's raylet: a list of one, or empty if it has ended."""
         return [process for process in self.processes() if _title(process).endswith("/raylet")]
 
     def kill(self) -> None:
-        """End all of it at once, as a machine that loses power."""
+        """Kill all processes at once, like a power failure."""
         for process in self.processes():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         self._process.wait()
 
     def wait_until_up(self) -> None:
-        """Return when the node has said that it runs. Raises `RunError` where it never will."""
+        """Wait until the node runs. Raises `RunError` if it ends instead."""
         while b"Ray runtime started" not in self.log.read_bytes():
             if self._process.poll() is not None:
                 raise RunError(f"a Ray node did not start: {self.log.read_text()[-500:].strip()}")
@@ -66,7 +66,7 @@ class Node:
 
 
 class ChaosCluster:
-    """A head node, and others that come and go. Its processes and files end with the ``with`` block.
+    """A head node and any number of others. The ``with`` block ends all processes and deletes the files.
 
     Args:
         options: sizes of the head node.
@@ -92,7 +92,7 @@ class ChaosCluster:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def start_head(self) -> Node:
-        """Start a head node and make its address that of the cluster."""
+        """Start a head node and take its address."""
         ports = {"port": free_port(), "ray-client-server-port": free_port(), "dashboard-port": free_port()}
         options = self._options
         node = self._start(
@@ -104,19 +104,19 @@ class ChaosCluster:
         return node
 
     def add_node(self, *, num_cpus: int, label: str = "", object_store_mb: int = 100) -> Node:
-        """Start one more node; ``label`` is key=value."""
+        """Start one more node. ``label``: key=value."""
         labels = [f"--labels={label}"] if label else []
         return self._start([f"--address={self.address}", *labels], num_cpus=num_cpus, object_store_mb=object_store_mb)
 
     def processes(self, role: str) -> list[psutil.Process]:
-        """The living processes of a role (a key of TITLES)."""
+        """Living processes of a role (a key of TITLES)."""
         found = [process for node in self.nodes for process in node.processes()]
         return [process for process in found if _title(process).startswith(TITLES[role])]
 
     def _start(self, arguments: list[str], *, num_cpus: int, object_store_mb: int) -> Node:
-        """Start a node; once more where it did not come up: Ray itself gives up after 30 s, too soon when busy."""
+        """Start a node. Tries again if it does not start: Ray gives up after 30 s, too early on a busy machine."""
         sizes = [f"--num-cpus={num_cpus}", "--num-gpus=0", f"--object-store-memory={object_store_mb << 20}"]
-        # other clusters of this machine take their ports from the default ranges
+        # other clusters on this machine use the default port ranges
         ports = ["--min-worker-port=0", "--max-worker-port=0", f"--dashboard-agent-listen-port={free_port()}"]
         program = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", "--block"]
         for tries_left in reversed(range(START_TRIES)):
@@ -136,7 +136,7 @@ class ChaosCluster:
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface that nobody listens on now."""
+    """A free TCP port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,4 +1,4 @@
-"""A distillation job in a process of its own, watched through what it prints."""
+"""A distillation job in a process of its own, followed by the lines it prints."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from echodfkd.core.errors import RunError
 DISTILL = str(Path(__file__).resolve().parents[2] / "jobs" / "distill.py")
 
 WAIT_S = 600.0
-"""Longest wait for anything: a hundred times what a quiet machine needs for the slowest of it."""
+"""Limit of each wait: a hundred times as long as the slowest step takes on an idle machine."""
 
 
 class RunningJob:
     """One start of the job.
 
     Args:
-        arguments: of the job's command line; they must set ray.progress_s, whose lines tell how far the run is.
+        arguments: command line of the job. It must set ray.progress_s: the progress lines show how far the run is.
     """
 
     def __init__(self, arguments: Sequence[str]) -> None:
@@ -42,7 +42,7 @@ class RunningJob:
         self.lines: list[str] = []
         self.errors: list[str] = []
         self.front = 0
-        """Most updates that a progress line has told of."""
+        """Number of updates in the newest progress line."""
         self._readers = [
             threading.Thread(target=self._read, args=pair, daemon=True)
             for pair in ((self.process.stdout, self.lines), (self.process.stderr, self.errors))
@@ -56,10 +56,10 @@ class RunningJob:
         return self.process.poll() is not None
 
     def wait_until(self, reached: Callable[[], Any], what: str) -> float:
-        """Wait for a condition, or for the job's end. Returns the seconds that took.
+        """Wait for a condition or the end of the job. Returns the seconds waited.
 
         Raises:
-            RunError: neither came within WAIT_S.
+            RunError: neither happened within WAIT_S.
         """
         began = time.monotonic()
         while not self.ended and not reached():
@@ -69,7 +69,7 @@ class RunningJob:
         return time.monotonic() - began
 
     def time_of(self, signs: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
-        """Wait for all of several conditions, or for the job's end. Returns when each was seen (time.monotonic)."""
+        """Wait for all conditions or the end of the job. Returns the time at which each was met (time.monotonic)."""
         seen: dict[str, float] = {}
 
         def look() -> bool:
@@ -82,28 +82,28 @@ class RunningJob:
         return seen
 
     def wait_for_step(self, step: int) -> float:
-        """Wait until this many updates are done, or the job ends."""
+        """Wait until so many updates are done, or the job ends."""
         return self.wait_until(lambda: self.front >= step, f"update {step}")
 
     def wait(self) -> int:
-        """Wait for the end. Returns the exit code."""
+        """Wait for the end of the job. Returns the exit code."""
         self.wait_until(lambda: False, "its end")
         for reader in self._readers:
             reader.join()
         return self.process.returncode
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the driver alone."""
+        """Send a signal to the driver process only."""
         self.process.send_signal(number)
 
     def result(self) -> dict[str, Any]:
-        """The JSON object that a job ends with. Raises `RunError` with its last words where there is none."""
+        """The JSON object on the job's last line. Raises `RunError` with its last lines if there is none."""
         if self.wait() == 0 and self.lines and self.lines[-1].startswith("{"):
             return dict(json.loads(self.lines[-1]))
         raise RunError(f"the job ended with code {self.process.returncode}: {self.tail()}")
 
     def tail(self) -> str:
-        """Its last words."""
+        """Its last lines."""
         return " / ".join([*self.lines[-1:], *self.errors[-3:]]) or "nothing"
 
     def _read(self, stream: IO[str], lines: list[str]) -> None:

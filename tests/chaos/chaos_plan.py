@@ -1,4 +1,4 @@
-"""Which fault strikes when: a function of the seed alone, so that any round of chaos can be played again."""
+"""Draw the faults of a round from its seed only, so that each round can be repeated."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ FAULTS = {
     "driver": "kill -9 of the driver, then the same command",
     "notice": "SIGTERM to the driver, then the same command",
 }
-"""Kinds of faults and what they are."""
+"""Kinds of faults and their descriptions."""
 
 _FIRST, _LAST = 0.05, 0.9
-"""Faults strike in this part of the plan: between the first update and the last."""
+"""Faults strike in this part of the plan, between the first update and the last."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault: of this kind, once the students have trained ``step`` updates."""
+    """A fault of this kind, after ``step`` updates."""
 
     kind: str
     step: int
 
 
 def plan_faults(seed: int, *, steps: int, count: int) -> list[Fault]:
-    """Draw ``count`` faults of a run of ``steps`` updates: each kind once before any comes twice, in random order.
+    """Draw ``count`` faults for a run of ``steps`` updates, in random order, each kind once before any comes twice.
 
     Raises:
-        ConfigError: the run is too short for as many faults.
+        ConfigError: the run is too short for so many faults.
     """
     moments = range(max(1, round(_FIRST * steps)), round(_LAST * steps))
     if not 1 <= count <= len(moments):

@@ -1,4 +1,4 @@
-"""Watch whether anything grows with the length of a run: python -m tests.soak --steps 20000 (--pipeline: with Ray)."""
+"""Check that memory, handles and threads do not grow with the length of a run."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ TINY = [
 
 
 def pipeline(steps: int) -> dict[str, Any]:
-    """A real run of several segments, with every process of its cluster watched."""
-    os.environ.setdefault("RAY_task_events_max_num_task_in_gcs", "1000")  # so that its bound is met in the first third
+    """Watch the processes of a real run of several segments."""
+    os.environ.setdefault("RAY_task_events_max_num_task_in_gcs", "1000")  # reach this bound in the first third
     prepare_ray("local")
     from tests.soak.soak_run import soak_pipeline
 
@@ -39,10 +39,12 @@ def pipeline(steps: int) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Parse, soak, print the table and, as the last line, one JSON object; 1 where something grows."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=20_000)
-    parser.add_argument("--pipeline", action="store_true", help="the whole pipeline on a local Ray, not the loop alone")
+    """Parse the arguments, soak, and print a table and one JSON object. Returns the exit code: 1 if anything grows."""
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
+    parser.add_argument("--steps", type=int, default=20_000, help="updates (default: 20000)")
+    parser.add_argument(
+        "--pipeline", action="store_true", help="the whole pipeline on a local Ray, not only the training loop"
+    )
     args = parser.parse_args()
 
     def work() -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""Does anything grow with the length of a run? Samples of processes over time, and a rule for "flat".
+"""Sample processes over time and judge whether a series grows with the length of a run.
 
-The rule: a series is cut into thirds. The first is warm-up (allocators, caches and import of what is used late).
-Where the median of the last third lies above that of the middle third by more than the limit, the series grows.
-Medians do not see single peaks; a leak of x per step shows as x times a third of all steps.
+The rule: a series is cut into thirds. The first is warm-up (allocators, caches, late imports). If the median of the
+last third exceeds that of the middle third by more than the limit, the series grows. Medians ignore single peaks; a
+leak of x per step shows as x times a third of all steps.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from echodfkd.training.run_state import WorkerContext
 
 MIN_SAMPLES = 9
 SLACK = {"memory_mb": 4.0, "handles": 3.0, "threads": 3.0, "objects_mb": 4.0}
-"""Most that a median may rise by, whatever the length of the run: what allocators and pools of threads wander by."""
+"""Limit of the rise of a median, for runs of any length: the noise of allocators and thread pools."""
 SHARE = 0.02
-"""The same as a share of the middle third's median: the larger of the two is the limit."""
+"""The same as a share of the middle third's median. The larger of the two is the limit."""
 
 Series = Mapping[str, Sequence[float]]
-"""Values over time by name. The first word of a name, up to a space, is the kind: a key of `SLACK`."""
+"""Values over time by name. The first word of a name is its kind, a key of `SLACK`."""
 
 
 @dataclass(frozen=True)
 class Trend:
-    """One series, judged. Units are those of the series; ``limit`` is the largest rise that counts as flat."""
+    """Medians of a series and the largest rise that counts as flat, in the unit of the series."""
 
     name: str
     middle: float
@@ -51,15 +51,15 @@ class Trend:
 
     @property
     def flat(self) -> bool:
-        """Whether the last third lies no higher than the limit above the middle third."""
+        """Whether the rise from the middle to the last third is within the limit."""
         return self.last - self.middle <= self.limit
 
 
 def judge(series: Series) -> list[Trend]:
-    """Each series' trend.
+    """Compute the trend of each series.
 
     Raises:
-        RunError: a series has too few values to have thirds.
+        RunError: a series has too few values.
     """
     trends = []
     for name, values in series.items():
@@ -72,10 +72,9 @@ def judge(series: Series) -> list[Trend]:
 
 
 def sample_process(process: psutil.Process) -> dict[str, float]:
-    """Memory that a process has allocated (anonymous pages, in MiB), its open file handles and its threads.
+    """Allocated memory of a process (anonymous pages, in MiB), its open file handles and its threads.
 
-    Pages of files (libraries) and of the object store are left out: whether they count as a process's own depends
-    on which other processes of the machine have them open.
+    Pages of files (libraries) and of the object store are excluded: they are shared with other processes.
 
     Raises:
         OSError, psutil.Error: the process has ended, or the system has no /proc.
@@ -90,7 +89,7 @@ def sample_process(process: psutil.Process) -> dict[str, float]:
 
 
 def describe(series: Series, report: Callable[[str], None], *, steps: int, wall_s: float) -> dict[str, Any]:
-    """Print the table of trends. Returns it as JSON values; ``holds`` is whether all are flat."""
+    """Report the table of trends and return it as JSON values; ``holds``: whether all are flat."""
     trends = judge(series)
     report(f"{'series':<28} {'middle third':>12} {'last third':>12} {'rise':>8} {'limit':>8}")
     for trend in trends:
@@ -116,13 +115,13 @@ def soak_loop(
     samples: int = 120,
     disturb: Callable[[int], None] = lambda step: None,
 ) -> dict[str, Any]:
-    """The training loop alone, without Ray: tiny steps with their ledger, checkpoints and lease, in this process.
+    """Soak the training loop in this process, without Ray: tiny steps with ledger, checkpoints and lease.
 
     Args:
         steps: updates of two clips; a checkpoint every hundred.
         report: takes the table.
-        samples: how often to look, evenly over the run.
-        disturb: called before each step (tests plant a leak here).
+        samples: number of samples, evenly spread over the run.
+        disturb: called before each step; tests plant a leak here.
 
     Raises:
         RunError: the ledger is not exact.
@@ -159,7 +158,7 @@ def soak_loop(
 
 
 def _noise(slots: range) -> DistillationBatch:
-    """Two clips of noise, two frames of 8 x 8, with the spans that a source and a teacher send along."""
+    """Two clips of noise, two frames of 8 x 8 each, with a source's and a teacher's span."""
     rng, count, now = np.random.default_rng(slots.start), len(slots), time.time()
     return DistillationBatch(
         slot=np.array(slots, np.int64),

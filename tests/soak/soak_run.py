@@ -1,4 +1,4 @@
-"""A long, tiny run of the whole pipeline on a local cluster, with every process of it watched.
+"""Soak the whole pipeline: a long run of tiny steps on a local cluster, with all its processes watched.
 
 consumes: the processes of this machine's cluster, its object store / produces: series for `tests.soak.soak`
 waits for: nothing / unblocked by: its clock
@@ -31,14 +31,14 @@ ROLES = {
     "TrainController": "controller",
     "SplitCoordinator": "coordinators",
 }
-"""What a process of the cluster is, by what its title holds; the first that fits."""
+"""Word in a process title -> role; the first match counts."""
 
 
 def soak_pipeline(config: RunConfig, report: Callable[[str], None], *, every_s: float) -> dict[str, Any]:
-    """Run a distillation and judge what its processes took over time.
+    """Run a distillation and judge the resources of its processes over time.
 
-    Memory, handles and threads are summed over the processes of a role. A role is judged by the samples that show it,
-    where at least two thirds of all do: teachers, say, start after the first samples and end before the last.
+    Memory, handles and threads are summed over the processes of a role. A role is judged if at least two thirds of the
+    samples show it, by those samples: teachers, for example, start after the first sample and end before the last.
 
     Raises:
         RunError: the ledger is not exact, or the run was too short to be judged.
@@ -58,7 +58,7 @@ def soak_pipeline(config: RunConfig, report: Callable[[str], None], *, every_s: 
     if ledger["lost"] or ledger["repeated"]:
         raise RunError(f"the ledger is not exact: {ledger}")
     if not samples:
-        raise RunError("the run was over before its processes were looked at; take more steps")
+        raise RunError("the run ended before its processes were sampled; take more steps")
     series: dict[str, list[float]] = {}
     for name in sorted(set().union(*samples)):
         values = [sample[name] for sample in samples if name in sample]
@@ -71,12 +71,12 @@ def soak_pipeline(config: RunConfig, report: Callable[[str], None], *, every_s: 
 def _watch(samples: list[dict[str, float]], closing: threading.Event, every_s: float) -> None:
     while not closing.wait(every_s):
         sample = _sample()
-        if any(name.endswith(" students") for name in sample):  # not while actors load, and not during the report
+        if any(name.endswith(" students") for name in sample):  # not while actors load or the report is written
             samples.append(sample)
 
 
 def _sample() -> dict[str, float]:
-    """One look at this process, its cluster's and the object store."""
+    """Sample this process, those of its cluster, and the object store."""
     sums: defaultdict[str, float] = defaultdict(float)
     own = psutil.Process()
     for process in [own, *own.children(recursive=True)]:
@@ -84,12 +84,12 @@ def _sample() -> dict[str, float]:
             role = "driver" if process.pid == own.pid else _role(process.cmdline()[:1])
             for kind, value in sample_process(process).items() if role else ():
                 sums[f"{kind} {role}"] += value
-        except (psutil.Error, OSError):  # it has just ended
+        except (psutil.Error, OSError):  # the process has just ended
             continue
     stats = get_memory_info_reply(ray_state.state).store_stats
     return {**sums, "objects_mb store": stats.object_store_bytes_used / 2**20}
 
 
 def _role(title: list[str]) -> str:
-    """A role by the first word of a command line: a binary, or the title that Ray gives a worker."""
+    """Role of a process by the first word of its command line: a binary, or Ray's title of a worker."""
     return next((role for word, role in ROLES.items() if title and word in title[0]), "")

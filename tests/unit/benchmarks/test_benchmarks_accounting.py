@@ -1,4 +1,4 @@
-"""The accounting benchmark measures the real loop, and sees what is planted in it."""
+"""The accounting benchmark measures the real loop, and finds extra work planted in it."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""What the benchmarks compare computes the same, and their arithmetic on timelines is right."""
+"""Works that the benchmarks compare compute the same; arithmetic on timelines."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The plan of chaos: a function of the seed alone."""
+"""Faults are drawn from the seed only."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from echodfkd.core.errors import ConfigError
 from tests.chaos.chaos_plan import FAULTS, plan_faults
 
 
-def test_the_seed_alone_decides_and_other_seeds_differ() -> None:
+def test_a_seed_always_gives_the_same_plan_and_other_seeds_differ() -> None:
     assert plan_faults(7, steps=300, count=5) == plan_faults(7, steps=300, count=5)
     assert len({tuple(plan_faults(seed, steps=300, count=5)) for seed in range(50)}) == 50
 

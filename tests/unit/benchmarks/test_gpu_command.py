@@ -1,4 +1,4 @@
-"""The command for a GPU: what it needs, its time limits, and its JSON lines."""
+"""The command for a GPU: its dependencies, time limits and JSON lines."""
 
 import json
 import os
@@ -58,7 +58,7 @@ print([name for name in {hidden} if importlib.util.find_spec(name)])"""
 
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
-def test_everything_is_rehearsed_on_a_cpu_with_nothing_more(bare_env: dict[str, str], tmp_path: Path) -> None:
+def test_everything_is_rehearsed_on_a_cpu_with_no_other_package(bare_env: dict[str, str], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.benchmarks.gpu", "--device", "cpu", "--out", str(tmp_path / "out")]
     done = subprocess.run(command, cwd=gpu.ROOT, env=bare_env, stdout=subprocess.PIPE, text=True)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
@@ -131,7 +131,9 @@ def test_a_line_names_device_versions_results_and_time(monkeypatch: pytest.Monke
     assert "rehearsal" not in lines["summary"]
 
 
-def test_what_disagrees_overruns_or_crashes_is_not_ok_and_the_rest_still_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_case_that_disagrees_overruns_or_crashes_is_not_ok_and_the_others_still_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     found = answers(H100, "17 passed, 1 skipped in 3.21s")
     found["student_step"] = gpu.Ended(1, [json.dumps({"agrees": False})], 2.0)
     found["teacher_frames"] = gpu.Ended(None, ["first row"], 150.0)
