@@ -1,22 +1,27 @@
 """How a driver reaches its cluster, and what paths and errors look like on the way."""
 
 import os
+import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import ray
 
-from echodfkd.config.run import RunConfig
-from echodfkd.runtime.cluster.connection import labels_of_stream, last_sentence, with_absolute_paths
+from echodfkd.config.run import RayConfig, RunConfig
+from echodfkd.core.errors import RunError
+from echodfkd.runtime.cluster.connection import connected, labels_of_stream, last_sentence, with_absolute_paths
+from tests.helpers.ports import free_port
 
 LOCAL_CLUSTER = """
 from echodfkd.runtime.cluster.environment import prepare_ray
 prepare_ray("local")
 import os, subprocess, sys
 from echodfkd.config.run import RayConfig
-from echodfkd.runtime.cluster import connected
+from echodfkd.runtime.cluster.connection import connected
 import ray
 def faults():  # pages of 100 MB that the kernel had to clear, once the process had freed as much
     import resource
@@ -46,6 +51,41 @@ def test_a_local_cluster_works_from_a_path_with_a_space_and_lets_no_stranger_in(
         [str(interpreter), "-c", LOCAL_CLUSTER], env=env, capture_output=True, text=True, timeout=180, check=False
     )
     assert done.stdout.splitlines()[-3:] == ["kept True", "from a worker", "stranger 1"], done.stderr[-2000:]
+
+
+SILENT_CLUSTER = """
+from echodfkd.config.run import RayConfig
+from echodfkd.runtime.cluster import connection
+connection.JOIN_TIMEOUT_S = 1.0
+with connection.connected(RayConfig(address="127.0.0.1:{port}", allow_unauthenticated=True)):
+    pass
+"""
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+@pytest.mark.parametrize("variable", [False, True])
+def test_a_cluster_that_is_gone_is_one_sentence_at_once(
+    scheme: str, variable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    address = f"{scheme}127.0.0.1:{free_port()}"
+    if variable:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    source = r" \(from RAY_ADDRESS\)" if variable else ""
+    expected = rf"^ray.address: no cluster answers at {re.escape(address)}{source} \(Connection refused\); start one"
+    with pytest.raises(RunError, match=expected), connected(RayConfig(address="auto" if variable else address)):
+        pass
+
+
+def test_a_server_that_is_no_cluster_ends_the_job_with_one_sentence() -> None:
+    """Ray would retry for minutes, in C++, and print its own lines."""
+    with socket.create_server(("0.0.0.0", 0)) as server:
+        port = server.getsockname()[1]
+        code = SILENT_CLUSTER.format(port=port)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    sentence = f"something listens at 127.0.0.1:{port}, but Ray could not join a cluster there within 1 s"
+    assert done.stderr == f"error: ray.address: {sentence}\n"
 
 
 def test_local_paths_become_absolute_and_urls_stay(

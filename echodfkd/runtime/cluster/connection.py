@@ -1,4 +1,4 @@
-"""How the driver reaches its cluster: the one of the environment, or a local one that ends with the run."""
+"""Connect the driver to its cluster: the one at ray.address, or a local one that ends with the run."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import re
 import shlex
 import socket
 import sys
+import threading
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,44 +28,26 @@ from echodfkd.core.errors import RunError, plain_sentence
 from echodfkd.runtime.cluster.environment import QUIET_RAY, cluster_address
 from echodfkd.runtime.cluster.host_memory import kept_memory
 
+ANSWER_TIMEOUT_S = 4.0
+"""Time for the host of a cluster's address to accept a connection."""
+
+JOIN_TIMEOUT_S = 25.0
+"""Time for `ray.init` to join a running cluster: a second or two if the cluster is healthy."""
+
 
 @contextlib.contextmanager
 def connected(options: RayConfig) -> Iterator[None]:
-    """Connect for the time of the block, and leave (or end, where it is ours) the cluster after it.
+    """Connect to the cluster for the duration of the block; a local cluster ends with it.
 
-    `auto` takes RAY_ADDRESS where it is set, as it is in a submitted job, else starts a local cluster. It
-    does not look for stray clusters on the machine: their address files outlive them.
+    `auto` means RAY_ADDRESS if that is set, as it is in a submitted job, else a new local cluster. Clusters that
+    happen to run on this machine are not searched for: their address files outlive them.
 
     Raises:
-        RunError: the cluster cannot be reached or started, or would let anybody in.
+        RunError: the cluster cannot be reached or started, or accepts anyone.
     """
-    address = cluster_address(options.address)
     started_here = not ray.is_initialized()
     if started_here:
-        check_authentication(address, allowed=options.allow_unauthenticated)
-        local = {}
-        kept = kept_memory() if options.keep_memory else {}
-        runtime_env: dict[str, object] = {"env_vars": {**QUIET_RAY, **kept}}
-        if shlex.quote(sys.executable) != sys.executable:
-            # Ray starts workers through a shell and leaves the interpreter's path unquoted: with a space in it
-            # no actor would ever start, without a word
-            runtime_env["py_executable"] = shlex.quote(sys.executable)
-        if address == "local":
-            local = {
-                "num_cpus": options.num_cpus,
-                "object_store_memory": options.object_store_mb << 20,
-                "include_dashboard": False,
-            }
-        try:
-            ray.init(
-                address=address,
-                runtime_env=runtime_env,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-                **local,
-            )
-        except Exception as error:
-            raise RunError(f"ray.address: no cluster at {address}: {last_sentence(error)}") from error
+        _connect(options, cluster_address(options.address))
     try:
         yield
     finally:
@@ -72,11 +55,79 @@ def connected(options: RayConfig) -> Iterator[None]:
             ray.shutdown()
 
 
-def check_authentication(address: str, *, allowed: bool) -> None:
-    """Refuse a cluster that runs the code of whoever reaches its ports.
+def _connect(options: RayConfig, address: str) -> None:
+    check_authentication(address, allowed=options.allow_unauthenticated)
+    kept = kept_memory() if options.keep_memory else {}
+    runtime_env: dict[str, object] = {"env_vars": {**QUIET_RAY, **kept}}
+    if shlex.quote(sys.executable) != sys.executable:
+        # Ray starts workers through a shell and does not quote the interpreter: from a path with a space
+        # no actor would start, and no error would be shown
+        runtime_env["py_executable"] = shlex.quote(sys.executable)
+    common: dict[str, Any] = {"runtime_env": runtime_env, "logging_level": logging.ERROR, "log_to_driver": False}
+    if address == "local":
+        sentence = "ray.address: a local cluster could not be started"
+        common |= {"num_cpus": options.num_cpus, "object_store_memory": options.object_store_mb << 20}
+        common["include_dashboard"] = False
+        limit: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    else:
+        check_listening(address)
+        sentence = f"ray.address: something listens at {_named(address)}, but Ray could not join a cluster there"
+        limit = _exit_after(JOIN_TIMEOUT_S, sentence)
+    try:
+        with limit:
+            ray.init(address=address, **common)
+    except Exception as error:
+        raise RunError(f"{sentence}: {last_sentence(error)}") from error
 
-    Ray's ports listen on every interface, also those of a local cluster. Without a token a cluster of this machine
-    that others have started is taken with a warning, one on another machine not at all.
+
+def check_listening(address: str) -> None:
+    """Raise `RunError` if nothing listens at a cluster's address; Ray would retry for minutes."""
+    parts = _split(address)
+    try:
+        port = parts.port
+        if parts.hostname and port:
+            socket.create_connection((parts.hostname, port), timeout=ANSWER_TIMEOUT_S).close()
+    except (OSError, ValueError) as error:  # ValueError: the port is not a number
+        raise RunError(
+            f"ray.address: no cluster answers at {_named(address)} ({getattr(error, 'strerror', None) or error}); start"
+            " one there, or set ray.address=local"
+        ) from error
+
+
+def _named(address: str) -> str:
+    return f"{address} (from RAY_ADDRESS)" if address == os.environ.get("RAY_ADDRESS") else address
+
+
+@contextlib.contextmanager
+def _exit_after(seconds: float, sentence: str) -> Iterator[None]:
+    """End this process with a sentence and exit code 1 if the block takes longer; Ray's raw lines are dropped.
+
+    For calls that block in C++, which neither an exception nor a signal interrupts.
+    """
+    stderr = os.dup(2)
+
+    def give_up() -> None:
+        os.write(stderr, f"error: {plain_sentence(sentence)} within {seconds:g} s\n".encode())
+        os._exit(1)
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        os.dup2(stderr, 2)
+        os.close(stderr)
+
+
+def check_authentication(address: str, *, allowed: bool) -> None:
+    """Refuse a cluster that runs the code of anyone who reaches its ports.
+
+    Ray listens on every interface, also for a local cluster. Without a token, a running cluster of this machine is
+    used with a warning, and a cluster on another machine is refused.
 
     Args:
         address: local, or a cluster's address.
@@ -91,23 +142,27 @@ def check_authentication(address: str, *, allowed: bool) -> None:
     is_own = address != "local" and _is_this_machine(address)
     if is_own and _is_loopback(address):
         return
-    what = "a new local cluster" if address == "local" else f"the cluster at {address}"
+    cluster = "a new local cluster" if address == "local" else f"the cluster at {address}"
     sentence = (
-        f"ray.address: {what} would be used without authentication (RAY_AUTH_MODE is {mode or 'not set'}), and whoever"
-        " reaches its ports could run code on it"
+        f"ray.address: {cluster} would be used without authentication (RAY_AUTH_MODE is {mode or 'not set'}), and"
+        " anyone who reaches its ports could run code on it"
     )
     if is_own:
         print(f"warning: {plain_sentence(sentence)}", file=sys.stderr, flush=True)
         return
     raise RunError(
-        f"{sentence}; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or ray.allow_unauthenticated=true where nobody else"
-        " reaches them"
+        f"{sentence}; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or ray.allow_unauthenticated=true if its"
+        " ports are closed to others"
     )
 
 
+def _split(address: str) -> urllib.parse.SplitResult:
+    return urllib.parse.urlsplit(address if "://" in address else f"ray://{address}")
+
+
 def _hosts(address: str) -> set[str]:
-    """IP addresses that the host of an address stands for; none where it cannot be resolved."""
-    host = urllib.parse.urlsplit(address if "://" in address else f"ray://{address}").hostname or ""
+    """IP addresses of an address's host; none if it cannot be resolved."""
+    host = _split(address).hostname or ""
     try:
         return {str(found[4][0]).partition("%")[0] for found in socket.getaddrinfo(host, None)}
     except (OSError, UnicodeError):
@@ -120,7 +175,7 @@ def _is_loopback(address: str) -> bool:
 
 
 def _is_this_machine(address: str) -> bool:
-    """Whether an address is one of this machine's own; Ray's `auto` looks for clusters of this machine alone."""
+    """Whether an address belongs to this machine. Ray's own `auto` finds only clusters of this machine."""
     import psutil
 
     own = {found.address.partition("%")[0] for addresses in psutil.net_if_addrs().values() for found in addresses}
@@ -128,7 +183,7 @@ def _is_this_machine(address: str) -> bool:
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:
-    """The config with local paths made absolute: actors run in folders of their own.
+    """The config with local paths made absolute: actors run in other working directories.
 
     A submitted job runs in an unpacked copy of its working directory that Ray deletes later, so that there
     a relative `storage` is taken from the home folder instead.
@@ -154,7 +209,7 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
 
 
 def node_labels(option: str) -> dict[str, str] | None:
-    """Ray's label selector for a `node_label` option, None where it is empty."""
+    """Ray's label selector for a `node_label` option; None if it is empty."""
     if not option:
         return None
     key, value = option.split("=", 1)
@@ -162,7 +217,7 @@ def node_labels(option: str) -> dict[str, str] | None:
 
 
 def labels_of_stream(option: str, evaluation: str) -> dict[str, str] | None:
-    """Label selector of a stage of the stream: its own label, else any node that is not the evaluators'."""
+    """Label selector of a stage of the stream: its own label, else every node but the evaluators'."""
     if option or not evaluation:
         return node_labels(option)
     key, value = evaluation.split("=", 1)
@@ -180,12 +235,12 @@ def machine_line() -> str:
 
 
 def actor_name(stage: str) -> str:
-    """Name of this process in the timeline: its stage, the first digits of its node's id, its process id."""
+    """Name of this process in the timeline: stage, first digits of the node id, process id."""
     return f"{stage}-{ray.get_runtime_context().get_node_id()[:6]}-{os.getpid()}"
 
 
 def last_sentence(error: BaseException) -> str:
-    """The innermost message of an error that crossed processes: Ray puts tracebacks before it, a line each."""
+    """The innermost message of an error from another process: Ray puts the traceback's lines before it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     last = lines[-1] if lines else type(error).__name__
     return re.sub(r"^(\w+\.)*\w*(Error|Exception): ", "", last)
