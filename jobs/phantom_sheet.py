@@ -9,6 +9,7 @@ from pathlib import Path
 from echodfkd.config.sections.source import ChoiceSpec, ConditionsConfig, ConditionSpec
 from echodfkd.core.records import VideoClip
 from echodfkd.reporting.figures.contact_sheet import contact_sheet
+from echodfkd.sources.clip_source import WindowSettings
 from echodfkd.sources.patients.sampler import ConditionSampler
 from echodfkd.sources.phantom.domains import DOMAINS
 from echodfkd.sources.phantom.source import PhantomSource
@@ -25,8 +26,8 @@ def draw(number: int, ef: float, quality: float, domain: str, seed: int) -> Vide
         view=ChoiceSpec(value="A2C" if ef == EJECTION_FRACTIONS[-2] else "A4C"),
     )
     sampler = ConditionSampler(patients, seed=seed)
-    settings = {"num_frames": 64, "fps": 32.0, "size": 112, "case_frames": 64}
-    return PhantomSource(seed=seed, sampler=sampler, domain=domain, **settings).case(number)  # type: ignore[arg-type]
+    window = WindowSettings(frames=64, fps=32.0, size=112, case_frames=64)
+    return PhantomSource(sampler, window, seed=seed, domain=domain).case(number)
 
 
 def main() -> None:

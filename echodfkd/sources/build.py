@@ -1,4 +1,4 @@
-"""One dictionary: a source's name -> its builder, imported when it is used."""
+"""Build the source that a config names; each kind's module is imported only when it is used."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from echodfkd.config.rules.source import exact_shares
 from echodfkd.config.sections.source import PartConfig, SourceConfig
 from echodfkd.config.sections.training import WindowConfig
 from echodfkd.core.errors import ConfigError
-from echodfkd.sources.clip_source import ClipSource
+from echodfkd.sources.clip_source import ClipSource, WindowSettings
 
 
 def build_source(source: SourceConfig, window: WindowConfig, *, seed: int, case_frames: int) -> ClipSource:
     """Build the source that the config names.
 
     Args:
-        source: kind and place of the clips.
-        window: what training clips are cut to.
+        source: kind and location of the clips.
+        window: shape of training clips.
         seed: the run's seed.
         case_frames: frames of one evaluation case.
 
@@ -26,71 +26,47 @@ def build_source(source: SourceConfig, window: WindowConfig, *, seed: int, case_
         ConfigError: its options contradict each other or a table's rows, or name an unknown domain.
     """
     seed += source.seed_offset
+    settings = WindowSettings(window.frames, window.fps, window.size, case_frames)
     if source.kind != "mixture":
-        return _BUILDERS[source.kind](source, window, seed, case_frames)
+        return _BUILDERS[source.kind](source, settings, seed)
     from echodfkd.sources.mixture import MixtureSource
 
     counts = exact_shares({name: part.weight for name, part in source.parts.items()}, "source.parts")
     parts = {
-        name: _BUILDERS[part.kind](part, window, part_seed(seed, name, part.seed_offset), case_frames)
+        name: _BUILDERS[part.kind](part, settings, part_seed(seed, name, part.seed_offset))
         for name, part in source.parts.items()
     }
     return MixtureSource(parts, counts, cases_from=source.cases_from)
 
 
 def part_seed(seed: int, name: str, seed_offset: int) -> int:
-    """Seed of a mixture's part: by its name, so that parts show different patients and others may come and go."""
+    """Seed of a mixture's part, by its name: parts show different patients, and a new part changes no other."""
     return seed + seed_offset + (int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") >> 1)
 
 
-def _phantom(part: PartConfig, window: WindowConfig, seed: int, case_frames: int) -> ClipSource:
+def _phantom(part: PartConfig, settings: WindowSettings, seed: int) -> ClipSource:
     from echodfkd.sources.patients.sampler import ConditionSampler
     from echodfkd.sources.phantom.domains import DOMAINS
     from echodfkd.sources.phantom.source import PhantomSource
 
     if part.domain not in DOMAINS:
         raise ConfigError(f"source.domain: got {part.domain!r}, allowed are {', '.join(DOMAINS)}")
-    return PhantomSource(
-        seed=seed,
-        num_frames=window.frames,
-        fps=window.fps,
-        size=window.size,
-        case_frames=case_frames,
-        sampler=ConditionSampler(part.conditions, seed=seed),
-        domain=part.domain,
-    )
+    return PhantomSource(ConditionSampler(part.conditions, seed=seed), settings, seed=seed, domain=part.domain)
 
 
-def _recorded(part: PartConfig, window: WindowConfig, seed: int, case_frames: int) -> ClipSource:
+def _recorded(part: PartConfig, settings: WindowSettings, seed: int) -> ClipSource:
     from echodfkd.sources.recorded import RecordedSource
 
-    return RecordedSource(
-        path=part.path,
-        split=part.split,
-        seed=seed,
-        num_frames=window.frames,
-        fps=window.fps,
-        size=window.size,
-        case_frames=case_frames,
-    )
+    return RecordedSource(part.path, part.split, settings, seed=seed)
 
 
-def _camus(part: PartConfig, window: WindowConfig, seed: int, case_frames: int) -> ClipSource:
+def _camus(part: PartConfig, settings: WindowSettings, seed: int) -> ClipSource:
     from echodfkd.sources.camus import CamusSource
 
-    return CamusSource(
-        path=part.path,
-        split=part.split,
-        view=part.view,
-        seed=seed,
-        num_frames=window.frames,
-        fps=window.fps,
-        size=window.size,
-        case_frames=case_frames,
-    )
+    return CamusSource(part.path, part.split, part.view, settings, seed=seed)
 
 
-_BUILDERS: dict[str, Callable[[PartConfig, WindowConfig, int, int], ClipSource]] = {
+_BUILDERS: dict[str, Callable[[PartConfig, WindowSettings, int], ClipSource]] = {
     "phantom": _phantom,
     "recorded": _recorded,
     "camus": _camus,

@@ -1,9 +1,9 @@
-"""CAMUS as a source of labelled evaluation cases (and of training windows, where a half cycle is long enough).
+"""CAMUS as a source of labelled evaluation cases, and of training windows if half cycles are long enough.
 
 Legend: T frames, H rows, W columns.
 
-CAMUS's pixels are not square: a frame gets black rows or columns on both sides until it is a square in millimetres,
-and is then resized, so that shapes, distances and volumes stay what they are.
+CAMUS's pixels are not square: frames are padded with black until they are square in millimetres and then resized, so
+that shapes, distances and volumes are kept.
 """
 
 from __future__ import annotations
@@ -12,68 +12,39 @@ from collections.abc import Callable
 
 import numpy as np
 
-from echodfkd.core.errors import ClipError, InputError
 from echodfkd.core.records import TRUTH_UNKNOWN, VideoClip
-from echodfkd.sources.case_grid import grid_through, stretch_start
-from echodfkd.sources.recorded import named
+from echodfkd.sources.case_grid import grid_through
+from echodfkd.sources.clip_source import WindowSettings
+from echodfkd.sources.recording_source import RecordingSource, named
 from echodfkd.sources.video.camus_files import CAMUS_CLASSES, VIEWS, CamusRecording, list_patients, read_recording
-from echodfkd.sources.video.windows import (
-    permuted_index,
-    resample_positions,
-    resize_labels,
-    resize_video,
-    sample_video,
-    window_start,
-)
+from echodfkd.sources.video.windows import resize_labels, resize_video, sample_video
 
 UNKNOWN_FPS = 50.0
-"""Rate that a recording without one is said to have; it is not resampled. Chosen, near the rates that CAMUS states."""
+"""Rate given to a recording that states none; it is not resampled. Chosen, near the rates that CAMUS states."""
 
 
-class CamusSource:
+class CamusSource(RecordingSource[tuple[str, str]]):
     """A `ClipSource` over a folder in one of CAMUS's layouts (`echodfkd.sources.video.camus_files`).
 
     Args:
         path: the folder, a path or an fsspec URL.
         split: TRAIN, VAL or TEST (lists of the NIfTI layout), or ALL.
-        view: 2CH, 4CH, or "" for both; a patient's views are cases of their own.
+        view: 2CH, 4CH, or "" for both; each view of a patient is a case.
+        window: shape of clips and cases.
         seed: decides the order of recordings and where windows start.
-        num_frames: frames of a training window.
-        fps: rate that clips are resampled to; 0 keeps each recording's own.
-        size: H = W in pixels of clips and cases.
-        case_frames: largest number of frames of a case.
 
     Raises:
         InputError: the folder cannot be used at all (see `list_patients`).
     """
 
     name = "camus"
+    domain = "camus"
 
-    def __init__(
-        self,
-        *,
-        path: str,
-        split: str,
-        view: str,
-        seed: int,
-        num_frames: int,
-        fps: float,
-        size: int,
-        case_frames: int,
-    ) -> None:
-        self._path = path.rstrip("/")
+    def __init__(self, path: str, split: str, view: str, window: WindowSettings, *, seed: int) -> None:
+        path = path.rstrip("/")
         views = [view] if view else list(VIEWS)
-        self._recordings = [(patient, name) for patient in list_patients(self._path, split) for name in views]
-        self._seed = seed
-        self._num_frames = num_frames
-        self._fps = fps
-        self._size = size
-        self._case_frames = case_frames
-
-    @property
-    def num_cases(self) -> int:
-        """Recordings of the split: patients times views."""
-        return len(self._recordings)
+        recordings = [(patient, name) for patient in list_patients(path, split) for name in views]
+        super().__init__(path, recordings, window, seed=seed)
 
     def clip(self, index: int) -> VideoClip:
         """The window of this index, without labels. See `ClipSource.clip`.
@@ -82,30 +53,20 @@ class CamusSource:
             ClipError: the recording cannot be used, or is shorter than the window, as most half cycles are. The
                 error's ``clip_id`` attribute names the clip.
         """
-        epoch, position = divmod(index, len(self._recordings))
-        patient, view = self._recordings[permuted_index(self._seed, epoch, position, len(self._recordings))]
-        clip_id = f"camus-{patient}_{view}-s{self._seed}-e{epoch}"
+        (patient, view), epoch = self._recording(index, is_case=False)
+        key = f"{patient}_{view}"
+        clip_id = f"camus-{key}-s{self._seed}-e{epoch}"
         with named(clip_id):
             found = read_recording(self._path, patient, view)
-            positions = resample_positions(len(found.video), fps=_fps(found), target_fps=self._target(found))
-            if len(positions) < self._num_frames:
-                raise ClipError(
-                    f"{patient}_{view} has {len(positions)} frames at {self._target(found) or _fps(found):g} fps, "
-                    f"a training window needs {self._num_frames} (window.frames)"
-                )
-            start = window_start(self._seed, f"{patient}_{view}", epoch, len(positions), self._num_frames)
-            video = sample_video(found.video, positions[start : start + self._num_frames])
-            video, spacing = self._square(video, found, resize_video)
-        return VideoClip(
-            clip_id=f"{clip_id}-w{start}",
-            index=index,
-            seed=self._seed,
-            epoch=epoch,
-            window_start=start,
+            positions, start = self._window(key, key, epoch, len(found.video), _fps(found), self._target(found))
+            video, spacing = self._square(sample_video(found.video, positions), found, resize_video)
+        return self._make(
+            clip_id,
+            index,
+            epoch,
+            start,
             video=video,
             fps=self._target(found) or _fps(found),
-            source=self.name,
-            domain="camus",
             spacing_mm=spacing,
             conditions=found.conditions,
         )
@@ -113,63 +74,54 @@ class CamusSource:
     def case(self, index: int) -> VideoClip:
         """Recording ``index``, cut to a stretch around ED and ES; samples fall exactly on both.
 
-        Samples between two frames of the recording have no labels: with ``window.fps`` other than the recording's own
-        these are most but ED and ES; with 0 every labelled frame keeps its labels.
+        Samples between two frames of the recording have no labels. If ``window.fps`` differs from the recording's
+        own rate, these are most samples but ED and ES; with 0 every labelled frame keeps its labels.
 
         Raises:
             ClipError: the recording cannot be used. The error's ``clip_id`` attribute names the case.
             InputError: there is no such case.
         """
-        if not 0 <= index < len(self._recordings):
-            raise InputError(f"case {index} was asked for (evaluation.cases), {self._path} has {self.num_cases}")
-        patient, view = self._recordings[index]
-        clip_id = f"camus-{patient}_{view}-s{self._seed}-case"
+        (patient, view), epoch = self._recording(index, is_case=True)
+        key = f"{patient}_{view}"
+        clip_id = f"camus-{key}-s{self._seed}-case"
         with named(clip_id):
             found = read_recording(self._path, patient, view)
-            both = sorted((found.ed_frame, found.es_frame))
-            grid = grid_through(
-                found.ed_frame, found.es_frame, both, len(found.video), _fps(found), self._target(found),
-                f"{patient}_{view}",
-            )  # fmt: skip
-            start = stretch_start(grid, self._case_frames)
-            positions = grid.positions[start : start + self._case_frames]
-            video, spacing = self._square(sample_video(found.video, positions), found, resize_video)
-            labels, _ = self._square(_labels_at(found.labels, positions), found, resize_labels)
-        inside = range(start, start + len(positions))
-        return VideoClip(
-            clip_id=f"{clip_id}-w{start}",
-            index=index,
-            seed=self._seed,
-            epoch=0,
-            window_start=start,
+            ed, es = found.ed_frame, found.es_frame
+            grid = grid_through(ed, es, sorted((ed, es)), len(found.video), _fps(found), self._target(found), key)
+            stretch = grid.stretch(self._settings.case_frames)
+            video, spacing = self._square(sample_video(found.video, stretch.positions), found, resize_video)
+            labels, _ = self._square(_labels_at(found.labels, stretch.positions), found, resize_labels)
+        return self._make(
+            clip_id,
+            index,
+            epoch,
+            stretch.start,
             video=video,
             fps=self._target(found) or _fps(found),
-            source=self.name,
-            domain="camus",
             spacing_mm=spacing,
             conditions=found.conditions,
             truth_labels=labels if (labels != TRUTH_UNKNOWN).any() else None,
             class_names=CAMUS_CLASSES,
-            ed_frames=(grid.ed - start,) if grid.ed in inside else None,
-            es_frames=(grid.es - start,) if grid.es in inside else None,
+            ed_frames=stretch.ed_frames,
+            es_frames=stretch.es_frames,
         )
 
     def _target(self, found: CamusRecording) -> float:
-        """Rate to resample to; 0 for a recording whose own is not known."""
-        return self._fps if found.fps is not None else 0.0
+        """Rate to resample to; 0 (its own) for a recording whose rate is unknown."""
+        return self._settings.fps if found.fps is not None else 0.0
 
     def _square(
         self, frames: np.ndarray, found: CamusRecording, resize: Callable[[np.ndarray, int], np.ndarray]
     ) -> tuple[np.ndarray, float]:
         padded, side_mm = pad_to_square(frames, found.spacing_mm)
-        return resize(padded, self._size), side_mm / self._size
+        return resize(padded, self._settings.size), side_mm / self._settings.size
 
 
 def pad_to_square(frames_THW: np.ndarray, spacing_mm: tuple[float, float]) -> tuple[np.ndarray, float]:
     """Add rows or columns of zeros, the same on both sides, until frames are square in millimetres.
 
     Args:
-        frames_THW: images or labels; labels of a frame that has none (`TRUTH_UNKNOWN` everywhere) get unknown borders.
+        frames_THW: images or labels; labels of an unannotated frame (`TRUTH_UNKNOWN` everywhere) get unknown borders.
         spacing_mm: height and width of a pixel.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Which samples of a recording make an evaluation case: at the target rate, with annotated frames hit exactly."""
+"""Frames of a recording that make an evaluation case: at the target rate, with annotated frames hit exactly."""
 
 from __future__ import annotations
 
@@ -13,10 +13,26 @@ from echodfkd.sources.video.windows import resample_positions
 
 
 @dataclass(frozen=True)
-class Grid:
-    """Samples of a case: ``positions`` in the video's own frames; ``traced`` maps a sample to its frame.
+class Stretch:
+    """Consecutive samples of a `Grid`, numbered from 0.
 
-    ``ed`` and ``es`` are samples, -1 where unknown.
+    ``start`` is the grid's number of the first one. ``positions`` and ``traced`` are as in `Grid`. ``ed_frames`` and
+    ``es_frames`` are None if the sample is unknown or outside.
+    """
+
+    start: int
+    positions: np.ndarray
+    traced: dict[int, int]
+    ed_frames: tuple[int, ...] | None
+    es_frames: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Samples of a whole recording at the target rate.
+
+    ``positions`` float64 (samples,), in the recording's own frames. ``traced`` maps a sample to its annotated frame.
+    ``ed`` and ``es`` are samples, -1 if unknown.
     """
 
     positions: np.ndarray
@@ -24,10 +40,39 @@ class Grid:
     ed: int = -1
     es: int = -1
 
+    def stretch(self, length: int) -> Stretch:
+        """At most ``length`` samples with ED and ES in their middle, or only ED if both do not fit."""
+        known = [sample for sample in (self.ed, self.es) if sample >= 0] or list(self.traced) or [0]
+        first, last = min(known), max(known)
+        if last - first + 1 > length:
+            first = last = self.ed
+        middle_start = first - (length - (last - first + 1)) // 2
+        start = max(0, min(middle_start, len(self.positions) - length))
+        positions = self.positions[start : start + length]
+        inside = range(start, start + len(positions))
+        return Stretch(
+            start=start,
+            positions=positions,
+            traced={sample - start: frame for sample, frame in self.traced.items() if sample in inside},
+            ed_frames=(self.ed - start,) if self.ed in inside else None,
+            es_frames=(self.es - start,) if self.es in inside else None,
+        )
+
 
 def case_grid(masks: dict[int, np.ndarray], num_frames: int, fps: float, target_fps: float, file: str) -> Grid:
-    """Samples through the ED frame, with the nearest ones moved onto the other traced frames."""
-    if len(masks) < 2:  # whether a single traced frame is ED or ES is not known
+    """Samples through the ED frame, with the nearest ones moved onto the other traced frames.
+
+    Args:
+        masks: traced frame to bool (H, W); the largest is ED, the smallest ES.
+        num_frames: frames of the recording.
+        fps: their rate.
+        target_fps: the rate to resample to; 0 keeps ``fps``.
+        file: the recording, for the error.
+
+    Raises:
+        ClipError: ED and ES fall on one sample.
+    """
+    if len(masks) < 2:  # a single traced frame may be ED or ES
         anchor = next(iter(masks), 0)
         positions = resample_positions(num_frames, fps=fps, target_fps=target_fps, anchor=anchor)
         return Grid(positions, {_nearest(positions, frame): frame for frame in masks})
@@ -38,7 +83,7 @@ def case_grid(masks: dict[int, np.ndarray], num_frames: int, fps: float, target_
 def grid_through(
     ed_frame: int, es_frame: int, annotated: Sequence[int], num_frames: int, fps: float, target_fps: float, file: str
 ) -> Grid:
-    """As `case_grid`, where it is known which frame is which. ``annotated`` holds both, ascending.
+    """As `case_grid` if the ED and ES frames are known. ``annotated`` holds both, ascending.
 
     Raises:
         ClipError: both fall on one sample.
@@ -62,16 +107,6 @@ def grid_through(
     for sample, frame in traced.items():
         positions[sample] = frame
     return Grid(positions, traced, ed, es)
-
-
-def stretch_start(grid: Grid, length: int) -> int:
-    """First sample of a stretch that holds ED and ES in its middle, or, where it is too short, ED alone."""
-    known = [sample for sample in (grid.ed, grid.es) if sample >= 0] or list(grid.traced) or [0]
-    first, last = min(known), max(known)
-    if last - first + 1 > length:
-        first = last = grid.ed
-    middle_start = first - (length - (last - first + 1)) // 2
-    return max(0, min(middle_start, len(grid.positions) - length))
 
 
 def _nearest(positions: np.ndarray, frame: int) -> int:

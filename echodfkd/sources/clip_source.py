@@ -1,25 +1,42 @@
-"""A source of clips: an endless, pure function from an index to a clip, plus a finite set of held-out cases."""
+"""The protocol of a clip source: a pure function from an index to a clip, and a set of held-out evaluation cases."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from echodfkd.core.records import VideoClip
 
 
+@dataclass(frozen=True)
+class WindowSettings:
+    """Shape of the clips and cases of a source.
+
+    ``frames`` is the length T of a training window. ``fps`` is the rate of clips and cases; 0 keeps each recording's
+    own. ``size`` is H = W in pixels. ``case_frames`` is the largest number of frames of an evaluation case.
+
+    Example: ``WindowSettings(frames=16, fps=32.0, size=56, case_frames=64)``.
+    """
+
+    frames: int
+    fps: float
+    size: int
+    case_frames: int
+
+
 @runtime_checkable
 class ClipSource(Protocol):
-    """Every generator and every data set looks like this to the run.
+    """The interface of every generator and every data set.
 
     Both methods are pure functions of the source's own settings and ``index``: any clip can be made again,
-    on any machine, from its index alone, and no two indices of one source share a ``clip_id``.
+    on any machine, from its index only, and no two indices of one source share a ``clip_id``.
     """
 
     name: str
 
     @property
     def num_cases(self) -> int | None:
-        """How many evaluation cases exist; None where there is no end to them."""
+        """Number of evaluation cases; None if there is no end to them."""
         ...
 
     def clip(self, index: int) -> VideoClip:
@@ -31,7 +48,7 @@ class ClipSource(Protocol):
         ...
 
     def case(self, index: int) -> VideoClip:
-        """Evaluation case ``index``: at least one beat, with truth where there is any.
+        """Evaluation case ``index``: at least one beat, with truth if there is any.
 
         Raises:
             ClipError: this case cannot be used.

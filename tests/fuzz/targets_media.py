@@ -16,6 +16,7 @@ from echodfkd.core.errors import ClipError
 from echodfkd.core.records import VideoClip
 from echodfkd.models.teachers.deeplabv3 import load_echonet_checkpoint
 from echodfkd.models.teachers.unet import load_embedded_teacher
+from echodfkd.sources.clip_source import WindowSettings
 from echodfkd.sources.recorded import RecordedSource
 from echodfkd.sources.video.decode import MAX_VIDEO_BYTES, decode_video
 from echodfkd.sources.video.dicom import read_dicom
@@ -94,8 +95,8 @@ class FileList:
     def run(self, rng: random.Random) -> None:
         (self.root / self.file).write_bytes(damage_csv(rng, self.good))
         split = rng.choice(("ALL", "TRAIN", "TEST", "VAL"))
-        options = {"num_frames": 4, "fps": rng.choice((32.0, 0.0)), "size": 16, "case_frames": 12}
-        source = RecordedSource(path=str(self.root), split=split, seed=0, **options)
+        window = WindowSettings(frames=4, fps=rng.choice((32.0, 0.0)), size=16, case_frames=12)
+        source = RecordedSource(str(self.root), split, window, seed=0)
         for index in range(min(3, source.num_cases)):
             for make in (source.clip, source.case):
                 clip = _unless_quarantined(make, index)

@@ -12,6 +12,7 @@ import numpy as np
 
 from echodfkd.core.errors import ClipError
 from echodfkd.sources.camus import CamusSource
+from echodfkd.sources.clip_source import WindowSettings
 from echodfkd.sources.video.annotations import AnnotationFolder
 from echodfkd.sources.video.arrays import parse_npy
 from tests.fuzz.mutate import WORDS, damage_bytes
@@ -44,9 +45,8 @@ class Camus:
             file.write_text("\n".join(lines), errors="surrogatepass")
         else:
             file.write_bytes(damage_bytes(rng, file.read_bytes()))
-        source = CamusSource(
-            path=str(self.folder), split="ALL", view="4CH", seed=0, num_frames=4, fps=0.0, size=16, case_frames=8
-        )
+        window = WindowSettings(frames=4, fps=0.0, size=16, case_frames=8)
+        source = CamusSource(str(self.folder), "ALL", "4CH", window, seed=0)
         error = None
         for number in range(source.num_cases):
             try:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -147,11 +147,7 @@ def draw_anatomy(patients: Sequence[Conditions], draws: Draws) -> Anatomy:
         leaflet_bow=between("leaflet_bow", -0.20, 0.05),
         torsion=torch.deg2rad(between("torsion", 8.0, 16.0)) * ef / 60.0,
     )
-    return _replace(anatomy, half_width=_half_width(anatomy, edv, length))
-
-
-def _replace(anatomy: Anatomy, **changes: torch.Tensor) -> Anatomy:
-    return Anatomy(**{**anatomy.__dict__, **changes})
+    return replace(anatomy, half_width=_half_width(anatomy, edv, length))
 
 
 def _half_width(anatomy: Anatomy, volume_ml: torch.Tensor, length: torch.Tensor) -> torch.Tensor:

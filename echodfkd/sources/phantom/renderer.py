@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from echodfkd.sources.phantom.anatomy import Anatomy, Motion, Timing, condition,
 from echodfkd.sources.phantom.chambers import Canvas, Echo, Heart
 from echodfkd.sources.phantom.domains import ScannerDomain
 from echodfkd.sources.phantom.draws import Draws
-from echodfkd.sources.phantom.image import Grid, Still, compress, heart_axes, pixel_grid, prepare_still, tissue_texture
+from echodfkd.sources.phantom.image import Still, compress, heart_axes, pixel_grid, prepare_still, tissue_texture
 from echodfkd.sources.phantom.overlays import block_artefacts, draw_ecg, text_layer
 from echodfkd.sources.phantom.truth import find_events, landmarks
 from echodfkd.sources.phantom.view import Optics, Pose, draw_optics, draw_pose
@@ -137,77 +138,80 @@ class PhantomRenderer:
         self, patients: Sequence[Patient], num_frames: int, perturbed: bool, labels_only: bool
     ) -> RenderedClips:
         scene = self.scene(patients, num_frames=num_frames, perturbed=perturbed)
-        anatomy, optics = _on_device(scene.anatomy, self.device), _on_device(scene.optics, self.device)
-        echo, grid = _on_device(scene.echo, self.device), pixel_grid(optics, self.size)
-        motion, pose = _on_device(scene.motion, self.device), _on_device(scene.pose, self.device)
+        stage = Stage(patients, scene, device=self.device, size=self.size)
         shape = (len(patients), num_frames, self.size, self.size)
         labels = torch.empty(shape, dtype=torch.uint8, device=self.device)
         video = None if labels_only else torch.empty_like(labels)
-        still = text = None
-        if not labels_only:
-            draws = Draws([patient.key for patient in patients])
-            still = prepare_still(grid, optics, {name: draws.counters(name, self.device) for name in _COUNTERS})
-            text = self._text(patients, scene, draws)
         pixels = _CPU_PIXELS if self.device.type == "cpu" else _GPU_PIXELS
         step = max(1, pixels // (len(patients) * self.size**2))
         for first in range(0, num_frames, step):
             part = slice(first, min(first + step, num_frames))
-            moving = _frames(motion, part)
-            heart = Heart(*heart_axes(grid, _frames(pose, part)), anatomy, moving)
+            heart = stage.heart(part)
             labels[:, part] = heart.labels()
-            if video is not None and still is not None:
-                numbers = torch.arange(part.start, part.stop, dtype=torch.int32, device=self.device)
-                video[:, part] = self._image(heart, grid, still, optics, echo, numbers, text, scene)
+            if video is not None:
+                video[:, part] = stage.image(heart, part)
         return _result(video, labels, scene, self.size)
 
-    def _image(
-        self,
-        heart: Heart,
-        grid: Grid,
-        still: Still,
-        optics: Optics,
-        echo: Echo,
-        frame_numbers: torch.Tensor,
-        text: torch.Tensor | None,
-        scene: Scene,
-    ) -> torch.Tensor:
-        """Video uint8 (N, T, H, W) of these frames."""
-        speckle, slow = tissue_texture(heart, grid, optics, still.texture)
-        level = Canvas(heart, echo, grid.pixel, still.haze, slow).paint_all()
+
+class Stage:
+    """A scene on a device, float32: all that its pixels are computed from.
+
+    Args:
+        patients: the patients of the scene.
+        scene: their numbers.
+        device: where pixels are computed.
+        size: H = W of a frame in pixels.
+    """
+
+    def __init__(self, patients: Sequence[Patient], scene: Scene, *, device: torch.device, size: int) -> None:
+        self._patients, self._scene, self._device = patients, scene, device
+        self._draws = Draws([patient.key for patient in patients])
+        self._anatomy, self._motion = _on_device(scene.anatomy, device), _on_device(scene.motion, device)
+        self._pose, self._echo = _on_device(scene.pose, device), _on_device(scene.echo, device)
+        self.optics: Optics = _on_device(scene.optics, device)
+        self.grid = pixel_grid(self.optics, size)
+
+    def heart(self, part: slice = slice(None)) -> Heart:
+        """Chambers at the pixels of some frames."""
+        axes = heart_axes(self.grid, _frames(self._pose, part))
+        return Heart(*axes, self._anatomy, _frames(self._motion, part))
+
+    @cached_property
+    def still(self) -> Still:
+        """Fields that are the same in all frames."""
+        return prepare_still(
+            self.grid, self.optics, {name: self._draws.counters(name, self._device) for name in _COUNTERS}
+        )
+
+    def image(self, heart: Heart, part: slice) -> torch.Tensor:
+        """Video uint8 (N, T, H, W) of these frames: echo levels, then the machine's image, then its overlays."""
+        still, optics = self.still, self.optics
+        speckle, slow = tissue_texture(heart, self.grid, optics, still.texture)
+        level = Canvas(heart, self._echo, self.grid.pixel, still.haze, slow).paint_all()
+        frame_numbers = torch.arange(part.start, part.stop, dtype=torch.int32, device=self._device)
         grey = compress(level, speckle, still, optics, frame_numbers)
-        if text is not None:
-            grey = torch.maximum(grey, text)
-        if bool(scene.optics.ecg.any()):
+        if self._text is not None:
+            grey = torch.maximum(grey, self._text)
+        if bool(self._scene.optics.ecg.any()):
             draw_ecg(grey, heart.motion.phase, optics.ecg * optics.overlay_level)
         grey = block_artefacts(grey.mul_(255.0), optics.jpeg)
         return grey.round_().clamp_(0.0, 255.0).to(torch.uint8)
 
-    def _text(self, patients: Sequence[Patient], scene: Scene, draws: Draws) -> torch.Tensor | None:
-        """What the machine writes, (N, 1, H, W), or None where no clip has text."""
-        if not bool(scene.optics.text.any()):
+    @cached_property
+    def _text(self) -> torch.Tensor | None:
+        """Text overlays (N, 1, H, W), or None if no clip has text."""
+        optics, size = self._scene.optics, self.grid.size
+        if not bool(optics.text.any()):
             return None
-        right = draws.chance("text right", 0.4)
-        layers = torch.zeros(len(patients), 1, self.size, self.size)
-        for number, patient in enumerate(patients):
-            if scene.optics.text[number] > 0.0:
-                rate, depth = patient.conditions.heart_rate_bpm, float(scene.optics.depth[number])
+        right = self._draws.chance("text right", 0.4)
+        layers = torch.zeros(len(self._patients), 1, size, size)
+        for number, patient in enumerate(self._patients):
+            if optics.text[number] > 0.0:
+                rate, depth = patient.conditions.heart_rate_bpm, float(optics.depth[number])
                 lines = (f"FR {patient.fps:.0f}HZ", f"{depth / 10.0:.0f}CM", f"HR {rate:.0f}")
-                layer = text_layer(lines, self.size, right=bool(right[number] > 0.0))
-                layers[number, 0] = layer * float(scene.optics.overlay_level[number])
-        return layers.to(self.device)
-
-
-def prepare_frames(
-    renderer: PhantomRenderer, patients: Sequence[Patient], scene: Scene
-) -> tuple[Heart, Grid, Optics, Still]:
-    """What all pixels of a scene are computed from, for a look at the fields behind an image."""
-    device = renderer.device
-    draws = Draws([patient.key for patient in patients])
-    anatomy, optics = _on_device(scene.anatomy, device), _on_device(scene.optics, device)
-    grid = pixel_grid(optics, renderer.size)
-    heart = Heart(*heart_axes(grid, _on_device(scene.pose, device)), anatomy, _on_device(scene.motion, device))
-    still = prepare_still(grid, optics, {name: draws.counters(name, device) for name in _COUNTERS})
-    return heart, grid, optics, still
+                layer = text_layer(lines, size, right=bool(right[number] > 0.0))
+                layers[number, 0] = layer * float(optics.overlay_level[number])
+        return layers.to(self._device)
 
 
 def _result(video: torch.Tensor | None, labels: torch.Tensor, scene: Scene, size: int) -> RenderedClips:

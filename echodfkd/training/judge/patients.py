@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from echodfkd.config.sections.source import ChoiceSpec, ConditionsConfig
+from echodfkd.sources.clip_source import WindowSettings
 from echodfkd.sources.patients.sampler import ConditionSampler
 from echodfkd.sources.phantom.domains import DOMAINS
 from echodfkd.sources.phantom.renderer import PhantomRenderer
@@ -48,15 +49,8 @@ class JudgedPatients:
 
     def __init__(self, *, seed: int, num_frames: int, fps: float, size: int) -> None:
         conditions = ConditionsConfig(view=ChoiceSpec(shares={"A4C": 0.5, "A2C": 0.5}))
-        self._source = PhantomSource(
-            seed=seed,
-            num_frames=num_frames,
-            fps=fps,
-            size=size,
-            case_frames=num_frames,
-            sampler=ConditionSampler(conditions, seed=seed),
-            domain=DOMAIN,
-        )
+        window = WindowSettings(num_frames, fps, size, num_frames)
+        self._source = PhantomSource(ConditionSampler(conditions, seed=seed), window, seed=seed, domain=DOMAIN)
         self._renderer = PhantomRenderer("cpu", domain=DOMAINS[DOMAIN], size=size)
         self._num_frames = num_frames
 

@@ -15,7 +15,7 @@ from echodfkd.core.records import TRUTH_UNKNOWN
 from echodfkd.evaluation.case import score_case
 from echodfkd.sources.build import build_source
 from echodfkd.sources.camus import CamusSource, pad_to_square
-from echodfkd.sources.clip_source import ClipSource
+from echodfkd.sources.clip_source import ClipSource, WindowSettings
 from echodfkd.sources.video.camus_files import CAMUS_CLASSES, list_patients, read_recording
 from echodfkd.storage.untrusted import parse_yaml
 from tests.helpers.camus import (
@@ -29,8 +29,9 @@ from tests.helpers.camus import (
 
 
 def source_of(path, **changes):
-    values = {"split": "ALL", "view": "", "seed": 3, "num_frames": 4, "fps": 0.0, "size": 54, "case_frames": 20}
-    return CamusSource(path=str(path), **(values | changes))
+    shape = {"num_frames": 4, "fps": 0.0, "size": 54, "case_frames": 20} | changes
+    window = WindowSettings(shape["num_frames"], shape["fps"], shape["size"], shape["case_frames"])
+    return CamusSource(str(path), changes.get("split", "ALL"), changes.get("view", ""), window, seed=3)
 
 
 @pytest.fixture(scope="module")

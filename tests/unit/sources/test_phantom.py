@@ -12,7 +12,7 @@ import torch
 from echodfkd.config.sections.source import ChoiceSpec, ConditionsConfig, ConditionSpec
 from echodfkd.core.errors import ConfigError
 from echodfkd.core.records import VideoClip
-from echodfkd.sources.clip_source import ClipSource
+from echodfkd.sources.clip_source import ClipSource, WindowSettings
 from echodfkd.sources.patients.sampler import ConditionSampler
 from echodfkd.sources.phantom.chambers import PHANTOM_CLASSES
 from echodfkd.sources.phantom.domains import DOMAINS
@@ -119,8 +119,8 @@ def test_a_domain_changes_the_image_and_not_the_patient() -> None:
 def test_conditions_and_weights_pass_through() -> None:
     config = ConditionsConfig(ef_percent=ConditionSpec(value=30.0), view=ChoiceSpec(value="A2C"))
     sampler = ConditionSampler(config, seed=4)
-    settings = {"num_frames": 2, "size": 56, "case_frames": 4, "sampler": sampler, "domain": "clear"}
-    clip = PhantomSource(seed=4, fps=0.0, **settings).clip(0)
+    window = WindowSettings(frames=2, fps=0.0, size=56, case_frames=4)
+    clip = PhantomSource(sampler, window, seed=4, domain="clear").clip(0)
     draw = sampler.draw(0)
     assert (clip.conditions, clip.fps, clip.sample_weight) == (draw.conditions, draw.fps, draw.sample_weight)
     assert clip.conditions.ef_percent == 30.0
@@ -254,7 +254,8 @@ def test_a_heart_rate_changes_the_pace_and_nothing_else() -> None:
 
 def test_without_a_length_each_clip_has_the_one_its_patient_was_recorded_with() -> None:
     sampler = ConditionSampler(ConditionsConfig(), seed=5)
-    source = PhantomSource(seed=5, num_frames=0, fps=0.0, size=16, case_frames=8, sampler=sampler, domain="default")
+    window = WindowSettings(frames=0, fps=0.0, size=16, case_frames=8)
+    source = PhantomSource(sampler, window, seed=5, domain="default")
     drawn = [sampler.draw(index).num_frames for index in range(3)]
     assert [len(source.clip(index).video) for index in range(3)] == drawn
     assert len(set(drawn)) == 3

@@ -14,7 +14,7 @@ from echodfkd.sources.phantom.domains import DOMAINS
 from echodfkd.sources.phantom.draws import Draws, clip_key, gaussian_texture, scramble, uniform_of
 from echodfkd.sources.phantom.image import tissue_texture
 from echodfkd.sources.phantom.overlays import LUMINANCE_STEPS, block_artefacts, draw_ecg, ecg, text_layer
-from echodfkd.sources.phantom.renderer import Patient, PhantomRenderer, prepare_frames
+from echodfkd.sources.phantom.renderer import Patient, PhantomRenderer, Stage
 from echodfkd.sources.phantom.source import default_phantom
 from echodfkd.sources.phantom.truth import LANDMARKS, find_events
 from tests.benchmarks.phantom_proofs import (
@@ -182,9 +182,9 @@ def test_speckle_is_locked_to_the_tissue_and_noise_is_not() -> None:
     """Follow points of the wall by the ventricle's widths and lengths: their speckle stays; in place it does not."""
     scanner, patient = renderer(224), replace(patients(1)[0], fps=12.0, start_phase=0.0)
     scene = scanner.scene([patient], num_frames=5, perturbed=False)
-    heart, grid, optics, still = prepare_frames(scanner, [patient], scene)
-    power = tissue_texture(heart, grid, optics, still.texture)[0][0].numpy()
-    labels = heart.labels()[0].numpy()
+    stage = Stage([patient], scene, device=scanner.device, size=scanner.size)
+    power = tissue_texture(stage.heart(), stage.grid, stage.optics, stage.still.texture)[0][0].numpy()
+    labels = stage.heart().labels()[0].numpy()
     motion, spacing = scene.motion, float(scene.optics.side[0]) / 224
     apex = scanner.render([patient], num_frames=5, perturbed=False, labels_only=True).landmarks_px[0, 0, 0].numpy()
     rows, columns = np.nonzero(labels[0] == 2)
@@ -200,7 +200,7 @@ def test_speckle_is_locked_to_the_tissue_and_noise_is_not() -> None:
     assert wide < 0.95
     assert followed > 0.85
     assert abs(in_place) < 0.15
-    words = [uniform_of(scramble(still.words + number * 0x2545F491)).flatten().numpy() for number in (0, 1)]
+    words = [uniform_of(scramble(stage.still.words + number * 0x2545F491)).flatten().numpy() for number in (0, 1)]
     assert abs(np.corrcoef(*words)[0, 1]) < 0.02
 
 
@@ -210,8 +210,8 @@ def test_grains_widen_with_depth() -> None:
     for patient in patients(10):
         scanner = renderer(224)
         scene = scanner.scene([replace(patient, start_phase=0.0)], num_frames=1, perturbed=False)
-        heart, grid, optics, still = prepare_frames(scanner, [patient], scene)
-        power = tissue_texture(heart, grid, optics, still.texture)[0][0, 0].numpy()
+        stage = Stage([patient], scene, device=scanner.device, size=scanner.size)
+        power = tissue_texture(stage.heart(), stage.grid, stage.optics, stage.still.texture)[0][0, 0].numpy()
         row = []
         for start in (50, 160):
             part = power[start : start + 40, 90:134] - power[start : start + 40, 90:134].mean()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from echodfkd.core.errors import ClipError, InputError
 from echodfkd.core.records import TRUTH_UNKNOWN
 from echodfkd.sources.case_grid import case_grid
-from echodfkd.sources.clip_source import ClipSource
+from echodfkd.sources.clip_source import ClipSource, WindowSettings
 from echodfkd.sources.recorded import RecordedSource
 from echodfkd.sources.video.echonet import read_file_list, read_tracings, read_video
 from echodfkd.sources.video.tracing import tracing_to_mask
@@ -29,8 +29,9 @@ def folder(tmp_path_factory):
 
 
 def source_of(path, **changes):
-    values = {"split": "TRAIN", "seed": 3, "num_frames": 8, "fps": 32.0, "size": 32, "case_frames": 16}
-    return RecordedSource(path=path, **(values | changes))
+    shape = {"num_frames": 8, "fps": 32.0, "size": 32, "case_frames": 16} | changes
+    window = WindowSettings(shape["num_frames"], shape["fps"], shape["size"], shape["case_frames"])
+    return RecordedSource(path, changes.get("split", "TRAIN"), window, seed=changes.get("seed", 3))
 
 
 def video_of(root, name):
@@ -83,7 +84,8 @@ def test_windows_start_at_different_places(folder):
 def test_another_process_makes_the_same_clips(folder):
     code = (
         "import hashlib, sys; from echodfkd.sources.recorded import RecordedSource;"
-        "s = RecordedSource(path=sys.argv[1], split='TRAIN', seed=3, num_frames=8, fps=32.0, size=32, case_frames=16);"
+        "from echodfkd.sources.clip_source import WindowSettings;"
+        "s = RecordedSource(sys.argv[1], 'TRAIN', WindowSettings(8, 32.0, 32, 16), seed=3);"
         "c = [s.clip(i) for i in range(6)];"
         "print([(x.clip_id, hashlib.sha256(x.video).hexdigest()) for x in c]);"
         "print(sorted({'ray', 'deepspeed', 'omegaconf'} & set(sys.modules)))"
