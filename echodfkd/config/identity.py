@@ -12,12 +12,12 @@ from typing import Any
 import yaml
 
 from echodfkd.config.file import config_from_dict, config_to_yaml
-from echodfkd.config.rules.teacher import _POOL_OPTIONS, _REFERENCE
+from echodfkd.config.rules.teacher import _POOL_OPTIONS
 from echodfkd.config.run import RunConfig
 from echodfkd.config.sections.augment import AugmentConfig
 from echodfkd.config.sections.evaluation import EvaluationConfig
 from echodfkd.config.sections.objective import PLAIN_OBJECTIVE, TERM_OPTIONS
-from echodfkd.config.sections.teacher import TeacherModelConfig
+from echodfkd.config.sections.teacher import REFERENCE, TeacherModelConfig
 from echodfkd.config.sections.training import OptimizerConfig, TrainConfig
 from echodfkd.config.short_forms import shorten_source, sources_in
 from echodfkd.core.errors import ConfigError, InputError
@@ -153,7 +153,7 @@ def teacher_facts(values: dict[str, Any], *, has_tasks: bool) -> None:
     for key in ("cache", "frame_memory_mb"):
         values.pop(key)
     for model in (values, *values["members"].values()):
-        for key in ("weights", "sha256", "remote", *_REFERENCE):
+        for key in ("weights", "sha256", "remote", *REFERENCE):
             model.pop(key)
         # these came later: a run from before there were such options stays the same run
         for key in ("encoder", "normalise", "precision"):

@@ -19,9 +19,7 @@ SUFFIXES = (".safetensors", ".ckpt")
 
 
 def check_initial_option(option: str, student: StudentConfig) -> None:
-    """Check a student's ``input`` and ``initial``; ``option`` is its name, e.g. students.a. Raises `ConfigError`."""
-    if student.input not in ("normalised", "raw"):
-        raise ConfigError(f"{option}.input: got {student.input!r}, allowed are normalised, raw")
+    """Check a student's ``initial``; ``option`` is its name, e.g. students.a. Raises `ConfigError`."""
     if student.initial and not student.initial.endswith(SUFFIXES):
         raise ConfigError(f"{option}.initial: got {student.initial!r}, expected a file that ends in {SUFFIXES}")
     if student.initial_sha256 and not student.initial:

@@ -1,8 +1,8 @@
-"""The whole run as one frozen dataclass of sections; a default stands in its section only.
+"""The whole run as one frozen dataclass of sections.
 
 A run is one YAML file merged over these defaults, then ``key=value`` overrides, through OmegaConf's
 structured mode (`config.file`). Numbers that follow from others (micro-batch, plan length, queue bounds)
-are properties here and nowhere else. (More than 300 lines: options with their explanations, and one place for them.)
+are properties here and nowhere else.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from echodfkd.config.sections.augment import AugmentConfig
 from echodfkd.config.sections.evaluate import EvaluateConfig
 from echodfkd.config.sections.evaluation import EvaluationConfig
 from echodfkd.config.sections.limited import LimitedConfig
+from echodfkd.config.sections.option import option
 from echodfkd.config.sections.remote import ServeConfig
 from echodfkd.config.sections.sizing import SizingConfig
 from echodfkd.config.sections.source import SourceConfig
@@ -29,27 +30,26 @@ class RayConfig:
 
     address: str = "auto"
     """auto (the cluster of the environment, else a new local one), local, or host:port."""
-    wait_for_nodes_s: float = 0.0
-    """Where the cluster cannot hold the run: how long its autoscaler may take to bring what is missing; 0 refuses
-    the run at once."""
+    wait_for_nodes_s: float = option(0.0, least=0)
+    """Longest wait for the autoscaler if the cluster cannot hold the run; 0 refuses the run at once."""
     allow_unauthenticated: bool = False
-    """Go on without RAY_AUTH_MODE=token: only where nobody else reaches the cluster's ports."""
-    num_cpus: int = 8
+    """Go on without RAY_AUTH_MODE=token: only if no one else reaches the cluster's ports."""
+    num_cpus: int = option(8, least=1)
     """Logical CPUs of a new local cluster."""
-    object_store_mb: int = 512
+    object_store_mb: int = option(512, least=80)
     """Object store of a new local cluster, in MiB."""
-    progress_s: float = 5.0
+    progress_s: float = option(5.0, least=0)
     """Seconds between progress lines; 0 prints none."""
     keep_memory: bool = True
-    """Workers keep the memory that they free for what they make next (Linux): faster, and they stay as large as they
-    were at their largest. The variables are in host_memory.py; those of the driver's environment count before them."""
+    """Workers keep freed memory for their next allocation (Linux): faster, and they stay as large as they were at
+    their largest. The variables are in host_memory.py; those of the driver's environment count before them."""
 
 
 @dataclass(frozen=True)
 class StudyConfig:
     """Students compared over several runs of one config (jobs/study.py)."""
 
-    seeds: int = 3
+    seeds: int = option(3, least=2, most=10)
     """Runs: the i-th has seed + i, and that number in its name."""
     baseline: str = ""
     """Student that the others are compared with; empty takes the first."""
@@ -65,13 +65,20 @@ class StudyConfig:
 class RunConfig:
     """One run."""
 
-    name: str = "demo"
-    storage: str = "runs"
+    name: str = option(
+        "demo",
+        pattern="[A-Za-z0-9][A-Za-z0-9._-]{0,99}",
+        expected="up to 100 letters, digits, '.', '_' and '-'",
+        identity=False,
+    )
+    """Name of the run and of its folder."""
+    storage: str = option("runs", path="output", identity=False)
     """Folder or fsspec URL that holds run folders."""
     seed: int = 0
-    on_exists: str = "resume"
+    """Decides every random draw."""
+    on_exists: str = option("resume", choices=("resume", "refuse"), identity=False)
     """A run folder of this name exists: resume it, or refuse."""
-    lease_s: float = 60.0
+    lease_s: float = option(60.0, least=1, identity=False)
     """Seconds without a sign of life after which another run may take over (docs/explanation/reliability.md)."""
     source: SourceConfig = field(default_factory=SourceConfig)
     window: WindowConfig = field(default_factory=WindowConfig)
@@ -83,13 +90,13 @@ class RunConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    synthesize: SynthesizeConfig = field(default_factory=SynthesizeConfig)
-    study: StudyConfig = field(default_factory=StudyConfig)
-    limited: LimitedConfig = field(default_factory=LimitedConfig)
-    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
-    sizing: SizingConfig = field(default_factory=SizingConfig)
-    serve: ServeConfig = field(default_factory=ServeConfig)
-    ray: RayConfig = field(default_factory=RayConfig)
+    synthesize: SynthesizeConfig = option(factory=SynthesizeConfig, identity=False)
+    study: StudyConfig = option(factory=StudyConfig, identity=False)
+    limited: LimitedConfig = option(factory=LimitedConfig, identity=False)
+    evaluate: EvaluateConfig = option(factory=EvaluateConfig, identity=False)
+    sizing: SizingConfig = option(factory=SizingConfig, identity=False)
+    serve: ServeConfig = option(factory=ServeConfig, identity=False)
+    ray: RayConfig = option(factory=RayConfig, identity=False)
 
     @property
     def root(self) -> str:

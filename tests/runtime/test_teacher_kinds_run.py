@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from echodfkd.config.rules.teacher import KINDS
 from echodfkd.config.run import RunConfig
+from echodfkd.config.sections.teacher import KINDS
 from echodfkd.models.teachers.deeplabv3 import DeepLabV3
 from echodfkd.models.teachers.torchvision_guard import import_torchvision
 from echodfkd.reporting.rows import read_rows

@@ -1,22 +1,13 @@
-"""Checks of `teacher.augment`."""
+"""Checks of `augment` together with the teacher."""
 
 from __future__ import annotations
 
-from echodfkd.config.sections.augment import _MOST, GEOMETRY, AugmentConfig
+from echodfkd.config.sections.augment import GEOMETRY, AugmentConfig
 from echodfkd.core.errors import ConfigError
 
 
 def check_augment(augment: AugmentConfig, *, teacher_kind: str, has_features: bool) -> None:
-    """Refuse strengths and places that mean nothing. Raises `ConfigError`."""
-    if augment.where not in ("before_teacher", "after_teacher"):
-        raise ConfigError(f"augment.where: got {augment.where!r}, allowed are before_teacher, after_teacher")
-    for name, most in _MOST.items():
-        value = getattr(augment, name)
-        is_open = name in ("scale", "crop", "gain")
-        if not 0 <= value <= most or (is_open and value == most):
-            raise ConfigError(
-                f"augment.{name}: got {value:g}, must lie in 0 <= value {'<' if is_open else '<='} {most}"
-            )
+    """Refuse a place that does not fit the teacher. Raises `ConfigError`."""
     if not augment.is_on:
         return
     if augment.where == "before_teacher" and teacher_kind == "recorded":

@@ -1,4 +1,4 @@
-"""Checks of what students learn beside the left ventricle: their classes and tasks."""
+"""Checks of students' classes and tasks."""
 
 from __future__ import annotations
 
@@ -8,17 +8,12 @@ from collections.abc import Mapping, Sequence
 from echodfkd.config.run import RunConfig
 from echodfkd.core.errors import ConfigError
 
-TASKS = ("phase", "ef")
-
 MIN_TASK_SECONDS = 0.8
 """Shortest window for phase and ef, which are taught only by windows that hold a whole beat: one at 75 per minute."""
 
 
 def check_heads(config: RunConfig) -> None:
     """Refuse classes and tasks that cannot be learned. Raises `ConfigError`."""
-    for name in ("phase_weight", "ef_weight"):
-        if not getattr(config.objective, name) >= 0:
-            raise ConfigError(f"objective.{name}: got {getattr(config.objective, name)}, must be at least 0")
     for name, student in config.students.items():
         _check_names(f"students.{name}.classes", student.classes)
         if "LV" not in student.classes:
@@ -27,8 +22,6 @@ def check_heads(config: RunConfig) -> None:
                 " and the judge read"
             )
         _check_names(f"students.{name}.tasks", student.tasks)
-        if unknown := [task for task in student.tasks if task not in TASKS]:
-            raise ConfigError(f"students.{name}.tasks: got {unknown[0]}, allowed are {', '.join(TASKS)}")
         if student.tasks:
             _check_window(config, f"students.{name}.tasks")
 
@@ -41,7 +34,7 @@ def check_teacher_gives(config: RunConfig, class_names: Sequence[str]) -> None:
         class_names: of the teacher, the background first.
 
     Raises:
-        ConfigError: names the option, and what the teacher gives.
+        ConfigError: names the option and the teacher's classes.
     """
     given = class_names[1:]
     for name, student in config.students.items():
@@ -53,14 +46,14 @@ def check_teacher_gives(config: RunConfig, class_names: Sequence[str]) -> None:
 
 
 def check_members_give(config: RunConfig, class_names: Mapping[str, Sequence[str]]) -> None:
-    """Refuse a member of an ensemble that gives no class a student asks for: it would work in vain.
+    """Refuse a member of an ensemble that gives none of the classes that the students ask for.
 
     Args:
         config: the run.
         class_names: of each member, the background first.
 
     Raises:
-        ConfigError: names the member, and what it gives.
+        ConfigError: names the member and its classes.
     """
     for name, given in class_names.items():
         if not set(given[1:]) & set(config.taught_classes):

@@ -1,4 +1,4 @@
-"""What a source's part of the config may say. Every refusal is one sentence that names the option."""
+"""Checks of `source`: its kind, its parts, and the distributions of its patients."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from fractions import Fraction
 from itertools import pairwise
 from statistics import NormalDist
 
+from echodfkd.config.rules.values import check_options
 from echodfkd.config.sections.source import (
     CHOICES,
     LIMITS,
@@ -23,11 +24,6 @@ from echodfkd.config.sections.source import (
     StratifySpec,
 )
 from echodfkd.core.errors import ConfigError
-
-PART_KINDS = ("phantom", "recorded", "camus")
-"""Kinds of a source that makes clips itself."""
-
-CAMUS_VIEWS = ("2CH", "4CH")
 
 MAX_PERIOD = 10_000
 """Longest period of a mixture, in clips."""
@@ -57,7 +53,6 @@ class Resolved:
 
 def check_source(option: str, source: SourceConfig) -> None:
     """Refuse a source that cannot work. Raises `ConfigError`."""
-    _check_kind(f"{option}.kind", source.kind, (*PART_KINDS, "mixture"))
     if source.kind != "mixture":
         for name, given in (("parts", bool(source.parts)), ("cases_from", bool(source.cases_from))):
             if given:
@@ -77,7 +72,6 @@ def check_source(option: str, source: SourceConfig) -> None:
     for name, part in source.parts.items():
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_]*", name):
             raise ConfigError(f"{option}.parts.{name}: a part's name may hold letters, digits and '_'")
-        _check_kind(f"{option}.parts.{name}.kind", part.kind, PART_KINDS)
         _check_part(f"{option}.parts.{name}", part)
     exact_shares({name: part.weight for name, part in source.parts.items()}, f"{option}.parts")
     if source.cases_from and source.cases_from not in source.parts:
@@ -110,15 +104,9 @@ def exact_shares(weights: Mapping[str, float], option: str) -> dict[str, int]:
     return counts
 
 
-def _check_kind(option: str, kind: str, allowed: tuple[str, ...]) -> None:
-    if kind not in allowed:
-        raise ConfigError(f"{option}: got {kind!r}, allowed are {', '.join(allowed)}")
-
-
 def _check_part(option: str, part: PartConfig) -> None:
-    if part.view and (part.kind != "camus" or part.view not in CAMUS_VIEWS):
-        allowed = f"allowed are {', '.join(CAMUS_VIEWS)}" if part.kind == "camus" else "only camus has views"
-        raise ConfigError(f"{option}.view: got {part.view!r}, {allowed}")
+    if part.view and part.kind != "camus":
+        raise ConfigError(f"{option}.view: got {part.view!r}, only camus has views")
     if part.kind in ("recorded", "camus"):
         if not part.path:
             wanted = "FileList.csv" if part.kind == "recorded" else "the patients"
@@ -131,6 +119,7 @@ def _check_part(option: str, part: PartConfig) -> None:
 
 def check_conditions(option: str, conditions: ConditionsConfig) -> None:
     """Refuse distributions that cannot be drawn from. Raises `ConfigError`."""
+    check_options(conditions, option)
     for name in NUMERIC:
         check_number(f"{option}.{name}", getattr(conditions, name), name)
     for name in CHOICES:
@@ -146,13 +135,11 @@ def check_number(option: str, spec: ConditionSpec, name: str) -> None:
         resolve(option, spec, name)
         return
     for place, part in enumerate(spec.mixture):
-        if not (math.isfinite(part.weight) and part.weight > 0):
-            raise ConfigError(f"{option}.mixture[{place}].weight: got {part.weight:g}, must be above 0")
         resolve(f"{option}.mixture[{place}]", part, name)
 
 
 def distribution_of(option: str, spec: NumberSpec) -> str:
-    """The kind of a distribution: as named, or read off what is given. Raises `ConfigError`."""
+    """The kind of a distribution: as named, or read off the given options. Raises `ConfigError`."""
     given = {f.name for f in fields(spec) if f.name not in ("distribution", "weight")}
     given = {name for name in given if getattr(spec, name) not in (None, [])}
     kind = spec.distribution
@@ -174,7 +161,7 @@ def distribution_of(option: str, spec: NumberSpec) -> str:
 
 
 def resolve(option: str, spec: NumberSpec, name: str) -> Resolved:
-    """One component of a distribution, checked against what condition ``name`` can be. Raises `ConfigError`."""
+    """One component of a distribution, checked against the range of condition ``name``. Raises `ConfigError`."""
     kind = distribution_of(option, spec)
     least, most = LIMITS[name]
     for key in ("value", "low", "high", "mean"):
@@ -192,8 +179,6 @@ def resolve(option: str, spec: NumberSpec, name: str) -> Resolved:
         return Resolved(kind, low, high)
     assert spec.mean is not None
     assert spec.sd is not None
-    if not (math.isfinite(spec.sd) and spec.sd > 0):
-        raise ConfigError(f"{option}.sd: got {spec.sd:g}, must be above 0")
     location, scale = spec.mean, spec.sd
     if kind == "lognormal":
         if not spec.mean > 0:
@@ -219,9 +204,6 @@ def choice_shares(option: str, spec: ChoiceSpec, name: str) -> dict[str, float]:
         if word not in allowed:
             raise ConfigError(f"{option}: got {word!r}, allowed are {', '.join(allowed)}")
     shares = {spec.value: 1.0} if spec.value else spec.shares or dict.fromkeys(allowed, 1.0)
-    for word, share in shares.items():
-        if not (math.isfinite(share) and share >= 0):
-            raise ConfigError(f"{option}.shares.{word}: got {share:g}, must be at least 0")
     total = sum(shares.values())
     if not total > 0:
         raise ConfigError(f"{option}.shares: they sum to 0, at least one must be above 0")
@@ -233,8 +215,6 @@ def _check_stratify(option: str, stratify: StratifySpec) -> None:
         if stratify.edges or stratify.shares:
             raise ConfigError(f"{option}.condition: empty, but edges or shares are given; name a condition")
         return
-    if stratify.condition not in NUMERIC:
-        raise ConfigError(f"{option}.condition: got {stratify.condition!r}, allowed are {', '.join(NUMERIC)}")
     edges, shares = stratify.edges, stratify.shares
     if not edges or any(not a < b for a, b in pairwise(edges)):
         raise ConfigError(f"{option}.edges: got {edges}, must be at least one number, each above the one before")
@@ -242,6 +222,3 @@ def _check_stratify(option: str, stratify: StratifySpec) -> None:
         raise ConfigError(
             f"{option}.shares: got {len(shares)} for {len(edges)} edges, which cut {len(edges) + 1} strata"
         )
-    for place, share in enumerate(shares):
-        if not (math.isfinite(share) and share > 0):
-            raise ConfigError(f"{option}.shares[{place}]: got {share:g}, must be above 0")

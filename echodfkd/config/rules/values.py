@@ -1,6 +1,4 @@
-"""Refuses single values that no option can mean (not finite, beyond all bounds, text that no line can show), and says
-OmegaConf's errors in one sentence.
-"""
+"""Checks of single values: finite numbers, printable text, the declared bounds and choices of every option."""
 
 from __future__ import annotations
 
@@ -10,6 +8,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+from echodfkd.config.sections.option import elements, walk
 from echodfkd.core.errors import ConfigError, one_line
 
 MAX_NUMBER = float(1 << 53)
@@ -18,8 +17,26 @@ MAX_TEXT = 4096
 MAX_CLIP_BYTES = 1 << 30
 
 
+def check_options(section: Any, name: str = "") -> None:
+    """Hold every option of a section against its declaration. Raises `ConfigError`.
+
+    Args:
+        section: a dataclass of options, e.g. a whole config.
+        name: its own option name; empty for a whole config.
+    """
+    for option, declared, values in walk(section, name):
+        for own, value in elements(option, values):
+            if value is not None and (fault := declared.fault(value)):
+                raise ConfigError(f"{own}: got {value!r}, {fault}")
+
+
 def check_values(values: Any, option: str = "") -> None:
-    """Walk over plain values. Raises `ConfigError`."""
+    """Refuse numbers and texts that no option can have. Raises `ConfigError`.
+
+    Args:
+        values: plain values: mappings, lists, numbers, texts.
+        option: their option name; empty for a whole config.
+    """
     where = option or "config"
     if isinstance(values, Mapping):
         for key, value in values.items():
@@ -39,7 +56,7 @@ def check_values(values: Any, option: str = "") -> None:
 
 
 def check_kinds(value: Any, kind: Any, option: str = "") -> None:
-    """Refuse a list or a mapping in the place of a name or number: within lists OmegaConf lets them through.
+    """Refuse a list or a mapping in place of a name or number, which OmegaConf accepts inside lists.
 
     Args:
         value: of the option.
@@ -62,7 +79,7 @@ def check_kinds(value: Any, kind: Any, option: str = "") -> None:
 
 
 def explain(error: Any) -> str:
-    """One sentence out of an OmegaConf error: the option, what it got, what is allowed."""
+    """An OmegaConf error as one sentence with the option and the allowed values."""
     option = getattr(error, "full_key", None) or getattr(error, "key", None) or "config"
     kind = type(error).__name__
     if kind == "ConfigKeyError":

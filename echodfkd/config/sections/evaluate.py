@@ -1,8 +1,10 @@
-"""The part of the config that says what jobs/evaluate.py scores. `config` imports it."""
+"""Options of `evaluate`: the models that jobs/evaluate.py scores."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from echodfkd.config.sections.option import option
 
 EVERY_STEP = -1
 """``evaluate.step`` that takes all published checkpoints."""
@@ -12,24 +14,24 @@ EVERY_STEP = -1
 class EvaluateConfig:
     """Models scored on ``evaluation.source``, after training or without any (jobs/evaluate.py)."""
 
-    out: str = ""
+    out: str = option("", path="output")
     """Folder or fsspec URL that scores/, cases.parquet and summary.json are written to."""
-    run: str = ""
+    run: str = option("", path="output")
     """A run folder, whose students of one checkpoint are scored."""
-    step: int = 0
+    step: int = option(0, least=EVERY_STEP)
     """The checkpoint's step; 0 takes the newest, -1 every one."""
-    masks: str = ""
+    masks: str = option("", path="input")
     """A folder of NAME.seg.npz as the authors' scripts write them (uint8, floor(255 p), every frame of the video), for
     sources of kind recorded; needs window.fps=0."""
-    annotations: str = ""
+    annotations: str = option("", path="input")
     """A folder of several readers' tracings (`echodfkd.sources.video.annotations`), for sources of kind recorded."""
     teacher: bool = True
     """Score the teacher as well, and the others against it."""
     agreement: bool = False
     """Also study how the judge agrees with Dice (agreement.json): some fifteen more masks per case for the judge."""
-    tune_cases: int = 0
+    tune_cases: int = option(0, least=0)
     """Cases behind the scored ones on which the threshold of every student (and of masks) is chosen, by Dice over all
     frames: rows tuned_dice_*."""
-    actors: int = 0
+    actors: int = option(0, least=0)
     """Evaluators of a cluster (`ray.address`) that share the cases, with the resources of `evaluation`; 0 scores in
     this process, without Ray."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from echodfkd.config.sections.judge import JudgePromptsConfig
+from echodfkd.config.sections.option import NODE_LABEL, option
 from echodfkd.config.sections.source import SourceConfig
 
 
@@ -13,34 +14,39 @@ class EvaluationConfig:
     """The evaluator pool: scores every published checkpoint while training goes on."""
 
     enabled: bool = True
+    """Score checkpoints during training."""
     source: SourceConfig = field(default_factory=lambda: SourceConfig(seed_offset=1_000_003))
-    cases: int = 24
+    """Source of the held-out cases."""
+    cases: int = option(24, least=1)
     """Held-out cases per checkpoint."""
-    frames: int = 48
+    frames: int = option(48, least=4)
     """Frames of one case, at window.fps: long enough for a whole beat."""
-    judge: str = "embedded"
+    judge: str = option("embedded", choices=("embedded", "echoclip", "none"))
     """embedded, echoclip (through open_clip), or none."""
-    judge_weights: str = ""
+    judge_weights: str = option("", path="input", identity=False)  # every score names the hash of the judge's weights
     """echoclip: a folder as open_clip saves it, or an hf-hub: name; empty takes the published model from the hub."""
-    judge_precision: str = "auto"
+    judge_precision: str = option("auto", choices=("auto", "fp32", "bf16"))
     """echoclip: fp32, bf16, or auto (bf16 on a GPU, as published, and fp32 on a CPU)."""
-    judge_captions: str = ""
-    """echoclip: folder that keeps embedded prompts, by the hash of the weights: whoever finds them there needs the
-    image tower alone."""
+    judge_captions: str = option("", path="input", identity=False)
+    """echoclip: folder that keeps embedded prompts, by the hash of the weights. With the prompts in it, only the image
+    tower is loaded."""
     judge_controls: bool = False
     """Also score no mask, the inverse, a shifted and a random mask of equal area: five times the judge's work."""
-    judge_phase_sign: int = -1
+    judge_phase_sign: int = option(-1, choices=(-1, 1))
     """echoclip: how its valve cycle runs with the area: -1 by physiology, 1 in the authors' one figure."""
     judge_prompts: JudgePromptsConfig = field(default_factory=JudgePromptsConfig)
-    threshold: float = 0.5
+    """Captions that frames are compared with."""
+    threshold: float = option(0.5, least=0, most=1)
     """Probability above which a pixel counts as LV (published: 80/255 for Dice)."""
-    actors: int = 1
-    num_cpus: float = 0.0
+    actors: int = option(1, least=1, identity=False)
+    """Evaluators in the pool."""
+    num_cpus: float = option(0.0, least=0, identity=False)
     """CPUs that Ray reserves for one evaluator; 0 shares a single node with training."""
-    num_gpus: float = 0.0
-    threads: int = 1
+    num_gpus: float = option(0.0, least=0, identity=False)
+    """GPUs that Ray reserves for one evaluator."""
+    threads: int = option(1, least=1, identity=False)
     """Torch threads in an evaluator."""
-    node_label: str = ""
+    node_label: str = option("", **NODE_LABEL)
     """`key=value`: run evaluators only on nodes with this Ray label."""
-    overlays: int = 3
+    overlays: int = option(3, least=0, identity=False)
     """Cases drawn in the report for every student, evenly from its worst to its best: 3 are worst, median and best."""

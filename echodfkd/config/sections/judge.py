@@ -1,4 +1,4 @@
-"""The part of the config that says what the auxiliary judge is asked. `config` imports it; `check_judge` refuses."""
+"""Options of `evaluation.judge_prompts`: the captions of the auxiliary judge."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ EF_PLACE = "<#>"
 
 @dataclass(frozen=True)
 class JudgePromptsConfig:
-    """What frames are compared with. The defaults are the published prompts of EchoDFKD and EchoCLIP."""
+    """Captions that frames are compared with. The defaults are the published prompts of EchoDFKD and EchoCLIP."""
 
     wall: str = "WALL"
-    """True of frames whose ventricle is blacked out and nothing else."""
+    """True of frames in which only the ventricle is blacked out."""
     nothing: str = "NOTHING"
     """True of frames with the dilated mask blacked out."""
     left_ventricle: str = "LEFT VENTRICLE"
     """No longer true of them."""
     valve_closed: str = "THE MITRAL VALVE IS CLOSED"
+    """True while the ventricle ejects (systole)."""
     valve_open: str = "THE MITRAL VALVE IS OPEN"
+    """True while it fills (diastole)."""
     ef: list[str] = field(
         default_factory=lambda: [
             "THE LEFT VENTRICULAR EJECTION FRACTION IS ESTIMATED TO BE <#>% ",
@@ -27,7 +29,3 @@ class JudgePromptsConfig:
         ]
     )
     """Sentences on the ejection fraction, read with every number from 0 to 100 in place of <#>."""
-
-
-JUDGES = ("embedded", "echoclip", "none")
-PRECISIONS = ("auto", "fp32", "bf16")

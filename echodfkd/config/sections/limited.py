@@ -1,8 +1,10 @@
-"""The part of the config that makes limited teachers (jobs/train_teacher.py --config FILE; docs/how-to/teachers.md)."""
+"""Options of `limited`: teachers on small labelled sets (jobs/train_teacher.py; docs/how-to/teachers.md)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+
+from echodfkd.config.sections.option import option
 
 FUSIONS = ("mean_prob", "mean_logit", "staple", "entropy", "agreement", "gate")
 
@@ -11,17 +13,17 @@ FUSIONS = ("mean_prob", "mean_logit", "staple", "entropy", "agreement", "gate")
 class LimitedConfig:
     """Several teachers, each trained on a small labelled set of its own, and how they are scored."""
 
-    out: str = ""
+    out: str = option("", path="output")
     """Folder of their weights: SITE.safetensors, SITE.json (recipe and held-out scores) and teachers.json."""
     sites: list[str] = field(default_factory=lambda: ["default", "clear", "handheld"])
     """Scanners of the phantom, one site each; the site's teacher sees no other scanner."""
-    clips: int = 24
+    clips: int = option(24, least=1)
     """Labelled clips of one site. No patient is at two sites."""
-    steps: int = 150
+    steps: int = option(150, least=1)
     """Optimiser steps of one teacher."""
-    batch_clips: int = 8
+    batch_clips: int = option(8, least=1)
     """Clips in one step, two labelled frames of each."""
-    cases: int = 24
+    cases: int = option(24, least=2)
     """Held-out cases scored of each scanner."""
-    fusion: str = "mean_prob"
+    fusion: str = option("mean_prob", choices=FUSIONS)
     """How the teachers are fused in the table (`teacher.fusion`)."""

@@ -1,18 +1,17 @@
-"""A teacher that stays with its owner: what the run's side is told of the service (``teacher.remote``), what the
-owner's side is told (``serve``), and which of it cannot work. How the two fit together: docs/how-to/teachers.md.
+"""Options of a teacher that stays with its owner: ``teacher.remote`` (the run's side) and ``serve`` (the owner's side).
+
+How the two fit together: docs/how-to/teachers.md.
 """
 
 from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    pass
+from echodfkd.config.sections.option import option
 
-TOKEN_VARIABLE = "ECHODFKD_TEACHER_TOKEN"  # noqa: S105 where a token is looked for, none itself
-"""Environment variable that holds the token where no file is named, on both sides."""
+TOKEN_VARIABLE = "ECHODFKD_TEACHER_TOKEN"  # noqa: S105 the name of a variable, not a token
+"""Environment variable that holds the token if no file is named, on both sides."""
 
 
 @dataclass(frozen=True)
@@ -20,21 +19,22 @@ class RemoteConfig:
     """A service that teaches, as each teacher actor asks it (kind: remote)."""
 
     url: str = ""
-    """Where it listens, e.g. https://teacher.example.org:8443; a path before ``/v1`` may follow."""
-    token_file: str = ""
+    """Address of the service, e.g. https://teacher.example.org:8443; a path before ``/v1`` may follow."""
+    token_file: str = option("", path="input")
     """File that holds the token, on every node that teaches; empty takes ECHODFKD_TEACHER_TOKEN, if set."""
-    ca_file: str = ""
+    ca_file: str = option("", path="input")
     """PEM file of certificates that vouch for the service; empty takes those that the system trusts."""
     allow_plain_http: bool = False
-    """Send frames and token unencrypted to another machine: only inside of a network that nobody else reads."""
-    requests_in_flight: int = 2
+    """Send frames and token unencrypted to another machine: only inside of a network that no one else reads."""
+    requests_in_flight: int = option(2, least=1)
     """Requests that one actor has under way at the same time."""
-    frames_per_request: int = 0
+    frames_per_request: int = option(0, least=0)
     """Most frames in one request, in whole clips; 0: as many as the service takes."""
-    connect_timeout_s: float = 5.0
-    read_timeout_s: float = 60.0
+    connect_timeout_s: float = option(5.0, above=0)
+    """Longest wait for a connection."""
+    read_timeout_s: float = option(60.0, above=0)
     """Longest silence of the service within one request."""
-    deadline_s: float = 120.0
+    deadline_s: float = option(120.0, above=0)
     """Requests that fail are sent again for so long, all those of one block of clips together; then the run ends."""
 
 
@@ -44,23 +44,23 @@ class ServeConfig:
 
     host: str = "127.0.0.1"
     """Address to listen on. Any but the loopback needs a token."""
-    port: int = 0
+    port: int = option(0, least=0, most=65535)
     """0: this config is not one of a service."""
-    token_file: str = ""
+    token_file: str = option("", path="input")
     """File that holds the token which requests must carry; empty takes ECHODFKD_TEACHER_TOKEN, if set."""
-    certificate_file: str = ""
+    certificate_file: str = option("", path="input")
     """PEM file for HTTPS, with the chain; empty serves plain HTTP."""
-    key_file: str = ""
+    key_file: str = option("", path="input")
     """Its private key."""
-    max_body_mb: int = 64
+    max_body_mb: int = option(64, least=1, most=1024)
     """Largest request, in MiB: a larger one is refused before it is read."""
-    max_frames: int = 4096
+    max_frames: int = option(4096, least=1, most=1 << 20)
     """Most frames in one request."""
-    max_side: int = 1024
+    max_side: int = option(1024, least=1, most=4096)
     """Largest height and width of a frame, in pixels."""
-    queue: int = 8
+    queue: int = option(8, least=1, most=1024)
     """Requests that one replica holds, the one that it works on included; others are told to come back later."""
-    body_timeout_s: float = 60.0
+    body_timeout_s: float = option(60.0, above=0)
     """A request whose body has not arrived after so long is given up."""
 
 

@@ -1,17 +1,19 @@
-"""The part of the config that `--dry-run` reckons time and cost from. `config` imports it; `check_sizing` refuses."""
+"""Options of `sizing`: inputs of the --dry-run estimate."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from echodfkd.config.sections.option import option
 
 PRICED = ("source", "teacher", "students", "evaluator", "head")
 
 
 @dataclass(frozen=True)
 class SizingConfig:
-    """What `--dry-run` reckons time and cost from (`echodfkd.runtime.cluster.sizing`)."""
+    """Inputs of the --dry-run estimate of time and cost (`echodfkd.runtime.cluster.sizing`)."""
 
-    pilot: str = ""
+    pilot: str = option("", path="output")
     """Folder or fsspec URL of a finished short run of the same config; empty gives no estimate."""
-    price_per_hour: dict[str, float] = field(default_factory=dict)
-    """What one process of source, teacher, students, evaluator costs in an hour, and the head node; in any currency."""
+    price_per_hour: dict[str, float] = option(factory=dict, least=0)
+    """Price per hour of one process of source, teacher, students, evaluator, and of the head node; in any currency."""

@@ -1,10 +1,9 @@
-"""The part of the config that says where clips come from and which patients they show.
+"""Options of `source`: origin of the clips, and the distributions of their patients.
 
-`config` imports everything here; `config_source_checks` refuses what cannot work. Defaults of the conditions follow
-what EchoNet-Dynamic reports of its 10,030 apical four-chamber videos (Ouyang et al., Nature 2020): ejection fraction
-55.7 +- 12.4 % (6.9 .. 97), end-diastolic volume 91 +- 46 mL, end-systolic volume 43 +- 36 mL, 50 frames a second in
-most videos, 177 +- 58 frames (28 .. 1002). What that paper's file list does not hold (heart rate, age, sex, body
-surface, quality) is chosen, and says so.
+Defaults of the conditions follow the 10,030 apical four-chamber videos of EchoNet-Dynamic (Ouyang et al., Nature
+2020): ejection fraction 55.7 +- 12.4 % (6.9 .. 97), end-diastolic volume 91 +- 46 mL, end-systolic volume 43 +- 36 mL,
+50 frames a second in most videos, 177 +- 58 frames (28 .. 1002). Conditions that the paper's file list lacks (heart
+rate, age, sex, body surface, quality) are chosen, and say so.
 """
 
 from __future__ import annotations
@@ -13,31 +12,44 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 
+from echodfkd.config.sections.option import option
+
+NUMERIC = ("ef_percent", "edv_ml", "heart_rate_bpm", "age_years", "bsa_m2", "fps", "num_frames", "image_quality")
+"""Names of the conditions that are numbers."""
+
+PART_KINDS = ("phantom", "recorded", "camus")
+"""Kinds of a source that makes clips itself."""
+
 
 @dataclass(frozen=True)
 class NumberSpec:
-    """The distribution of one number. What is given says which one it is:
+    """The distribution of one number; its kind follows from the options that are given.
 
-    ``value`` alone: always this number. ``low`` and ``high`` alone: uniform between them. ``mean`` and ``sd``: a
-    normal distribution, cut to low .. high where they are given (mean and sd are those before the cut);
+    Only ``value``: always this number. Only ``low`` and ``high``: uniform between them. ``mean`` and ``sd``: a
+    normal distribution, cut to low .. high if they are given (mean and sd are those before the cut);
     ``distribution: lognormal`` takes the log-normal with this mean and sd instead. Every distribution is cut to
-    what is possible at all (`LIMITS`).
+    the possible range of its condition (`LIMITS`).
     """
 
-    distribution: str = ""
+    distribution: str = option("", choices=("", "fixed", "uniform", "normal", "lognormal", "mixture"))
     """fixed, uniform, normal, lognormal or mixture; empty reads it off the other options."""
     value: float | None = None
+    """The number itself (fixed)."""
     low: float | None = None
+    """Lower end."""
     high: float | None = None
+    """Upper end."""
     mean: float | None = None
-    sd: float | None = None
+    """Mean before the cut to low .. high."""
+    sd: float | None = option(None, above=0)
+    """Standard deviation, likewise."""
 
 
 @dataclass(frozen=True)
 class WeightedSpec(NumberSpec):
     """One component of a mixture."""
 
-    weight: float = 1.0
+    weight: float = option(1.0, above=0)
     """Share of this component, relative to the others."""
 
 
@@ -46,6 +58,7 @@ class ConditionSpec(NumberSpec):
     """The distribution of one condition: a `NumberSpec`, or a weighted mixture of several."""
 
     mixture: list[WeightedSpec] = field(default_factory=list)
+    """Components of a mixture."""
 
 
 @dataclass(frozen=True)
@@ -53,22 +66,26 @@ class ChoiceSpec:
     """The distribution of one condition that is a word: one ``value``, or relative shares; without, all are equal."""
 
     value: str = ""
-    shares: dict[str, float] = field(default_factory=dict)
+    """Always this word."""
+    shares: dict[str, float] = option(factory=dict, least=0)
+    """Relative share of each word."""
 
 
 @dataclass(frozen=True)
 class StratifySpec:
-    """Over-samples rare patients, and says by how much in every clip's ``sample_weight``.
+    """Over-sample rare patients; every clip's ``sample_weight`` undoes it in means.
 
     ``edges`` cut the condition's range into strata (one more than edges; a stratum holds its lower edge). Stratum
     k is drawn with share ``shares[k]`` (relative) instead of its own probability p, and its clips get the weight
     p / share: a weighted mean over clips is the mean over patients of the configured distribution.
     """
 
-    condition: str = ""
+    condition: str = option("", choices=("", *NUMERIC))
     """Name of a numeric condition; empty draws from the configured distribution itself."""
     edges: list[float] = field(default_factory=list)
-    shares: list[float] = field(default_factory=list)
+    """Edges between strata, ascending."""
+    shares: list[float] = option(factory=list, above=0)
+    """Relative share of each stratum."""
 
 
 def _mixture(*parts: WeightedSpec) -> ConditionSpec:
@@ -77,7 +94,7 @@ def _mixture(*parts: WeightedSpec) -> ConditionSpec:
 
 @dataclass(frozen=True)
 class ConditionsConfig:
-    """Which patients, at which settings of the machine. End-systolic volume follows: EDV * (1 - EF / 100).
+    """Distributions of patients and of the machine's settings. End-systolic volume follows: EDV * (1 - EF / 100).
 
     A condition that is given replaces the default's distribution as a whole; it does not select among default
     patients. (To select, give the default's component with a ``high`` or ``low``, or use ``stratify``.)
@@ -116,58 +133,60 @@ class ConditionsConfig:
             WeightedSpec(value=60.0, weight=0.08),
         )
     )
-    """Frames a second of the recording, used where window.fps is 0. Published: 7,959 of 10,030 videos have 50."""
+    """Frames a second of the recording, used if window.fps is 0. Published: 7,959 of 10,030 videos have 50."""
     num_frames: ConditionSpec = field(
         default_factory=lambda: ConditionSpec(distribution="lognormal", mean=177.0, sd=58.0, low=28.0, high=1002.0)
     )
     """Frames of the whole recording, for jobs that write whole videos; windows and cases have their own length."""
     view: ChoiceSpec = field(default_factory=lambda: ChoiceSpec(value="A4C"))
-    """A4C or A2C (EchoNet-Dynamic holds A4C alone)."""
+    """A4C or A2C (EchoNet-Dynamic holds only A4C)."""
     image_quality: ConditionSpec = field(default_factory=lambda: ConditionSpec(low=0.0, high=1.0))
     """0 (barely readable) .. 1 (textbook). Chosen: uniform."""
     correlate: bool = True
-    """Draw conditions together, as physiology does (`synthesis.conditions.CORRELATIONS`); the distributions of the
-    single conditions stay exactly as given. false draws each by itself."""
-    table: str = ""
-    """CSV or Parquet file of patients (a path or an fsspec URL): its columns, named like conditions, replace theirs."""
+    """Draw conditions together, with the correlations of physiology (`echodfkd.sources.patients.sampler`); the
+    distributions of the single conditions stay exactly as given. false draws each by itself."""
+    table: str = option("", path="input", identity=False)  # known by table_sha256
+    """CSV or Parquet file of patients (a path or an fsspec URL): its columns, named like conditions, replace them."""
     table_sha256: str = ""
     """sha256 of the table; filled in when the config is loaded, so that a run knows its patients by content."""
     stratify: StratifySpec = field(default_factory=StratifySpec)
+    """Over-sampling of rare patients."""
 
 
 @dataclass(frozen=True)
 class PartConfig:
-    """Where clips come from."""
+    """One source of clips."""
 
-    kind: str = "phantom"
-    """phantom (embedded generator), recorded (a folder in EchoNet-Dynamic's layout), camus (one in CAMUS's layout) or
-    mixture (of ``parts``)."""
-    path: str = ""
+    kind: str = option("phantom", choices=PART_KINDS)
+    """phantom (embedded generator), recorded (a folder in EchoNet-Dynamic's layout) or camus (one in CAMUS's)."""
+    path: str = option("", path="input")
     """recorded: the folder with Videos/ and FileList.csv; camus: that with the patients (a path or an fsspec URL)."""
     split: str = "TRAIN"
     """recorded: the value of FileList.csv's Split column, or ALL; camus: TRAIN, VAL or TEST of its lists, or ALL."""
-    view: str = ""
+    view: str = option("", choices=("", "2CH", "4CH"))
     """camus: 2CH or 4CH; empty takes both."""
     seed_offset: int = 0
     """Added to the run's seed, so that held-out cases never repeat training clips."""
     domain: str = "default"
-    """phantom: the scanner it imitates (`synthesis.phantom_domains.DOMAINS`)."""
+    """phantom: the scanner it imitates (`echodfkd.sources.phantom.domains.DOMAINS`)."""
     conditions: ConditionsConfig = field(default_factory=ConditionsConfig)
-    """phantom: which patients."""
+    """phantom: its patients."""
 
 
 @dataclass(frozen=True)
 class MixturePart(PartConfig):
     """One source of a mixture; not a mixture itself."""
 
-    weight: float = 1.0
-    """Share of this part relative to the others; the shares are held exactly (`synthesis.mixture`)."""
+    weight: float = option(1.0, above=0)
+    """Share of this part relative to the others; the shares are held exactly (`echodfkd.sources.mixture`)."""
 
 
 @dataclass(frozen=True)
 class SourceConfig(PartConfig):
-    """Where clips come from: one source, or a mixture of several."""
+    """One source of clips, or a mixture of several."""
 
+    kind: str = option("phantom", choices=(*PART_KINDS, "mixture"))
+    """As of a part, or mixture (of ``parts``)."""
     parts: dict[str, MixturePart] = field(default_factory=dict)
     """mixture: its sources by name."""
     cases_from: str = ""
@@ -178,11 +197,8 @@ class SourceConfig(PartConfig):
         return hash(json.dumps(dataclasses.asdict(self), sort_keys=True))
 
 
-NUMERIC = ("ef_percent", "edv_ml", "heart_rate_bpm", "age_years", "bsa_m2", "fps", "num_frames", "image_quality")
-"""Names of the conditions that are numbers."""
-
 CHOICES: dict[str, tuple[str, ...]] = {"sex": ("F", "M"), "view": ("A4C", "A2C")}
-"""Names of the conditions that are words, and what they may be."""
+"""Names of the conditions that are words, and their allowed words."""
 
 LIMITS: dict[str, tuple[float, float]] = {
     "ef_percent": (1.0, 99.0),
@@ -195,4 +211,4 @@ LIMITS: dict[str, tuple[float, float]] = {
     "num_frames": (1.0, 100_000.0),
     "image_quality": (0.0, 1.0),
 }
-"""What a condition may be at all; every distribution is cut to it."""
+"""Possible range of each condition; every distribution is cut to it."""

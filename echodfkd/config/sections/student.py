@@ -1,41 +1,44 @@
-"""Options of a student, and the weights of its objectives."""
+"""Options of `students.NAME` (a student's network and start) and `objective` (weights of the further tasks)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 from echodfkd.config.sections.objective import TermConfig
+from echodfkd.config.sections.option import option
 
 
 @dataclass(frozen=True)
 class StudentConfig:
     """One student: k blocks of n recurrent layers, filters * 2^i channels in block i. Defaults: the paper's."""
 
-    blocks: int = 3
-    layers: int = 1
-    filters: int = 12
+    blocks: int = option(3, least=1, most=6)
+    """Blocks of the encoder, each at half the resolution of the one before."""
+    layers: int = option(1, least=1, most=8)
+    """Recurrent layers in a block."""
+    filters: int = option(12, least=0, most=1024)
     """0: the largest widths with no more weights than the paper's network of the same blocks and layers has."""
-    norm: str = "batch"
+    norm: str = option("batch", choices=("batch", "group"))
     """batch (statistics over all workers) or group."""
     classes: list[str] = field(default_factory=lambda: ["LV"])
-    """What it segments, by the teacher's names (embedded_chambers: LV, myocardium, LA, RV, RA); LV is always one."""
-    tasks: list[str] = field(default_factory=list)
-    """What else it learns: phase (of every frame), ef (the clip's ejection fraction), both or nothing."""
-    recurrence: str = "convlstm"
+    """Classes to segment, by the teacher's names (embedded_chambers: LV, myocardium, LA, RV, RA); LV is always one."""
+    tasks: list[str] = option(factory=list, choices=("phase", "ef"))
+    """Further tasks: phase (of every frame), ef (the clip's ejection fraction), both or nothing."""
+    recurrence: str = option("convlstm", choices=("convlstm", "convlstm_separable", "convgru", "mingru", "shift"))
     """convlstm, convlstm_separable, convgru, mingru, or shift (no recurrence: channels come one frame late)."""
     skips: bool = False
     """The decoder also sees the encoder's features of its own resolution."""
-    activation: str = "none"
+    activation: str = option("none", choices=("none", "relu", "gelu", "silu"))
     """After each norm of the decoder: none, relu, gelu or silu."""
     bidirectional: bool = False
     """Half of every recurrent layer runs against time: for recordings, not for a live stream."""
-    input: str = "normalised"
+    input: str = option("normalised", choices=("normalised", "raw"))
     """normalised (grey levels centred and scaled), or raw (0 .. 255 as they are, as in the authors' checkpoints)."""
     objective: dict[str, TermConfig] = field(default_factory=dict)
-    """What it minimises on the masks: bce, kl, focal, dice, lovasz, boundary, temporal, each with its options; empty is
-    the authors' cross-entropy, {bce: {}}. A mapping that is given stands alone: name bce in it to keep it. The term
-    features reads teacher.feature_layer, and needs another term beside it."""
-    initial: str = ""
+    """Loss on the masks: bce, kl, focal, dice, lovasz, boundary, temporal, each with its options; empty is the
+    authors' cross-entropy, {bce: {}}. A mapping replaces the default: name bce in it to keep it. The term features
+    reads teacher.feature_layer, and needs another term beside it."""
+    initial: str = option("", path="input", identity=False)  # known by initial_sha256
     """Weights that training starts from: a student.safetensors, or a .ckpt of the authors; empty draws them."""
     initial_sha256: str = ""
     """Of that file's bytes; filled in when the config is read, and checked before training."""
@@ -45,5 +48,7 @@ class StudentConfig:
 class ObjectiveConfig:
     """Weights of the loss's further terms, beside 1 for the masks; a student has the terms of its tasks."""
 
-    phase_weight: float = 0.1  # cross-entropy, over the frames of clips in which the teacher's masks show a whole beat
-    ef_weight: float = 0.1  # smooth L1 of the ejection fraction (0..1), over such clips
+    phase_weight: float = option(0.1, least=0)
+    """Cross-entropy, over the frames of clips in which the teacher's masks show a whole beat."""
+    ef_weight: float = option(0.1, least=0)
+    """Smooth L1 of the ejection fraction (0..1), over such clips."""

@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from echodfkd.config.sections.option import option
 
 
 @dataclass(frozen=True)
 class SynthesizeConfig:
     """Clips written to a folder (jobs/synthesize.py): ``source`` at window.fps and window.size, by index."""
 
-    out: str = ""
+    out: str = option("", path="output")
     """Folder or fsspec URL that the clips are written to."""
-    format: str = "echonet"
+    format: str = option("echonet", choices=("echonet", "parquet"))
     """echonet (AVI files, FileList.csv, VolumeTracings.csv) or parquet (shards with the truth of every frame)."""
-    clips: int = 100
-    first_index: int = 0
+    clips: int = option(100, least=1)
+    """Number of clips."""
+    first_index: int = option(0, least=0)
     """Index of the first clip; clips of other indices belong into another folder."""
-    frames: int = 64
+    frames: int = option(64, least=0)
     """Frames of every clip; 0 draws each clip's own length from source.conditions.num_frames (phantom)."""
-    shard_clips: int = 16
-    """Clips that one task makes and commits together: what an interruption can cost, and one Parquet file."""
+    shard_clips: int = option(16, least=1)
+    """Clips that one task makes and commits together: the loss of an interruption, and one Parquet file."""
     split: str = "TRAIN"
-    """FileList.csv's Split of all clips, where there are no split_shares."""
-    split_shares: dict[str, float] = field(default_factory=dict)
+    """FileList.csv's Split of all clips, if there are no split_shares."""
+    split_shares: dict[str, float] = option(factory=dict, above=0)
     """Relative share of each split, e.g. {TRAIN: 0.75, VAL: 0.12, TEST: 0.13}; held to within one clip."""
-    num_cpus: float = 1.0
+    num_cpus: float = option(1.0, above=0)
     """CPUs that Ray reserves for one task."""
-    in_flight_per_cpu: int = 2
+    in_flight_per_cpu: int = option(2, least=1)
     """Shards handed to Ray and not finished, per task that the cluster can run at once: one runs, one waits."""
-    preview: int = 24
+    preview: int = option(24, least=0)
     """Clips in preview.png and preview.mp4; 0 draws none."""

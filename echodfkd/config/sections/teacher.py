@@ -1,64 +1,86 @@
-"""The part of the config that says which model makes the soft masks; `config_teacher_checks` refuses what cannot work.
-
-What each kind is and what it needs: docs/how-to/teachers.md.
-"""
+"""Options of `teacher`: the model that makes soft masks, and its actor pool (the kinds: docs/how-to/teachers.md)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from echodfkd.config.sections.limited import FUSIONS
+from echodfkd.config.sections.option import NODE_LABEL, option
 from echodfkd.config.sections.remote import RemoteConfig
+from echodfkd.core.mask_codes import MASK_CODES, PROBABILITY
+
+_PIXELS = ("batch_frames", "pixel_mean", "pixel_std", "normalise", "input_size", "activation", "outputs", "classes")
+REFERENCE = ("reference", "reference_tolerance")
+ENSEMBLE = ("members", "fusion", "pools", "confidence")
+_FILE = ("weights", "sha256", "layout", "window_frames", "output", *_PIXELS, *REFERENCE)
+
+KINDS: dict[str, tuple[str, ...]] = {
+    "embedded": ("weights", "batch_frames", "precision", *REFERENCE),
+    "embedded_chambers": ("weights", "batch_frames", "precision", *REFERENCE),
+    "echonet_deeplabv3": ("weights", "batch_frames", "precision", *REFERENCE),
+    "onnx": _FILE,
+    "exported": _FILE,
+    "torchvision": ("weights", "sha256", "network", "precision", *_PIXELS, *REFERENCE),
+    "smp": ("weights", "sha256", "network", "encoder", "precision", *_PIXELS, *REFERENCE),
+    "monai_bundle": ("weights", "sha256", *_PIXELS, *REFERENCE),
+    "recorded": ("weights", "outputs", "classes"),
+    "remote": ("remote", *REFERENCE),
+    "ensemble": (*ENSEMBLE, *REFERENCE),
+}
+"""Options of `TeacherModelConfig` (and of an ensemble) that each kind reads."""
 
 
 @dataclass(frozen=True)
 class TeacherModelConfig:
     """One model. Shipped kinds know their own pixels, sizes and classes; the others are told them here."""
 
-    kind: str = "embedded"
+    kind: str = option("embedded", choices=tuple(KINDS))
     """embedded or embedded_chambers (shipped U-Nets), echonet_deeplabv3 (EchoNet-Dynamic's checkpoint), onnx, exported
     (a torch.export archive), torchvision or smp (a network of torchvision or of segmentation-models-pytorch),
     monai_bundle (a MONAI bundle), recorded (a folder of masks), or remote (a service that its owner runs)."""
-    weights: str = ""
+    weights: str = option("", path="input", identity=False)  # known by the teacher id, as the next one
     """Checkpoint file, or the folder of recorded masks; empty takes the shipped weights of an embedded teacher."""
-    sha256: str = ""
+    sha256: str = option(
+        "", pattern="([0-9a-f]{64})?", expected="64 hexadecimal digits (sha256sum FILE)", identity=False
+    )
     """Of the weights file: another one is not opened. exported must have it, because its loader can run code."""
-    batch_frames: int = 128
+    batch_frames: int = option(128, least=1)
     """Frames in one forward pass: bounds the teacher's memory."""
-    precision: str = "fp32"
+    precision: str = option("fp32", choices=("fp32", "bf16"))
     """fp32, or bf16: faster, with masks that differ in their last levels and a teacher id of their own."""
     network: str = ""
     """torchvision: the network's name, e.g. deeplabv3_resnet50; smp: the architecture, e.g. unet."""
     encoder: str = ""
     """smp: the encoder's name, e.g. resnet34."""
-    normalise: str = "fixed"
+    normalise: str = option("fixed", choices=("fixed", "frame", "clip"))
     """fixed: pixel_mean and pixel_std are grey levels. frame or clip: every frame (or clip) is brought to mean 0 and
     deviation 1 first, as nnU-Net does, and pixel_mean and pixel_std then apply to that (0 and 1 leave it)."""
     pixel_mean: list[float] = field(default_factory=list)
     """Grey levels (0..255) that are subtracted, one per input channel: as many channels as numbers."""
-    pixel_std: list[float] = field(default_factory=list)
+    pixel_std: list[float] = option(factory=list, above=0)
     """Grey levels that are divided by after that, likewise."""
-    input_size: int = 0
+    input_size: int = option(0, least=0)
     """Side in pixels that frames are resized to; 0 keeps the clip's own."""
-    layout: str = "NCHW"
+    layout: str = option("NCHW", choices=("NCHW", "NCTHW", "NTCHW"))
     """Axes of the network's input and output: NCHW (frames), or NCTHW or NTCHW (several frames T of a clip at once)."""
-    window_frames: int = 0
+    window_frames: int = option(0, least=0)
     """NCTHW, NTCHW: frames that the network sees at once; 0 gives it whole clips."""
     output: str = ""
-    """Name of the network's output, where it has several; empty takes the first, or torchvision's `out`."""
-    activation: str = "sigmoid"
-    """What makes probabilities of the output: sigmoid (classes are independent), softmax (they exclude each other), or
+    """Name of the network's output, if it has several; empty takes the first, or torchvision's `out`."""
+    activation: str = option("sigmoid", choices=("sigmoid", "softmax", "none"))
+    """Turns the output into probabilities: sigmoid (classes are independent), softmax (they exclude each other), or
     none (it gives probabilities)."""
     outputs: list[str] = field(default_factory=lambda: ["LV"])
-    """What the output's channels stand for, in order, by the teacher's own names; `background` is never taught.
+    """Classes of the output's channels, in order, by the teacher's own names; `background` is never taught.
     monai_bundle: empty takes the names in the bundle's metadata."""
     classes: dict[str, str] = field(default_factory=dict)
     """The teacher's name of a class: ours. Classes without a name of ours are dropped; empty takes all as they are."""
-    reference: str = ""
+    reference: str = option("", path="input", identity=False)
     """Stored frame and mask that the teacher must reproduce before a run starts (jobs/teacher_reference.py); empty
-    takes `<weights>.reference.safetensors` where there is one."""
-    reference_tolerance: float = 0.02
+    takes `<weights>.reference.safetensors`, if that exists."""
+    reference_tolerance: float = option(0.02, least=0, most=1, identity=False)
     """Largest difference of a probability from the stored mask."""
-    remote: RemoteConfig = field(default_factory=RemoteConfig)
+    remote: RemoteConfig = option(factory=RemoteConfig, identity=False)
     """kind=remote: the service, and how patiently it is asked."""
 
 
@@ -66,20 +88,22 @@ class TeacherModelConfig:
 class TeacherPoolConfig:
     """An actor pool: of the teacher, or with teacher.pools=each of one member of an ensemble."""
 
-    device: str = "auto"
-    """auto (a GPU where the actor holds one), cpu, or cuda."""
-    min_actors: int = 1
-    max_actors: int = 1
-    num_cpus: float = 1.0
+    device: str = option("auto", choices=("auto", "cpu", "cuda"), identity=False)
+    """auto (a GPU if the actor holds one), cpu, or cuda."""
+    min_actors: int = option(1, least=1, identity=False)
+    """Actors that the pool keeps."""
+    max_actors: int = option(1, identity=False)
+    """Actors that it may grow to; at least min_actors."""
+    num_cpus: float = option(1.0, least=0, identity=False)
     """CPUs that Ray reserves for one actor."""
-    num_gpus: float = 0.0
+    num_gpus: float = option(0.0, least=0, identity=False)
     """GPUs that Ray reserves for one actor."""
-    node_label: str = ""
+    node_label: str = option("", **NODE_LABEL)
     """`key=value`: run the actors only on nodes with this Ray label."""
-    compile: bool = False
-    """torch.compile the network in each actor, which then passes batch_frames frames at a time, padded where there are
+    compile: bool = option(False, identity=False)
+    """torch.compile the network in each actor, which then passes batch_frames frames at a time, padded if there are
     fewer (embedded, embedded_chambers, echonet_deeplabv3, torchvision, smp)."""
-    timeout_s: float = 300.0
+    timeout_s: float = option(300.0, least=0, identity=False)
     """An actor that holds one block for longer hangs: it is ended, replaced, and its block taught by another. An
     actor's first block, which may compile or tune, has WARM_UP_FACTOR times as long (0: wait for ever)."""
 
@@ -88,10 +112,10 @@ class TeacherPoolConfig:
 class MemberConfig(TeacherPoolConfig, TeacherModelConfig):
     """One teacher of an ensemble; the options of its actor pool count with teacher.pools=each."""
 
-    weight: float = 1.0
+    weight: float = option(1.0, above=0)
     """Its share in the fused mask, relative to the others."""
     required: bool = True
-    """A clip that it has no usable mask of is quarantined; false leaves the member out of that clip, and counts it."""
+    """A clip without a usable mask of it is quarantined; false leaves the member out of that clip, and counts it."""
 
 
 @dataclass(frozen=True)
@@ -100,26 +124,26 @@ class TeacherConfig(TeacherPoolConfig, TeacherModelConfig):
 
     members: dict[str, MemberConfig] = field(default_factory=dict)
     """ensemble: its teachers by name."""
-    fusion: str = "mean_prob"
+    fusion: str = option("mean_prob", choices=FUSIONS)
     """ensemble: mean_prob, mean_logit, staple, entropy, agreement or gate (docs/how-to/teachers.md: formulas)."""
-    pools: str = "one"
+    pools: str = option("one", choices=("one", "each"), identity=False)
     """ensemble: one (every actor runs all members), or each (every member has an actor pool of its own, and the pool
-    here fuses what they give)."""
-    confidence: bool = False
+    here fuses their masks)."""
+    confidence: bool = option(False, identity=False)  # a term that reads it says so
     """ensemble: how far its members agree crosses to the students, for terms with confidence=teacher."""
-    mask_code: str = "probability"
+    mask_code: str = option(PROBABILITY, choices=tuple(MASK_CODES))
     """How masks cross to the students and lie in the cache: probability (uint8, steps of 1/255), or logit (int8, steps
     of 1/16 of a logit, up to 7.9), which a term kl with a temperature reads better."""
-    cache: str = ""
-    """Folder or fsspec URL that keeps taught masks, so that a clip which is met again is not taught again."""
-    frame_memory_mb: int = 0
+    cache: str = option("", path="output", identity=False)
+    """Folder or fsspec URL that keeps taught masks, so that a repeated clip is not taught again."""
+    frame_memory_mb: int = option(0, least=0, identity=False)
     """Masks of single frames that each actor remembers (compressed), for windows that overlap: epochs over recorded
     videos. Of teachers that see a frame at a time; 0 remembers none."""
     feature_layer: str = ""
     """Module of the network whose activations the students' term `features` reads, e.g. up.0 of an embedded teacher."""
-    feature_channels: int = 16
+    feature_channels: int = option(16, least=1, needs="feature_layer")
     """Channels of them that cross to the students: neighbouring ones are averaged down to so many."""
-    feature_size: int = 0
+    feature_size: int = option(0, least=0, needs="feature_layer")
     """Side of the maps that cross: cells are averaged down to it; 0 takes window.size // 8. Channels x side x side may
     not be above window.size squared, which is twice the video's bytes."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import ipaddress
 import logging
 import os
@@ -20,10 +19,7 @@ from typing import Any
 import ray
 
 from echodfkd.config.run import RayConfig, RunConfig
-from echodfkd.config.sections.evaluation import EvaluationConfig
-from echodfkd.config.sections.source import PartConfig, SourceConfig
-from echodfkd.config.sections.teacher import TeacherConfig, TeacherModelConfig
-from echodfkd.config.short_forms import map_parts
+from echodfkd.config.sections.option import Declaration, replace_options
 from echodfkd.core.errors import RunError, plain_sentence
 from echodfkd.runtime.cluster.environment import QUIET_RAY, cluster_address
 from echodfkd.runtime.cluster.host_memory import kept_memory
@@ -185,27 +181,18 @@ def _is_this_machine(address: str) -> bool:
 def with_absolute_paths(config: RunConfig) -> RunConfig:
     """The config with local paths made absolute: actors run in other working directories.
 
-    A submitted job runs in an unpacked copy of its working directory that Ray deletes later, so that there
-    a relative `storage` is taken from the home folder instead.
+    A submitted job runs in an unpacked copy of its working directory that Ray deletes later, so that paths of outputs
+    are taken from the home folder there.
     """
-    base = Path.home() if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else Path.cwd()
-    evaluate: dict[str, Any] = {name: _absolute(getattr(config.evaluate, name), base) for name in ("out", "run")}
-    evaluate |= {name: _absolute(getattr(config.evaluate, name), Path.cwd()) for name in ("masks", "annotations")}
-    students = {
-        name: dataclasses.replace(student, initial=_absolute(student.initial, Path.cwd()))
-        for name, student in config.students.items()
-    }
-    return dataclasses.replace(
-        config,
-        students=students,
-        storage=_absolute(config.storage, base),
-        synthesize=dataclasses.replace(config.synthesize, out=_absolute(config.synthesize.out, base)),
-        source=_absolute_source(config.source),
-        evaluate=dataclasses.replace(config.evaluate, **evaluate),
-        evaluation=_absolute_evaluation(config.evaluation),
-        teacher=_absolute_teacher(config.teacher, base),
-        serve=_with_absolute(config.serve, ("token_file", "certificate_file", "key_file")),
-    )
+    in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    bases = {"input": Path.cwd(), "output": Path.home() if in_job else Path.cwd()}
+
+    def absolute(declared: Declaration, value: Any) -> Any:
+        if not declared.path or not value or "://" in value or value.startswith("hf-hub:"):
+            return value
+        return str((bases[declared.path] / value).absolute())
+
+    return replace_options(config, absolute)
 
 
 def node_labels(option: str) -> dict[str, str] | None:
@@ -244,40 +231,3 @@ def last_sentence(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     last = lines[-1] if lines else type(error).__name__
     return re.sub(r"^(\w+\.)*\w*(Error|Exception): ", "", last)
-
-
-def _absolute(path: str, base: Path) -> str:
-    return path if not path or "://" in path else str((base / path).absolute())
-
-
-def _absolute_evaluation(evaluation: EvaluationConfig) -> EvaluationConfig:
-    weights = evaluation.judge_weights
-    return dataclasses.replace(
-        evaluation,
-        source=_absolute_source(evaluation.source),
-        judge_weights=weights if weights.startswith("hf-hub:") else _absolute(weights, Path.cwd()),
-        judge_captions=_absolute(evaluation.judge_captions, Path.cwd()),
-    )
-
-
-def _with_absolute(options: Any, names: tuple[str, ...]) -> Any:
-    """A dataclass with some of its paths made absolute."""
-    return dataclasses.replace(options, **{name: _absolute(getattr(options, name), Path.cwd()) for name in names})
-
-
-def _absolute_teacher(teacher: TeacherConfig, base: Path) -> TeacherConfig:
-    def files(model: TeacherModelConfig) -> dict[str, Any]:
-        found: dict[str, Any] = {name: _absolute(getattr(model, name), Path.cwd()) for name in ("weights", "reference")}
-        return {**found, "remote": _with_absolute(model.remote, ("token_file", "ca_file"))}
-
-    members = {name: dataclasses.replace(member, **files(member)) for name, member in teacher.members.items()}
-    return dataclasses.replace(teacher, **files(teacher), members=members, cache=_absolute(teacher.cache, base))
-
-
-def _absolute_source(source: SourceConfig) -> SourceConfig:
-    def absolute(_: str, part: PartConfig) -> PartConfig:
-        table = _absolute(part.conditions.table, Path.cwd())
-        conditions = dataclasses.replace(part.conditions, table=table)
-        return dataclasses.replace(part, path=_absolute(part.path, Path.cwd()), conditions=conditions)
-
-    return map_parts(source, absolute)

@@ -102,7 +102,7 @@ def test_both_ways_are_timed_and_their_masks_compared() -> None:
     ("override", "sentence"),
     [
         ("teacher.precision=fp16", "teacher.precision: got 'fp16', allowed are fp32, bf16"),
-        ("teacher={kind: onnx, weights: x.onnx, precision: bf16}", "teacher.precision: has no effect where .* is onnx"),
+        ("teacher={kind: onnx, weights: x.onnx, precision: bf16}", "teacher.precision: has no effect if .* is onnx"),
     ],
 )
 def test_a_precision_that_cannot_be_had_is_refused(override: str, sentence: str) -> None:

@@ -65,7 +65,7 @@ def test_overrides_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Pa
             "students.a.classes: got LV, LA, la, must not name one thing",
         ),
         ([ONE_STUDENT, "students.a.classes=[LV, 'L A']"], "students.a.classes: got 'L A', a name may hold letters"),
-        ([ONE_STUDENT, "students.a.tasks=[age]"], "students.a.tasks: got age, allowed are phase, ef"),
+        ([ONE_STUDENT, "students.a.tasks=[age]"], "students.a.tasks[0]: got 'age', allowed are phase, ef"),
         (
             [ONE_STUDENT, "students.a.tasks=[ef]"],
             "window.frames: got 16 frames at 32 per second (0.50 s), must last at",
@@ -83,7 +83,7 @@ def test_overrides_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Pa
             [ONE_STUDENT, "students.a.objective.kl.temprature=1"],
             "students.a.objective.kl.temprature: unknown option; allowed are confidence, gamma, kind, layer",
         ),
-        ([ONE_STUDENT, "students.a.objective.kl.temperature=0"], "objective.kl.temperature: got 0, must be above 0"),
+        ([ONE_STUDENT, "students.a.objective.kl.temperature=0"], "objective.kl.temperature: got 0.0, must be above 0"),
         (
             [ONE_STUDENT, "students.a.objective.focal.gamma=0.5"],
             "objective.focal.gamma: got 0.5, must be 0 or at least",
@@ -93,7 +93,7 @@ def test_overrides_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Pa
             [ONE_STUDENT, "students.a.objective.bce.confidence=high"],
             "bce.confidence: got 'high', allowed are none, entropy",
         ),
-        ([ONE_STUDENT, "students.a.objective.lovasz.threshold=1"], "lovasz.threshold: got 1, must lie in 0 <= value"),
+        ([ONE_STUDENT, "students.a.objective.lovasz.threshold=1"], "lovasz.threshold: got 1.0, must lie in 0 <= value"),
         (
             [ONE_STUDENT, "students.a.objective.dice.threshold=0.3"],
             "students.a.objective.dice.threshold: dice has no such option; it belongs to lovasz, boundary",
@@ -215,7 +215,7 @@ def test_a_distribution_that_is_given_replaces_the_default_as_a_whole(tmp_path: 
         ("ef_percent=120", "source.conditions.ef_percent.value: got 120, must lie in 1 .. 99"),
         ("ef_percent.mean=50", "source.conditions.ef_percent: a normal distribution needs mean and sd, got no sd"),
         ("ef_percent.low=50", "source.conditions.ef_percent: a uniform distribution needs high and low, got no high"),
-        ("ef_percent={mean: 50, sd: 0}", "source.conditions.ef_percent.sd: got 0, must be above 0"),
+        ("ef_percent={mean: 50, sd: 0}", "source.conditions.ef_percent.sd: got 0.0, must be above 0"),
         (
             "ef_percent={value: 50, low: 20}",
             "source.conditions.ef_percent: low contradicts a fixed distribution, which takes value",
@@ -234,11 +234,11 @@ def test_a_distribution_that_is_given_replaces_the_default_as_a_whole(tmp_path: 
         ),
         (
             "edv_ml.mixture=[{value: 90, weight: 0}]",
-            "source.conditions.edv_ml.mixture[0].weight: got 0, must be above 0",
+            "source.conditions.edv_ml.mixture[0].weight: got 0.0, must be above 0",
         ),
         ("edv_ml.mixture=[{low: 90, high: 80}]", "source.conditions.edv_ml.mixture[0]: low is 90 and high is 80"),
         ("view=A3C", "source.conditions.view: got 'A3C', allowed are A4C, A2C"),
-        ("sex={F: -1}", "source.conditions.sex.shares.F: got -1, must be at least 0"),
+        ("sex={F: -1}", "source.conditions.sex.shares.F: got -1.0, must be at least 0"),
         ("sex={F: 0}", "source.conditions.sex.shares: they sum to 0, at least one must be above 0"),
         ("sex={value: F, shares: {M: 1}}", "source.conditions.sex: value and shares contradict each other"),
         ("blood_pressure=120", "source.conditions.blood_pressure: unknown option; allowed are age_years"),
@@ -257,7 +257,7 @@ def test_a_distribution_that_is_given_replaces_the_default_as_a_whole(tmp_path: 
         ),
         (
             "stratify={condition: ef_percent, edges: [40], shares: [1, 0]}",
-            "source.conditions.stratify.shares[1]: got 0, must be above 0",
+            "source.conditions.stratify.shares[1]: got 0.0, must be above 0",
         ),
     ],
 )
@@ -307,7 +307,7 @@ def test_a_mixture_survives_its_own_dump_and_builds_once(tmp_path: Path) -> None
             "source.parts.real.conditions.ef_percent=30",
             "source.parts.real.conditions: set, but source.parts.real.kind is recorded; videos have their own",
         ),
-        ("source.parts.made.weight=0", "source.parts.made.weight: got 0, must be above 0"),
+        ("source.parts.made.weight=0", "source.parts.made.weight: got 0.0, must be above 0"),
         ("source.parts.made-up.weight=1", "source.parts.made-up: a part's name may hold letters, digits and '_'"),
         ("source.cases_from=other", "source.cases_from: got 'other', allowed are made, real"),
         ("source.parts.made.conditions.view=PLAX", "source.parts.made.conditions.view: got 'PLAX', allowed are A4C"),
@@ -418,7 +418,7 @@ def test_a_teacher_must_give_what_the_students_ask_for() -> None:
         (["evaluation.judge_weights=/w"], "evaluation.judge_weights: set, but evaluation.judge is embedded"),
         (["evaluation.judge_phase_sign=0"], "evaluation.judge_phase_sign: got 0, allowed are -1, 1"),
         (["evaluation.judge_prompts.wall=' '"], "evaluation.judge_prompts.wall: empty, expected a caption"),
-        (["evaluation.judge_prompts.ef=[EF IS HIGH]"], "expected sentences with <#> where the number stands"),
+        (["evaluation.judge_prompts.ef=[EF IS HIGH]"], "expected sentences with <#> in place of the number"),
         (["evaluation.judge_prompts.door=x"], "evaluation.judge_prompts.door: unknown option; allowed are ef, left_ve"),
     ],
 )

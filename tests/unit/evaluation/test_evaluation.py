@@ -227,5 +227,5 @@ def test_what_cannot_be_tuned_is_said(folder, tmp_path):
         run_folder,
         "evaluate.tune_cases=3",
     )
-    refuse(ConfigError, r"evaluate.step: got -2, allowed are a step, 0", run_folder, "evaluate.step=-2")
+    refuse(ConfigError, r"evaluate.step: got -2, must be at least -1", run_folder, "evaluate.step=-2")
     refuse(ConfigError, r"evaluate.actors: got -1, must be at least 0", run_folder, "evaluate.actors=-1")

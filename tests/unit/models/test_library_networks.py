@@ -129,5 +129,5 @@ def test_the_config_asks_for_architecture_and_encoder() -> None:
     for option, example in (("network", "unet"), ("encoder", "resnet34")):
         with pytest.raises(ConfigError, match=rf"teacher.{option}: empty, but teacher.kind is smp; e.g. {example}"):
             load_config(None, [*base, f"teacher.{option}=''"])
-    with pytest.raises(ConfigError, match=r"teacher.encoder: has no effect where teacher.kind is torchvision"):
+    with pytest.raises(ConfigError, match=r"teacher.encoder: has no effect if teacher.kind is torchvision"):
         load_config(None, [*base, "teacher.kind=torchvision"])

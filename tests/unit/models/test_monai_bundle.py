@@ -263,7 +263,7 @@ def test_the_config_takes_a_bundle_and_refuses_what_it_does_not_read() -> None:
     base = ["students.a.blocks=1", "teacher.kind=monai_bundle", "teacher.weights=/b", "teacher.pixel_mean=[0]"]
     base += ["teacher.pixel_std=[1]", "teacher.outputs=[]", "teacher.activation=softmax"]
     assert load_config(None, base).teacher.outputs == []
-    with pytest.raises(ConfigError, match=r"teacher.network: has no effect where teacher.kind is monai_bundle"):
+    with pytest.raises(ConfigError, match=r"teacher.network: has no effect if teacher.kind is monai_bundle"):
         load_config(None, [*base, "teacher.network=UNet"])
     with pytest.raises(ConfigError, match=r"teacher.outputs: got none, expected different names"):
         load_config(None, [*base, "teacher.kind=onnx"])

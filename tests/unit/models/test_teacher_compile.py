@@ -86,5 +86,5 @@ def test_compiling_decides_no_number_and_is_refused_where_there_is_nothing_to_co
     plain, fast = load_config(None, [students]), load_config(None, [students, "teacher.compile=true"])
     assert config_hash(plain) == config_hash(fast)
     foreign = "teacher={kind: onnx, weights: x.onnx, pixel_mean: [0], pixel_std: [1], compile: true}"
-    with pytest.raises(ConfigError, match=r"teacher\.compile: has no effect where teacher\.kind is onnx"):
+    with pytest.raises(ConfigError, match=r"teacher\.compile: has no effect if teacher\.kind is onnx"):
         load_config(None, [students, foreign])

@@ -172,5 +172,5 @@ def test_the_option_is_checked_and_older_runs_keep_their_hash() -> None:
     assert config_hash(load_config(None, [*base, "teacher.normalise=clip"])) != config_hash(plain)
     with pytest.raises(ConfigError, match=r"teacher.normalise: got 'image', allowed are fixed, frame, clip"):
         load_config(None, [*base, "teacher.normalise=image"])
-    with pytest.raises(ConfigError, match=r"teacher.normalise: has no effect where teacher.kind is embedded"):
+    with pytest.raises(ConfigError, match=r"teacher.normalise: has no effect if teacher.kind is embedded"):
         load_config(None, ["students.a.blocks=1", "teacher.normalise=frame"])

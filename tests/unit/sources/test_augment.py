@@ -243,8 +243,8 @@ def test_the_mask_cache_knows_varied_clips_by_their_pixels(tmp_path) -> None:
     ("overrides", "words"),
     [
         (["augment.where=never"], "augment.where: got 'never', allowed are before_teacher, after_teacher"),
-        (["augment.scale=1"], "augment.scale: got 1, must lie in 0 <= value < 1"),
-        (["augment.rotate_deg=-1"], "augment.rotate_deg: got -1, must lie in 0 <= value <= 180"),
+        (["augment.scale=1"], "augment.scale: got 1.0, must lie in 0 <= value < 1"),
+        (["augment.rotate_deg=-1"], "augment.rotate_deg: got -1.0, must lie in 0 .. 180"),
         (
             ["augment.gain=0.1", "teacher.kind=recorded", "teacher.weights=/masks"],
             "augment.where: got before_teacher, but the masks of teacher.kind=recorded belong to the videos",

@@ -158,7 +158,7 @@ def test_a_memory_is_no_other_run() -> None:
         (["teacher.frame_memory_mb=-1"], "teacher.frame_memory_mb: got -1, must be at least 0"),
         (
             ["teacher.frame_memory_mb=1", "teacher={kind: recorded, weights: masks}"],
-            "teacher.frame_memory_mb: has no use here, where no teacher is a network that sees a frame at a time",
+            "teacher.frame_memory_mb: has no use here, because no teacher is a network that sees a frame at a time",
         ),
         (
             [

@@ -347,11 +347,11 @@ def test_the_cache_keeps_what_each_member_gives(tmp_path: Path) -> None:
         ),
         (
             ["students.a.blocks=2", "teacher.pools=each"],
-            r"^teacher.pools: has no effect where teacher.kind is embedded",
+            r"^teacher.pools: has no effect if teacher.kind is embedded",
         ),
         (
             ["students.a.blocks=2", "teacher.confidence=true"],
-            r"^teacher.confidence: has no effect where teacher.kind is",
+            r"^teacher.confidence: has no effect if teacher.kind is",
         ),
         (
             [*MEMBERS, "students.a.objective.kl.confidence=teacher"],
