@@ -79,16 +79,22 @@ class VideoClip:
 
 
 @dataclass(frozen=True)
-class Quarantined:
+class TriedClip:
+    """A slot of the plan, and the clip that was tried for it."""
+
+    slot: int
+    index: int
+    clip_id: str
+
+
+@dataclass(frozen=True)
+class Quarantined(TriedClip):
     """One index that could not be used, and why.
 
     Example: ``Quarantined(slot=3, index=3, clip_id="recorded-0X1A-s0-e0", stage="source",
     reason="0X1A.avi has 71 frames, its header says 176")``.
     """
 
-    slot: int
-    index: int
-    clip_id: str
     stage: str
     reason: str
 
@@ -110,16 +116,13 @@ class StageSpan:
 
 
 @dataclass(frozen=True)
-class DroppedMember:
+class DroppedMember(TriedClip):
     """One member of an ensemble that one trained clip was taught without, and why.
 
     Example: ``DroppedMember(slot=3, index=3, clip_id="recorded-0X1A-s0-e0", member="mine",
     reason="/masks holds no mask of recorded-0X1A-s0-e0")``.
     """
 
-    slot: int
-    index: int
-    clip_id: str
     member: str
     reason: str
 
@@ -144,12 +147,9 @@ class TaughtClip:
 
 
 @dataclass(frozen=True)
-class LedgerRow:
+class LedgerRow(TriedClip):
     """One clip trained once. Rows are void until a checkpoint's manifest names their file."""
 
-    slot: int
-    index: int
-    clip_id: str
     epoch: int
     window_start: int
     step: int

@@ -1,4 +1,4 @@
-"""Columns of every Parquet file in a run folder: writers and readers take them from here.
+"""Arrow schemas of the Parquet files in a run folder, most of them derived from the records in `core.records`.
 
 ======================  =====================================  =====================
 file                    one row is                             schema
@@ -9,93 +9,55 @@ quarantine/part-*       one index that could not be used       `QUARANTINE_SCHEM
 logs/spans-*            one piece of work of one actor         `SPAN_SCHEMA`
 logs/training-*         one student's optimiser step           `TRAINING_SCHEMA`
 logs/dropped-*          one member a clip was taught without   `DROPPED_SCHEMA`
-cases.parquet           what is known of one evaluation case   `CASE_SCHEMA`
+cases.parquet           one evaluation case, without pixels    `CASE_SCHEMA`
 ======================  =====================================  =====================
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from echodfkd.core.errors import InputError
-from echodfkd.core.records import CaseScore, DroppedMember, LedgerRow, Quarantined, StageSpan, VideoClip
+from echodfkd.core.records import CaseScore, Conditions, DroppedMember, LedgerRow, Quarantined, StageSpan, VideoClip
 from echodfkd.storage.files import RunStorage, check_described
 
-SCORE_SCHEMA = pa.schema(
-    [
-        ("clip_id", pa.string()),
-        ("teacher_id", pa.string()),
-        ("student", pa.string()),
-        ("step", pa.int64()),
-        ("metric", pa.string()),
-        ("reference", pa.string()),
-        ("unit", pa.string()),
-        ("threshold", pa.float64()),
-        ("value", pa.float64()),
-        ("n", pa.int64()),
-    ]
-)
-"""`records.CaseScore`; ``threshold`` is null where none applies."""
+_ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64()}
 
-LEDGER_SCHEMA = pa.schema(
-    [
-        ("slot", pa.int64()),
-        ("index", pa.int64()),
-        ("clip_id", pa.string()),
-        ("epoch", pa.int64()),
-        ("window_start", pa.int64()),
-        ("step", pa.int64()),
-        ("rank", pa.int64()),
-        ("attempt", pa.string()),
-        ("source", pa.string()),
-        ("domain", pa.string()),
-    ]
-)
-"""`records.LedgerRow`."""
 
-QUARANTINE_SCHEMA = pa.schema(
-    [
-        ("slot", pa.int64()),
-        ("index", pa.int64()),
-        ("clip_id", pa.string()),
-        ("stage", pa.string()),
-        ("reason", pa.string()),
-    ]
-)
-"""`records.Quarantined`."""
+def schema_of(record: type) -> pa.Schema:
+    """The Arrow schema of a record whose fields are texts and numbers: its field names, in order."""
+    hints = get_type_hints(record)
+    return pa.schema([(field.name, _ARROW[_plain_type(hints[field.name])]) for field in fields(record)])
 
-SPAN_SCHEMA = pa.schema(
-    [
-        ("stage", pa.string()),
-        ("actor", pa.string()),
-        ("start", pa.float64()),
-        ("end", pa.float64()),
-        ("clips", pa.int64()),
-        ("frames", pa.int64()),
-        ("bytes", pa.int64()),
-    ]
-)
-"""`records.StageSpan`; stages are "source", "teacher", "students" and "evaluator", and "teacher.NAME" of an ensemble's
-member. Spans of "teacher_cache" and "teacher_uncached" (likewise with ".NAME") count the clips of a teacher's span that
-were in its cache and that were not, with the ``bytes`` of the entries that were read and written for them (null in rows
-of older versions); "teacher_remembered" counts frames whose masks its actor remembered."""
 
-DROPPED_SCHEMA = pa.schema(
-    [
-        ("slot", pa.int64()),
-        ("index", pa.int64()),
-        ("clip_id", pa.string()),
-        ("member", pa.string()),
-        ("reason", pa.string()),
-    ]
-)
-"""`records.DroppedMember`."""
+def _plain_type(hint: Any) -> type:
+    """The type itself, or X of ``X | None``."""
+    kinds: list[type] = [kind for kind in get_args(hint) or (hint,) if kind is not NoneType]
+    return kinds[0]
+
+
+SCORE_SCHEMA = schema_of(CaseScore)
+"""``threshold`` is null if none applies."""
+
+LEDGER_SCHEMA = schema_of(LedgerRow)
+
+QUARANTINE_SCHEMA = schema_of(Quarantined)
+
+SPAN_SCHEMA = schema_of(StageSpan)
+"""Stages are "source", "teacher", "students" and "evaluator", and "teacher.NAME" of an ensemble's member. Spans of
+"teacher_cache" and "teacher_uncached" (likewise with ".NAME") count the clips of a teacher's span that were in its
+cache and that were not, with the ``bytes`` of the entries that were read and written for them (null in rows of older
+versions); "teacher_remembered" counts frames whose masks its actor remembered."""
+
+DROPPED_SCHEMA = schema_of(DroppedMember)
 
 TRAINING_SCHEMA = pa.schema(
     [
@@ -122,21 +84,13 @@ CASE_SCHEMA = pa.schema(
         ("fps", pa.float64()),
         ("spacing_mm", pa.float64()),
         ("num_frames", pa.int64()),
-        ("ef_percent", pa.float64()),
-        ("edv_ml", pa.float64()),
-        ("esv_ml", pa.float64()),
-        ("heart_rate_bpm", pa.float64()),
-        ("age_years", pa.float64()),
-        ("sex", pa.string()),
-        ("bsa_m2", pa.float64()),
-        ("view", pa.string()),
-        ("image_quality", pa.float64()),
+        *schema_of(Conditions),
         ("sample_weight", pa.float64()),
         ("ed_frames", pa.list_(pa.int64())),
         ("es_frames", pa.list_(pa.int64())),
     ]
 )
-"""What is known of a case: the clip without its pixels, its conditions one column each."""
+"""A case without its pixels; its conditions are one column each."""
 
 MAX_PART_ROWS = 20_000_000
 """Most rows of one Parquet file: a few bytes can promise any number."""
@@ -160,24 +114,16 @@ _NEVER_NULL = {
 _ADDED_LATER = {"busy_s", "terms", "bytes"}
 """Columns that files of older versions do not have: read as null."""
 
-_SCHEMAS = {
-    CaseScore: SCORE_SCHEMA,
-    LedgerRow: LEDGER_SCHEMA,
-    Quarantined: QUARANTINE_SCHEMA,
-    StageSpan: SPAN_SCHEMA,
-    DroppedMember: DROPPED_SCHEMA,
-}
-
 
 def write_records(
     storage: RunStorage, name: str, records: Sequence[CaseScore | LedgerRow | Quarantined | StageSpan | DroppedMember]
 ) -> dict[str, object]:
     """Write records of one kind as the Parquet file ``name`` (relative to the run folder); returns `describe`'s facts.
 
-    ``records`` must not be empty: an empty part says nothing, and its kind would be unknown.
+    ``records`` must not be empty, because their kind decides the schema.
     """
     assert records, f"{name}: no rows to write"
-    return storage.write_table(name, (asdict(record) for record in records), _SCHEMAS[type(records[0])])
+    return storage.write_table(name, (asdict(record) for record in records), schema_of(type(records[0])))
 
 
 def case_row(case: VideoClip) -> dict[str, object]:
@@ -197,11 +143,6 @@ def case_row(case: VideoClip) -> dict[str, object]:
     }
 
 
-def write_cases(storage: RunStorage, cases: Iterable[VideoClip]) -> None:
-    """Write ``cases.parquet``."""
-    storage.write_table("cases.parquet", (case_row(case) for case in cases), CASE_SCHEMA)
-
-
 def read_part(storage: RunStorage, name: str, schema: pa.Schema, known: Mapping[str, object] | None = None) -> pa.Table:
     """Read one Parquet file of a run folder: exactly the columns of ``schema``, in its types.
 
@@ -209,12 +150,12 @@ def read_part(storage: RunStorage, name: str, schema: pa.Schema, known: Mapping[
         storage: the run folder.
         name: the file.
         schema: its columns.
-        known: what a manifest says of it (`storage.describe`); None where none does.
+        known: size and sha256 from a manifest (`files.describe`); None if no manifest names it.
 
     Raises:
         FileNotFoundError: there is no such file.
         InputError: it is not the file that the manifest describes, is damaged, lacks a column or holds another type,
-            a column that must not has nulls, or a time is not finite.
+            has nulls in a column that readers compute with, or a time that is not finite.
     """
     data, where = storage.read(name), f"{storage.root}/{name}"
     if known is not None:

@@ -29,7 +29,7 @@ from echodfkd.storage.files import RunStorage
 from echodfkd.storage.intervals import Intervals
 from echodfkd.storage.ledger import check_ledger
 from echodfkd.storage.manifests import list_checkpoints, read_consumed
-from echodfkd.storage.schemas import TRAINING_SCHEMA, write_cases, write_records
+from echodfkd.storage.schemas import CASE_SCHEMA, TRAINING_SCHEMA, case_row, write_records
 from tests.fuzz.mutate import damage_bytes, damage_csv, damage_json, damage_parquet, damage_yaml
 from tests.helpers.echonet import beating_clip
 
@@ -107,7 +107,7 @@ class Report(Checkpoint):
         storage.write_table("logs/training-0.parquet", logs, TRAINING_SCHEMA)
         dropped = [DroppedMember(slot, slot, f"c{slot}", "mine", "lost") for slot in (1, 2)]
         write_records(storage, "logs/dropped-step00000001-rank0-first.parquet", dropped)
-        write_cases(storage, [_clip(number) for number in range(3)])
+        storage.write_table("cases.parquet", [case_row(_clip(number)) for number in range(3)], CASE_SCHEMA)
         config = load_config(None, ["students.a={blocks: 1, filters: 2}", "train.steps=2", "train.global_batch=4"])
         storage.write("config.yaml", config_to_yaml(config).encode())
         storage.write("identity.json", json.dumps({"config_hash": "x", "teacher_id": "t"}).encode())

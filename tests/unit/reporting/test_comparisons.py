@@ -37,7 +37,7 @@ def storage(tmp_path):
                 rows.append(CaseScore(f"case{number}", "t", student, 5, "dice_all", "truth", "", 0.5, value, 4))
             rows.append(CaseScore(f"case{number}", "t", student, 5, "ef_simpson", "truth", "percent", 0.5, ef - 4, 4))
     schemas.write_records(storage, "scores/part-0.parquet", rows)
-    schemas.write_cases(storage, cases)
+    storage.write_table("cases.parquet", map(schemas.case_row, cases), schemas.CASE_SCHEMA)
     return storage
 
 

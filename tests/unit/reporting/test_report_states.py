@@ -82,7 +82,7 @@ def test_what_the_judge_reads_is_shown_and_is_nobody_s_score(tmp_path):
         for metric, value in (("judge_ef", case.conditions.ef_percent + 3), ("judge_phase_gap", 1.5)):
             scores.append(CaseScore(case.clip_id, "", "", JUDGE_STEP, metric, "judge-1", "", None, value, 48))
     storage = bare_run(tmp_path, scores)
-    schemas.write_cases(storage, cases)
+    storage.write_table("cases.parquet", map(schemas.case_row, cases), schemas.CASE_SCHEMA)
     assert read_rows(storage).scored_steps("") == []
     page = checked_page(storage)
     assert "What the judge reads without a mask" in page.text
@@ -237,7 +237,7 @@ def test_overlays_are_drawn_again_without_a_cluster(tmp_path):
     storage.write("config.yaml", config_to_yaml(config).encode())
     source = build_source(config.evaluation.source, config.window, seed=config.seed, case_frames=12)
     cases = [source.case(number) for number in range(3)]
-    schemas.write_cases(storage, cases)
+    storage.write_table("cases.parquet", map(schemas.case_row, cases), schemas.CASE_SCHEMA)
     dice = (0.7, 0.2, 0.9)
     rows = [
         CaseScore(case.clip_id, "t", "a", 2, "dice_all", "truth", "", 0.5, value, 12)

@@ -168,7 +168,8 @@ def fake_run(folder: object, *, with_judge: bool = True, with_overlay: bool = Fa
     schemas.write_records(storage, "scores/part-0.parquet", scores[: len(scores) // 2])
     schemas.write_records(storage, "scores/part-1.parquet", scores[len(scores) // 2 :])
     schemas.write_records(storage, "scores/part-2.parquet", scores[:30])  # an evaluator came back and scored again
-    schemas.write_cases(storage, [fake_case(i) for i in range(CASES)])
+    cases = [schemas.case_row(fake_case(i)) for i in range(CASES)]
+    storage.write_table("cases.parquet", cases, schemas.CASE_SCHEMA)
     if with_overlay:
         for index in range(2):
             case = fake_case(index, size=56)
