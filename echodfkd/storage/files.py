@@ -28,8 +28,9 @@ _PARTIAL = ".partial-"
 MAX_TABLE_BYTES = 1 << 28
 """Largest file that is read as a whole without anything to hold its size against."""
 
-LAYOUT = 2
-"""Version of what lies in run folders and folders of clips. 1 is that of version 0.1, which wrote no number."""
+LAYOUT = 3
+"""Version of the files in run folders and folders of clips. 1 is that of version 0.1, which wrote no number; since 3 a
+run is known by the difference of its config from the defaults."""
 
 
 def check_layout(values: Mapping[str, object], where: str) -> None:

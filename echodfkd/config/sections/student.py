@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from echodfkd.config.sections.objective import TermConfig
+from echodfkd.config.sections.objective import PLAIN_OBJECTIVE, TermConfig
 from echodfkd.config.sections.option import option
 
 
@@ -34,7 +34,7 @@ class StudentConfig:
     """Half of every recurrent layer runs against time: for recordings, not for a live stream."""
     input: str = option("normalised", choices=("normalised", "raw"))
     """normalised (grey levels centred and scaled), or raw (0 .. 255 as they are, as in the authors' checkpoints)."""
-    objective: dict[str, TermConfig] = field(default_factory=dict)
+    objective: dict[str, TermConfig] = option(factory=dict, needs="has_objective")
     """Loss on the masks: bce, kl, focal, dice, lovasz, boundary, temporal, each with its options; empty is the
     authors' cross-entropy, {bce: {}}. A mapping replaces the default: name bce in it to keep it. The term features
     reads teacher.feature_layer, and needs another term beside it."""
@@ -42,6 +42,11 @@ class StudentConfig:
     """Weights that training starts from: a student.safetensors, or a .ckpt of the authors; empty draws them."""
     initial_sha256: str = ""
     """Of that file's bytes; filled in when the config is read, and checked before training."""
+
+    @property
+    def has_objective(self) -> bool:
+        """Whether the loss on the masks is another one than the authors'."""
+        return self.objective not in ({}, PLAIN_OBJECTIVE)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from echodfkd.storage.schemas import SCORE_SCHEMA
 from tests.helpers.training import TEACHER, run_training, small_config
 
 OLD_HASH = "0123456789abcdef"
-"""Version 0.1 knew fewer options, and so had another hash for the same config."""
+"""Version 0.1 hashed all its options, and so had another hash for the same config."""
 
 CONFIG = dataclasses.replace(small_config(), window=WindowConfig(frames=3, size=16))
 """Of a size that config files may have."""
@@ -130,10 +130,21 @@ def test_a_run_of_layout_1_is_read_resumed_and_reported(unbroken: RunStorage, tm
     rows = read_rows(storage)
     assert rows.training["step"].to_pylist() == list(range(1, 11))
     assert [loss < 0 for loss in rows.training["loss"].to_pylist()] == [True] * 5 + [False] * 5  # none of the void part
-    assert [manifest.layout for manifest in rows.manifests] == [1, 2]
+    assert [manifest.layout for manifest in rows.manifests] == [1, 3]
     assert build_summary(storage)["ledger"] == {"clips": 40, "lost": 0, "repeated": 0, "quarantined": 0}
     assert "<html" in render_report(storage)
     assert open_run_folder(config, TEACHER).root == storage.root  # and once more, now that both layouts lie there
+
+
+def test_a_run_of_layout_1_whose_config_this_version_does_not_read_is_refused(
+    unbroken: RunStorage, tmp_path: Path
+) -> None:
+    config = write_layout_1(tmp_path / "old", unbroken)
+    stored = tmp_path / "old" / "config.yaml"
+    stored.write_text(stored.read_text() + "bygone: 1\n")
+    words = r"^name: an earlier version of echodfkd made the run old .* does not read its config.yaml \(bygone: unknown"
+    with pytest.raises(ConfigError, match=words):
+        open_run_folder(config, TEACHER)
 
 
 def test_another_config_is_still_refused(unbroken: RunStorage, tmp_path: Path) -> None:
@@ -148,7 +159,7 @@ def test_another_config_is_still_refused(unbroken: RunStorage, tmp_path: Path) -
 def test_a_folder_whose_maker_died_between_its_first_two_files_is_a_run_folder(tmp_path: Path) -> None:
     config = dataclasses.replace(small_config(), storage=str(tmp_path), name="run")
     storage = open_run_folder(config, TEACHER)
-    assert json.loads(storage.read("identity.json"))["layout"] == 2
+    assert json.loads(storage.read("identity.json"))["layout"] == 3
     (tmp_path / "run" / "config.yaml").unlink()
     assert open_run_folder(config, TEACHER).exists("config.yaml")
 
@@ -158,8 +169,8 @@ def test_a_newer_layout_is_refused_with_a_sentence(unbroken: RunStorage, tmp_pat
     config = write_layout_1(tmp_path / "new", unbroken)
     storage = RunStorage(config.root)
     run_training(config, storage.root, attempt="new")
-    storage.write(name, json.dumps({**json.loads(storage.read(name)), "layout": 3, "surprise": 1}).encode())
-    words = rf"{name} has layout 3, this version of echodfkd reads layouts up to 2: use a newer version"
+    storage.write(name, json.dumps({**json.loads(storage.read(name)), "layout": 4, "surprise": 1}).encode())
+    words = rf"{name} has layout 4, this version of echodfkd reads layouts up to 3: use a newer version"
     with pytest.raises(InputError, match=words):
         read_rows(storage)
     with pytest.raises(InputError, match=words):
@@ -172,11 +183,11 @@ def test_a_folder_of_clips_of_layout_1_takes_more_and_a_newer_one_does_not(tmp_p
     storage = open_folder(str(tmp_path), request, on_exists="resume")
     with pytest.raises(ConfigError, match=r"holds clips of another seed \(0, now 1\)"):
         open_folder(str(tmp_path), {**request, "seed": 1}, on_exists="resume")
-    storage.write("synthesis.json", json.dumps({"layout": 3, **request}).encode())
-    with pytest.raises(InputError, match=r"synthesis.json has layout 3, .* up to 2"):
+    storage.write("synthesis.json", json.dumps({"layout": 4, **request}).encode())
+    with pytest.raises(InputError, match=r"synthesis.json has layout 4, .* up to 3"):
         open_folder(str(tmp_path), request, on_exists="resume")
     assert json.loads(open_folder(str(tmp_path / "b"), request, on_exists="resume").read("synthesis.json")) == {
-        "layout": 2,
+        "layout": 3,
         **request,
     }
 
