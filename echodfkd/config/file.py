@@ -1,7 +1,4 @@
-"""Configs as files: reading with overrides, checking, writing back, and the hash that names a run's numbers.
-
-(A little over 300 lines: two tables, of what options may be and of what leaves the hash alone, stand with their use.)
-"""
+"""Read configs with overrides, check them, and write them back."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ def load_config(path: str | None, overrides: Sequence[str] = ()) -> RunConfig:
     """Read one YAML file over the defaults, then ``key=value`` overrides.
 
     Raises:
-        ConfigError: one sentence that names the option, what it got and what is allowed.
+        ConfigError: one sentence that names the option, its value and the allowed values.
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -59,7 +56,7 @@ def load_config(path: str | None, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def config_to_yaml(config: RunConfig) -> str:
-    """The resolved config as YAML without secrets: what ``--dry-run`` prints and the run folder keeps."""
+    """The resolved config as YAML without secrets, for ``--dry-run`` and the run folder."""
     from omegaconf import OmegaConf
 
     values = dataclasses.asdict(config)

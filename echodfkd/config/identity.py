@@ -25,8 +25,8 @@ _DIFFERENCES = 3
 def config_hash(config: RunConfig) -> str:
     """First 16 hex digits of the sha256 over the options that decide the numbers and differ from their defaults.
 
-    Storage, placement and communication leave the hash alone, so that a run may move to another cluster. So does an
-    option that a later version adds, as long as it stands at its default.
+    Storage, placement and communication do not change the hash, so that a run may move to another cluster. Nor does
+    an option that a later version adds, as long as it stands at its default.
     """
     values = redact_values(difference(config))  # a changed password leaves the run the same
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

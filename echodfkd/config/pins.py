@@ -1,4 +1,4 @@
-"""The weights that a student starts from, as options: what may be named, and the hash that pins the file."""
+"""Pin the files that a config names (initial weights, tables of patients) by their sha256."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _find_commit(origin: str) -> _Commit:
 
 
 def _start_from(commit: _Commit, name: str, student: StudentConfig) -> StudentConfig:
-    """The student, with the file of its name. Raises `InputError` where the commit has none."""
+    """The student, with the file of its name. Raises `InputError` if the commit has none."""
     manifest, file = commit.manifest, f"{name}/student.safetensors"
     if name not in manifest.students or file not in manifest.files:
         raise InputError(

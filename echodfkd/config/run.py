@@ -105,7 +105,7 @@ class RunConfig:
 
     @property
     def compared(self) -> list[str]:
-        """Names in a study's table: the students, or VARIANT, or where there are several of both STUDENT_VARIANT."""
+        """Names in a study's table: the students, or VARIANT, or STUDENT_VARIANT if there are several of both."""
         if not self.study.variants:
             return list(self.students)
         alone = len(self.students) == 1
@@ -150,7 +150,7 @@ class RunConfig:
 
     @property
     def feature_shape(self) -> tuple[int, int, int] | None:
-        """(F, h, w) of the teacher's features of one frame that cross to the students; None where none do."""
+        """(F, h, w) of the teacher's features of one frame that cross to the students; None without features."""
         if not self.teacher.feature_layer:
             return None
         side = self.teacher.feature_size or max(1, self.window.size // 8)
@@ -166,7 +166,7 @@ class RunConfig:
 
     @property
     def taught_ahead_bound(self) -> int:
-        """Most clips that are taught and not yet trained, whatever the plan's length.
+        """Most clips that are taught and not yet trained; it does not grow with the plan.
 
         Ray Data stops the stream once data.ahead_mb of blocks wait; on top of that every teacher actor may
         finish the two blocks it holds, and every worker holds prefetch_batches micro-batches and the one it

@@ -1,4 +1,4 @@
-"""A source's part of a config file: short ways to write a distribution, and what a run keeps of it.
+"""Short forms of a source's distributions in config files, and the shortened dump of a source.
 
 Short ways: ``ef_percent: 35`` for ``{value: 35}``, ``ef_percent: [20, 40]`` for ``{low: 20, high: 40}``,
 ``view: A2C`` for ``{value: A2C}`` and ``view: {A4C: 0.7, A2C: 0.3}`` for ``{shares: {...}}``.
@@ -15,7 +15,7 @@ from echodfkd.core.errors import ConfigError
 
 
 def sources_in(values: Any) -> list[dict[str, Any]]:
-    """The parts of a config's plain values that say where clips come from."""
+    """The sources in a config's plain values."""
     evaluation = values.get("evaluation")
     found = [values.get("source"), evaluation.get("source") if isinstance(evaluation, dict) else None]
     return [source for source in found if isinstance(source, dict)]
@@ -45,7 +45,7 @@ def replace_distributions(source: dict[str, Any]) -> None:
 
 
 def shorten_source(source: dict[str, Any]) -> None:
-    """Drop what says nothing, in place: unset options of distributions, patients of a source that draws none."""
+    """Drop unset options of distributions and the patients of a source that draws none, in place."""
     for conditions in _conditions_in(source):
         for name in (*NUMERIC, *CHOICES):
             conditions[name] = _without_unset(conditions[name])

@@ -1,9 +1,9 @@
-"""The errors a user can meet. Each carries one sentence: what, got, allowed, which option.
+"""The errors a user can meet. Each carries one sentence: the option, its value and the allowed values.
 
 Jobs print the sentence of these and end with a non-zero code; anything else is a bug and keeps its
-traceback. All take exactly one string, so that they survive the way between processes. What comes from outside (a
-file's name, another library's message) may be part of it: control characters are escaped, lines joined, secrets
-hidden, and the length bounded here, once.
+traceback. All take exactly one string, so that they can be pickled. The string may hold foreign text (a file's
+name, another library's message): control characters are escaped, lines joined, secrets hidden, and the length
+bounded here, once.
 """
 
 from echodfkd.core.redaction import redact

@@ -1,15 +1,15 @@
-"""Soft masks in 8 bits per pixel: as they cross from the teacher to the students, and as a cache keeps them.
+"""Soft masks in 8 bits per pixel, between teacher and students and in the cache.
 
 ==============  ======  ==================================  ==================================================
-code            dtype   a pixel is                          what is lost
+code            dtype   value of a pixel                    precision
 ==============  ======  ==================================  ==================================================
-`PROBABILITY`   uint8   round(255 p)                        1/510 of a probability; logits above 6.2 are one
+`PROBABILITY`   uint8   round(255 p)                        1/510 of a probability; logits above 6.2 are equal
 `LOGIT`         int8    round(16 logit p), -127 .. 127      1/32 of a logit up to 7.9; 1/128 of a probability
 ==============  ======  ==================================  ==================================================
 
-The dtype says which code an array is in. Probabilities are what cross-entropy and overlaps read; a divergence with a
-temperature above 1 reads logits (`losses_pixels.soft_mask_kl`), and its gradient comes from the many pixels that the
-teacher is sure of, where steps of a probability are coarse: round(255 p) = 1 stands for logits from -5.8 to -5.1, and 0
+An array's dtype tells its code. Cross-entropy and overlaps read probabilities; a divergence with a temperature above 1
+reads logits (`echodfkd.losses.pixels.soft_mask_kl`), and its gradient comes from the many pixels that the teacher is
+sure of, for which steps of a probability are coarse: round(255 p) = 1 stands for logits from -5.8 to -5.1, and 0
 for all below -6.2.
 """
 
@@ -24,12 +24,12 @@ MASK_CODES = {PROBABILITY: np.dtype(np.uint8), LOGIT: np.dtype(np.int8)}
 """Codes by name, and the dtype that tells them apart."""
 
 LOGIT_STEPS = 16
-"""Steps of a logit in `LOGIT`: a power of 2, so that decoding rounds nothing. 127 / 16 = 7.9 is where a probability is
+"""Steps of a logit in `LOGIT`: a power of 2, so that decoding rounds nothing. At 127 / 16 = 7.9 a probability is
 within 0.0004 of 0 or 1."""
 _LARGEST = 127
 
 LEAST_PROB = {np.dtype(np.uint8): 1 / 510, np.dtype(np.int8): 1 / (1 + math.exp(_LARGEST / LOGIT_STEPS))}
-"""How near to 0 and 1 a mask is known, by its code's dtype: half a step of `PROBABILITY`, the end of `LOGIT`."""
+"""Smallest distance of a probability from 0 and 1, by dtype: half a step of `PROBABILITY`, the end of `LOGIT`."""
 
 
 def quantise(prob: np.ndarray) -> np.ndarray:
@@ -41,7 +41,7 @@ def quantise(prob: np.ndarray) -> np.ndarray:
 
 
 def encode(prob: np.ndarray, code: str) -> np.ndarray:
-    """Probabilities 0..1 of any shape in a code of `MASK_CODES`; what `decode` gives comes back as the same codes."""
+    """Probabilities 0..1 of any shape in a code of `MASK_CODES`. The output of `decode` gives the same codes again."""
     if code == PROBABILITY:
         return quantise(prob)
     least = LEAST_PROB[MASK_CODES[LOGIT]]

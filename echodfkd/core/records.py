@@ -1,11 +1,11 @@
-"""What crosses a process boundary: frozen records with shapes, dtypes, ranges, units and an example.
+"""Records that cross process boundaries, with shapes, dtypes, ranges, units and an example.
 
 Legend: N clips, T frames, C classes, H rows, W columns, B clips of one micro-batch. Video is grey, uint8.
 
 The unit of the plan is the *slot*: a run of N clips has the slots 0 .. N-1, and each slot ends as
-exactly one trained clip. Slot ``s`` first draws the clip of index ``s``; where that clip is
-quarantined, it draws ``s + N``, then ``s + 2N`` and so on. A replacement is therefore a function of
-the slot alone: no actor has to ask another which index is free, in any order and on any machine.
+exactly one trained clip. Slot ``s`` first draws the clip of index ``s``; if that clip is
+quarantined, it draws ``s + N``, then ``s + 2N`` and so on. A replacement depends only on the slot: no
+actor has to ask another which index is free, in any order and on any machine.
 
 (More than 300 lines: all contracts between stages stand side by side, each with its example.)
 """
@@ -19,19 +19,19 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 
 TRUTH_UNKNOWN = 255
-"""Value in a truth label map where nobody annotated (whole frames, in EchoNet-Dynamic)."""
+"""Value of pixels without annotation in a truth label map (whole frames, in EchoNet-Dynamic)."""
 
 JUDGE_STEP = -2
-"""Stands in a score's ``step`` where the judge read the video alone, without anybody's mask."""
+"""``step`` of a score for which the judge read only the video, without a mask."""
 
 CLASS_NAMES = ("background", "LV")
 CHAMBER_NAMES = ("background", "LV", "myocardium", "LA", "RV", "RA")
-"""Class names of truth label maps, of the LV's cavity (value 1) alone or of all chambers."""
+"""Class names of truth label maps: only the LV's cavity (value 1), or all chambers."""
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """Clinical conditions of a clip; None where unknown. Quality is 0 (barely readable) .. 1 (textbook).
+    """Clinical conditions of a clip; None if unknown. Quality is 0 (barely readable) .. 1 (textbook).
 
     Example: ``Conditions(ef_percent=55.0, edv_ml=100.0, esv_ml=45.0, heart_rate_bpm=65.0)``.
     """
@@ -52,8 +52,8 @@ class VideoClip:
     """One clip, cut to a training window or a whole evaluation case.
 
     Shapes: ``video`` uint8 (T, H, W), 0..255 grey. ``truth_labels`` uint8 (T, H, W) of class indices
-    into ``class_names``, `TRUTH_UNKNOWN` where unannotated, or None. ``ed_frames`` / ``es_frames`` are
-    frame numbers inside this clip, or None where unknown. ``spacing_mm`` is the side of a pixel in
+    into ``class_names``, `TRUTH_UNKNOWN` if unannotated, or None. ``ed_frames`` / ``es_frames`` are
+    frame numbers inside this clip, or None if unknown. ``spacing_mm`` is the side of a pixel in
     millimetres, or None.
 
     Example: ``VideoClip(clip_id="phantom-s0-i17-e0-w0", index=17, seed=0, epoch=0, window_start=0,
@@ -131,8 +131,8 @@ class DroppedMember(TriedClip):
 class TaughtClip:
     """A window with its soft masks. ``teacher_prob`` (T, H, W) or (T, C, H, W) in a code of `mask_codes`.
 
-    ``teacher_confidence`` is uint8, round(255 * how far an ensemble's members agree); None where nobody asks for it.
-    ``teacher_features`` float16 (T, F, h, w), or None where no student reads them.
+    ``teacher_confidence`` is uint8, round(255 * how far an ensemble's members agree); None if no student reads it.
+    ``teacher_features`` float16 (T, F, h, w), or None if no student reads them.
 
     Example: ``TaughtClip(slot=17, clip=clip, teacher_prob=np.zeros((16, 56, 56), np.uint8),
     teacher_id="embedded-1a2b3c4d")``.
@@ -161,13 +161,13 @@ class LedgerRow(TriedClip):
 
 @dataclass(frozen=True)
 class DistillationBatch:
-    """What one rank trains on in one micro-batch. No truth crosses to the students.
+    """One micro-batch of one rank. No truth crosses to the students.
 
     Shapes: ``slot`` and ``index`` int64 (B,), ``video`` uint8 (B, T, H, W), ``teacher_prob`` codes (B, T, H, W), or
     (B, T, C, H, W) in the order of `RunConfig.taught_classes`, ``sample_weight`` float32 (B,). ``teacher_phase``
-    float32 (B, T), 1 at ED and 0 at ES, and ``teacher_ef`` float32 (B,), 0..1: None where no student learns them, NaN
-    where the teacher's masks do not tell. ``teacher_confidence`` uint8, as ``teacher_prob``, and ``teacher_features``
-    float16 (B, T, F, h, w): None where nobody asks for them. ``fault`` is "" or the sentence that must stop the run.
+    float32 (B, T), 1 at ED and 0 at ES, and ``teacher_ef`` float32 (B,), 0..1: None if no student learns them, NaN
+    if the teacher's masks do not tell. ``teacher_confidence`` uint8, as ``teacher_prob``, and ``teacher_features``
+    float16 (B, T, F, h, w): None if no student reads them. ``fault`` is "" or the sentence that must stop the run.
 
     Example: ``DistillationBatch.from_columns(next(iter(stream)))``.
     """
@@ -335,7 +335,7 @@ class PublishedCheckpoint:
 
     @property
     def ended(self) -> bool:
-        """Whether all students have stopped: the run is over, and its plan is what it has consumed."""
+        """Whether all students have stopped: the run is over, and its plan is the slots consumed so far."""
         return bool(self.students) and all(self.stopped_at(student) is not None for student in self.students)
 
 
@@ -343,10 +343,9 @@ class PublishedCheckpoint:
 class CaseScore:
     """One score of one case: the unit of every table and figure.
 
-    ``student`` is "" and ``step`` -1 where the teacher itself was scored, `JUDGE_STEP` where it was nobody's mask.
-    ``reference`` is "truth",
-    "teacher" or a judge's id. ``threshold`` is the probability above which a pixel counts as LV, or None.
-    ``n`` is the number of frames (or beats) that the value averages over.
+    ``student`` is "" and ``step`` -1 if the teacher itself was scored, `JUDGE_STEP` if only the video was.
+    ``reference`` is "truth", "teacher" or a judge's id. ``threshold`` is the probability above which a pixel
+    counts as LV, or None. ``n`` is the number of frames (or beats) that the value averages over.
 
     Example: ``CaseScore("phantom-s1-i0-e0-w0", "embedded-1a2b", "c31", 100, "dice_ed", "truth", "", 0.5, 0.91, 2)``.
     """

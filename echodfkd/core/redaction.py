@@ -1,7 +1,7 @@
-"""Secrets leave no trace: one function that every sentence, log line and config dump passes.
+"""Hide secrets in sentences, log lines and config dumps.
 
-What it knows: user and password of a URL, credential-like parameters of a URL, AWS access keys, bearer tokens, and the
-values of environment variables that are named like a secret. A secret of any other form is not recognised.
+Recognised are user and password of a URL, credential-like parameters of a URL, AWS access keys, bearer tokens, and the
+values of environment variables that are named like a secret; a secret of any other form is not.
 """
 
 from __future__ import annotations

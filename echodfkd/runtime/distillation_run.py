@@ -65,7 +65,7 @@ def run_distillation(config: RunConfig, print_line: Callable[[str], None]) -> di
     teacher_id = check_inputs(config)
     storage = open_run_folder(config, teacher_id)
     try:
-        with held(storage, lease_s=config.lease_s, say=print_line) as lease:
+        with held(storage, lease_s=config.lease_s, log=print_line) as lease:
             return _run_leased(config, lease, teacher_id, print_line)
     except OSError as error:  # a disk, a store or a network, for longer than retries bridge
         raise RunError(

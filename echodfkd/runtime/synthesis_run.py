@@ -54,7 +54,7 @@ def run_synthesis(config: RunConfig, print_line: Callable[[str], None]) -> dict[
     options = config.synthesize
     synthesis_source(config)  # an unusable source is said before anything starts
     storage = open_folder(options.out, identity_of(config), on_exists=config.on_exists)
-    with held(storage, lease_s=config.lease_s, say=print_line):
+    with held(storage, lease_s=config.lease_s, log=print_line):
         return _write_clips(config, storage, started, print_line)
 
 

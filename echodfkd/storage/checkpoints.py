@@ -1,13 +1,13 @@
 """Publish and read checkpoints: one commit holds the whole family of students, or nothing.
 
-``checkpoints/step_00000100/`` holds, per student, ``student.safetensors`` (fp32 weights and buffers, averaged where
-train.ema_decay says so) and ``resume.safetensors`` (the newest weights, Adam's moments and step by name, and the
-average where there is one), then ``consumed.json`` (the plan's slots trained so far), ``meta.json``, and last
-``manifest.json``, made once. Only a manifest makes a commit, and it alone makes the ledger's part files valid, by name
-and sha256. Steps count updates: step 100 is the state after 100 of them.
+``checkpoints/step_00000100/`` holds, per student, ``student.safetensors`` (fp32 weights and buffers, averaged if
+train.ema_decay is set) and ``resume.safetensors`` (the newest weights, Adam's moments and step by name, and the
+average if there is one), then ``consumed.json`` (the plan's slots trained so far), ``meta.json``, and last
+``manifest.json``, made once. Only a manifest makes a commit, and it makes the ledger's part files valid, by name and
+sha256. Steps count updates: step 100 is the state after 100 of them.
 
 `prune_resume` deletes the resume state of older commits to bound a run's size. Their manifests still list
-those files; nothing but `read_resume` opens them, and it then says that the state is gone.
+those files; only `read_resume` opens them, and it then says that the state is gone.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class StudentState:
 
     @property
     def published(self) -> dict[str, torch.Tensor]:
-        """The weights that others shall use: without the adapter of an objective."""
+        """The weights for use: averaged if an average is kept, without the adapter of an objective."""
         return without_tap(self.weights if self.average is None else self.average)
 
 
@@ -65,8 +65,8 @@ def publish(
         ledger: part files, relative to the run folder, that this commit makes valid, with size and sha256.
         quarantine: the same for quarantined indices.
         meta: config hash, versions and the like, JSON values.
-        lease_epoch: the lease that this run holds, looked at before the first file and again before the manifest;
-            0 where nothing can run beside it.
+        lease_epoch: the lease that this run holds, checked before the first file and again before the manifest;
+            0 if nothing can run beside it.
 
     Raises:
         RunError: another run has taken the folder over, or this step is published already.
@@ -119,21 +119,21 @@ def read_resume(storage: RunStorage, checkpoint: PublishedCheckpoint, name: str)
     """Weights, Adam's state and average of one student.
 
     Raises:
-        InputError: as `read_student`; also where the resume state has been pruned (train.keep_resume).
+        InputError: as `read_student`; also if the resume state has been pruned (train.keep_resume).
     """
     file = f"{name}/resume.safetensors"
     return unpack_state(_read_tensors(storage, checkpoint, file), f"{storage.root}/{checkpoint.folder}/{file}")
 
 
-def unpack_state(tensors: Mapping[str, torch.Tensor], what: str) -> StudentState:
-    """A student's state out of the tensors of `pack_state`; `InputError` begins with ``what`` where one lacks."""
+def unpack_state(tensors: Mapping[str, torch.Tensor], source: str) -> StudentState:
+    """A student's state out of the tensors of `pack_state`. Raises `InputError`, beginning with ``source``."""
     parts: dict[str, dict[str, torch.Tensor]] = {key: {} for key in ("weights", *_MOMENTS, "average")}
     for key, tensor in tensors.items():
         part, _, own = key.partition("/")
         if part in parts:
             parts[part][own] = tensor
     if "step" not in tensors or tensors["step"].numel() != 1:
-        raise InputError(f"{what} holds no step")
+        raise InputError(f"{source} holds no step")
     moments = {key: parts[key] for key in _MOMENTS}
     return StudentState(parts["weights"], OptimizerState(int(tensors["step"]), **moments), parts["average"] or None)
 
@@ -156,7 +156,7 @@ def prune_resume(storage: RunStorage, keep: int) -> None:
 
 
 def code_version() -> dict[str, str]:
-    """Version of the installed package, and the commit of the source tree where it is a git checkout."""
+    """Version of the installed package, and the commit of the source tree if it is a git checkout."""
     try:
         version = metadata.version("echodfkd")
     except metadata.PackageNotFoundError:
@@ -173,7 +173,7 @@ def code_version() -> dict[str, str]:
 
 
 def pack_state(state: StudentState) -> dict[str, torch.Tensor]:
-    """A student's state as named tensors: what resume.safetensors holds."""
+    """A student's state as the named tensors of resume.safetensors."""
     packed = {f"weights/{name}": tensor for name, tensor in state.weights.items()}
     for key in _MOMENTS:
         packed.update({f"{key}/{name}": tensor for name, tensor in getattr(state.optimizer, key).items()})
@@ -215,5 +215,5 @@ TAP = "feature_tap"
 
 
 def without_tap(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights of the student alone."""
+    """The student's weights without those of its feature tap."""
     return {name: tensor for name, tensor in weights.items() if not name.startswith(f"{TAP}.")}

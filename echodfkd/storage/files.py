@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _PARTIAL = ".partial-"
 
 MAX_TABLE_BYTES = 1 << 28
-"""Largest file that is read as a whole without anything to hold its size against."""
+"""Largest file that is read as a whole if its size is not known beforehand."""
 
 LAYOUT = 3
 """Version of the files in run folders and folders of clips. 1 is that of version 0.1, which wrote no number; since 3 a
@@ -34,7 +34,7 @@ run is known by the difference of its config from the defaults."""
 
 
 def check_layout(values: Mapping[str, object], where: str) -> None:
-    """Raise `InputError` where ``values`` (an identity or a manifest) are of a newer layout than this software's."""
+    """Raise `InputError` if ``values`` (an identity or a manifest) have a newer layout than this software's."""
     found = values.get("layout", 1)
     if type(found) is not int or found > LAYOUT:
         raise InputError(
@@ -48,7 +48,7 @@ def describe(data: bytes) -> dict[str, object]:
 
 
 def check_described(path: str, data: bytes, known: Mapping[str, object]) -> None:
-    """Raise `InputError` where the bytes are not those that a manifest describes."""
+    """Raise `InputError` if the bytes are not those that a manifest describes."""
     found = describe(data)
     if found["sha256"] != known["sha256"]:
         raise InputError(
@@ -61,7 +61,7 @@ def read_bytes(path: str) -> bytes:
     """The whole content of one file, a path or an fsspec URL.
 
     Raises:
-        OSError: it cannot be read, whatever the store calls that, or has more than `MAX_TABLE_BYTES`.
+        OSError: it cannot be read, or has more than `MAX_TABLE_BYTES`.
     """
     with as_os_errors():  # no such protocol, a package that is missing, a path with a NUL, no credentials ...
         fs, base = open_filesystem(path)
@@ -72,7 +72,7 @@ def read_bytes(path: str) -> bytes:
 
 
 def read_inside(fs: Any, base: str, name: str, limit: int) -> bytes:
-    """The content of a file of someone's folder, who may have put a link, a pipe or a huge file there.
+    """The content of a file in a folder of unknown origin, which may hold a link, a pipe or a huge file in its place.
 
     Args:
         fs: the file system.
@@ -104,8 +104,8 @@ class RunStorage:
     """Files under one root (a path or an fsspec URL such as ``s3://bucket/prefix``), named by relative paths.
 
     Raises:
-        InputError: the root cannot be created or written (said once, by `check_writable`).
-        OSError: by every method, where the disk or the store fails.
+        InputError: the root cannot be created or written (only from `check_writable`).
+        OSError: by every method, if the disk or the store fails.
     """
 
     def __init__(self, root: str) -> None:
@@ -114,20 +114,20 @@ class RunStorage:
         self.is_local = "file" in self.fs.protocol
 
     def path(self, name: str) -> str:
-        """Absolute path or key of ``name``. Raises `InputError` where the name leads out of the root."""
+        """Absolute path or key of ``name``. Raises `InputError` if the name leads out of the root."""
         if name.startswith(("/", "~")) or "\\" in name or "\0" in name or ".." in name.split("/"):
             raise InputError(f"{self.root}: {name!r} is not the name of a file inside of this folder")
         return f"{self._base}/{name}" if name else self._base
 
     def check_readable(self, option: str) -> None:
-        """Raise `InputError` where the store cannot be asked at all; ``option`` named the root."""
+        """Raise `InputError` if the root cannot be listed; ``option`` named it."""
         try:
-            self.list("")  # a listing: where it is refused, a store says why, which it does not to a mere HEAD
+            self.list("")  # a listing: a store says why it refuses one, but not why it refuses a HEAD
         except Exception as error:  # each store has its own errors: no credentials, no network, no permission
             raise InputError(f"{option}: {self.root} cannot be read: {self._reason(error)}") from error
 
     def check_writable(self, option: str = "storage") -> None:
-        """Raise `InputError` where nothing can be written under the root; ``option`` named it."""
+        """Raise `InputError` if nothing can be written under the root; ``option`` named it."""
         try:
             probe = f".writable-{uuid.uuid4().hex}"  # others may be looking at the same time
             self.write(probe, b"")
@@ -180,7 +180,7 @@ class RunStorage:
             return bool(self.fs.exists(self.path(name)))
 
     def list(self, folder: str) -> list[str]:
-        """Relative names of what lies directly in ``folder``, sorted; empty where it does not exist."""
+        """Relative names of the files and folders directly in ``folder``, sorted; empty if it does not exist."""
         try:
             with as_os_errors():
                 names = self.fs.ls(self.path(folder), detail=False)
@@ -192,7 +192,7 @@ class RunStorage:
         return sorted(f"{prefix}{name}" for name in found if name and not name.startswith("."))
 
     def write_table(self, name: str, rows: Iterable[dict[str, object]], schema: pa.Schema) -> dict[str, object]:
-        """Write rows as one Parquet file (zstd). Returns what `describe` says of it."""
+        """Write rows as one Parquet file (zstd). Returns its size and sha256 (`describe`)."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -204,8 +204,8 @@ class RunStorage:
     def read_table(self, name: str) -> pa.Table:
         """Read one Parquet file.
 
-        In this thread alone, as everything that Arrow reads out of Python's memory here: Arrow's own threads let go of
-        that memory some time after the table is there, and where the program ends meanwhile, they abort it.
+        Without Arrow's threads, as always when Arrow reads Python's memory: they release that memory some time after
+        the table is there, and abort a program that ends meanwhile.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -258,7 +258,7 @@ def _make_folder(folder: str) -> None:
 
 
 def _flush_folder(folder: str) -> None:
-    """Flush a folder's entries to the disk, where its file system can."""
+    """Flush a folder's entries to the disk, if its file system can."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

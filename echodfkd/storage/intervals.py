@@ -1,4 +1,4 @@
-"""Which slots of the plan are consumed, as few intervals rather than many numbers."""
+"""Sets of slots as few intervals instead of many numbers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from echodfkd.storage.untrusted import parse_json
 class Intervals:
     """A set of slots: sorted, disjoint, non-adjacent half-open ranges (start, stop).
 
-    A stream in plan order needs one range whatever the length of the run; out of order, about as many as
+    A stream in plan order needs one range however long the run is; out of order, about as many as
     there are clips in flight.
     """
 

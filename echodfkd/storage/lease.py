@@ -1,12 +1,12 @@
-"""One folder, one run: a lease that a second run meets, that a dead run loses, and that no clock can steal.
+"""A lease that lets only one run at a time write to a run folder, without comparing clocks.
 
-``lease/000003.json`` is made once, by the run that takes epoch 3; it says who. ``lease/000003.beat.json`` is
-overwritten by that run alone, ten times in ``lease_s`` seconds, and last when it lets go.
+``lease/000003.json`` is made once, by the run that takes epoch 3, and names it. ``lease/000003.beat.json`` is
+overwritten only by that run, ten times in ``lease_s`` seconds, and a last time when it releases the folder.
 
-A later run takes the next epoch at once where the holder let go, or is a process of this machine that has died.
-Else it watches the beat: a change means that the holder lives, and the later run is refused; no change for the
-holder's ``lease_s`` means that it is dead. What counts is how long *this* run has watched, step by step: no two
-clocks are compared, a jump of the own clock counts as one step, and nothing depends on the store's times.
+A later run takes the next epoch at once if the holder has released it, or is a process of this machine that has died.
+Otherwise it watches the beat: a change means that the holder lives, and the later run is refused; no change for the
+holder's ``lease_s`` means that it is dead. The watching run counts its own time, step by step: no two clocks are
+compared, a jump of its clock counts as one step, and nothing depends on the store's times.
 
 The holder never decides by time that it has lost the folder, only by a higher epoch (it was cut off, or stopped
 for long, and another run took over). Then it stops, and until it has noticed it can do no harm: a checkpoint is
@@ -31,15 +31,15 @@ from echodfkd.core.errors import RunError
 from echodfkd.storage.files import RunStorage
 
 BEATS = 10
-"""Beats in lease_s: a second run knows after one of them that the holder lives; nine may be lost."""
+"""Beats in lease_s: a second run needs one of them to know that the holder lives; nine may be lost."""
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds an epoch.
+    """The process that holds an epoch.
 
     ``machine`` names the boot of a system and its process namespace, within which ``pid`` and ``started`` (ticks
-    since boot) are one process for ever; they are empty where the system has no /proc, and expiry alone decides.
+    since boot) identify one process for ever. Without /proc they are empty, and only expiry decides.
 
     Example: ``Holder("node7", "5f0c...-4026531836", 4711, "1234567", 60.0, 1.7e9)``.
     """
@@ -63,7 +63,7 @@ class Lease:
 
     Args:
         storage: the folder.
-        epoch: what `acquire` took.
+        epoch: the epoch that `acquire` took.
         lease_s: seconds without a beat after which another run may take over.
     """
 
@@ -76,12 +76,12 @@ class Lease:
         self._beats = 0
 
     def beat(self) -> None:
-        """Show a sign of life. Raises `RunError` where another run has taken over."""
+        """Show a sign of life. Raises `RunError` if another run has taken over."""
         self.check()
         self._write(released=False)
 
     def check(self) -> None:
-        """Raise `RunError` where another run has taken over."""
+        """Raise `RunError` if another run has taken over."""
         try:
             check_epoch(self.storage, self.epoch)
         except RunError as error:
@@ -89,7 +89,7 @@ class Lease:
             raise
 
     def release(self) -> None:
-        """Let go, so that the next run need not wait. Where that fails, the lease expires instead."""
+        """Release the folder, so that the next run need not wait. If that fails, the lease expires instead."""
         with contextlib.suppress(Exception):
             self._write(released=True)
 
@@ -100,13 +100,13 @@ class Lease:
 
 
 def newest_epoch(storage: RunStorage) -> int:
-    """The highest epoch that a run has taken; 0 where none has."""
+    """The highest epoch that a run has taken; 0 if none has."""
     names = (name.rsplit("/", 1)[-1].removesuffix(".json") for name in storage.list("lease"))
     return max((int(name) for name in names if name.isdigit()), default=0)
 
 
 def check_epoch(storage: RunStorage, epoch: int) -> None:
-    """Raise `RunError` where the folder has a higher epoch than that of the calling run."""
+    """Raise `RunError` if the folder has a higher epoch than that of the calling run."""
     newest = newest_epoch(storage)
     if newest > epoch:
         raise RunError(
@@ -119,7 +119,7 @@ def acquire(
     storage: RunStorage,
     *,
     lease_s: float,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Lease:
@@ -128,7 +128,7 @@ def acquire(
     Args:
         storage: the folder.
         lease_s: for this run's own lease; a holder is given the time that it asked for.
-        say: takes the sentence that says who is waited for, and until when.
+        log: takes the message that names the holder and the time of the takeover.
         clock: seconds; only its steps between two looks are used.
         sleep: waits for seconds.
 
@@ -138,7 +138,7 @@ def acquire(
     while True:
         epoch = newest_epoch(storage)
         if epoch:
-            _wait_for_end(storage, epoch, lease_s, say, clock, sleep)
+            _wait_for_end(storage, epoch, lease_s, log, clock, sleep)
         holder = Holder.this_process(lease_s)
         if storage.create_once(_name(epoch + 1), json.dumps(asdict(holder), indent=1).encode()):
             lease = Lease(storage, epoch + 1, lease_s)
@@ -147,16 +147,16 @@ def acquire(
 
 
 @contextlib.contextmanager
-def held(storage: RunStorage, *, lease_s: float, say: Callable[[str], None]) -> Iterator[Lease]:
-    """Hold the folder for the time of the block, whatever ends it; half-written files of dead runs are deleted.
+def held(storage: RunStorage, *, lease_s: float, log: Callable[[str], None]) -> Iterator[Lease]:
+    """Hold the folder for the time of the block, however it ends, and delete half-written files of dead runs.
 
-    A thread beats meanwhile. Where it finds that another run has taken over, it interrupts the block as Ctrl-C
-    does (where the block runs in the main thread; elsewhere `check_epoch` stops it at its next commit).
+    A thread beats meanwhile. If it finds that another run has taken over, it interrupts the block as Ctrl-C does
+    (only in the main thread; in another one `check_epoch` stops the block at its next commit).
 
     Raises:
         RunError: another run is at work in the folder, or has taken over.
     """
-    lease = acquire(storage, lease_s=lease_s, say=say)
+    lease = acquire(storage, lease_s=lease_s, log=log)
     storage.discard_partial()
     closing = threading.Event()
     in_main = threading.current_thread() is threading.main_thread()
@@ -182,7 +182,7 @@ def _keep(lease: Lease, closing: threading.Event, interrupts: bool) -> None:
             if interrupts and not closing.is_set():
                 os.kill(os.getpid(), signal.SIGINT)
             return
-        except Exception:  # noqa: S112 - a store that is away for a while: nobody else can write there either
+        except Exception:  # noqa: S112 - a store that is away for a while: no one else can write there either
             continue
 
 
@@ -190,11 +190,11 @@ def _wait_for_end(
     storage: RunStorage,
     epoch: int,
     lease_s: float,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
     clock: Callable[[], float],
     sleep: Callable[[float], None],
 ) -> None:
-    """Return once the holder of this epoch is known to be gone; raise `RunError` where it lives."""
+    """Return once the holder of this epoch is known to be gone; raise `RunError` if it lives."""
     holder = _read(storage, _name(epoch))
     first = _read(storage, _beat_name(epoch))
     if first.get("released") or _has_died(holder):
@@ -203,7 +203,7 @@ def _wait_for_end(
     pause = limit / (2 * BEATS)
     who = f"process {holder.get('pid')} on {holder.get('host')}"
     until = time.strftime("%H:%M:%S", time.localtime(time.time() + limit))
-    say(f"{storage.root} is leased by {who}; this run takes over at {until}, unless that one shows a sign of life")
+    log(f"{storage.root} is leased by {who}; this run takes over at {until}, unless that one shows a sign of life")
     watched, last = 0.0, clock()
     while watched < limit:
         sleep(pause)
@@ -226,7 +226,7 @@ def _has_died(holder: dict[str, Any]) -> bool:
 
 
 def _started(pid: int) -> str:
-    """When a process started, in ticks since boot, which no clock moves; empty where it does not live."""
+    """Start of a process in ticks since boot, which no clock moves; empty if it does not live."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -235,7 +235,7 @@ def _started(pid: int) -> str:
 
 
 def _machine() -> str:
-    """This boot of this system and its process namespace: process ids mean something within it alone."""
+    """Boot id and process namespace of this system: process ids are unique only within them."""
     try:
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}-{os.stat('/proc/self/ns/pid').st_ino}"
     except OSError:

@@ -87,7 +87,7 @@ class LedgerBuffer:
         self._rows["dropped"].extend(vars(row) for row in rows)
 
     def add_spans(self, spans: Iterable[StageSpan]) -> None:
-        """Pieces of work."""
+        """Pieces of work of the pipeline's actors."""
         self._rows["spans"].extend(vars(span) for span in spans)
 
     def add_training(
@@ -107,7 +107,7 @@ class LedgerBuffer:
         self._rows["training"].append(dict(zip(TRAINING_SCHEMA.names, values, strict=True)))
 
     def flush(self, step: int, kinds: Iterable[str] = tuple(_KINDS)) -> dict[str, dict[str, dict[str, object]]]:
-        """Write what is buffered; returns, by kind, the part files (none where there are no rows) and their sha256."""
+        """Write the buffered rows; returns, by kind, the part files (none without rows) with size and sha256."""
         written: dict[str, dict[str, dict[str, object]]] = {kind: {} for kind in _KINDS}
         for kind in kinds:
             if not self._rows[kind]:
@@ -121,7 +121,7 @@ class LedgerBuffer:
 
 @dataclass(frozen=True)
 class LedgerReport:
-    """What `check_ledger` found.
+    """Result of `check_ledger`.
 
     ``clips`` counts distinct slots of the plan that were trained, ``lost`` those that were not, ``repeated``
     the rows beyond one per slot or per clip id, ``quarantined`` distinct indices. ``problems`` are sentences
@@ -136,14 +136,14 @@ class LedgerReport:
 
 
 def check_ledger(storage: RunStorage, plan_slots: int) -> LedgerReport:
-    """Check a run's rows against its plan, from the files alone.
+    """Check a run's rows against its plan, reading only its files.
 
     Invariants: every slot 0 .. N-1 has exactly one row, no clip id appears twice, a replacement (index
     slot + a * N, a > 0) comes after all a earlier indices of its slot were quarantined, no quarantined index
     was trained, every update has as many clips as the others, each manifest's consumed slots are those of the
     rows up to its step, and every part file is, byte for byte, the one that its manifest describes. A student that
-    early stopping has ended keeps its step and, byte for byte, its weights in every later commit. Where all students
-    have stopped, the plan is what the last commit has consumed.
+    early stopping has ended keeps its step and, byte for byte, its weights in every later commit. If all students
+    have stopped, the plan is the slots that the last commit has consumed.
 
     Raises:
         InputError: a manifest cannot be read.
@@ -246,7 +246,7 @@ def _plan(
 
 
 def _check_stopped(commits: Sequence[PublishedCheckpoint]) -> list[str]:
-    """What early stopping has ended stays as it was, from one commit to the next."""
+    """A student that early stopping has ended stays as it was, from one commit to the next."""
     problems = []
     for before, after in itertools.pairwise(commits):
         for student in after.students:

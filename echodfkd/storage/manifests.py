@@ -1,7 +1,6 @@
-"""Which checkpoints there are, and what each has consumed: all that the processes of a stream need to know of them.
+"""Find checkpoints by their manifests, and read the slots that each has consumed.
 
-No torch: a process that imports it takes two seconds longer to start, and 130 MB. What a checkpoint holds beside
-numbers is `checkpoints`' affair.
+The processes of a stream import this module, so it does not import torch, which costs two seconds and 130 MB.
 """
 
 from __future__ import annotations
@@ -15,9 +14,14 @@ from echodfkd.core.errors import InputError
 from echodfkd.core.records import PublishedCheckpoint
 from echodfkd.storage.files import RunStorage, check_described, check_layout
 from echodfkd.storage.intervals import Intervals
-from echodfkd.storage.untrusted import _FILE, _PART, _SHA256, _STUDENT, parse_json_object
+from echodfkd.storage.untrusted import parse_json_object
 
 MANIFEST = "manifest.json"
+
+_STUDENT = r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}"
+_PART = re.compile(r"(ledger|quarantine)/[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}\.parquet")
+_FILE = re.compile(rf"(?:{_STUDENT}/)?[a-z0-9_]{{1,100}}\.(?:json|safetensors)")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def checkpoint_folder(step: int) -> str:
@@ -41,7 +45,7 @@ def list_checkpoints(storage: RunStorage, known: Container[str] = ()) -> list[Pu
 
 
 def latest_checkpoint(storage: RunStorage) -> PublishedCheckpoint | None:
-    """The commit with the most steps, or None. Raises `InputError` where its manifest cannot be read."""
+    """The commit with the most steps, or None. Raises `InputError` if its manifest cannot be read."""
     for folder in reversed(storage.list("checkpoints")):  # names sort by step
         commit = _read_manifest(storage, folder)
         if commit is not None:
@@ -55,7 +59,7 @@ def read_consumed(storage: RunStorage, checkpoint: PublishedCheckpoint) -> Inter
 
 
 def _read_manifest(storage: RunStorage, folder: str) -> PublishedCheckpoint | None:
-    """The commit in a folder; None where there is no manifest, or the folder's name is not that of a step."""
+    """The commit in a folder; None if there is no manifest, or the folder's name is not that of a step."""
     if not re.fullmatch(r"checkpoints/step_\d{8,18}", folder):
         return None
     try:
@@ -86,7 +90,7 @@ def parse_manifest(data: bytes, *, folder: str, where: str) -> PublishedCheckpoi
     Args:
         data: the file's content.
         folder: the folder that it lies in, relative to the run folder.
-        where: its path, for the error's sentence.
+        where: its path, for the error message.
 
     Raises:
         InputError: it is not a manifest, is of a newer layout, speaks of another folder, or names something outside

@@ -1,9 +1,9 @@
-"""Files by URL: the one place that says how patiently an object store is asked, and how an object is made once.
+"""Open file systems by URL, retry requests to object stores, and create an object at most once.
 
 Every request may fail on the way: a busy store answers 503 SlowDown, connections break, answers are lost. botocore
-tries a request ATTEMPTS times with a growing random pause, and s3fs tries what still failed again (5 times; it also
-reads a body again that broke off), which together bridges some two minutes. Requests that write an object or delete
-one have the same effect twice; `create_object_once` is the one that has not.
+tries a request ATTEMPTS times with a growing random pause, and s3fs repeats a request that still failed (5 times; it
+also repeats a read that broke off), which together bridges some two minutes. Writing or deleting an object twice has
+the same effect as once; only `create_object_once` needs more care.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 60
 """Longest silence of the store in one request; a longer one counts as failed."""
 ATTEMPTS = 6
-"""Of botocore, in its `standard` mode: pauses of at most 1, 2, 4, 8 and 16 s, each drawn at random."""
+"""Attempts of botocore, in its `standard` mode: pauses of at most 1, 2, 4, 8 and 16 s, each drawn at random."""
 CONFLICTS = 8
 """Times that an object is created again after the store said that another request for it was under way."""
 
 _WRITER = "echodfkd-writer"
-"""Metadata of an object that was made once: which call made it."""
+"""Metadata key of an object that was made once: the mark of the call that made it."""
 
 
 def open_filesystem(url: str) -> tuple[Any, str]:
     """The fsspec file system of a path or URL, and the path in it.
 
-    Listings of an object store are not cached: what another process has made since would not exist.
+    Listings of an object store are not cached: objects that another process has made since would be missing.
 
     Raises:
         ValueError, ImportError: no such protocol, or its package is not installed.
@@ -47,7 +47,7 @@ def open_filesystem(url: str) -> tuple[Any, str]:
 
 @contextlib.contextmanager
 def as_os_errors() -> Iterator[None]:
-    """Every store has errors of its own (no network, no credentials, a client's bug): all leave here as `OSError`."""
+    """Turn the errors of every store (no network, no credentials, a client's bug) into `OSError`."""
     try:
         yield
     except (OSError, EchoDFKDError):
@@ -59,10 +59,10 @@ def as_os_errors() -> Iterator[None]:
 def create_object_once(fs: Any, path: str, data: bytes) -> bool:
     """Write an object whole, unless it exists. Returns whether this call made it.
 
-    The store decides (If-None-Match). Where it did make the object and its answer was lost, the request is sent again
-    and refused because of the first one; so that this is not taken for another writer's object, each call leaves a
-    mark of its own in the object's metadata and, refused, looks whose mark is there. Equal bytes would not do: two
-    runs may well want to write the same.
+    The store decides (If-None-Match). If it made the object but its answer was lost, the request is sent again and
+    refused because of the first one. So that this is not taken for another writer's object, each call writes its own
+    mark into the object's metadata and, if refused, checks for that mark. Equal bytes are no proof: two runs may well
+    write the same.
 
     Raises:
         OSError: the store cannot be reached or refuses for another reason.
@@ -97,7 +97,7 @@ def _is_s3(*protocols: str) -> bool:
 
 
 def _http_status(error: OSError) -> int | None:
-    """Status that the store answered with, where the error comes from an answer. Not all stores name the condition."""
+    """Status of the store's answer, if the error comes from one. Not all stores name the condition."""
     response = getattr(error.__cause__, "response", None)
     if isinstance(response, dict):
         return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))

@@ -1,14 +1,12 @@
-"""Text that others may have written, read without trust: JSON, YAML, manifests, names that become paths.
+"""Parse JSON and YAML that others may have written.
 
-Parsers of the standard libraries recurse, expand aliases and accept numbers that are not numbers; what they let
-through or stumble over is refused here as one sentence.
+Standard parsers recurse, expand aliases and accept NaN; such input is refused here with one sentence.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import re
 from typing import Any
 
 from echodfkd.core.errors import InputError
@@ -17,11 +15,6 @@ MAX_YAML_BYTES = 1 << 20
 MAX_YAML_NODES = 100_000
 """Nodes of a YAML text after its aliases are expanded: nine lines of aliases can stand for a billion nodes."""
 MAX_YAML_DEPTH = 50
-
-_STUDENT = r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}"
-_PART = re.compile(r"(ledger|quarantine)/[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}\.parquet")
-_FILE = re.compile(rf"(?:{_STUDENT}/)?[a-z0-9_]{{1,100}}\.(?:json|safetensors)")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def parse_json(data: bytes | str, where: str) -> Any:
@@ -45,7 +38,7 @@ def parse_json_object(data: bytes | str, where: str) -> dict[str, Any]:
 
 
 def parse_yaml(data: bytes, where: str) -> Any:
-    """The plain values of a YAML text. Raises `InputError` as `check_yaml`, or where a value is no value."""
+    """The plain values of a YAML text. Raises `InputError` as `check_yaml`, or if a scalar is invalid."""
     import yaml
 
     check_yaml(data, where)
@@ -58,7 +51,7 @@ def parse_yaml(data: bytes, where: str) -> Any:
 def check_yaml(data: bytes, where: str) -> None:
     """Refuse a YAML text that would not fit into memory or onto the stack once it is read.
 
-    Reads the events alone, which come one by one: neither depth nor aliases cost anything yet.
+    Reads only the events, one by one: neither depth nor aliases cost anything yet.
 
     Raises:
         InputError: too long, too deep, too many nodes with aliases expanded, an alias inside itself, or no YAML.
@@ -85,7 +78,7 @@ def check_yaml(data: bytes, where: str) -> None:
                     sizes[event.anchor] = 1
             elif isinstance(event, yaml.AliasEvent):
                 if any(anchor == event.anchor for anchor, _ in open_nodes):
-                    raise InputError(f"{where} has an alias *{event.anchor} inside of what it stands for")
+                    raise InputError(f"{where} has an alias *{event.anchor} inside of its own value")
                 total += sizes.get(str(event.anchor), 1)
             if len(open_nodes) > MAX_YAML_DEPTH or total > MAX_YAML_NODES:
                 raise InputError(

@@ -97,7 +97,7 @@ def measure_accounting(
             setattr(worker, name, _timed(function, cpu))
         with tempfile.TemporaryDirectory() as folder:
             storage = RunStorage(folder)
-            with held(storage, lease_s=config.lease_s, say=lambda line: None):
+            with held(storage, lease_s=config.lease_s, log=lambda line: None):
                 worker.train(context, _stream(config, cpu), config, storage, "teacher")
                 cpu.total += time.process_time()
     finally:

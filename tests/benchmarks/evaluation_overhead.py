@@ -142,7 +142,7 @@ def _train(folder: str, core: int, ended: Any, steps: Any) -> None:
     storage = RunStorage(config.root)
     storage.write("config.yaml", config_to_yaml(config).encode())
     context = WorkerContext(0, 1, "cpu", "student0", "first", lambda values: None, lease_epoch=1)
-    with held(storage, lease_s=config.lease_s, say=lambda line: None):
+    with held(storage, lease_s=config.lease_s, log=lambda line: None):
         worker.train(context, stream(), config, storage, "teacher")
 
 

@@ -114,7 +114,7 @@ def test_a_name_that_exists_is_resumed_or_refused_and_never_overwritten(tiny_con
         run_distillation(tiny_config("train.steps=2", "on_exists=refuse"), quiet)
     with pytest.raises(ConfigError, match=r"has another config_hash .* give this run another name"):
         run_distillation(tiny_config("train.steps=3", "evaluation.enabled=false"), quiet)
-    with held(RunStorage(config.root), lease_s=2.0, say=quiet), pytest.raises(RunError, match="another run is at work"):
+    with held(RunStorage(config.root), lease_s=2.0, log=quiet), pytest.raises(RunError, match="another run is at work"):
         run_distillation(config, quiet)
     finished = run_distillation(config, quiet)  # nothing left to do: the report is written again
     assert finished["ledger"]["clips"] == 8

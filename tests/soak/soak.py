@@ -145,7 +145,7 @@ def soak_loop(
     try:
         with tempfile.TemporaryDirectory() as folder:
             storage = RunStorage(f"{folder}/run")
-            with held(storage, lease_s=config.lease_s, say=report) as lease:
+            with held(storage, lease_s=config.lease_s, log=report) as lease:
                 context = WorkerContext(0, 1, "cpu", "student0", "soak", lambda values: None, lease.epoch)
                 train(context, stream(), config, storage, "teacher")
             ledger = check_ledger(storage, config.plan_slots)

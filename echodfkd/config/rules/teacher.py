@@ -77,7 +77,7 @@ def _check_memory(option: str, teacher: TeacherConfig, models: dict[str, Teacher
 
 
 def _remembers_frames(model: TeacherModelConfig) -> bool:
-    """Whether a frame's mask is made here, of that frame alone."""
+    """Whether a frame's mask is made here and depends only on that frame."""
     return model.kind not in STORED_KINDS and model.layout == "NCHW" and model.normalise != "clip"
 
 

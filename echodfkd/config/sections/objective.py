@@ -42,8 +42,8 @@ class TermConfig:
     threshold: float = option(0.5, least=0, below=1)
     """lovasz, boundary: probability above which a pixel belongs to the teacher's mask."""
     kind: str = option("attention", choices=tuple(FEATURE_KINDS))
-    """features: attention (where they are large), matching (their values, through a 1 x 1 adapter), or projected (their
-    directions, through the same adapter)."""
+    """features: attention (the places of large values), matching (the values, through a 1 x 1 adapter), or projected
+    (their directions, through the same adapter)."""
     layer: str = ""
     """features: encoder.I (0 is the first block) or decoder.I (0 is the coarsest); empty takes the deepest block."""
 

@@ -56,7 +56,7 @@ class Declaration:
         return ", ".join(str(choice) for choice in self.choices if choice != "")
 
     def fault(self, value: Any) -> str:
-        """What is allowed instead of the value, or "" if it is allowed."""
+        """The end of an error sentence, with the allowed values; "" if the value is allowed."""
         if self.choices and value not in self.choices:
             return f"allowed are {self.words}"
         if not (

@@ -30,7 +30,7 @@ storage.list("lease")
 print("ready", flush=True)
 sys.stdin.readline()
 try:
-    with held(storage, lease_s=float(sys.argv[2]), say=lambda line: None) as lease:
+    with held(storage, lease_s=float(sys.argv[2]), log=lambda line: None) as lease:
         print(f"took {lease.epoch}", flush=True)
         sys.stdin.readline()
 except RunError as error:
@@ -44,7 +44,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> RunStorage:
 
 
 def quietly(storage: RunStorage, **options: object) -> Lease:
-    return acquire(storage, lease_s=60.0, say=lambda line: None, **options)  # type: ignore[arg-type]
+    return acquire(storage, lease_s=60.0, log=lambda line: None, **options)  # type: ignore[arg-type]
 
 
 def take_elsewhere(storage: RunStorage, epoch: int) -> Lease:
@@ -147,7 +147,7 @@ def test_a_released_folder_is_free_at_once(storage: RunStorage) -> None:
 def test_a_dead_run_elsewhere_blocks_for_its_lease_and_says_until_when(storage: RunStorage) -> None:
     take_elsewhere(storage, 1)
     time_, said = FakeTime(), []
-    lease = acquire(storage, lease_s=5.0, say=said.append, clock=time_.clock, sleep=time_.sleep)
+    lease = acquire(storage, lease_s=5.0, log=said.append, clock=time_.clock, sleep=time_.sleep)
     assert lease.epoch == 2
     assert time_.slept == pytest.approx(60.0)  # the time that the holder asked for, not this run's 5 s
     assert len(said) == 1
@@ -239,7 +239,7 @@ def test_the_holder_notices_a_takeover_and_stops_with_a_sentence(tmp_path: Path)
     started = time.monotonic()
 
     def lose() -> None:
-        with held(storage, lease_s=1.0, say=pytest.fail):
+        with held(storage, lease_s=1.0, log=pytest.fail):
             take_elsewhere(storage, 2)
             time.sleep(30)
 
@@ -256,7 +256,7 @@ def test_the_holder_notices_a_takeover_and_stops_with_a_sentence(tmp_path: Path)
 
 def test_ctrl_c_releases_at_once(tmp_path: Path) -> None:
     storage = RunStorage(str(tmp_path))
-    with pytest.raises(KeyboardInterrupt), held(storage, lease_s=600.0, say=pytest.fail):
+    with pytest.raises(KeyboardInterrupt), held(storage, lease_s=600.0, log=pytest.fail):
         raise KeyboardInterrupt
     assert quietly(storage, sleep=pytest.fail).epoch == 2
 
@@ -264,7 +264,7 @@ def test_ctrl_c_releases_at_once(tmp_path: Path) -> None:
 def test_a_store_that_is_away_for_a_while_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = RunStorage(str(tmp_path))
     beat = "lease/000001.beat.json"
-    with held(storage, lease_s=0.5, say=pytest.fail) as lease:
+    with held(storage, lease_s=0.5, log=pytest.fail) as lease:
         write, seen = storage.write, threading.Event()
 
         def fail(name: str, data: bytes) -> None:
@@ -286,6 +286,6 @@ def test_what_a_dead_run_left_half_written_is_deleted(tmp_path: Path) -> None:
     storage = RunStorage(str(tmp_path))
     storage.write("ledger/part-1.parquet", b"rows")
     (tmp_path / "ledger" / ".partial-x1y2").write_bytes(b"ro")
-    with held(storage, lease_s=60.0, say=pytest.fail):
+    with held(storage, lease_s=60.0, log=pytest.fail):
         pass
     assert [path.name for path in (tmp_path / "ledger").iterdir()] == ["part-1.parquet"]
