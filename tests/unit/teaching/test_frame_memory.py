@@ -166,7 +166,7 @@ def test_a_memory_is_no_other_run() -> None:
                 "teacher.feature_layer=up.0",
                 "students.a.objective={bce: {}, features: {weight: 1}}",
             ],
-            "teacher.frame_memory_mb: remembers masks alone, and teacher.feature_layer is set",
+            "teacher.frame_memory_mb: remembers only masks, but teacher.feature_layer is set",
         ),
     ],
 )
