@@ -7,7 +7,7 @@ from echodfkd.runtime.command import print_line, run_job
 
 
 def work(config: RunConfig) -> dict[str, object]:
-    """Run the distillation, show its scores, and say where its report lies."""
+    """Run the distillation, print its scores and the path of its report."""
     from echodfkd.reporting.page.terminal import summary_lines
     from echodfkd.runtime.distillation_run import run_distillation
 

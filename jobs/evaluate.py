@@ -7,7 +7,7 @@ from echodfkd.runtime.command import print_line, run_job
 
 
 def work(config: RunConfig) -> dict[str, object]:
-    """Score the cases, and say where the rows lie."""
+    """Score the cases; returns the folder of the rows."""
     if config.evaluate.actors:
         from echodfkd.runtime.evaluation_run import run_evaluation as evaluate
     else:

@@ -1,4 +1,4 @@
-"""How well the embedded judge reads each condition of held-out phantom patients, as a table."""
+"""Measure how well the embedded judge reads each condition of held-out phantom patients, and print a table."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ HELD_OUT_SEED = 7_000_002
 
 
 def main() -> int:
-    """Parse, read, print; the last line is JSON. Not 0 and one sentence where it cannot."""
+    """Parse, measure, print; the last line is JSON. Not 0 and one sentence on failure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", type=Path, help="a file of jobs/train_judge.py; without it: the shipped one")
     parser.add_argument("--patients", type=int, default=200)
-    parser.add_argument("--cases", type=int, default=24, help="cases whose spoiled masks are scored")
+    parser.add_argument("--cases", type=int, default=24, help="cases whose degraded masks are scored")
     parser.add_argument("--size", type=int, nargs="+", default=[56, 112], help="sides of frames, a column each")
     parser.add_argument("--seed", type=int, default=HELD_OUT_SEED, help="of the patients")
     parser.add_argument("--write", type=Path, help="document that holds the table between two marks")

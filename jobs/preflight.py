@@ -1,4 +1,4 @@
-"""Say within 20 seconds whether the cluster can hold a run: python jobs/preflight.py --config FILE."""
+"""Check within 20 seconds whether the cluster can hold a run: python jobs/preflight.py --config FILE."""
 
 import sys
 

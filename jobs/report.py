@@ -14,7 +14,7 @@ from echodfkd.runtime.command import fail, print_line, run_guarded
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
-    """Write what the arguments ask for; returns where the page lies."""
+    """Write the pages and curves that the arguments name; returns the path of the page."""
     from echodfkd.reporting.live.follow import follow_report
     from echodfkd.reporting.live.loggers import CurveLogger, MlflowLogger, TensorBoardLogger, write_curves
     from echodfkd.reporting.live.redraw import redraw_overlays
@@ -36,7 +36,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Parse and work; 2 where the arguments do not go together."""
+    """Parse and work; 2 if the arguments do not go together."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
     parser.add_argument("--out", default="comparison", help="several runs: folder of their page (default: %(default)s)")

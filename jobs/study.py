@@ -11,7 +11,7 @@ from echodfkd.runtime.command import run_job
 
 
 def work(config: RunConfig) -> dict[str, object]:
-    """Run every seed, show the table, and say where study.json, study.md and study.png lie."""
+    """Run every seed, print the table and the paths of study.json and study.md."""
     from echodfkd.runtime.study_run import run_study, study_table
 
     study = run_study(config, lambda line: print(line, flush=True))
@@ -20,7 +20,7 @@ def work(config: RunConfig) -> dict[str, object]:
 
 
 def show(config: RunConfig) -> dict[str, object]:
-    """Sizes and costs of the config's students, trained by nobody."""
+    """Print sizes and costs of the config's students, without training."""
     from echodfkd.reporting.study.study import cost_table
 
     print(cost_table({name: vars(student) for name, student in config.students.items()}))

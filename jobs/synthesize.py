@@ -7,7 +7,7 @@ from echodfkd.runtime.command import print_line, run_job
 
 
 def work(config: RunConfig) -> dict[str, object]:
-    """Write what is missing in the folder and say where its preview lies."""
+    """Write the missing clips and print the path of the preview."""
     from echodfkd.runtime.synthesis_run import run_synthesis
 
     result = run_synthesis(config, print_line)

@@ -1,4 +1,4 @@
-"""Store what a config's teacher gives now for one frame: python jobs/teacher_reference.py --config FILE --out FILE."""
+"""Store a teacher's output as its reference: python jobs/teacher_reference.py --config FILE --out FILE."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from echodfkd.runtime.command import fail, run_guarded
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse, show the teacher the first training clip, write the file; 2 where the config is wrong, 1 on failure."""
+    """Parse, run the teacher on the first training clip, write the file; 2 if the config is wrong, 1 on failure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", metavar="FILE", help="YAML file of the run (see configs/)")
     parser.add_argument("--out", required=True, metavar="FILE", help="written beside the weights it is found by itself")

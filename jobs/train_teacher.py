@@ -1,4 +1,4 @@
-"""Train teachers on labelled phantom clips: weights, and beside them the recipe and held-out scores.
+"""Train teachers on labelled phantom clips: writes weights, and beside them the recipe and held-out scores.
 
 With --config FILE: one teacher per site of `limited` (docs/how-to/teachers.md); without it: the embedded teacher.
 """
@@ -14,7 +14,7 @@ from echodfkd.runtime.command import run_guarded, run_job
 
 
 def main() -> int:
-    """Parse, train, print the scores; the last line is JSON. Not 0 and one sentence where it cannot."""
+    """Parse, train, print the scores; the last line is JSON. Not 0 and one sentence on failure."""
     if any(argument.split("=")[0] == "--config" for argument in sys.argv[1:]):
         return run_job(limited, description=__doc__ or "")
     parser = argparse.ArgumentParser(description=__doc__)
@@ -23,7 +23,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=4000, help="optimiser steps")
     parser.add_argument("--seed", type=int, default=7, help="of clips, first weights and jitter")
     parser.add_argument("--size", type=int, nargs="+", default=[56, 56, 56, 64, 80, 112], help="sides of frames drawn")
-    parser.add_argument("--minutes", type=float, default=0.0, help="shorten the schedule to so long; 0 does not")
+    parser.add_argument("--minutes", type=float, default=0.0, help="shorten the schedule to this time; 0: no limit")
     parser.add_argument("--cases", type=int, default=32, help="held-out cases per size scored")
     args = parser.parse_args()
     return run_guarded(lambda: shipped(args))

@@ -1,4 +1,4 @@
-"""What every job does around its work: parse, print the resolved config, turn errors into one sentence."""
+"""The frame of every job: parse, print the resolved config, turn errors into one sentence."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def run_job(
 
 
 def _print_estimate(config: RunConfig) -> int:
-    """Time and cost by the pilot's rates, as comments of the YAML before them. 1 where the pilot cannot be used."""
+    """Print time and cost by the pilot's rates as YAML comments. Returns 1 if the pilot cannot be used."""
     if not config.sizing.pilot:
         return 0
     from echodfkd.runtime.cluster.sizing import estimate_run
@@ -54,7 +54,7 @@ def _print_estimate(config: RunConfig) -> int:
 
 
 def run_guarded(work: Callable[[], dict[str, Any]]) -> int:
-    """Do the work, print its result as the last line, and explain what can be explained."""
+    """Do the work, print its result as the last line, and print an explained error as one sentence."""
     try:
         result = work()
     except EchoDFKDError as error:

@@ -1,4 +1,4 @@
-"""One run, from config to report. The run holds the parts; no part holds the run.
+"""A distillation run, from config to report. The run knows its parts; no part knows the run.
 
      ClipSource --> teacher pool --> students --> published checkpoints
      read tasks     actors, or a     workers            |
@@ -56,10 +56,10 @@ def run_distillation(config: RunConfig, print_line: Callable[[str], None]) -> di
     """Run (or resume) a distillation and write its report.
 
     Returns:
-        summary.json's content, with ``report`` added: where the page lies.
+        The content of summary.json, with ``report`` added: the path of the page.
 
     Raises:
-        EchoDFKDError: one sentence; what was published until then stays.
+        EchoDFKDError: one sentence; everything published before stays.
     """
     config = with_absolute_paths(config)
     teacher_id = check_inputs(config)
@@ -75,7 +75,7 @@ def run_distillation(config: RunConfig, print_line: Callable[[str], None]) -> di
 
 
 def _run_leased(config: RunConfig, lease: Lease, teacher_id: str, print_line: Callable[[str], None]) -> dict[str, Any]:
-    """The run, while its folder is its own."""
+    """The run, while it holds its folder's lease."""
     storage = lease.storage
     started = clock.now()
     print_line(f"run {config.name}: {config.plan_slots} clips, {len(config.students)} students, folder {config.root}")
@@ -99,7 +99,7 @@ def _run_leased(config: RunConfig, lease: Lease, teacher_id: str, print_line: Ca
 def _finish_after(
     error: BaseException, config: RunConfig, storage: RunStorage, teacher_id: str, facts: dict[str, Any]
 ) -> None:
-    """`finish` a failed run. What made it fail (a full disk) may forbid a report too, and is the sentence to show."""
+    """`finish` a failed run. The cause (a full disk) may prevent the report too; the first error is the one to show."""
     try:
         finish(config, storage, teacher_id, facts)
     except (OSError, EchoDFKDError) as second:
@@ -109,7 +109,7 @@ def _finish_after(
 def _run_stages(
     config: RunConfig, lease: Lease, teacher_id: str, print_line: Callable[[str], None], stop: StopSignal
 ) -> dict[str, Any]:
-    """Everything that runs at once, until the plan is consumed and the last checkpoint is scored."""
+    """Run all stages until the plan is consumed and the last checkpoint is scored."""
     progress_actor = start_progress_actor()
     wait_for_first_actor(progress_actor)
     progress = ProgressLine(config, progress_actor, print_line)
@@ -140,11 +140,11 @@ def _train(
     stop: StopSignal,
     print_line: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Block until the students have consumed the plan. Raises `RunError` with the reason where they cannot.
+    """Block until the students have consumed the plan. Raises `RunError` if training fails.
 
-    Ray Train counts a group's restarts over the whole run, which would end any long enough run on machines that
-    come and go. A trainer that gives up after it has published is therefore followed by a new one, and so is one
-    whose controller died: what ends the run is train.max_failures of these with no checkpoint in between.
+    Ray Train counts a group's restarts over the whole run, which would end every long run on preemptible machines. So a
+    trainer that gives up after publishing a checkpoint is replaced by a new one, and so is one whose controller died.
+    The run fails after train.max_failures of these without a checkpoint in between.
     """
     newest, started = latest_checkpoint(lease.storage), clock.now()
     deaths = 0
@@ -155,7 +155,7 @@ def _train(
                 config, teacher_id=teacher_id, progress_actor=progress_actor, lease_epoch=lease.epoch
             )
             outcome = trainer.fit().return_value
-        except SystemExit as leaving:  # what Ray Train makes of Ctrl-C, after it has ended its workers
+        except SystemExit as leaving:  # Ray Train turns Ctrl-C into it, after it has ended its workers
             raise KeyboardInterrupt from leaving
         except (TrainingFailedError, RayActorError) as error:
             stop.check()
@@ -178,13 +178,13 @@ def _train(
 
 
 def check_inputs(config: RunConfig) -> str:
-    """Load what the run needs once in the driver, before any actor starts. Returns the teacher's id.
+    """Load every input once in the driver, before any actor starts. Returns the teacher's id.
 
     Raises:
-        ConfigError: there is no student to train, or one asks for what the teacher does not give.
+        ConfigError: there is no student to train, or one needs an output that the teacher does not have.
         InputError: a folder or a weights file cannot be used.
     """
-    if not config.students:  # only a config that has clips written may do without
+    if not config.students:  # allowed only in a config for jobs/synthesize.py
         raise ConfigError("students: empty, name at least one, e.g. students.c31.blocks=3 students.c31.layers=1")
     teacher = load_teacher(config, device="cpu")
     check_teacher_gives(config, teacher.class_names)
@@ -217,6 +217,6 @@ def finish(config: RunConfig, storage: RunStorage, teacher_id: str, facts: dict[
     }
     storage.write("run.json", json.dumps(run, indent=1).encode())
     summary = write_summary(storage)
-    # A notice leaves seconds; jobs/report.py writes the files beside the page later.
+    # After SIGTERM there are only seconds: jobs/report.py can write the files beside the page later.
     has_time = not facts.get("stopped")
     return {**summary, "report": write_report(storage, files=has_time)}

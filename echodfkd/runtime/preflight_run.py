@@ -1,4 +1,4 @@
-"""The check before a long job: inputs, storage, cluster, versions; every finding is one line."""
+"""Checks before a long job: inputs, storage, cluster, versions. Every finding is one line."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from echodfkd.runtime.stream.parts import load_teacher, num_cases, training_sour
 from echodfkd.storage.files import RunStorage
 
 NODE_TIMEOUT_S = 30.0
-"""How long one node may take to answer: its first process imports torch, on a busy machine for many seconds."""
+"""Time for a node to answer: its first process imports torch, which takes many seconds on a busy machine."""
 
 MIN_DISK_MB = 2048
 """Ray stops starting tasks on a disk that is 95 % full, and spills objects to it."""
 
 MAX_CLOCK_S = 30.0
-"""No decision hangs on other machines' clocks; the report's timeline does, and so do a store's signatures (15 min)."""
+"""No decision depends on other machines' clocks; the report's timeline does, and a store's signatures (15 min)."""
 
 
 def run_preflight(config: RunConfig, print_line: Callable[[str], None]) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def _describe_sources(config: RunConfig) -> str:
 
 
 def _time_first_batch(config: RunConfig) -> str:
-    """Seconds until the students have something to train on, once all actors are up; timed here, on the CPU."""
+    """Seconds until the students' first micro-batch once all actors are up, timed here, on the CPU."""
     source, teacher = training_source(config), load_teacher(config, device="cpu")
     start = time.perf_counter()
     clip = source.clip(0)
@@ -116,12 +116,12 @@ def _check_roles(config: RunConfig, missing: list[str], print_line: Callable[[st
 
 
 def _check_nodes(config: RunConfig, print_line: Callable[[str], None]) -> str:
-    """Ask every node what it is. Raises `EchoDFKDError` with all that is wrong."""
+    """Ask every node for its facts. Raises `EchoDFKDError` with all faults."""
     here, wrong, asked = versions(), [], []
     for node in ray.nodes():
         if node["Alive"]:
-            where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            facts = ray.remote(node_facts).options(num_cpus=0, scheduling_strategy=where).remote()
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            facts = ray.remote(node_facts).options(num_cpus=0, scheduling_strategy=there).remote()
             asked.append((node, time.time(), facts))
     for node, sent, future in asked:
         name = node["NodeManagerHostname"]
@@ -140,12 +140,12 @@ def _check_nodes(config: RunConfig, print_line: Callable[[str], None]) -> str:
 
 
 def versions() -> dict[str, str]:
-    """What must be the same on every node."""
+    """Versions that must be the same on every node."""
     return {"python": platform.python_version(), "ray": ray.__version__, "torch": torch.__version__}
 
 
 def node_facts() -> dict[str, Any]:
-    """What a node says of itself: versions, GPUs that torch sees, free MiB of shared memory and disk, its time."""
+    """Facts of this node: versions, GPUs that torch sees, free MiB of shared memory, disk and memory, its time."""
     shared = Path("/dev/shm")  # noqa: S108 looked at, not written
     return {
         **versions(),
@@ -165,18 +165,18 @@ def describe_node(facts: dict[str, Any]) -> str:
 
 
 def node_faults(facts: dict[str, Any], here: dict[str, str], *, gpus: float, asked: float, now: float) -> list[str]:
-    """What of a node would stop a run or spoil it.
+    """Faults of a node that would stop a run or falsify its report.
 
     Args:
-        facts: of `node_facts`.
+        facts: from `node_facts`.
         here: the driver's `versions`.
-        gpus: that Ray counts on it.
+        gpus: number that Ray counts on it.
         asked: when the driver asked, seconds since 1970.
-        now: when it had the answer.
+        now: when the answer came.
     """
     found = [f"has {key} {facts[key]}, the driver {here[key]}" for key in here if facts[key] != here[key]]
     if facts["cuda"] < gpus:
-        found.append(f"is said to have {gpus:g} GPU, but torch sees {facts['cuda']} there")
+        found.append(f"has {gpus:g} GPU by Ray's count, but torch sees {facts['cuda']} there")
     if facts["disk_mb"] < MIN_DISK_MB:
         found.append(f"has {facts['disk_mb']} MiB of disk left for Ray's temporary folder, {MIN_DISK_MB} are needed")
     ahead = max(facts["time"] - now, asked - facts["time"])
@@ -186,7 +186,7 @@ def node_faults(facts: dict[str, Any], here: dict[str, str], *, gpus: float, ask
 
 
 def store_faults(config: RunConfig, resources: dict[str, float]) -> list[str]:
-    """Whether a node's object store holds what waits there: the stream's share is half of all stores."""
+    """Faults of a node's object store: at least four blocks must fit, as the stream may use half of it."""
     store_mb = int(resources.get("object_store_memory", 0)) >> 20
     block_mb = config.micro_batch * config.clip_bytes / 2**20
     if store_mb and store_mb < 4 * block_mb:

@@ -1,4 +1,4 @@
-"""What a person follows: one plain line every few seconds, and the memory the run takes."""
+"""Progress of a run: one plain line every few seconds, metrics, and the memory used."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from echodfkd.reporting.live.live_view import ProgressSnapshot, live_view
 from echodfkd.runtime.cluster.metrics import Exporter, gauge_values
 
 FIRST_ACTOR_TIMEOUT_S = 120.0
-"""How long the first, smallest actor may take to start: seconds on a healthy cluster."""
+"""Time for the first, smallest actor to start: seconds on a healthy cluster."""
 
 MAX_LOSSES = 4
-"""Students whose losses stand in one line each by name."""
+"""Most students whose losses the line shows by name."""
 
 
 class ProgressActor:
-    """Holds the newest numbers of each stage, and the driver's wish to stop. Nothing that a run needs hangs on it.
+    """Holds the newest numbers of each stage, and the driver's request to stop. A run goes on without it.
 
     consumes: dictionaries from rank 0 and the evaluator pool / produces: the driver's progress line
     """
@@ -47,17 +47,17 @@ class ProgressActor:
         self.stopping.set()
 
     async def wait_for_stop(self) -> bool:
-        """Return, True, once `stop` was called."""
+        """Return True once `stop` was called."""
         return await self.stopping.wait()
 
 
 def start_progress_actor() -> Any:
-    """The actor handle of a new progress actor, on the driver's own node."""
+    """The handle of a new progress actor, on the driver's own node."""
     return ray.remote(ProgressActor).options(num_cpus=0).remote()
 
 
 def wait_for_first_actor(progress_actor: Any) -> None:
-    """Raise `RunError` where the cluster starts no process: everything else would wait for ever, in silence."""
+    """Raise `RunError` if the cluster starts no process: all else would wait for ever, without a message."""
     try:
         ray.get(progress_actor.read.remote(), timeout=FIRST_ACTOR_TIMEOUT_S)
     except ray.exceptions.GetTimeoutError as error:
@@ -77,7 +77,7 @@ def first_update_time(progress_actor: Any) -> float | None:
 
 @dataclass(frozen=True)
 class Pace:
-    """Clips trained a second since the last look, updates a second since the students started, clips in the queue."""
+    """Clips trained per second since the last sample, updates per second since the start, clips in the queue."""
 
     clips_s: float
     steps_s: float
@@ -85,7 +85,7 @@ class Pace:
 
 
 class ProgressLine:
-    """A thread that prints the progress actor, exports it as metrics and samples memory until it is closed."""
+    """A thread that prints the progress actor's values, exports them as metrics and samples memory, until closed."""
 
     def __init__(self, config: RunConfig, progress_actor: Any, print_line: Callable[[str], None]) -> None:
         self.config = config
@@ -101,7 +101,7 @@ class ProgressLine:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop printing; the last memory sample is taken."""
+        """Stop printing, after a last memory sample."""
         self._stop.set()
         self._thread.join(timeout=10)
         if self._view is not None:
@@ -132,7 +132,7 @@ class ProgressLine:
                 self.print_line(self.line(values, pace))
 
     def pace(self, values: dict[str, Any]) -> Pace:
-        """How fast the students go, since the last look and since they started."""
+        """The students' rates, since the last sample and since they started."""
         now, step = clock.now(), int(values.get("step", 0))
         seconds, previous = self._last
         batch = self.config.train.global_batch
@@ -144,7 +144,7 @@ class ProgressLine:
         return Pace(steps_s * batch, mean_s, float(values.get("age_s", 0.0)) * mean_s * batch)
 
     def line(self, values: dict[str, Any], pace: Pace) -> str:
-        """One line out of the progress actor's numbers."""
+        """The line for the progress actor's values."""
         elapsed = clock.now() - self.started
         step = int(values.get("step", 0))
         total = self.config.train.steps
@@ -162,7 +162,7 @@ class ProgressLine:
 
 
 def _loss_text(losses: dict[str, float], students: int) -> str:
-    """Each student's loss; of many students the lowest and the highest, and how many early stopping has ended."""
+    """Each student's loss; for many students only the lowest and the highest, and the number stopped early."""
     shown = sorted(losses.items(), key=lambda item: item[1])
     if len(shown) > MAX_LOSSES:
         text = "{} {:.4f} .. {} {:.4f}".format(*shown[0], *shown[-1])

@@ -1,4 +1,4 @@
-"""The Ray Train worker group: every rank holds an engine per student and trains all of them on each batch.
+"""The Ray Train worker group: every rank has an engine per student and trains all of them on each batch.
 
 consumes: micro-batches of taught clips / produces: published checkpoints, ledger, numbers for the progress actor
 waits for: the stream, and its fellow ranks once per step / unblocked by: the teacher pool
@@ -32,7 +32,7 @@ from echodfkd.training.student import StudentMemoryError
 def build_trainer(config: RunConfig, *, teacher_id: str, progress_actor: Any, lease_epoch: int) -> TorchTrainer:
     """The trainer of this run: one worker group, one dataset per segment, restarts that resume from the manifests.
 
-    Datasets are callables: Train calls them again at every restart, and each skips what is consumed by then.
+    Datasets are callables: Train calls them at every restart, and each skips the slots consumed by then.
     """
     workers = config.train
     segments = {
@@ -65,7 +65,7 @@ def build_trainer(config: RunConfig, *, teacher_id: str, progress_actor: Any, le
 
 
 def worker_resources(config: RunConfig) -> dict[str, float]:
-    """What Ray reserves for one student worker."""
+    """Resources that Ray reserves for one student worker."""
     resources = {"CPU": config.train.num_cpus}
     if config.train.num_gpus:
         resources["GPU"] = config.train.num_gpus
@@ -109,5 +109,5 @@ def train_loop(loop: dict[str, Any]) -> dict[str, Any]:
 
 
 def _real_gpu(config: RunConfig) -> bool:
-    """Whether workers compute on a GPU: one is reserved and torch sees it (test clusters only declare them)."""
+    """Whether workers use a GPU: one is reserved and torch sees it (test clusters only declare GPUs)."""
     return config.train.num_gpus > 0 and torch.cuda.is_available()

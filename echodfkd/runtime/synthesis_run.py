@@ -1,4 +1,4 @@
-"""Clips written to a folder by tasks of a cluster, one task per shard; what is committed is never made again.
+"""Write clips to a folder: one cluster task per shard; committed shards are never made again.
 
      shards that have no commit record --> tasks (source -> files -> commit record) --> lists, previews, manifest
 
@@ -34,25 +34,25 @@ from echodfkd.storage.files import RunStorage
 from echodfkd.storage.lease import held
 
 TASK_RETRIES = 3
-"""Times that Ray starts a task again whose process or node died; what it had written is written again."""
+"""Retries of a task whose process or node died; it writes its files again."""
 
 
 def run_synthesis(config: RunConfig, print_line: Callable[[str], None]) -> dict[str, Any]:
-    """Write the clips of the config's source to synthesize.out, or what is missing there.
+    """Write the clips of the config's source to synthesize.out, as far as they are missing there.
 
     Returns:
         ``{"out", "format", "clips", "quarantined", "made", "wall_s", "clips_s"}``: ``made`` counts the clips of
         this call, ``clips_s`` is their rate.
 
     Raises:
-        EchoDFKDError: one sentence; what was committed until then stays.
+        EchoDFKDError: one sentence; committed shards stay.
     """
     started = clock.now()
     if not config.synthesize.out:
         raise ConfigError("synthesize.out: empty, name the folder to write clips to, e.g. synthesize.out=clips")
     config = with_absolute_paths(config)
     options = config.synthesize
-    synthesis_source(config)  # an unusable source is said before anything starts
+    synthesis_source(config)  # an unusable source is an error before anything starts
     storage = open_folder(options.out, identity_of(config), on_exists=config.on_exists)
     with held(storage, lease_s=config.lease_s, log=print_line):
         return _write_clips(config, storage, started, print_line)
@@ -61,7 +61,7 @@ def run_synthesis(config: RunConfig, print_line: Callable[[str], None]) -> dict[
 def _write_clips(
     config: RunConfig, storage: RunStorage, started: float, print_line: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Everything that is missing, while the folder is this run's own."""
+    """Write the missing shards while this run holds the folder's lease."""
     options = config.synthesize
     shards = shards_of(config)
     pending, quarantined = pending_shards(storage, shards, layout=options.format)
@@ -96,7 +96,7 @@ def shards_of(config: RunConfig) -> list[Shard]:
 
 
 def identity_of(config: RunConfig) -> dict[str, Any]:
-    """All that decides what is written: one folder holds clips of one request. Its values are JSON's."""
+    """The options that decide the content: a folder holds clips of one request. Values are JSON types."""
     source = yaml.safe_load(config_to_yaml(RunConfig(source=config.source)))["source"]
     for part in (source, *source.get("parts", {}).values()):
         part.get("conditions", {}).pop("table", None)  # known by the table's sha256
@@ -111,10 +111,10 @@ def identity_of(config: RunConfig) -> dict[str, Any]:
 
 
 def max_in_flight(config: RunConfig) -> int:
-    """Shards handed to Ray and not finished: in_flight_per_cpu for each task that the cluster can run at once.
+    """Most unfinished shards given to Ray: in_flight_per_cpu for each task that the cluster can run at once.
 
-    Asked again before each hand-over, so that a growing cluster gets more. Memory in the tasks is bounded by one
-    shard per running task: a waiting one is a number.
+    Computed before each submission, so that a growing cluster gets more. Memory is bounded by one shard per running
+    task: a waiting task holds only a number.
     """
     options = config.synthesize
     slots = sum(int(node.cpus // options.num_cpus) for node in live_nodes())
@@ -131,7 +131,7 @@ def _check_room(config: RunConfig) -> None:
 def _write_pending(
     config: RunConfig, pending: Sequence[Shard], quarantined: int, print_line: Callable[[str], None]
 ) -> None:
-    """Have every pending shard written, at most `max_in_flight` at a time."""
+    """Write every pending shard, at most `max_in_flight` at a time."""
     task = ray.remote(_write_one).options(
         num_cpus=config.synthesize.num_cpus, max_retries=TASK_RETRIES, scheduling_strategy="SPREAD"
     )
@@ -154,7 +154,7 @@ def _write_pending(
                 line.finished(running.pop(reference))
             line.show(len(running), quarantined)
     finally:
-        for reference in running:  # after an error: what waits must not run on in a shared cluster
+        for reference in running:  # after an error: waiting tasks must not run on in a shared cluster
             ray.cancel(reference)
 
 
@@ -175,8 +175,8 @@ def _wait(reference: Any, config: RunConfig) -> Any:
 
 
 def _write_one(config: RunConfig, shard: Shard) -> list[str]:
-    """Task: make, write and commit a shard. Returns the reasons of what was quarantined."""
-    torch.set_num_threads(1)  # sums over several threads round otherwise: the same bytes on any machine
+    """Task: make, write and commit a shard. Returns the reasons of its quarantined indices."""
+    torch.set_num_threads(1)  # sums over several threads round differently: the same bytes on any machine
     options = config.synthesize
     shares = options.split_shares or {options.split: 1.0}
     splits = Splits(clips=options.clips, seed=config.seed, shares=shares)
@@ -191,7 +191,7 @@ def _write_one(config: RunConfig, shard: Shard) -> list[str]:
 
 
 def _draw_previews(config: RunConfig) -> None:
-    """Task: make some clips again, evenly over the list, and draw them."""
+    """Task: make some clips, evenly over the list, once more, and draw them."""
     torch.set_num_threads(1)
     storage, source = RunStorage(config.synthesize.out), synthesis_source(config)
     indices = storage.read_table("clips.parquet")["index"].to_numpy()
@@ -204,7 +204,7 @@ def _draw_previews(config: RunConfig) -> None:
 
 @dataclasses.dataclass
 class _ProgressLine:
-    """One line every ray.progress_s seconds, and an end to waiting for nothing."""
+    """One line every ray.progress_s seconds, and the time-out without progress."""
 
     config: RunConfig
     pending: Sequence[Shard]
@@ -220,7 +220,7 @@ class _ProgressLine:
         self.clips += shard.count
 
     def check_progress(self, *, moved: bool) -> None:
-        """Raise `RunError` where no shard was finished for data.no_progress_timeout_s."""
+        """Raise `RunError` if no shard was finished for data.no_progress_timeout_s."""
         now, limit = clock.now(), self.config.data.no_progress_timeout_s
         if moved:
             self.moved = now
@@ -231,7 +231,7 @@ class _ProgressLine:
             )
 
     def show(self, in_flight: int, quarantined: int) -> None:
-        """Print, where it is time."""
+        """Print the line if it is due."""
         every, now = self.config.ray.progress_s, clock.now()
         if not every or now - self.shown < every:
             return

@@ -1,10 +1,10 @@
-"""A teacher's service behind Ray Serve: its owner's side of `teacher.kind: remote` (docs/how-to/teachers.md).
+"""A teacher's service behind Ray Serve: the server of `teacher.kind: remote` (docs/how-to/teachers.md).
 
      clients --HTTP(S)--> Serve's proxy --> replicas: MaskService (who may ask, for how much) --> the teacher
                           (head node)       (teacher.min_actors .. max_actors)
 
-A replica looks at a request's head before it reads any of the body, and holds at most `serve.queue` requests, so that
-its memory is bounded by queue x max_body_mb. Serve's own bounds stand behind that one: a refusal needs a place too.
+A replica checks a request's head before it reads the body, and holds at most `serve.queue` requests, so that its memory
+is bounded by queue x max_body_mb. Serve's own bounds are larger: a request that is refused needs a place too.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from echodfkd.teaching.remote.service import Answer, MaskService, busy, cut_off,
 
 APPLICATION = "echodfkd-teacher"
 HELD_AT_ONCE = 256
-"""Requests that Serve gives to a replica at once, most of them to be refused at once; and as many wait outside."""
+"""Requests that Serve gives to a replica at the same time, most of them to be refused; as many more wait outside."""
 
 
 class TeacherReplica:
@@ -45,7 +45,7 @@ class TeacherReplica:
 
     Args:
         config: of the service.
-        teacher_id: what the driver loaded; another id here means that this node holds other weights.
+        teacher_id: of the teacher that the driver loaded; another id here means other weights on this node.
     """
 
     def __init__(self, config: RunConfig, teacher_id: str) -> None:
@@ -109,7 +109,7 @@ def run_teacher_service(config: RunConfig, print_line: Callable[[str], None]) ->
 
 
 def _check_entrance(serve: ServeConfig) -> None:
-    """Refuse an open door, and files that Serve would stumble over later. Raises `InputError`."""
+    """Refuse a public address without a token, and certificate files that Serve could not use. Raises `InputError`."""
     if not _token(serve) and not is_loopback(serve.host):
         raise InputError(
             f"serve.host: {serve.host} is reached from other machines, and there is no token; name a file with one in"
@@ -126,7 +126,7 @@ def _check_entrance(serve: ServeConfig) -> None:
 
 
 def _check_port(serve: ServeConfig) -> None:
-    """Refuse a port that is taken: Serve shares ports, and half of the requests would go to the other one."""
+    """Refuse a port that is taken: Serve shares ports, and half of the requests would go to the other server."""
     family = socket.AF_INET6 if ":" in serve.host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of an earlier service may linger
@@ -137,7 +137,7 @@ def _check_port(serve: ServeConfig) -> None:
 
 
 def _check_room(config: RunConfig) -> None:
-    """Refuse a cluster that cannot hold the replicas, for which Serve would wait without end."""
+    """Refuse a cluster that cannot hold the replicas: Serve would wait for ever."""
     teacher = config.teacher
     labels = node_labels(teacher.node_label) or {}
     role = Role("replica", teacher.min_actors, teacher.num_cpus, teacher.num_gpus, labels, "teacher")
@@ -146,7 +146,7 @@ def _check_room(config: RunConfig) -> None:
 
 
 def _start(config: RunConfig, teacher_id: str) -> None:
-    """Bring the application up. Raises `RunError` with the reason where it does not come."""
+    """Start the application. Raises `RunError` with the reason if it does not start."""
     try:
         from ray import serve
         from ray.serve.config import HTTPOptions
@@ -192,7 +192,7 @@ def _start(config: RunConfig, teacher_id: str) -> None:
 
 
 def _stop() -> None:
-    """End what was started, as far as it was."""
+    """End Serve, if it was started."""
     try:
         from ray import serve
     except ImportError:
@@ -202,7 +202,7 @@ def _stop() -> None:
 
 @contextmanager
 def _told_to_stop() -> Iterator[threading.Event]:
-    """An event that SIGTERM and Ctrl-C set; entered after ray.init, which puts its own handler in the place of ours."""
+    """An event that SIGTERM and Ctrl-C set; entered after ray.init, which installs its own handler."""
     told = threading.Event()
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     for number in before:
@@ -215,7 +215,7 @@ def _told_to_stop() -> Iterator[threading.Event]:
 
 
 async def _read(body: AsyncIterator[bytes], length: int) -> bytes:
-    """The body, or as much of it as is too much."""
+    """The body; reading stops once it is longer than announced."""
     pieces, size = [], 0
     async for piece in body:
         pieces.append(piece)

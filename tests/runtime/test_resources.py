@@ -96,7 +96,7 @@ def test_what_a_node_says_of_itself(tiny_config: Callable[..., RunConfig]) -> No
 
     assert faults({}) == []
     assert faults({"torch": "1.0"}) == [f"has torch 1.0, the driver {here['torch']}"]
-    assert faults({"cuda": 1}, gpus=2) == ["is said to have 2 GPU, but torch sees 1 there"]
+    assert faults({"cuda": 1}, gpus=2) == ["has 2 GPU by Ray's count, but torch sees 1 there"]
     assert faults({"disk_mb": 5}) == ["has 5 MiB of disk left for Ray's temporary folder, 2048 are needed"]
     for off in (-100.0, 100.0):
         (sentence,) = faults({"time": now + off})
@@ -129,7 +129,7 @@ def test_a_cluster_that_does_not_grow_is_one_sentence(tiny_config: Callable[...,
     ):
         pytest.fail("it ran")
     assert not lines
-    words = r"did not grow to within ray.wait_for_nodes_s \(3 s\): train: 2 of 4"
+    words = r"has not grown enough within ray.wait_for_nodes_s \(3 s\): train: 2 of 4"
     with (
         pytest.raises(RunError, match=words),
         nodes_for(tiny_config(*wide, "ray.wait_for_nodes_s=3"), lines.append),

@@ -12,21 +12,21 @@ QUIET_RAY = {
     "RAY_task_events_max_num_task_in_gcs": "5000",
     "RAY_DEDUP_LOGS_SKIP_REGEX": "worker processes have been started on node|ServeController.graceful_shutdown failed",
 }
-"""Environment of the driver and of every worker: our progress line instead of Ray's many. (The last one hides a
-warning about few cores and many roles, and what Ray says of a service that has ended in order; the one before bounds
-what a local cluster remembers of tasks that are over, some 3 KB each, of which Ray keeps 100,000.)"""
+"""Environment of the driver and of every worker: one progress line of ours instead of many of Ray's. The last entry
+hides a warning about many roles on few cores, and one about a service that has ended as it should. The one before
+bounds the records of finished tasks in a local cluster: some 3 KB each, of which Ray keeps 100,000."""
 
 
 def cluster_address(option: str) -> str:
-    """What `ray.address` stands for here: auto is RAY_ADDRESS where it is set, else a new local cluster."""
+    """Resolve `ray.address`: auto is RAY_ADDRESS if that is set, else a new local cluster."""
     return (os.environ.get("RAY_ADDRESS") or "local") if option == "auto" else option
 
 
 def prepare_ray(address: str) -> None:
     """Set the environment that Ray reads when it is imported: call this before the first import of ray.
 
-    The ports of a local cluster listen on every interface, so that it gets a token of its own: only holders get
-    in. A token in the environment leaves no file behind, which later `ray start` commands would trip over.
+    A local cluster listens on every interface, so it gets a token of its own. The token is set in the environment:
+    as a file, it would stay behind and break later `ray start` commands.
     """
     for name, value in QUIET_RAY.items():
         os.environ.setdefault(name, value)

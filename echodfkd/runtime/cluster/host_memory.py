@@ -1,4 +1,4 @@
-"""What processes that compute on a CPU do with memory that they have freed."""
+"""Allocator settings that make CPU processes keep the memory they free."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ KEPT_MEMORY = {
     "MALLOC_ARENA_MAX": "1",
     "THP_MEM_ALLOC_ENABLE": "1",
 }
-"""Variables of glibc's allocator (mallopt(3)), read when a process starts: large arrays come from the heap, whose freed
-end is not given back, and threads share one heap, because those of their own hold 64 MiB at most. The last one is
-torch's: large tensors lie on large pages.
+"""Variables of glibc's allocator (mallopt(3)), read when a process starts. Large arrays come from the heap, which does
+not shrink, and all threads share one heap, because a thread's own heap holds only 64 MiB. The last variable is torch's:
+large tensors are put on large pages.
 
-Without them glibc maps every array above 32 MiB anew, and the kernel clears each of its pages when it is first touched.
-The tensors between the layers of a network are such arrays, and every pass makes them all.
+Without them glibc maps every array above 32 MiB anew, and the kernel clears each page at its first access. The tensors
+between the layers of a network are such arrays, and every pass allocates them all.
 """
 
 
 def kept_memory() -> dict[str, str]:
-    """`KEPT_MEMORY`, but for what this process's own environment says otherwise."""
+    """`KEPT_MEMORY`; a variable that is already set in this process keeps its value."""
     return {name: os.environ.get(name, value) for name, value in KEPT_MEMORY.items()}

@@ -1,8 +1,7 @@
-"""SIGTERM as a notice: the machine will be taken away, and the run ends early, in order and in time.
+"""SIGTERM as a notice that the machine will be taken away: the run publishes a checkpoint and ends in time.
 
-While students train, the workers are asked to publish after their next update and to stop; in any other phase
-there is nothing to publish and the run ends where it stands. Whatever hangs, the process is gone
-`train.stop_grace_s` after the signal.
+While students train, the workers are asked to publish after their next update and to stop. In any other phase
+there is nothing to publish, and the run ends at once. In any case the process ends within `train.stop_grace_s`.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ NOTICE = "stopped by SIGTERM; the same command resumes it"
 
 
 class StopNotice(BaseException):
-    """The run ends early because it was told to. Like KeyboardInterrupt, no `except Exception` may swallow it."""
+    """The run ends early on request. A BaseException like KeyboardInterrupt: no `except Exception` may swallow it."""
 
 
 class StopSignal:
-    """Holds the driver's SIGTERM for the time of a ``with`` block, in the main thread; elsewhere does nothing.
+    """Handles the driver's SIGTERM during a ``with`` block in the main thread; in other threads it does nothing.
 
     Args:
-        grace_s: the process ends within this time of the signal, with exit code 1 where it must be forced to.
+        grace_s: the process ends within this time of the signal, with exit code 1 if it has to be forced.
     """
 
     def __init__(self, grace_s: float) -> None:
@@ -50,16 +49,16 @@ class StopSignal:
             signal.signal(signal.SIGTERM, self._before)
 
     def listen(self) -> None:
-        """Take the signal (again: ray.init puts its own handler in the place of ours)."""
+        """Install the handler; called again after ray.init, which installs its own."""
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._on_signal)
 
     def training(self, progress_actor: Any) -> None:
-        """From now on there is something to publish: the signal goes to the workers through the progress actor."""
+        """Training has started: from now on the signal is passed to the workers through the progress actor."""
         self._ask_workers = progress_actor.stop.remote
 
     def check(self) -> None:
-        """The workers have ended. Raise `StopNotice` where that was asked for."""
+        """Raise `StopNotice` if the workers have ended because of a SIGTERM."""
         self._ask_workers = None
         if self.asked:
             raise StopNotice(NOTICE)
@@ -92,7 +91,7 @@ class StopWatch:
         self._answer = progress_actor.wait_for_stop.remote()
 
     def __call__(self) -> bool:
-        """Whether the run shall publish and stop after this update. A progress actor that is gone asks for nothing."""
+        """Whether to publish and stop after this update; False if the progress actor is gone."""
         try:
             return bool(ray.wait([self._answer], timeout=0)[0]) and bool(ray.get(self._answer))
         except RayError:

@@ -1,8 +1,7 @@
-"""What each role asks of the cluster, and whether the cluster can hold all roles at the same time.
+"""Resources of each role, and a check that the cluster can hold all roles at the same time.
 
-Ray Train reserves first, Ray Data takes what is left, and other actors are invisible to both. A run whose
-students leave no CPU to the stream does not fail: it hangs until a time-out. So this is checked before
-anything starts.
+Ray Train reserves first, Ray Data takes the rest, and other actors are invisible to both. A run whose students leave
+no CPU to the stream does not fail: it hangs until a time-out. So this is checked before anything starts.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ class Role:
 
 @dataclass
 class Node:
-    """What one live node has left."""
+    """Free resources of one live node."""
 
     name: str
     cpus: float
@@ -79,7 +78,7 @@ def live_nodes() -> list[Node]:
 
 
 def place(wanted: list[Role], nodes: list[Node]) -> list[str]:
-    """Put every process of every role on a node, first fit. Returns one sentence per role that does not fit."""
+    """Place every process of every role on a node, first fit. Returns a sentence for each role that does not fit."""
     missing = []
     for role in wanted:
         placed = sum(_take(role, nodes) for _ in range(role.count))

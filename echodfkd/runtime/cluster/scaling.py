@@ -1,4 +1,4 @@
-"""Nodes that a run starts with: those that are there, or that the cluster's autoscaler brings when it is asked."""
+"""Wait for the nodes that a run needs, and ask the cluster's autoscaler for them."""
 
 from __future__ import annotations
 
@@ -13,20 +13,19 @@ from echodfkd.core.errors import RunError
 from echodfkd.runtime.cluster.resources import Role, live_nodes, place, roles
 
 LOOK_S = 2.0
-"""Between two looks at the nodes of the cluster."""
+"""Seconds between two checks of the cluster's nodes."""
 
 
 @contextmanager
 def nodes_for(config: RunConfig, print_line: Callable[[str], None]) -> Iterator[None]:
-    """A cluster that holds all roles of the run at the same time, while the block lasts.
+    """Enter the block once the cluster can hold all roles of the run at the same time.
 
-    Where they do not fit and `ray.wait_for_nodes_s` allows to wait, the autoscaler is asked for what the run needs at
-    least: without that it would bring nodes for one role after the other, each of which waits for the next. Ray keeps
-    one such request for a cluster; Ray Data replaces it by its own once the stream runs, and from then on nodes come
-    and go with what the pools ask for.
+    If they do not fit and `ray.wait_for_nodes_s` allows waiting, the autoscaler is asked for the run's minimum at once:
+    otherwise it would add nodes for one role after the other, each of which waits for the next. Ray keeps one such
+    request per cluster. Ray Data replaces it once the stream runs, and from then on the pools decide.
 
     Raises:
-        RunError: the cluster cannot hold the run, or does not within that time.
+        RunError: the cluster cannot hold the run, or has not grown to hold it within that time.
     """
     missing = place(roles(config), live_nodes())
     if not missing:
@@ -43,7 +42,7 @@ def nodes_for(config: RunConfig, print_line: Callable[[str], None]) -> Iterator[
         while missing:
             if time.monotonic() - started > wait_s:
                 raise RunError(
-                    "the cluster cannot hold this run, and did not grow to within ray.wait_for_nodes_s"
+                    "the cluster cannot hold this run, and has not grown enough within ray.wait_for_nodes_s"
                     f" ({wait_s:g} s): " + " | ".join(missing)
                 )
             time.sleep(LOOK_S)
@@ -55,7 +54,7 @@ def nodes_for(config: RunConfig, print_line: Callable[[str], None]) -> Iterator[
 
 
 def bundles_of(wanted: list[Role]) -> tuple[list[dict[str, float]], list[dict[str, str]]]:
-    """What to ask the autoscaler for, and the labels of the nodes it is for; roles that reserve nothing ask nothing."""
+    """Resource bundles and node labels for the autoscaler; roles that reserve nothing are left out."""
     asked: list[dict[str, float]] = []
     labels: list[dict[str, str]] = []
     for role in wanted:

@@ -1,8 +1,8 @@
-"""How long a run will take and what it will cost, from the stage rates that a short run of it has measured.
+"""Estimate of a run's time and cost, from the stage rates of a short pilot run.
 
 A pilot is a few hundred updates of the same config on the smallest cluster. Its summary.json has, for each stage, the
-clips it made and the seconds its actors were at work; a rate is one over the other. The plan, the pools' bounds and the
-prices are the config's. Formulas: cluster/README.md.
+number of clips and the seconds its actors worked; the rate is their ratio. Plan, pool bounds and prices come from the
+config. Formulas: cluster/README.md.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from echodfkd.storage.untrusted import parse_json_object, parse_yaml
 
 HOUR = 3600.0
 SEEN_S = 0.15
-"""Seconds from the end of a source's task to the begin of its next: Ray Data's scheduler looks for finished tasks ten
-times a second. Two tasks that take no time make 11 to 14 blocks a second (docs/explanation/scale.md). Teachers are not
-held up by it as long as a block takes them longer: each has a second one waiting."""
+"""Seconds from the end of a source task to the start of the next: Ray Data's scheduler looks for finished tasks ten
+times a second, and two tasks that take no time make 11 to 14 blocks a second (docs/explanation/scale.md). It does not
+slow teachers whose blocks take longer: each has a second block waiting."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Stage:
     Attributes:
         name: source, teacher, students or evaluator; teacher.NAME for the pool of an ensemble's member.
         actors: processes at the speed of the run (at most as many as the config allows).
-        most: what the config allows.
-        clips_s: clips that one of them makes in a second of work (an evaluator: cases that it scores).
-        hours: time that the stage works until the run is done.
-        price: of one process for an hour; None where the config names none.
+        most: the config's maximum of actors.
+        clips_s: clips per second of work of one actor (an evaluator: cases).
+        hours: working time until the run is done.
+        price: of one process per hour; None if the config has none.
     """
 
     name: str
@@ -53,15 +53,15 @@ class Stage:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run will take, if every stage keeps the pilot's pace.
+    """A run's time and cost if every stage keeps the pilot's rate.
 
     Attributes:
         clips: of the plan.
         clips_s: of the whole pipeline.
-        bound: the stage that sets it.
+        bound: the slowest stage.
         hours: until the last checkpoint is scored.
-        stages: in the order of the stream.
-        notes: how the pilot differs from the run.
+        stages: in stream order.
+        notes: differences between pilot and run.
     """
 
     clips: int
@@ -72,7 +72,7 @@ class Estimate:
     notes: tuple[str, ...]
 
     def lines(self) -> list[str]:
-        """For a person, a line each."""
+        """Lines for the terminal."""
         found = [
             f"estimate: {self.clips:,} clips at {self.clips_s:.1f} clips/s take {self.hours:.1f} h; the bound is"
             f" {self.bound}"
@@ -111,8 +111,8 @@ def estimate_run(config: RunConfig) -> Estimate:
 def estimate(config: RunConfig, pilot: RunConfig, summary: Mapping[str, Any]) -> Estimate:
     """The estimate from a pilot's config and summary.
 
-    Work is taken to grow with the pixels of a clip, and with the number of processes of a stage: what the network and
-    shared disks take off is not in it. What a source waits for between two of its tasks is (`SEEN_S`).
+    A clip's work is assumed proportional to its pixels, and a stage's speed to its number of processes; network and
+    shared disks are ignored. The pause between two source tasks is included (`SEEN_S`).
 
     Raises:
         InputError: the summary lacks a stage.
@@ -155,7 +155,7 @@ def estimate(config: RunConfig, pilot: RunConfig, summary: Mapping[str, Any]) ->
 
 
 def _stream(config: RunConfig) -> dict[str, tuple[int, list[str]]]:
-    """Stages that a clip passes -> most processes, and the stages of summary.json that one of them works at in turn."""
+    """Stages of the stream -> most processes, and the stages of summary.json whose work one process does."""
     teacher = config.teacher
     members = [f"teacher.{name}" for name in teacher.members]
     found = {"source": (config.data.source_tasks, ["source"])}
@@ -167,7 +167,7 @@ def _stream(config: RunConfig) -> dict[str, tuple[int, list[str]]]:
 
 
 def _rate(summary: Mapping[str, Any], *stages: str) -> float:
-    """Clips a second of work of a process that passes each clip through these stages."""
+    """Clips per second of a process that passes each clip through these stages."""
     seconds = 0.0
     for stage in stages:
         try:
@@ -186,7 +186,7 @@ def _pixels(frames: int, size: int) -> float:
 
 
 def _differences(config: RunConfig, pilot: RunConfig) -> list[str]:
-    """What the pilot did otherwise, and its rates therefore may not hold for."""
+    """Settings that differ between pilot and run, so that the rates may not hold."""
     kinds = [
         ("students", sorted(config.students), sorted(pilot.students)),
         ("teacher.kind", config.teacher.kind, pilot.teacher.kind),

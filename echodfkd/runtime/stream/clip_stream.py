@@ -1,11 +1,11 @@
 """The stream from source to students, as a Ray Data plan: read tasks make clips, actor pools teach them.
 
 One read task makes one block, and one block is one micro-batch of one worker. With `data.order: fixed`
-blocks leave in plan order, so that the global batch of step s is always the slots s*G .. (s+1)*G - 1,
-whatever the number of workers, actors or restarts.
+blocks leave in plan order, so that the global batch of step s is always the slots s*G .. (s+1)*G - 1, for any
+number of workers, actors and restarts.
 
-Ray unpickles the plan in processes that make neither clips nor masks, one after the other while a run starts: what
-only a read task needs is imported there, and torch nowhere here (two seconds and 130 MB for each).
+Ray unpickles the plan in several processes that make neither clips nor masks while a run starts, one after the other.
+So imports of read tasks are inside their functions, and torch is not imported here (two seconds and 130 MB each).
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ def execution_options(config: RunConfig) -> ExecutionOptions:
 
 
 def build_stream(config: RunConfig, segment: int, teacher_id: str) -> Dataset:
-    """The part of the plan that belongs to this segment and that no published checkpoint has consumed.
+    """The slots of this segment that no published checkpoint has consumed.
 
-    Called in the train controller at every start and restart of the worker group, which does not inherit
-    the driver's DataContext: what the stream needs is set here.
+    Called in the train controller at every start and restart of the worker group. The controller does not inherit the
+    driver's DataContext, so it is set here.
     """
     context = DataContext.get_current()
     context.execution_options = execution_options(config)

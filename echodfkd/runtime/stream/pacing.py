@@ -1,4 +1,4 @@
-"""How often the stream's scheduler looks at its actors. Apart from the stream: Ray Data takes it into every actor."""
+"""A rest for the stream's scheduler. A module of its own, because Ray Data imports it in every actor."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 
 class PacedScheduling(ExecutionCallback):
-    """Lets the stream's scheduler rest between steps.
+    """Makes the stream's scheduler rest between steps.
 
-    While students are the slower side, a finished block waits behind back-pressure, Ray Data's scheduler finds
-    it ready at every look, and looks again at once: seen as three quarters of a core, taken from the students
-    on a small machine. A rest of 20 ms bounds that; a step that took longer was busy with many tasks and is not
-    delayed.
+    While students are the slower side, a finished block waits behind back-pressure. Ray Data's scheduler finds it ready
+    in every step and steps again at once, which took three quarters of a core from the students on a small machine. A
+    rest of 20 ms bounds that; a step that took longer was busy with many tasks and is not delayed.
     """
 
     REST_S = 0.02
@@ -22,7 +21,7 @@ class PacedScheduling(ExecutionCallback):
         self._last = time.perf_counter()
 
     def on_execution_step(self, executor: object) -> None:
-        """Sleep for what is left of REST_S since the step before."""
+        """Sleep for the rest of REST_S since the last step."""
         rest = self.REST_S - (time.perf_counter() - self._last)
         if rest > 0:
             time.sleep(rest)

@@ -1,4 +1,4 @@
-"""The students' end of the stream: which part of a segment a rank gets, and the micro-batches in it."""
+"""The students' end of the stream: each rank's shard of a segment, and its micro-batches."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def segment_name(segment: int) -> str:
 
 @dataclass(frozen=True)
 class SegmentShard:
-    """One rank's part of a segment. Ray Train knows how to find it, but not what it is (see `SegmentData`)."""
+    """One rank's shard of a segment, in a type that Ray Train does not know (see `SegmentData`)."""
 
     shard: DataIterator
 
 
 class SegmentData(DataConfig):
-    """Ray Train's way of splitting datasets, but that a segment's coordinator may end before the run does.
+    """Ray Train's way of splitting datasets, except that a segment's coordinator may end before the run.
 
-    Ray Train keeps the coordinator of every dataset that was ever asked for, a process with the books of all its
-    tasks, and asks each to shut down at the end. It leaves alone what is not a split iterator.
+    Ray Train keeps the coordinator of every dataset that was used, a process with records of all its tasks, and asks
+    each to shut down at the end of the run. It does so only for split iterators, hence `SegmentShard`.
     """
 
     def configure(self, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
@@ -48,7 +48,7 @@ class SegmentData(DataConfig):
 def stream_batches(config: RunConfig, first_step: int) -> Iterator[DistillationBatch]:
     """The micro-batches of one rank, from the segment that holds ``first_step`` to the end of the plan.
 
-    The first is asked for now: the stream's coordinator and pools start while the caller builds its students.
+    The first is requested now: the stream's coordinator and pools start while the caller builds its students.
     """
     return _without_old_segments(prefetch(_shards_and_batches(config, first_step), config.data.prefetch_batches))
 
@@ -62,14 +62,12 @@ def _shards_and_batches(config: RunConfig, first_step: int) -> Iterator[tuple[Da
 
 
 def _without_old_segments(taken: Iterator[tuple[DataIterator, DistillationBatch]]) -> Iterator[DistillationBatch]:
-    """The batches alone. Ends the coordinators of segments that are over."""
+    """The batches without their shards. Ends the coordinators of segments that are over."""
     shards: list[DataIterator] = []
     for shard, batch in taken:
         if shard not in shards:
             shards.append(shard)
-        if (
-            len(shards) > 2
-        ):  # whoever ends a segment has averaged its gradients with all ranks: none is two segments behind
+        if len(shards) > 2:  # the ranks average gradients in every step: none is two segments behind
             old = shards.pop(0)
             if ray.train.get_context().get_world_rank() == 0:
                 ray.kill(old._coord_actor)
@@ -77,9 +75,9 @@ def _without_old_segments(taken: Iterator[tuple[DataIterator, DistillationBatch]
 
 
 def prefetch(items: Iterator[T], count: int) -> Iterator[T]:
-    """The same items, of which a thread asks for ``count`` (at least 1) before they are taken, the first at once.
+    """The same items, of which a thread requests ``count`` (at least 1) ahead of the consumer, the first at once.
 
-    Each is given as soon as it is there. What asking raises is raised where the item would have been.
+    Each is yielded as soon as it is there. An error of the iterator is raised in place of the item.
     """
     room = threading.Semaphore(count)
     found: queue.SimpleQueue[Future[T]] = queue.SimpleQueue()
