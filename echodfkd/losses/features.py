@@ -1,6 +1,6 @@
-"""Losses on a network's inner features: attention transfer, and matching of their values or of their directions.
+"""Losses on a network's intermediate features: attention transfer, and matching of values or of directions.
 
-All are weighted means over clips, as the mask losses are, and add up over shards that do not cut a clip.
+All are weighted means over clips, like the mask losses, and add up over shards that do not cut a clip.
 
 Legend: B clips, T frames, F features, h rows, w columns; _S of the student, _T of the teacher.
 """
@@ -21,11 +21,11 @@ def attention_transfer(
     *,
     total_weight: float | torch.Tensor,
 ) -> torch.Tensor:
-    """Attention transfer (Zagoruyko and Komodakis 2017): where the features are large, whatever they mean.
+    """Attention transfer (Zagoruyko and Komodakis 2017): match the spatial maps of feature magnitude.
 
     A frame's attention map is the mean over its features of their squares, as a vector of length 1. The loss of a frame
-    is the squared distance of the two vectors, and a clip's is the mean over its frames. Features need not be as
-    many, and the finer map is averaged over the cells of the coarser.
+    is the squared distance of the two vectors, and a clip's is the mean over its frames. The numbers of features may
+    differ, and the finer map is averaged over the cells of the coarser.
 
     Args:
         student_BTFhw: floating; computed in at least float32.
@@ -34,7 +34,7 @@ def attention_transfer(
         total_weight: sum of the weights of all clips of the optimiser step, above 0.
 
     Returns:
-        Scalar, 0..2. A frame whose features are all 0 has no direction: its map stays 0, at distance 1 of any other.
+        Scalar, 0..2. A frame whose features are all 0 has no direction: its map stays 0, at distance 1 from any other.
 
     Raises:
         ValueError: shapes do not belong together.
@@ -48,7 +48,7 @@ def attention_transfer(
 class FeatureAdapter(nn.Module):
     """A 1 x 1 convolution from a student's features to as many as the teacher has (Romero et al. 2015, "FitNets").
 
-    It is trained with the student, and thrown away with the teacher.
+    It is trained with the student and discarded with the teacher.
     """
 
     def __init__(self, student_features: int, teacher_features: int) -> None:
@@ -71,7 +71,7 @@ def feature_matching(
     """Half the mean squared difference of a student's adapted features and the teacher's (Romero et al. 2015).
 
     Args:
-        adapted_BTFhw: what a `FeatureAdapter` makes of the student's features; computed in at least float32.
+        adapted_BTFhw: the student's features after a `FeatureAdapter`; computed in at least float32.
         teacher_BTFhw: (B, T, F, h', w'); the finer of the two maps is averaged over the cells of the coarser.
         weight: (B,), weight of each clip; 0 leaves it out.
         total_weight: sum of the weights of all clips of the optimiser step, above 0.
@@ -97,11 +97,11 @@ def feature_directions(
 ) -> torch.Tensor:
     """1 - cosine between a student's projected features and the teacher's, cell by cell (Chen et al. 2022).
 
-    "Improved feature distillation via projector ensemble", with one linear projector: how large the features are does
-    not count.
+    "Improved feature distillation via projector ensemble", with one linear projector: the magnitude of the features
+    does not count.
 
     Args:
-        projected_BTFhw: what a `FeatureAdapter` makes of the student's features; computed in at least float32.
+        projected_BTFhw: the student's features after a `FeatureAdapter`; computed in at least float32.
         teacher_BTFhw: (B, T, F, h', w'); the finer of the two maps is averaged over the cells of the coarser.
         weight: (B,), weight of each clip; 0 leaves it out.
         total_weight: sum of the weights of all clips of the optimiser step, above 0.
@@ -139,7 +139,7 @@ def _checked(
 
 
 def _same_size(student: torch.Tensor, teacher: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both maps (B, T, F, h, w), averaged down to the smaller height and the smaller width."""
+    """Both maps (B, T, F, h, w), average-pooled to the smaller height and the smaller width."""
     B, T = student.shape[:2]
     size = (min(student.shape[-2], teacher.shape[-2]), min(student.shape[-1], teacher.shape[-1]))
     small = [F.adaptive_avg_pool2d(maps.flatten(0, 1), size).unflatten(0, (B, T)) for maps in (student, teacher)]

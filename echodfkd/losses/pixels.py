@@ -1,6 +1,6 @@
-"""Mask losses that are means over pixels, beside `losses.soft_mask_bce`: KL with temperature, focal; and confidence.
+"""Mask losses that are means over pixels: KL divergence with temperature, focal loss; and entropy confidence.
 
-All take the arguments of `losses.soft_mask_bce`, raise as it does, are computed in at least float32, and add up over
+All take the arguments of `targets.soft_mask_bce`, raise as it does, are computed in at least float32, and add up over
 the shards of a batch.
 
 Legend: B clips, T frames, C classes, H rows, W columns.
@@ -17,7 +17,7 @@ from echodfkd.core.mask_codes import LEAST_PROB, MASK_CODES, PROBABILITY
 from echodfkd.losses.targets import checked_masks, mean_over_pixels
 
 HALF_CODE = LEAST_PROB[MASK_CODES[PROBABILITY]]
-"""Half a step of the codes round(255 p): all that a code of 0 or 255 says of p. Logits are known up to 6.2."""
+"""Half a step of the codes round(255 p): the accuracy of p at a code of 0 or 255. Logits are known up to 6.2."""
 
 
 def soft_mask_kl(
@@ -43,13 +43,13 @@ def soft_mask_kl(
         logits: (B, T, H, W) or (B, T, C, H, W).
         target_prob: as logits, 0..1.
         weight: (B,).
-        total_weight: see `losses.soft_mask_bce`.
+        total_weight: see `targets.soft_mask_bce`.
         temperature: T, above 0.
         confidence: as logits, or None.
-        least_prob: how near to 0 and 1 the targets are known.
+        least_prob: smallest distance of the targets from 0 and 1.
 
     Returns:
-        Scalar; 0 where student and teacher agree, but for rounding.
+        Scalar; 0 (up to rounding) if student and teacher agree.
     """
     z, p, w = checked_masks(logits, target_prob, weight)
     teacher = torch.sigmoid(torch.logit(p, eps=least_prob) / temperature)
@@ -67,7 +67,7 @@ def soft_mask_focal(
     gamma: float,
     confidence: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Cross-entropy that counts for less where the student is nearly right: |p - s(z)|^gamma * bce(z, p).
+    """Focal loss: cross-entropy weighted down if the student is nearly right, |p - s(z)|^gamma * bce(z, p).
 
     For targets of 0 and 1 this is the focal loss of Lin et al. (2017), "Focal loss for dense object detection", without
     its class weight. For soft targets it is the quality focal loss of Li et al. (2020), "Generalized focal loss":
@@ -77,15 +77,15 @@ def soft_mask_focal(
         logits: (B, T, H, W) or (B, T, C, H, W).
         target_prob: as logits, 0..1.
         weight: (B,).
-        total_weight: see `losses.soft_mask_bce`.
+        total_weight: see `targets.soft_mask_bce`.
         gamma: 0 (plain cross-entropy), or at least 1 (between them the gradient has a pole at s(z) = p).
         confidence: as logits, or None.
 
     Returns:
-        Scalar, 0 where student and teacher agree (gamma above 0).
+        Scalar, 0 if student and teacher agree (gamma above 0).
 
     Raises:
-        ValueError: also where gamma is neither.
+        ValueError: also if gamma is neither.
     """
     if gamma != 0 and not gamma >= 1:
         raise ValueError(f"gamma: got {gamma}, must be 0 or at least 1")
@@ -95,7 +95,7 @@ def soft_mask_focal(
 
 
 def entropy_confidence(target_prob: torch.Tensor) -> torch.Tensor:
-    """How sure a teacher is of each pixel: 1 - H(p) / ln 2, with the entropy H of two outcomes (Shannon 1948).
+    """Confidence of a teacher in each pixel: 1 - H(p) / ln 2, with the entropy H of two outcomes (Shannon 1948).
 
     1 at p = 0 and p = 1, 0 at p = 1/2. Targets of less entropy weigh more, as in Kwon et al. (2020), "Adaptive
     knowledge distillation based on entropy", there between teachers and here between pixels.

@@ -1,10 +1,10 @@
 """Mask losses of a clip's region as a whole: soft Dice and Lovasz hinge.
 
-A ratio of areas over a batch is no mean over pixels, and would depend on how the batch is cut. Here each clip (all its
-frames together) and class has a ratio of its own, and the loss is the weighted mean over clips and classes, which adds
-up over any shards that do not cut a clip.
+A ratio of areas over a batch is not a mean over pixels and would depend on how the batch is cut. Here every clip (all
+its frames together) and class has one ratio, and the loss is their weighted mean, which adds up over any shards that do
+not cut a clip.
 
-All take the arguments of `losses.soft_mask_bce`, raise as it does, and are computed in at least float32.
+All take the arguments of `targets.soft_mask_bce`, raise as it does, and are computed in at least float32.
 
 Legend: B clips, T frames, C classes, H rows, W columns, N = T * H * W pixels of a clip.
 """
@@ -16,7 +16,7 @@ import torch
 from echodfkd.losses.targets import checked_masks, mean_over_clips
 
 DICE_SMOOTH = 1.0
-"""In pixels: what keeps the ratio of two empty masks defined."""
+"""In pixels: keeps the ratio of two empty masks defined."""
 
 
 def soft_dice(
@@ -25,17 +25,17 @@ def soft_dice(
     """One minus the Dice coefficient of two soft masks, with squared areas.
 
     1 - (2 sum pq + e) / (sum p^2 + sum q^2 + e) = sum (p - q)^2 / (sum p^2 + sum q^2 + e) with q = s(z) and e =
-    `DICE_SMOOTH`: the form of Milletari et al. (2016), "V-Net". With plain sums in the denominator a soft target would
-    not be met best by itself; with squares the loss is 0 where q = p and nowhere else.
+    `DICE_SMOOTH`: the form of Milletari et al. (2016), "V-Net". With plain sums in the denominator the
+    loss would not be smallest at q = p for a soft target; with squares it is 0 exactly if q = p.
 
-    Where the teacher's mask is empty it is sum q^2 / (sum q^2 + e): near 0 for a nearly empty student, 1 for a large
+    If the teacher's mask is empty, it is sum q^2 / (sum q^2 + e): near 0 for a nearly empty student, 1 for a large
     one. A full mask is no special case.
 
     Args:
         logits: (B, T, H, W) or (B, T, C, H, W).
         target_prob: as logits, 0..1.
         weight: (B,).
-        total_weight: see `losses.soft_mask_bce`.
+        total_weight: see `targets.soft_mask_bce`.
 
     Returns:
         Scalar, 0..1: mean over clips and classes.
@@ -58,17 +58,17 @@ def lovasz_hinge(
     """Lovasz extension of the Jaccard loss at hinge errors (Berman, Triki and Blaschko 2018, binary case).
 
     The errors are m = max(0, 1 - z * (2g - 1)) with the teacher's mask g = [p > threshold]. They are sorted, largest
-    first, and each counts by what its pixel adds to one minus the Jaccard index when the pixels before it are wrong
-    already ("The Lovasz-softmax loss", algorithm 1). It is 0 where every pixel is right by a margin of 1.
+    first, and each is weighted by the increase of one minus the Jaccard index when its pixel becomes wrong after those
+    before it ("The Lovasz-softmax loss", algorithm 1). It is 0 if every pixel is right by a margin of 1.
 
-    Where g is empty, one wrong pixel makes the Jaccard index 0, and so the loss is the largest error alone. Where g is
-    full, all pixels count alike.
+    If g is empty, one wrong pixel makes the Jaccard index 0, and so the loss is the largest error. If g is full, all
+    pixels have the same weight.
 
     Args:
         logits: (B, T, H, W) or (B, T, C, H, W); each class is a binary mask.
         target_prob: as logits, 0..1.
         weight: (B,).
-        total_weight: see `losses.soft_mask_bce`.
+        total_weight: see `targets.soft_mask_bce`.
         threshold: probability above which a pixel belongs to the teacher's mask.
 
     Returns:
@@ -81,15 +81,15 @@ def lovasz_hinge(
 
 
 def _by_class(masks: torch.Tensor) -> torch.Tensor:
-    """(B, T, H, W) or (B, T, C, H, W) -> (B, C, N), C = 1 where there is no such axis."""
+    """(B, T, H, W) or (B, T, C, H, W) -> (B, C, N), C = 1 if there is no such axis."""
     return masks.flatten(1).unsqueeze(1) if masks.ndim == 4 else masks.transpose(1, 2).flatten(2)
 
 
 def _lovasz_jaccard(errors_BCN: torch.Tensor, mask_BCN: torch.Tensor) -> torch.Tensor:
-    """The sorted errors times what each adds to the Jaccard loss, summed: (B, C).
+    """The sorted errors times the increment of the Jaccard loss at each, summed: (B, C).
 
     With I pixels of the mask still right and U pixels in the union so far, a wrong pixel of the mask adds 1 / U; one of
-    the background lets U grow by one and adds I / (U (U - 1)). Differences of the loss itself would lose digits.
+    the background increases U by one and adds I / (U (U - 1)). Differences of the loss itself would lose digits.
     The first pixel of an empty mask takes the loss from 0 to 1.
     """
     errors, order = torch.sort(errors_BCN, dim=-1, descending=True, stable=True)

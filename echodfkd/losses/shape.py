@@ -1,6 +1,6 @@
-"""Mask losses of where a mask's border lies, and of how a mask moves from frame to frame.
+"""Mask losses on the position of a mask's border and on its change from frame to frame.
 
-Both are means over pixels (or pairs of frames), take the arguments of `losses.soft_mask_bce`, raise as it does, are
+Both are means over pixels (or pairs of frames), take the arguments of `targets.soft_mask_bce`, raise as it does, are
 computed in at least float32, and add up over the shards of a batch.
 
 Legend: B clips, T frames, C classes, H rows, W columns, N frames of all clips and classes.
@@ -21,20 +21,19 @@ def boundary_loss(
     total_weight: float | torch.Tensor,
     threshold: float,
 ) -> torch.Tensor:
-    """Boundary loss (Kervadec et al. 2019): wrong pixels, weighed by how far they are from the teacher's border.
+    """Boundary loss (Kervadec et al. 2019): wrong pixels weighted by their distance from the teacher's border.
 
     The mean over pixels of phi * (s(z) - g), with the teacher's mask g = [p > threshold] of each frame and its
-    `signed_distance` phi. The paper drops the constant phi * g; kept, it makes 0 the loss of s(z) = g and the least
-    there is.
+    `signed_distance` phi. The paper drops the constant phi * g; with it the minimum is 0, at s(z) = g.
 
-    A frame whose mask is empty or full has no border and phi = 0 there: it teaches nothing. So the loss is meant to
-    stand beside another, as in the paper.
+    A frame whose mask is empty or full has no border and phi = 0, so that it has no gradient: use the loss with another
+    one, as in the paper.
 
     Args:
         logits: (B, T, H, W) or (B, T, C, H, W).
         target_prob: as logits, 0..1.
         weight: (B,).
-        total_weight: see `losses.soft_mask_bce`.
+        total_weight: see `targets.soft_mask_bce`.
         threshold: probability above which a pixel belongs to the teacher's mask.
 
     Returns:
@@ -50,7 +49,7 @@ def signed_distance(mask_NHW: torch.Tensor) -> torch.Tensor:
     """Euclidean distance to a mask's border in pixels: above 0 outside, below 0 inside.
 
     Outside, the distance to the nearest pixel of the mask. Inside, 1 less the distance to the nearest one outside, so
-    that the mask's outermost pixels are the border, as in the code of Kervadec et al. (2019). 0 throughout a frame
+    that the mask's outermost pixels are the border, as in the code of Kervadec et al. (2019). 0 in all of a frame
     without a border.
 
     The squared distance is separable: a minimum along each row, then one along each column (Saito and Toriwaki 1994).
@@ -68,7 +67,7 @@ def signed_distance(mask_NHW: torch.Tensor) -> torch.Tensor:
 
 
 def _distance_to(mask_NHW: torch.Tensor) -> torch.Tensor:
-    """Distance of every pixel to the nearest one of the mask; more than the diagonal where there is none."""
+    """Distance of every pixel to the nearest one of the mask; more than the diagonal if the mask is empty."""
     H, W = mask_NHW.shape[1:]
     far = float(H**2 + W**2)
     squared = torch.where(mask_NHW, 0.0, far)
@@ -89,24 +88,25 @@ def _least(squared_NHW: torch.Tensor) -> torch.Tensor:
 def temporal_consistency(
     logits: torch.Tensor, target_prob: torch.Tensor, weight: torch.Tensor, *, total_weight: float | torch.Tensor
 ) -> torch.Tensor:
-    """How differently student and teacher change from one frame to the next.
+    """Squared difference between the frame-to-frame changes of student and teacher.
 
     The mean over pixels and pairs of neighbouring frames of ((q_(t+1) - q_t) - (p_(t+1) - p_t))^2 with q = s(z).
     A loss on the motion of masks beside a loss on the masks is that of Liu et al. (2020), "Efficient semantic video
-    segmentation with per-frame inference"; they follow pixels by optical flow, here the teacher's own change tells
-    what may move. A student that is off by the same amount in every frame has 0: the loss stands beside another.
+    segmentation with per-frame inference"; they follow pixels by optical flow, here the teacher's own
+    change is the reference. A student that is off by the same amount in every frame has 0: use it together with another
+    loss.
 
     Args:
         logits: (B, T, H, W) or (B, T, C, H, W).
         target_prob: as logits, 0..1.
         weight: (B,).
-        total_weight: see `losses.soft_mask_bce`.
+        total_weight: see `targets.soft_mask_bce`.
 
     Returns:
         Scalar, 0..4.
 
     Raises:
-        ValueError: also where a clip has a single frame.
+        ValueError: also if a clip has a single frame.
     """
     z, p, w = checked_masks(logits, target_prob, weight)
     if z.shape[1] < 2:

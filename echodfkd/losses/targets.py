@@ -1,9 +1,9 @@
-"""Losses of distillation, normalised so that shards of a batch add up to the whole batch.
+"""Distillation losses on soft masks, cardiac phase and ejection fraction, whose shards add up to the whole batch.
 
-Every mask loss is sum_b w_b * l_b / total_weight, where l_b looks at clip b alone (a mean over its pixels, or one
-number for its whole mask) and total_weight is the sum of w over the clips of the whole optimiser step, on all workers.
-So the losses of the parts of any cut between clips, and their gradients, add up to those of the whole. Further ones are
-in `losses_pixels`, `losses_regions`, `losses_shape` and `losses_features`.
+Every mask loss is sum_b w_b * l_b / total_weight: l_b depends only on clip b (a mean over its pixels, or one number for
+its whole mask), and total_weight is the sum of w over the clips of the whole optimiser step, on all workers.
+So the losses of the parts of any cut between clips, and their gradients, add up to those of the whole. The other losses
+are in `pixels`, `regions`, `shape` and `features`.
 
 Legend: B clips, T frames, C classes, H rows, W columns.
 """
@@ -25,7 +25,7 @@ def soft_mask_bce(
     """Binary cross-entropy with soft targets, averaged over the pixels (and classes) of the whole batch.
 
     sum_b w_b * sum_thw bce(z, p) / (total_weight * T * H * W), with bce(z, p) = softplus(z) - p * z: the
-    authors' ``binary_cross_entropy_with_logits`` on the teacher's probabilities, where weights are 1.
+    authors' ``binary_cross_entropy_with_logits`` on the teacher's probabilities if all weights are 1.
     A rank passes its own clips and the sum of ``weight`` over ALL ranks (and accumulation rounds): the losses
     of the parts, and so their gradients, then add up to those of the whole batch however it is cut. An engine
     that averages gradients over R ranks must be given R times this loss.
@@ -33,10 +33,10 @@ def soft_mask_bce(
     Args:
         logits: (B, T, H, W) or (B, T, C, H, W), any floating dtype; computed in at least float32.
         target_prob: floating, 0..1, of the same shape.
-        weight: (B,), weight of each clip; 0 leaves a clip out, whatever its values.
+        weight: (B,), weight of each clip; 0 leaves a clip out, even if its values are not finite.
         total_weight: sum of the weights of all clips of the optimiser step, above 0.
-        confidence: weight of each pixel, 0..1, of the same shape (`losses_pixels.entropy_confidence`, or a given map);
-            the mean stays one over all pixels, so that a doubtful clip counts for less. None is 1 everywhere.
+        confidence: weight of each pixel, 0..1, of the same shape (`pixels.entropy_confidence`, or a given map);
+            the mean is still over all pixels, so that an uncertain clip counts less. None is 1 for all.
 
     Returns:
         Scalar, float32 (float64 for float64 logits).
@@ -51,7 +51,7 @@ def soft_mask_bce(
 def checked_masks(
     logits: torch.Tensor, target_prob: torch.Tensor, weight: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The arguments of a mask loss in the precision it is computed in. Raises `ValueError` as `soft_mask_bce`."""
+    """Check the arguments of a mask loss and convert them to at least float32. Raises `ValueError`."""
     if logits.ndim not in (4, 5) or logits.shape != target_prob.shape or weight.shape != logits.shape[:1]:
         raise ValueError(
             f"logits {tuple(logits.shape)}, target_prob {tuple(target_prob.shape)} and weight {tuple(weight.shape)}"
@@ -83,12 +83,12 @@ def mean_over_pixels(
 
 def mean_over_clips(clip_B: torch.Tensor, weight: torch.Tensor, total_weight: float | torch.Tensor) -> torch.Tensor:
     """sum_b w_b * clip_b / total_weight."""
-    # where() and not a product alone: a clip of weight 0 must not bring in 0 * inf
+    # where() and not just a product: a clip of weight 0 must not bring in 0 * inf
     return (torch.where(weight > 0, clip_B, 0) * weight).sum() / total_weight
 
 
 EF_BETA = 0.05
-"""Error of an ejection fraction (0..1) below which the loss is quadratic: about that of the targets themselves."""
+"""Error of an ejection fraction (0..1) below which the loss is quadratic: about the error of the targets."""
 
 
 def phase_bce(
@@ -98,13 +98,13 @@ def phase_bce(
 
     Args:
         logits: (B, T).
-        target_phase: (B, T), 0..1, NaN where unknown.
+        target_phase: (B, T), 0..1, NaN if unknown.
         weight: (B,), weight of each clip.
-        total_weight: sum over all clips of the optimiser step of weight times known frames; where it is 0 so is the
+        total_weight: sum over all clips of the optimiser step of weight times known frames; if it is 0, so is the
             loss.
 
     Returns:
-        Scalar, as in `soft_mask_bce`; its gradient is 0, and not missing, where nothing is known.
+        Scalar, as in `soft_mask_bce`; its gradient is 0, not missing, if nothing is known.
     """
     dtype = torch.promote_types(logits.dtype, torch.float32)
     known = torch.isfinite(target_phase) & (weight > 0)[:, None]
@@ -120,9 +120,9 @@ def ef_smooth_l1(
 
     Args:
         ef: predicted ejection fraction (B,), 0..1.
-        target_ef: (B,), 0..1, NaN where unknown.
+        target_ef: (B,), 0..1, NaN if unknown.
         weight: (B,), weight of each clip.
-        total_weight: sum of the weights of all clips of the optimiser step whose EF is known; where it is 0 so is
+        total_weight: sum of the weights of all clips of the optimiser step whose EF is known; if it is 0, so is
             the loss.
 
     Returns:

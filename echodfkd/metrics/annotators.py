@@ -1,4 +1,4 @@
-"""One frame traced by several readers: their consensus, how far they agree, and how a mask stands among them.
+"""Several tracings of one frame: their consensus, their agreement, and a mask's agreement with them.
 
 Legend: A annotators, H rows, W columns.
 """
@@ -27,10 +27,10 @@ class AgainstAnnotators:
 
 
 def consensus(masks_AHW: np.ndarray) -> np.ndarray:
-    """The majority's mask, bool (H, W): pixels that more than half of the annotators hold for the ventricle.
+    """Majority vote, bool (H, W): pixels that more than half of the annotators marked as the ventricle.
 
-    A tie is no majority: two annotators' consensus is where they agree. Counting votes needs no model of how good
-    each annotator is, which the two to seven tracings of a frame would not support.
+    A tie is no majority: the consensus of two annotators is their intersection. Voting needs no model of each
+    annotator's skill, which the two to seven tracings of a frame would not support.
 
     Args:
         masks_AHW: bool, at least one annotator.

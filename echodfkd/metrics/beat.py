@@ -1,8 +1,7 @@
-"""What soft masks of the left ventricle say about the beat: phase of every frame, and ejection fraction.
+"""Cardiac phase of every frame and ejection fraction, from soft masks of the left ventricle.
 
-A teacher that only segments gives these too, so that a student may learn them. Both are taken only from clips that
-hold a whole beat: in a shorter window nobody can tell whether its largest area is end-diastole (ED), and a student
-that must guess learns nothing.
+They let a student learn both from a teacher that only segments. They are taken only from clips that hold a whole beat:
+the largest area of a shorter window may not be end-diastole (ED), and a student cannot learn from a guess.
 
 Legend: N clips, T frames, H rows, W columns.
 """
@@ -17,7 +16,7 @@ from echodfkd.metrics.cardiac import detect_ed_frames, detect_es_frames
 
 MIN_EXCURSION = 0.1
 """Least share of the ED area that must be gone at end-systole (ES). The embedded teachers' areas are off by 2 %
-from frame to frame (docs/how-to/heads.md): below a tenth, a fifth of the phase or more would be their noise."""
+from frame to frame (docs/how-to/heads.md): below a tenth, noise would make up a fifth of the phase or more."""
 
 
 def beat_targets(prob_NTHW: np.ndarray, *, fps: float) -> tuple[np.ndarray, np.ndarray]:
@@ -29,7 +28,7 @@ def beat_targets(prob_NTHW: np.ndarray, *, fps: float) -> tuple[np.ndarray, np.n
 
     Returns:
         Phase float32 (N, T): the area between its smallest (0, ES) and largest (1, ED) in the clip; and ejection
-        fraction float32 (N,), 0..1, by `area_length_ef`. NaN where `find_beat` finds none.
+        fraction float32 (N,), 0..1, by `area_length_ef`. NaN if `find_beat` finds none.
     """
     phase = np.full(prob_NTHW.shape[:2], np.nan, np.float32)
     ef = np.full(len(prob_NTHW), np.nan, np.float32)
@@ -45,8 +44,8 @@ def beat_targets(prob_NTHW: np.ndarray, *, fps: float) -> tuple[np.ndarray, np.n
 def find_beat(area: np.ndarray, *, fps: float) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
     """ED and ES frames of a clip that holds a whole beat: ED, ES, ED or ES, ED, ES.
 
-    They are those of `echodfkd.metrics.cardiac`'s blind detectors. None where one kind never lies between two of the
-    other, or where the area shrinks by less than `MIN_EXCURSION`. ``area`` is float64 (T,).
+    They come from `echodfkd.metrics.cardiac`'s blind detectors. None if one kind never lies between two of the
+    other, or the area shrinks by less than `MIN_EXCURSION`. ``area`` is float64 (T,).
     """
     ed_frames, es_frames = detect_ed_frames(area, fps=fps), detect_es_frames(area, fps=fps)
     if not (_lies_between(es_frames, ed_frames) or _lies_between(ed_frames, es_frames)):
@@ -56,10 +55,10 @@ def find_beat(area: np.ndarray, *, fps: float) -> tuple[tuple[int, ...], tuple[i
 
 
 def long_axis(prob_THW: np.ndarray) -> np.ndarray:
-    """Length of the mask's long axis, float64 (T,), in units of its own: NaN where the mask is empty.
+    """Relative length of the mask's long axis, float64 (T,); NaN if the mask is empty.
 
     The root of the larger eigenvalue of the second moments. It is proportional to the length for shapes that differ
-    in size and aspect alone (a fourth of an ellipse's long axis), which is all that a ratio of volumes needs.
+    only in size and aspect (a fourth of an ellipse's long axis), which suffices for a ratio of volumes.
     """
     y, x = np.mgrid[: prob_THW.shape[1], : prob_THW.shape[2]].astype(np.float64)
     weight = prob_THW.astype(np.float64)
@@ -76,7 +75,7 @@ def area_length_ef(
 ) -> float:
     """Single-plane area-length ejection fraction, 0..1: 1 - V_ES / V_ED with V = 8 A^2 / (3 pi L) (Lang et al. 2015).
 
-    Volumes are means over the given frames; the constant cancels, so that any multiple of A and L will do. NaN where
+    Volumes are means over the given frames; the constant cancels, so that any multiple of A and L will do. NaN if
     the result lies outside 0..1.
     """
     volume = np.square(area) / length

@@ -1,7 +1,7 @@
-"""Whether a soft mask means what it says: of all pixels with probability 0.8, four in five should belong to the mask.
+"""Calibration of soft masks: of all pixels with probability 0.8, four in five should belong to the mask.
 
-Every pixel has the same weight. Most pixels of a frame are background that nobody doubts, so that the numbers are
-small whatever the network: compare networks on the same cases, not values with a scale.
+Every pixel has the same weight. Most pixels of a frame are easy background, so that the errors are small for any
+network: compare networks on the same cases; the absolute value means little.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 
 NUM_BINS = 15
-"""Equal bins of the probability, as Guo et al. have them."""
+"""Equal bins of the probability, as in Guo et al. (2017)."""
 
 
 @dataclass(frozen=True)
 class Reliability:
     """A reliability curve's bins, as sums that add up over frames, cases and workers. All arrays are float64 (bins,).
 
-    ``count`` pixels, ``confidence`` their summed probability, ``positive`` how many of them belong to the truth;
+    ``count`` pixels, ``confidence`` their summed probability, ``positive`` the number of them in the truth;
     ``squared_error`` sums (probability - truth)^2 over all pixels.
     """
 
@@ -44,7 +44,7 @@ class Reliability:
     def ece(self) -> float:
         """Expected calibration error: mean over pixels of their bin's |mean probability - share of truth|.
 
-        0..1; NaN where there is no pixel. Naeini et al. (AAAI 2015), in its binary form: the probability of the
+        0..1; NaN if there is no pixel. Naeini et al. (AAAI 2015), in its binary form: the probability of the
         class itself is binned, not that of the more likely class.
         """
         total = self.count.sum()
@@ -52,7 +52,7 @@ class Reliability:
 
     @property
     def brier(self) -> float:
-        """Mean squared difference of probability and truth (Brier 1950), 0..1; NaN where there is no pixel."""
+        """Mean squared difference of probability and truth (Brier 1950), 0..1; NaN if there is no pixel."""
         total = self.count.sum()
         return float(self.squared_error / total) if total else float("nan")
 

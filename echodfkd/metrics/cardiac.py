@@ -1,11 +1,10 @@
-"""The heart's cycle read off the area of the left ventricle: end-diastole (ED), end-systole (ES), EF.
+"""The cardiac cycle from the area of the left ventricle: end-diastole (ED), end-systole (ES), ejection fraction.
 
-ED is where the area is largest, ES where it is smallest. Two ways to find them, never to be compared
-with each other:
+The area is largest at ED and smallest at ES. There are two ways to find them, whose results are not comparable:
 
 * `find_frame_near` and `average_frame_distance` (aFD) are *oracle-assisted*: the reference frame picks
   the beat. This is the published protocol.
-* `detect_ed_frames` and `detect_es_frames` are blind: they see the area curve alone.
+* `detect_ed_frames` and `detect_es_frames` are blind: they see only the area curve.
 
 Legend: T frames, H rows, W columns.
 """
@@ -45,7 +44,7 @@ def find_frame_near(area: np.ndarray, reference: int, *, phase: str) -> int | No
         phase: "ed" or "es".
 
     Returns:
-        A frame number; None where no frame lies below the median (a constant curve).
+        A frame number; None if no frame lies below the median (a constant curve).
     """
     assert phase in ("ed", "es"), phase
     spread = area.std()
@@ -62,7 +61,7 @@ def find_frame_near(area: np.ndarray, reference: int, *, phase: str) -> int | No
 def average_frame_distance(area: np.ndarray, references: Sequence[int], *, phase: str) -> float:
     """AFD: mean distance in frames between each reference and `find_frame_near`'s answer to it.
 
-    NaN where there is no reference, or no answer (a constant area curve).
+    NaN if there is no reference, or no answer (a constant area curve).
     """
     found = [find_frame_near(area, reference, phase=phase) for reference in references]
     distances = [abs(frame - ref) for frame, ref in zip(found, references, strict=True) if frame is not None]
@@ -80,7 +79,7 @@ def detect_es_frames(area: np.ndarray, *, fps: float) -> tuple[int, ...]:
 
 
 def detection_error(detected: Sequence[int], references: Sequence[int]) -> float:
-    """Mean over the references of the distance in frames to the nearest detection; NaN where either is empty."""
+    """Mean over the references of the distance in frames to the nearest detection; NaN if either is empty."""
     if not len(detected) or not len(references):
         return float("nan")
     found, wanted = np.asarray(detected), np.asarray(references)
@@ -118,7 +117,7 @@ def pearson_r(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def mean_absolute_error(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Mean of |x - y| over the last axis, float64 (...); NaN where there is no pair."""
+    """Mean of |x - y| over the last axis, float64 (...); NaN if there is no pair."""
     return np.abs(x - y).mean(-1) if x.shape[-1] else np.full(x.shape[:-1], np.nan)
 
 
@@ -129,13 +128,13 @@ def _runs(below: np.ndarray) -> list[tuple[int, int]]:
 
 
 def _detect_maxima(curve: np.ndarray, *, fps: float) -> tuple[int, ...]:
-    """Frames where the smoothed curve peaks, at least `_MIN_BEAT_SECONDS` apart.
+    """Frames at which the smoothed curve peaks, at least `_MIN_BEAT_SECONDS` apart.
 
     The curve is smoothed by a triangular window of about `_SMOOTH_SECONDS` (renormalised at the borders).
-    A frame counts where it is the largest within `_MIN_BEAT_SECONDS` on either side and lies above the
-    middle of the curve's range; of a plateau the middle counts. The first and last frame see one
-    side only, so that they must reach `_BORDER_SHARE` of the range. Where the curve does not fall below `_FALL_SHARE`
-    of its range between two such frames, the higher one stays. A constant curve has none.
+    A frame is a peak if it is the largest within `_MIN_BEAT_SECONDS` on either side and above the
+    middle of the curve's range; of a plateau the middle is taken. The first and last frame have one
+    side only and must reach `_BORDER_SHARE` of the range. If the curve does not fall below `_FALL_SHARE`
+    of its range between two peaks, the higher one is kept. A constant curve has none.
     """
     if len(curve) < 3 or curve.max() == curve.min():
         return ()
@@ -159,7 +158,7 @@ def _detect_maxima(curve: np.ndarray, *, fps: float) -> tuple[int, ...]:
 
 
 def _ties(values: np.ndarray) -> int:
-    """How many values after the first equal it without a gap."""
+    """Number of values that follow the first and equal it, without a gap."""
     differs = np.flatnonzero(values != values[0])
     return int(differs[0] - 1) if len(differs) else len(values) - 1
 

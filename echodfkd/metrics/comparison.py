@@ -1,4 +1,4 @@
-"""Two measurements of the same cases: whether one is better, and how far they agree.
+"""Compare two measurements of the same cases: paired tests, bias and limits of agreement.
 
 Every function takes values per case, paired by position or by name; a pair with a NaN is left out, and ``n`` counts
 the pairs that remain.
@@ -21,7 +21,7 @@ LIMIT_SD = 1.96
 class PairedTest:
     """``difference``: mean of a less b with its paired-bootstrap 95 % interval; ``n`` in it counts the pairs.
 
-    ``wilcoxon_p``: two-sided p of the signed-rank test (Wilcoxon 1945); 1 where every pair is equal, NaN where there
+    ``wilcoxon_p``: two-sided p of the signed-rank test (Wilcoxon 1945); 1 if every pair is equal, NaN if there
     is no pair. ``left_out``: cases of a or b without a finite partner.
     """
 
@@ -38,7 +38,7 @@ class PairedTest:
 def paired_test(a: Mapping[str, float], b: Mapping[str, float], *, seed: int = 0) -> PairedTest:
     """Compare two models on the cases that both were scored on.
 
-    The bootstrap draws cases, and of each its difference: what makes a case hard for both drops out. The signed-rank
+    The bootstrap resamples per-case differences, so that a case that is hard for both drops out. The signed-rank
     test leaves equal pairs out (Wilcoxon's own rule) and is exact up to 50 pairs without ties (`scipy.stats.wilcoxon`).
 
     Args:
@@ -57,7 +57,7 @@ def paired_test(a: Mapping[str, float], b: Mapping[str, float], *, seed: int = 0
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P values adjusted for their number, so that the chance of any false alarm stays below the level (Holm 1979).
+    """P values adjusted for multiple testing: the chance of any false positive stays below the level (Holm 1979).
 
     NaN stays NaN and does not count.
     """
@@ -71,7 +71,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def bias(predicted: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Mean of predicted less reference over the last axis, float64 (...); NaN where there is no pair."""
+    """Mean of predicted less reference over the last axis, float64 (...); NaN if there is no pair."""
     return (predicted - reference).mean(-1) if predicted.shape[-1] else np.full(predicted.shape[:-1], np.nan)
 
 

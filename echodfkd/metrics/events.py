@@ -1,4 +1,4 @@
-"""Detected events against all events of a recording: what was found, what was missed, what was invented."""
+"""Match detected events to all events of a recording: hits, misses and false detections."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 TOLERANCE_FRAMES = 2
-"""A detection this near to an event has found it."""
+"""Largest distance of a hit."""
 
 
 @dataclass(frozen=True)
 class EventMatch:
-    """Pairs of detections and events. ``errors`` holds detection less event, in frames, of each pair."""
+    """Result of `match_events`, in frames.
+
+    ``errors`` holds detection less event of each pair, ``missed`` the events and ``invented`` the detections without a
+    partner.
+    """
 
     errors: tuple[int, ...]
     missed: tuple[int, ...]
@@ -19,12 +23,12 @@ class EventMatch:
 
     @property
     def precision(self) -> float:
-        """Share of detections that are events; NaN where nothing was detected."""
+        """Share of detections that are events; NaN if nothing was detected."""
         return _share(len(self.errors), len(self.invented))
 
     @property
     def recall(self) -> float:
-        """Share of events that were detected; NaN where there is none."""
+        """Share of events that were detected; NaN if there is none."""
         return _share(len(self.errors), len(self.missed))
 
 
@@ -33,13 +37,13 @@ def match_events(
 ) -> EventMatch:
     """Pair detections and events one to one, as many as lie within ``tolerance`` frames of each other.
 
-    Both in order of time, each detection takes the first free event in reach: no other pairing has more pairs. An
-    event within ``tolerance`` of the clip's first or last frame may just as well lie outside of it. What is there
-    counts where it has a partner, and is neither missed nor invented where it has none.
+    In order of time, each detection takes the first free event in reach: no other pairing has more pairs. An
+    event within ``tolerance`` of the clip's first or last frame may just as well lie outside the clip: it counts if it
+    has a partner, and is not missed (nor a detection there invented) if it has none.
 
     Args:
         detected: frames of detections, ascending.
-        events: frames of all events of the clip, ascending; where only one beat is annotated, precision means nothing.
+        events: frames of all events of the clip, ascending; if only one beat is annotated, precision has no meaning.
         num_frames: frames of the clip.
         tolerance: largest distance of a pair in frames.
     """

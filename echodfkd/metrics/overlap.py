@@ -16,7 +16,7 @@ def dice(a_mask: np.ndarray, b_mask: np.ndarray) -> np.ndarray:
         b_mask: bool, the same shape.
 
     Returns:
-        float64 (...), 0..1. Empty masks: 1 where both are empty, 0 where exactly one is.
+        float64 (...), 0..1. Empty masks: 1 if both are empty, 0 if exactly one is.
 
     Dice, "Measures of the amount of ecologic association between species", 1945, eq. for the
     coincidence index.
@@ -34,7 +34,7 @@ def iou(a_mask: np.ndarray, b_mask: np.ndarray) -> np.ndarray:
         b_mask: bool, the same shape.
 
     Returns:
-        float64 (...), 0..1. Empty masks: 1 where both are empty, 0 where exactly one is.
+        float64 (...), 0..1. Empty masks: 1 if both are empty, 0 if exactly one is.
     """
     both, a_size, b_size = _counts(a_mask, b_mask)
     union = a_size + b_size - both

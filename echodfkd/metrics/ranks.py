@@ -1,4 +1,4 @@
-"""Whether two scores put the same things into the same order, for scores of several things per case.
+"""Rank agreement of two scores, for several scored things per case and for means over cases.
 
 Legend: N scored things, R resamples.
 """
@@ -18,8 +18,8 @@ class RankAgreement:
     """Rank correlations with 95 % intervals over cases.
 
     ``spearman`` and ``kendall`` (tau-b) are over all things; their ``n`` counts the things. ``within_case`` is the
-    mean over cases of Spearman's rho inside one case: what is left where cases differ in how hard they are; its ``n``
-    counts the cases whose rho is defined.
+    mean over cases of Spearman's rho inside one case, which removes how hard each case is; its ``n`` counts the
+    cases whose rho is defined.
     """
 
     spearman: Interval
@@ -32,21 +32,21 @@ class RankAgreement:
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float:
-    """Spearman's rank correlation; ties share their mean rank. NaN where x or y is constant or has no two values."""
+    """Spearman's rank correlation; ties share their mean rank. NaN if x or y is constant or shorter than two."""
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return float("nan")
     return float(np.corrcoef(_ranks(x), _ranks(y))[0, 1])
 
 
 def kendall(x: np.ndarray, y: np.ndarray) -> float:
-    """Kendall's tau-b (Kendall 1945), which allows for ties. NaN where x or y is constant or has no two values."""
+    """Kendall's tau-b (Kendall 1945), which allows for ties. NaN if x or y is constant or shorter than two."""
     return float(_kendall(x, y, np.ones((1, len(x))))[0])
 
 
 def rank_agreement(
     x: np.ndarray, y: np.ndarray, cases: Sequence[str], *, seed: int = 0, num_resamples: int = NUM_RESAMPLES
 ) -> RankAgreement:
-    """Rank correlations of two scores; the bootstrap draws whole cases, as things of one case are not independent.
+    """Rank correlations of two scores; the bootstrap draws whole cases, as the things of a case are not independent.
 
     Args:
         x: float (N,), one score; a NaN in either score leaves the thing out.
@@ -78,7 +78,7 @@ def rank_agreement(
 
 @dataclass(frozen=True)
 class RankingAgreement:
-    """Rank correlations of two scores' *means* over cases: whether both put the same models first.
+    """Rank correlations of two scores' *means* over cases, i.e. of two rankings of models.
 
     ``n`` counts the models; the 95 % intervals are over cases, drawn whole, with the models as they are.
     """
@@ -94,10 +94,10 @@ class RankingAgreement:
 def ranking_agreement(
     x_MN: np.ndarray, y_MN: np.ndarray, *, seed: int = 0, num_resamples: int = NUM_RESAMPLES
 ) -> RankingAgreement:
-    """How far two scores agree on the order of M models that were scored on the same N cases.
+    """Agreement of two scores on the order of M models that were scored on the same N cases.
 
     Args:
-        x_MN: float (M, N), one score, NaN where a model has none of a case (in neither score then).
+        x_MN: float (M, N), one score, NaN if a model was not scored on a case (the pair is then left out).
         y_MN: float (M, N), the other.
         seed: of the resampling.
         num_resamples: bootstrap samples of the cases.
@@ -132,7 +132,7 @@ def _interval(value: float, draws: np.ndarray, count: int) -> Interval:
 
 
 def _kendall(x: np.ndarray, y: np.ndarray, weights_RN: np.ndarray) -> np.ndarray:
-    """Tau-b where thing i is there weights[i] times, for each row of weights. Copies of one thing are ties."""
+    """Tau-b with thing i counted weights[i] times, for each row of weights. Copies of one thing are ties."""
     sign_x, sign_y = np.sign(x[:, None] - x[None]), np.sign(y[:, None] - y[None])
 
     def pairs(matrix: np.ndarray) -> np.ndarray:

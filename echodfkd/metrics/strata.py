@@ -1,4 +1,4 @@
-"""Cases grouped by what is known of them, for scores that are told apart by patient, image and scanner."""
+"""Group cases into strata by patient, image and scanner."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ EDGES: dict[str, tuple[float, ...]] = {
 Cardiology, heart failure guideline 2021); heart rate: slow, usual, fast; age and quality: chosen."""
 
 WORDS = ("view", "sex", "source", "domain")
-"""Conditions whose values are strata of their own."""
+"""Conditions of which each value is a stratum."""
 
 
 def strata_of(columns: Mapping[str, Sequence[object]]) -> dict[str, dict[str, np.ndarray]]:
     """Condition -> stratum -> positions of its cases, int64.
 
-    A stratum holds its lower edge. Cases whose condition is not known (None or NaN) are in no stratum. Conditions
-    with fewer than two strata that hold a case tell nothing apart, and are left out.
+    A stratum holds its lower edge. Cases whose condition is unknown (None or NaN) are in no stratum. Conditions
+    with fewer than two non-empty strata are left out.
 
     Args:
         columns: condition -> value per case; conditions other than `EDGES` and `WORDS` are ignored.

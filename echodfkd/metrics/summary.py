@@ -1,4 +1,4 @@
-"""Many values to one line of a table: a mean, how sure it is, and how many values it rests on."""
+"""Summarise many values: a mean or other statistic, its bootstrap interval, and the number of values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NUM_RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its 95 % interval. NaN where undefined; ``n`` is the number of finite values behind it."""
+    """A value with its 95 % interval. NaN if undefined; ``n`` is the number of finite values behind it."""
 
     mean: float
     low: float
@@ -36,8 +36,8 @@ def bootstrap_mean(
         values: float (n,); NaN (a metric undefined on a case) is left out and not counted in ``n``.
         seed: of the resampling: the same values and seed give the same interval.
         num_resamples: bootstrap samples.
-        method: percentile, or bca (bias-corrected and accelerated), which is nearer to 95 % where values are few and
-            lopsided, as distances are.
+        method: percentile, or bca (bias-corrected and accelerated), which is nearer to 95 % for few and skewed
+            values, such as distances.
 
     Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, sections 13.3 (percentile) and 14.3 (BCa).
     """
@@ -87,8 +87,8 @@ def bootstrap_pairs(
 def _ends(value: float, draws: np.ndarray, left_out: np.ndarray, method: str) -> tuple[float, float]:
     """Ends of the 95 % interval: quantiles of the draws, which BCa moves by the draws' bias and the jackknife's skew.
 
-    Where all draws are equal, or the jackknife says nothing (fewer than two values, all equal), BCa is the percentile
-    interval.
+    BCa is the percentile interval if all draws are equal or the jackknife is undefined (fewer than two values, or all
+    equal).
     """
     assert method in ("percentile", "bca"), method
     draws = draws[np.isfinite(draws)]

@@ -1,7 +1,7 @@
-"""How far the borders of two masks lie apart.
+"""Distances between the borders of two masks: HD95 and ASSD.
 
 A mask's border is its pixels with a neighbour (above, below, left, right) outside of it; outside the frame counts as
-outside. From every border pixel of one mask the distance goes to the nearest border pixel of the other, both ways.
+outside. Distances are from every border pixel of one mask to the nearest border pixel of the other, both ways.
 Definitions and defaults are those of MONAI's `compute_hausdorff_distance` (95th percentile) and
 `compute_average_surface_distance` (symmetric), but for empty masks.
 
@@ -21,7 +21,7 @@ _BLOCK = 1024
 
 @dataclass(frozen=True)
 class SurfaceDistance:
-    """``hd95`` and ``assd``, float64 (...), in the unit of the spacing (pixels where it is 1)."""
+    """``hd95`` and ``assd``, float64 (...), in the unit of the spacing (pixels if it is 1)."""
 
     hd95: np.ndarray
     assd: np.ndarray
@@ -36,11 +36,11 @@ def surface_distance(a_mask: np.ndarray, b_mask: np.ndarray, *, spacing: float =
     Args:
         a_mask: bool (..., H, W).
         b_mask: bool, the same shape.
-        spacing: side of a square pixel, in millimetres for a result in millimetres.
+        spacing: side of a square pixel; in millimetres for a result in millimetres.
 
     Returns:
-        Both distances per frame. Empty masks: 0 where both are empty; the frame's diagonal where exactly one is,
-        which no pair of masks can exceed. (The BraTS challenges count so; leaving such frames out, as MONAI does,
+        Both distances per frame. Empty masks: 0 if both are empty; the frame's diagonal if exactly one is,
+        which no pair of masks can exceed. (The BraTS challenges do so; leaving such frames out, as MONAI does,
         would reward a network that misses the ventricle.)
     """
     assert a_mask.dtype == bool, f"masks are bool, got {a_mask.dtype}"

@@ -1,4 +1,4 @@
-"""How steady a segmentation is in time."""
+"""Temporal consistency of a segmentation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def temporal_dice(mask: np.ndarray) -> float:
         mask: bool (T, H, W).
 
     Returns:
-        0..1; NaN where there are fewer than two frames. Empty frames follow `overlap.dice`.
+        0..1; NaN for fewer than two frames. Empty frames follow `overlap.dice`.
     """
     if len(mask) < 2:
         return float("nan")
@@ -26,19 +26,19 @@ def temporal_dice(mask: np.ndarray) -> float:
 
 
 def area_jitter(mask: np.ndarray, truth_mask: np.ndarray) -> float:
-    """How much the mask's area trembles from frame to frame, as a multiple of the truth's own trembling.
+    """Jitter of the mask's area from frame to frame, relative to that of the truth.
 
     Root mean square over frames of the area's second difference a[t+1] - 2 a[t] + a[t-1], divided by that of the
     truth: about 1 for a mask as smooth as the truth, more for one that flickers, less for one that lags or hardly
     moves. Second differences of a shape's attributes are how Painchaud et al. ("Echocardiography segmentation with
-    enforced temporal consistency", IEEE TMI 41, 2022) look for temporal inconsistency.
+    enforced temporal consistency", IEEE TMI 41, 2022) detect temporal inconsistency.
 
     Args:
         mask: bool (T, H, W).
         truth_mask: bool, the same shape.
 
     Returns:
-        0 or more; NaN where there are fewer than three frames or the truth's area changes evenly.
+        0 or more; NaN for fewer than three frames, or if the truth's area changes evenly.
     """
     assert mask.shape == truth_mask.shape, f"masks differ in shape: {mask.shape} and {truth_mask.shape}"
     if len(mask) < 3:

@@ -1,4 +1,4 @@
-"""The probability at which a soft mask is best cut, chosen on cases of its own.
+"""Choose the probability threshold of a soft mask, on separate cases.
 
 Legend: T frames, H rows, W columns, K codes.
 """
@@ -34,7 +34,7 @@ def dice_by_code(prob: np.ndarray, truth: np.ndarray, known: np.ndarray) -> np.n
 
 
 def best_code(curves: Iterable[np.ndarray]) -> int:
-    """The code k with the highest mean of cases' `dice_by_code`; the one nearest to 127 of several.
+    """The code k with the highest mean of the cases' `dice_by_code`; of equal ones the nearest to 127.
 
     Raises:
         ValueError: there is no case.
@@ -46,6 +46,6 @@ def best_code(curves: Iterable[np.ndarray]) -> int:
 
 
 def _above(codes: np.ndarray) -> np.ndarray:
-    """How many of the codes lie above k, int64 (K,)."""
+    """Number of codes above k, int64 (K,)."""
     counts = np.bincount(codes, minlength=NUM_CODES)
     return counts.sum() - np.cumsum(counts)

@@ -1,7 +1,7 @@
-"""Volume of the left ventricle from one apical view, and the ejection fraction that follows.
+"""Volume of the left ventricle from one apical view.
 
 Both formulas are those of the chamber quantification guideline (Lang et al., J Am Soc Echocardiogr 28, 2015) for one
-plane. They take the ventricle as a body with circular sections along its long axis, here the principal axis of the
+plane. They treat the ventricle as a body with circular sections along its long axis, here the principal axis of the
 mask's pixels, because a mask has no landmarks.
 
 Legend: T frames, H rows, W columns.
@@ -14,16 +14,16 @@ import numpy as np
 from echodfkd.metrics.beat import long_axis
 
 NUM_DISCS = 20
-"""Discs of the method of discs, as the guideline has it."""
+"""Discs of the method of discs, as in the guideline."""
 _SUBPIXELS = 3
-"""A pixel is cut into so many squared before it is dealt to discs, which are hardly wider than a pixel."""
+"""A pixel is cut into this number squared and its parts dealt to discs, which are hardly wider than a pixel."""
 
 
 def area_length_volume(mask_THW: np.ndarray, *, spacing: float = 1.0) -> np.ndarray:
     """Area-length volume V = 8 A^2 / (3 pi L), float64 (T,), in cubes of the spacing's unit.
 
     L is the long axis of the ellipse with the mask's second moments (`beat.long_axis`, a fourth of it): a stray
-    pixel hardly moves it. Exact for an ellipsoid of revolution; 0 where the mask is empty.
+    pixel hardly moves it. Exact for an ellipsoid of revolution; 0 if the mask is empty.
 
     Args:
         mask_THW: bool.
@@ -40,8 +40,8 @@ def area_length_volume(mask_THW: np.ndarray, *, spacing: float = 1.0) -> np.ndar
 def simpson_volume(mask_THW: np.ndarray, *, spacing: float = 1.0) -> np.ndarray:
     """Single-plane method of discs: V = pi / 4 * sum of d_i^2 * L / 20, float64 (T,), in cubes of the spacing's unit.
 
-    The discs stand evenly on the principal axis from the mask's one end to the other, and the diameter d_i is the
-    mask's area in a disc's slab over the slab's height. 0 where the mask is empty. No disc is thinner than a pixel: a
+    The discs divide the principal axis evenly from one end of the mask to the other, and the diameter d_i is the
+    mask's area in a disc's slab over the slab's height. 0 if the mask is empty. No disc is thinner than a pixel: a
     mask shorter than 20 pixels has fewer.
 
     Args:
