@@ -18,7 +18,7 @@ from echodfkd.evaluation.judge import judge_mask
 from echodfkd.metrics.overlap import dice
 from echodfkd.metrics.temporal import temporal_dice
 from echodfkd.models.judges.protocol import Judge
-from echodfkd.models.students.heads import StudentOutput
+from echodfkd.models.students.output import StudentOutput
 
 
 @torch.inference_mode()
@@ -39,14 +39,12 @@ def predict_student(network: nn.Module, video: np.ndarray, device: str | torch.d
     """Probability of LV, float32 (T, H, W), for one uint8 video (T, H, W).
 
     Args:
-        network: maps uint8 (B, T, H, W) to logits (B, T, H, W); see `run_network`. One with heads is run by
-            `scoring_heads.predict_with_heads`.
+        network: a student whose first class is the LV.
         video: one whole case.
         device: torch device.
     """
-    logits = run_network(network, video, device)
-    assert isinstance(logits, torch.Tensor), "a student with heads gives more than logits"
-    return logits.float().sigmoid()[0].cpu().numpy()
+    output = run_network(network, video, device)
+    return output.mask_logits[0, :, 0].float().sigmoid().cpu().numpy()
 
 
 def score_case(

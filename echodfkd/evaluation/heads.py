@@ -43,8 +43,6 @@ def predict_with_heads(
 ) -> Prediction:
     """All outputs of a student for one uint8 video (T, H, W); ``classes`` are those of its config, in order."""
     output = run_network(network, video, device)
-    if isinstance(output, torch.Tensor):
-        return Prediction(output.float().sigmoid()[0].cpu().numpy())
     prob_TCHW = output.mask_logits.float().sigmoid()[0].cpu().numpy()
     by_name = dict(zip(classes, prob_TCHW.swapaxes(0, 1), strict=True))
     phase, ef = output.phase_logits, output.ef

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -72,7 +72,7 @@ def load_students(config: RunConfig, device: str) -> tuple[list[ScoredModel], di
         for name in checkpoint.students:
             if name not in known:
                 raise InputError(f"{where} has no student {name!r}, but the checkpoint has")
-            network = build_student(**asdict(known[name]))
+            network = build_student(**known[name].network)
             weights = read_student(storage, checkpoint, name)
             load_weights(network, weights, what=f"{storage.root}/{checkpoint.folder}/{name}")
             models.append(ScoredModel(name, checkpoint.step, _runner(network, known[name].classes, device)))

@@ -49,7 +49,7 @@ def _count(shape: str) -> tuple[int | None, int | None]:
 
     try:
         student = config_from_dict({"students": {"counted": json.loads(shape)}}).students["counted"]
-        cost = student_cost(vars(student), SIZE)
+        cost = student_cost(student.network, SIZE)
     except EchoDFKDError:  # not a student of this version
         return None, None
     return int(cost["parameters"]), int(cost["macs_per_frame"])

@@ -201,7 +201,7 @@ def check_inputs(config: RunConfig) -> str:
 def finish(config: RunConfig, storage: RunStorage, teacher_id: str, facts: dict[str, Any]) -> dict[str, Any]:
     """Write run.json, summary.json and report.html from the rows. Returns the summary."""
     students = {
-        name: {"parameters": count_parameters(build_student(**vars(student)))}
+        name: {"parameters": count_parameters(build_student(**student.network))}
         for name, student in config.students.items()
     }
     run = {

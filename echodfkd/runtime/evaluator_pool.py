@@ -164,7 +164,7 @@ class Evaluator:
     def _students(self, checkpoint: PublishedCheckpoint, student: str, case: VideoClip) -> Prediction:
         key = (checkpoint.step, student)
         if self._network is None or self._network[0] != key:
-            network = build_student(**asdict(self.config.students[student]))
+            network = build_student(**self.config.students[student].network)
             weights = read_student(self.storage, checkpoint, student)
             load_weights(network, weights, what=f"{checkpoint.folder}/{student}")
             self._network = (key, network.to(self.device).eval())

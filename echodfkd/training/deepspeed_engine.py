@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from echodfkd.models.students.heads import StudentOutput
+from echodfkd.models.students.output import StudentOutput
 from echodfkd.storage.checkpoints import OptimizerState, copy_to_cpu
 from echodfkd.training.collectives import ensure_group, num_workers
 from echodfkd.training.engine import AdamSettings, PrecisionModule, is_fused, step_count

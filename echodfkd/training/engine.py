@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from echodfkd.models.students.heads import StudentOutput, as_float32, with_features
+from echodfkd.models.students.output import StudentOutput
 from echodfkd.storage.checkpoints import TAP, OptimizerState
 
 
@@ -56,7 +56,7 @@ class Engine(Protocol):
     """Workers whose gradients `step` averages: a loss normalised over all of them is multiplied by this."""
 
     def forward(self, video_BTHW: torch.Tensor) -> StudentOutput:
-        """Logits float32 (B, T, H, W) of uint8 video, or all heads' outputs, in the engine's precision."""
+        """The student's output for uint8 video, computed in the engine's precision and cast to float32."""
         ...
 
     def backward(self, loss: torch.Tensor) -> None:
@@ -102,10 +102,10 @@ class PrecisionModule(nn.Module):
         self._device_type = device.type
 
     def forward(self, video_BTHW: torch.Tensor) -> StudentOutput:
-        """Logits float32 (B, T, H, W), or all heads' outputs; with the features of a student that has a tap."""
+        """The student's output in float32, with the features of its tap if it has one."""
         with torch.autocast(self._device_type, dtype=torch.bfloat16, enabled=self._bf16):
-            output = self.student(video_BTHW)
+            output: StudentOutput = self.student(video_BTHW)
             tap = getattr(self.student, TAP, None)
             if tap is not None:
-                output = with_features(output, tap(video_BTHW.shape[1]))
-        return as_float32(output)
+                output = output._replace(features=tap(video_BTHW.shape[1]))
+        return output.to_float32()

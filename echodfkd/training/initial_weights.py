@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -96,7 +96,7 @@ def check_initial(config: RunConfig) -> None:
     """Load what the students start from once, before anything starts. Raises as `load_initial`."""
     for name, student in config.students.items():
         if student.initial:
-            load_initial(build_student(**asdict(student)), name, student)
+            load_initial(build_student(**student.network), name, student)
 
 
 def _description(path: str, digest: str, option: str) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""What a student is trained to minimise: its outputs against a batch of taught clips.
+"""The loss of a student: its output against a batch of taught clips.
 
 The weighted terms on the masks (a cross-entropy, or those of ``students.<name>.objective``) + phase_weight * phase BCE
 + ef_weight * smooth L1 of the ejection fraction. Each is averaged over what is known in the whole optimiser step, so
@@ -26,7 +26,7 @@ from echodfkd.losses.regions import lovasz_hinge, soft_dice
 from echodfkd.losses.shape import boundary_loss, temporal_consistency
 from echodfkd.losses.targets import ef_smooth_l1, phase_bce, soft_mask_bce
 from echodfkd.models.mask_tensors import decode_tensor
-from echodfkd.models.students.heads import HeadOutputs, StudentOutput
+from echodfkd.models.students.output import StudentOutput
 
 
 class Totals(NamedTuple):
@@ -58,24 +58,24 @@ class BatchTensors(NamedTuple):
     video: torch.Tensor
     """uint8 (B, T, H, W)."""
     mask_prob: torch.Tensor
-    """(B, T, H, W) or (B, T, C, H, W), 0..1."""
+    """(B, T, C, H, W), 0..1, of every class that the stream teaches."""
     weight: torch.Tensor
     """float32 (B,)."""
     phase: torch.Tensor | None
-    """(B, T), or None where nobody asks for it."""
+    """(B, T), or None if no student learns it."""
     ef: torch.Tensor | None
-    """(B,), or None."""
+    """(B,), or None likewise."""
     mask_confidence: torch.Tensor | None = None
-    """As ``mask_prob``, how far the teachers agree; None where nobody asks for it."""
+    """As ``mask_prob``, how far the teachers agree; None if no term weighs by it."""
     features: torch.Tensor | None = None
-    """(B, T, F, h, w) of the teacher, or None where nobody reads them."""
+    """(B, T, F, h, w) of the teacher; None without the term ``features``."""
     least_prob: float = HALF_CODE
-    """How near to 0 and 1 ``mask_prob`` is known."""
+    """Smallest distance from 0 and 1 that the codes of ``mask_prob`` resolve."""
 
 
 def batch_tensors(batch: DistillationBatch, device: torch.device) -> BatchTensors:
     """Tensors of a batch. Arrays out of a stream may be read-only and are copied; to a GPU the host does not wait."""
-    codes = np.asarray(batch.teacher_prob)
+    codes = batch.teacher_prob
     weight = np.asarray(batch.sample_weight, np.float32)
     phase, ef, features = (
         None if column is None else _to_device(np.asarray(column, np.float32), device)
@@ -84,14 +84,20 @@ def batch_tensors(batch: DistillationBatch, device: torch.device) -> BatchTensor
     sure = batch.teacher_confidence
     return BatchTensors(
         video=_to_device(np.asarray(batch.video), device),
-        mask_prob=decode_tensor(_to_device(codes, device)),
+        mask_prob=_masks_to_device(codes, device),
         weight=_to_device(weight, device),
         phase=phase,
         ef=ef,
-        mask_confidence=None if sure is None else decode_tensor(_to_device(np.asarray(sure), device)),
+        mask_confidence=None if sure is None else _masks_to_device(sure, device),
         features=features,
         least_prob=LEAST_PROB[codes.dtype],
     )
+
+
+def _masks_to_device(codes: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Masks (B, T, C, H, W) of codes that lack the axis of classes if only the LV is taught."""
+    masks = decode_tensor(_to_device(np.asarray(codes), device))
+    return masks if masks.ndim == 5 else masks.unsqueeze(2)
 
 
 def _to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
@@ -126,25 +132,28 @@ def ramped_weight(term: TermConfig, step: int) -> float:
     return term.weight * min(1.0, (step - term.start + 1) / max(1, term.ramp))
 
 
-class Measured(NamedTuple):
-    """A part's share of the loss of an optimiser step."""
+class LossTerms(NamedTuple):
+    """The share of some clips in the loss of an optimiser step."""
 
     loss: torch.Tensor
-    """Scalar, what is minimised."""
+    """Scalar to minimise."""
     terms: dict[str, torch.Tensor]
-    """Its terms before they are weighted, scalars; those of weight 0 are not computed."""
+    """Unweighted terms by name, scalars; a term of weight 0 is not computed."""
 
 
 @dataclass(frozen=True)
 class Objective:
     """The loss of one student.
 
-    ``places`` are its classes' places among those that the stream teaches; empty where the stream teaches the LV
-    alone. The weights are those of `echodfkd.config.sections.student.ObjectiveConfig`; ``terms`` are on the masks, and
-    ``tasks`` is what else the student learns.
+    Attributes:
+        places: of its classes among those that the stream teaches.
+        phase_weight: see `echodfkd.config.sections.student.ObjectiveConfig`.
+        ef_weight: likewise.
+        terms: on masks and features, by name.
+        tasks: phase, ef.
     """
 
-    places: tuple[int, ...] = ()
+    places: tuple[int, ...] = (0,)
     phase_weight: float = 0.0
     ef_weight: float = 0.0
     terms: Mapping[str, TermConfig] = field(default_factory=lambda: dict(PLAIN_OBJECTIVE))
@@ -154,7 +163,7 @@ class Objective:
     def of_student(config: RunConfig, name: str) -> Objective:
         """The objective of a student of this run."""
         taught, student = config.taught_classes, config.students[name]
-        places = tuple(taught.index(label) for label in student.classes) if len(taught) > 1 else ()
+        places = tuple(taught.index(label) for label in student.classes)
         terms = student.objective or PLAIN_OBJECTIVE
         weights = config.objective
         return Objective(places, weights.phase_weight, weights.ef_weight, terms, tuple(student.tasks))
@@ -163,7 +172,7 @@ class Objective:
         """The loss of `measure` with every term at its whole weight."""
         return self.measure(output, batch, totals, step=None).loss
 
-    def measure(self, output: StudentOutput, batch: BatchTensors, totals: Totals, *, step: int | None) -> Measured:
+    def measure(self, output: StudentOutput, batch: BatchTensors, totals: Totals, *, step: int | None) -> LossTerms:
         """This part's share of the loss of the whole optimiser step, and of its terms.
 
         Args:
@@ -172,30 +181,27 @@ class Objective:
             totals: over all parts.
             step: updates done before this one, which the terms' schedules go by; None is after all of them.
         """
-        heads = output if isinstance(output, HeadOutputs) else HeadOutputs(output, None, None)
-        logits, target = heads.mask_logits, self._own(batch.mask_prob)
-        if heads is output:
-            target = target.reshape(logits.shape)  # here one class has an axis of its own
+        target = self._own(batch.mask_prob)
         weights = self.mask_weights(step)
         terms = {
-            name: self._feature_term(heads, batch, totals)
+            name: self._feature_term(output, batch, totals)
             if name == "features"
-            else self._mask_term(name, logits, target, batch, totals)
+            else self._mask_term(name, output.mask_logits, target, batch, totals)
             for name in weights
         }
-        if heads.phase_logits is not None:
+        if output.phase_logits is not None:
             assert batch.phase is not None
-            terms["phase"] = phase_bce(heads.phase_logits, batch.phase, batch.weight, total_weight=totals.phase)
+            terms["phase"] = phase_bce(output.phase_logits, batch.phase, batch.weight, total_weight=totals.phase)
             weights["phase"] = self.phase_weight
-        if heads.ef is not None:
+        if output.ef is not None:
             assert batch.ef is not None
-            terms["ef"] = ef_smooth_l1(heads.ef, batch.ef, batch.weight, total_weight=totals.ef)
+            terms["ef"] = ef_smooth_l1(output.ef, batch.ef, batch.weight, total_weight=totals.ef)
             weights["ef"] = self.ef_weight
         first, *others = (weights[name] * value for name, value in terms.items())
         loss = first
         for value in others:
             loss = loss + value
-        return Measured(loss, terms)
+        return LossTerms(loss, terms)
 
     def mask_weights(self, step: int | None) -> dict[str, float]:
         """Weights of the terms of the student's objective, of those that are above 0; ``step`` as in `measure`."""
@@ -218,23 +224,22 @@ class Objective:
             options["confidence"] = entropy_confidence(target)
         elif term.confidence == "teacher":
             assert batch.mask_confidence is not None, "check_config: teacher.confidence is on"
-            options["confidence"] = self._own(batch.mask_confidence).reshape(target.shape)
+            options["confidence"] = self._own(batch.mask_confidence)
         return _MASK_LOSSES[name](logits, target, batch.weight, total_weight=totals.weight, **options)
 
-    def _feature_term(self, heads: HeadOutputs, batch: BatchTensors, totals: Totals) -> torch.Tensor:
-        assert heads.features is not None, "the config asks for a tap wherever it has this term"
-        assert batch.features is not None, "the config asks for a layer of the teacher wherever it has this term"
+    def _feature_term(self, output: StudentOutput, batch: BatchTensors, totals: Totals) -> torch.Tensor:
+        assert output.features is not None, "make_student taps every student that has this term"
+        assert batch.features is not None, "check_config asks for a layer of the teacher"
         loss = _FEATURE_LOSSES[self.terms["features"].kind]
-        return loss(heads.features, batch.features, batch.weight, total_weight=totals.weight)
+        return loss(output.features, batch.features, batch.weight, total_weight=totals.weight)
 
     def _own(self, taught: torch.Tensor) -> torch.Tensor:
-        """Of this student's classes: (B, T, H, W) for one, else (B, T, C, H, W)."""
-        if not self.places:
+        """The masks of this student's classes, in its order, out of those taught."""
+        if self.places == tuple(range(taught.shape[2])):
             return taught
-        if len(self.places) == 1:
-            return taught[:, :, self.places[0]]
-        return torch.stack([taught[:, :, place] for place in self.places], dim=2)  # an index would cross to the device
+        # Not taught[:, :, places]: the index would be a tensor of the host, which the device waits for.
+        return torch.stack([taught[:, :, place] for place in self.places], dim=2)
 
 
 LV_OBJECTIVE = Objective()
-"""That of a student of the left ventricle alone, where the stream teaches nothing else."""
+"""Objective of a student of the left ventricle, on a stream that teaches nothing else."""

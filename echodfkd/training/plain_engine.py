@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import nn
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
-from echodfkd.models.students.heads import StudentOutput
+from echodfkd.models.students.output import StudentOutput
 from echodfkd.storage.checkpoints import OptimizerState, copy_to_cpu
 from echodfkd.training.collectives import num_workers
 from echodfkd.training.engine import AdamSettings, PrecisionModule, is_fused, step_count

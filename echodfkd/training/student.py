@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -155,7 +155,7 @@ def make_student(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(student_seed(config.seed, name))
-        module = build_student(**asdict(config.students[name]))
+        module = build_student(**config.students[name].network)
         if state is None and config.students[name].initial:
             load_initial(module, name, config.students[name])
         if config.feature_shape and "features" in config.students[name].objective:

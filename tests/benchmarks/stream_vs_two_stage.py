@@ -170,7 +170,7 @@ def run_two_stage(
         for step in range(plan.steps)
     ]
     torch.manual_seed(student_seed(0, "a"))
-    student = build_student(**asdict(STUDENT))
+    student = build_student(**STUDENT.network)
     trained = train_from_disk(student, data, epochs=plan.epochs, batch=BATCH, rates=rates, seed=0)
     return taught_s, trained.epoch_s, trained.student
 
@@ -212,7 +212,7 @@ def break_even(stream: dict[int, float], two: dict[int, float]) -> float:
 
 def load_streamed(run: Path, *, steps: int) -> nn.Module:
     """Load the student of a run's last checkpoint."""
-    module = build_student(**asdict(STUDENT))
+    module = build_student(**STUDENT.network)
     path = f"{run}/checkpoints/step_{steps:08d}/a/student.safetensors"
     load_weights(module, read_student_file(path, option="benchmark").weights, what=path)
     return module
@@ -230,7 +230,7 @@ def compare_dice(two_stage: nn.Module, streamed: nn.Module, *, cases: int) -> tu
             clip = source.clip(index)
             assert clip.truth_labels is not None
             with torch.inference_mode():
-                mask = (module(torch.from_numpy(clip.video[None])) > 0)[0].numpy()
+                mask = (module(torch.from_numpy(clip.video[None])).mask_logits > 0)[0, :, 0].numpy()
             found[-1].append(float(dice(mask, clip.truth_labels == 1).mean()))
     apart = bootstrap_mean(np.array(found[1]) - np.array(found[0]), seed=0)
     return apart, (float(np.mean(found[0])), float(np.mean(found[1])))

@@ -90,7 +90,7 @@ class Training:
         """The loss."""
         # autocast's cache of cast weights would outlive a captured graph's memory
         with torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.bf16, cache_enabled=False):
-            logits = self.student(self.video)
+            logits = self.student(self.video).mask_logits[:, :, 0]
         return soft_mask_bce(logits.float(), self.target_prob, self.weight, total_weight=float(len(self.weight)))
 
     def timed_step(self) -> tuple[float, float]:

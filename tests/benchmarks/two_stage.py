@@ -76,7 +76,7 @@ def train_from_disk(
             for group in adam.param_groups:
                 group["lr"] = rates[step]
             adam.zero_grad()
-            F.binary_cross_entropy_with_logits(twin(video), target_prob).backward()
+            F.binary_cross_entropy_with_logits(twin(video).mask_logits[:, :, 0], target_prob).backward()
             adam.step()
             step += 1
         done.epoch_s.append(time.perf_counter() - start)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import random
@@ -42,7 +41,7 @@ class Checkpoint:
     def __init__(self, folder: Path) -> None:
         self.good, self.root = folder / "good", folder / "run"
         storage = RunStorage(str(self.good))
-        student = build_student(**dataclasses.asdict(StudentConfig(blocks=1, layers=1, filters=2)))
+        student = build_student(**StudentConfig(blocks=1, layers=1, filters=2).network)
         weights = {name: tensor.clone() for name, tensor in student.state_dict().items()}
         moments = {name: torch.zeros_like(tensor) for name, tensor in student.named_parameters()}
         state = StudentState(weights, OptimizerState(2, moments, {name: m + 1 for name, m in moments.items()}))

@@ -20,6 +20,7 @@ from echodfkd.config.sections.student import StudentConfig
 from echodfkd.config.sections.training import DataConfig, OptimizerConfig, TrainConfig, WindowConfig
 from echodfkd.core.errors import EchoDFKDError
 from echodfkd.core.records import DistillationBatch, Quarantined
+from echodfkd.models.students.output import StudentOutput
 from echodfkd.storage.files import RunStorage
 
 SIZE, FRAMES, TEACHER = 8, 3, "teacher-1234abcd"
@@ -158,16 +159,16 @@ class Poisoned(nn.Module):
         self.conv = nn.Conv2d(1, 1, 3, padding=1)
         self.where = where
 
-    def forward(self, video_BTHW: torch.Tensor) -> torch.Tensor:
+    def forward(self, video_BTHW: torch.Tensor) -> StudentOutput:
         B, T, H, W = video_BTHW.shape
-        logits = self.conv(video_BTHW.reshape(B * T, 1, H, W).float() / 255).view(B, T, H, W)
+        logits = self.conv(video_BTHW.reshape(B * T, 1, H, W).float() / 255).view(B, T, 1, H, W)
         if int(video_BTHW[0, 0, 0, 0]) != 255:
-            return logits
+            return StudentOutput(logits)
         if self.where == "loss":
-            return logits * math.nan
+            return StudentOutput(logits * math.nan)
         huge = math.inf if self.where == "gradient" else 1e30
         logits.register_hook(lambda gradient: gradient * huge)
-        return logits
+        return StudentOutput(logits)
 
 
 def start_processes(scenario: Callable[[int, str], None], folder: Path, count: int) -> Any:

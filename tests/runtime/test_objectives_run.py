@@ -35,7 +35,7 @@ def test_the_recipe_trains_on_varied_clips_and_hands_its_weights_on(
     logged = {row["student"]: dict(row["terms"]).keys() for row in rows.training.to_pylist()}
     assert logged == {"a": {"kl", "dice", "lovasz", "features"}, "b": {"bce"}}
     assert "feature_tap.adapter.project.weight" in read_resume(storage, commit, "a").weights
-    build_student(**vars(first.students["a"])).load_state_dict(read_student(storage, commit, "a"))
+    build_student(**first.students["a"].network).load_state_dict(read_student(storage, commit, "a"))
     best = summary["students"]["a"]["best"]
     assert (best["metric"], best["n"], best["steps"]) == ("dice_all", 2, 2)
     assert best["step"] in (3, 6)
@@ -50,6 +50,6 @@ def test_the_recipe_trains_on_varied_clips_and_hands_its_weights_on(
     assert newest is not None
     for name in ("a", "b"):
         wanted, found = read_student(storage, commit, name), read_student(tuned, newest, name)
-        trained = dict(build_student(**vars(still.students[name])).named_parameters())
+        trained = dict(build_student(**still.students[name].network).named_parameters())
         assert all(torch.allclose(wanted[key], found[key], rtol=0, atol=1e-20) for key in trained)
         assert newest.meta["students"][name]["initial"] == f"{first.root}/{commit.folder}/{name}/student.safetensors"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from echodfkd.config.sections.objective import PLAIN_OBJECTIVE, TermConfig
 from echodfkd.config.sections.option import option
+
+_OF_TRAINING = ("objective", "initial", "initial_sha256")
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,11 @@ class StudentConfig:
     def has_objective(self) -> bool:
         """Whether the loss on the masks is another one than the authors'."""
         return self.objective not in ({}, PLAIN_OBJECTIVE)
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """The options that shape the network: the arguments of `echodfkd.models.students.build.build_student`."""
+        return {key: value for key, value in vars(self).items() if key not in _OF_TRAINING}
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,6 @@ import torch
 from torch import nn
 
 STUDENT_INPUT_MEAN = 32.5
-
-
 STUDENT_INPUT_STD = 50.0
 """Grey statistics of EchoNet-Dynamic, rounded: its published RGB means are 32.1, 32.6, 33.4 and its deviations
 50.1, 50.5, 51.3. The authors feed raw grey levels; centred inputs train faster at the same architecture."""
@@ -19,10 +17,10 @@ STUDENT_INPUT_STD = 50.0
 
 def build_student(
     *,
-    blocks: int,
-    layers: int,
-    filters: int,
-    norm: str,
+    blocks: int = 3,
+    layers: int = 1,
+    filters: int = 12,
+    norm: str = "batch",
     classes: Sequence[str] = ("LV",),
     tasks: Sequence[str] = (),
     recurrence: str = "convlstm",
@@ -30,34 +28,25 @@ def build_student(
     activation: str = "none",
     bidirectional: bool = False,
     input: str = "normalised",
-    objective: Mapping[str, Any] | None = None,
-    initial: str = "",
-    initial_sha256: str = "",
 ) -> nn.Module:
-    """A student (B, T, H, W) grey 0..255 -> LV logits (B, T, H, W); weights are drawn from torch's global generator.
+    """A student: video (B, T, H, W), grey 0..255 -> `StudentOutput`. Weights are drawn from torch's global generator.
 
-    With more ``classes`` or with ``tasks`` it gives `echodfkd.models.students.heads.HeadOutputs`.
+    The defaults are the authors' network of 3 blocks and 1 layer.
 
     Args:
         blocks: k, encoder blocks.
         layers: n, recurrent layers per block.
         filters: channels of the first block, doubled in each further one; 0 takes the largest widths
-            (`matching.matched_widths`) whose parameter count does not exceed that of the authors' network of the
+            (`widths.matched_widths`) whose parameter count does not exceed that of the authors' network of the
             same blocks and layers, both with one class and no task.
         norm: batch or group.
-        classes: what it segments.
+        classes: names of the classes, in the order of the logits.
         tasks: phase, ef.
         recurrence: one of `recurrences.RECURRENCES`.
         skips: the decoder sees the encoder's features.
         activation: one of `convlstm.ACTIVATIONS`.
         bidirectional: half of each recurrent layer runs against time.
         input: normalised, or raw grey levels.
-        objective: what training minimises does not shape the network; taken so that a student's config is all
-            that this function needs.
-        initial: likewise.
-        initial_sha256: likewise.
-
-    All but the first four have the authors' values where they are not given.
     """
     from echodfkd.models.students.convlstm import ConvLSTMStudent
     from echodfkd.models.students.heads import add_heads
@@ -79,7 +68,7 @@ def build_student(
 
 @functools.lru_cache
 def _matched_widths(blocks: int, **options: Any) -> tuple[int, ...]:
-    """Widths of a student of these options at the weights of the authors' network. Draws no random number."""
+    """Widths with which a student of these options has the weights of the authors' network. Draws no random number."""
     from echodfkd.models.students.convlstm import ConvLSTMStudent, count_parameters
     from echodfkd.models.students.widths import AUTHORS_FILTERS, doubled_widths, matched_widths
 

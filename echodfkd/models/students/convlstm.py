@@ -20,6 +20,7 @@ from torch import nn
 
 from echodfkd.models.students.convlstm_cell import KERNEL_SIZE
 from echodfkd.models.students.norm import build_norm
+from echodfkd.models.students.output import StudentOutput
 from echodfkd.models.students.recurrences import build_recurrence
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"none": nn.Identity, "relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
@@ -154,8 +155,8 @@ class ConvLSTMStudent(nn.Module):
         )
         self.output_layer = FrameLayer(nn.Conv2d(widths[0], 1, 1))
 
-    def forward(self, video: torch.Tensor) -> torch.Tensor:
-        """LV logits (B, T, H, W) of grey video (B, T, H, W), uint8 or float, 0..255.
+    def forward(self, video: torch.Tensor) -> StudentOutput:
+        """Logits of one class for grey video (B, T, H, W), uint8 or float, 0..255.
 
         Raises:
             ValueError: H or W is not a multiple of 2^(blocks-1), or the input is not (B, T, H, W).
@@ -169,7 +170,7 @@ class ConvLSTMStudent(nn.Module):
                 f" height and width must be multiples of {self.multiple}"
             )
         logits_NCHW = self.output_layer(self.decode(self.encode(video)))
-        return logits_NCHW.view(B, T, H, W)
+        return StudentOutput(logits_NCHW.unflatten(0, (B, T)))
 
     def encode(self, video: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """Features (B, T, C, h, w) of the deepest block, for video (B, T, H, W); h = H / 2^(blocks-1).

@@ -1,6 +1,6 @@
-"""Students with more than one output: several classes, the phase of every frame, the clip's ejection fraction.
+"""Students with heads: several classes, the phase of every frame, the clip's ejection fraction.
 
-They wrap a network of the family by its `encode`, `decode` and `output_layer` and leave it as it is otherwise.
+They wrap a network of the family, and use its `encode`, `decode` and `output_layer`.
 
 Legend: B clips, T frames, C classes, F features, H rows, W columns; h, w those of the deepest features.
 """
@@ -8,40 +8,21 @@ Legend: B clips, T frames, C classes, F features, H rows, W columns; h, w those 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
 
 from echodfkd.models.students.convlstm import FrameLayer
-
-
-class HeadOutputs(NamedTuple):
-    """What a student with heads gives; None where it has no such head.
-
-    A tuple of tensors, because DeepSpeed's hooks look for tensors in tuples.
-    """
-
-    mask_logits: torch.Tensor
-    """(B, T, C, H, W)."""
-    phase_logits: torch.Tensor | None
-    """(B, T): the sigmoid is 1 at end-diastole and 0 at end-systole."""
-    ef: torch.Tensor | None
-    """(B,): ejection fraction, 0..1."""
-    features: torch.Tensor | None = None
-    """(B, T, F, h, w) of an inner layer, in training alone (`echodfkd.training.feature_tap`)."""
-
-
-StudentOutput = torch.Tensor | HeadOutputs
-"""LV logits (B, T, H, W), or the outputs of a student with heads."""
+from echodfkd.models.students.output import StudentOutput
 
 
 def add_heads(network: Any, *, classes: Sequence[str], tasks: Sequence[str]) -> nn.Module:
-    """The network itself where only the LV is asked for, else a `MultiTaskStudent` around it.
+    """The network itself for one class and no task, else a `MultiTaskStudent` around it.
 
     Args:
         network: a student for one class.
-        classes: what it shall segment, in the order of its logits.
+        classes: names of the classes, in the order of the logits.
         tasks: phase, ef, both or none.
     """
     if len(classes) == 1 and not tasks:
@@ -52,8 +33,8 @@ def add_heads(network: Any, *, classes: Sequence[str], tasks: Sequence[str]) -> 
 class MultiTaskStudent(nn.Module):
     """A student with heads; see `add_heads` for the arguments.
 
-    The phase is a linear function of a frame's deepest features, averaged over the frame. The ejection fraction is
-    one of their mean and standard deviation over the frames, through a sigmoid: a mean alone would not show how far
+    The phase is a linear function of a frame's deepest features, averaged over the frame. The ejection fraction is the
+    sigmoid of a linear function of their mean and standard deviation over the frames: the mean does not show how far
     the heart moves.
     """
 
@@ -65,7 +46,7 @@ class MultiTaskStudent(nn.Module):
         self.phase_head = nn.Linear(features, 1) if "phase" in tasks else None
         self.ef_head = nn.Linear(2 * features, 1) if "ef" in tasks else None
 
-    def forward(self, video: torch.Tensor) -> HeadOutputs:
+    def forward(self, video: torch.Tensor) -> StudentOutput:
         """Outputs for grey video (B, T, H, W), uint8 or float, 0..255.
 
         Raises:
@@ -84,7 +65,7 @@ class MultiTaskStudent(nn.Module):
         deepest_BTFhw = _deepest(encoded)
         dtype = torch.promote_types(deepest_BTFhw.dtype, torch.float32)  # means over pixels: not in bfloat16
         pooled_BTF = deepest_BTFhw.mean(dim=(-2, -1), dtype=dtype)
-        return HeadOutputs(
+        return StudentOutput(
             logits_NCHW.unflatten(0, (B, T)),
             None if self.phase_head is None else self.phase_head(pooled_BTF).squeeze(-1),
             None if self.ef_head is None else self.ef_head(_over_time(pooled_BTF)).squeeze(-1).sigmoid(),
@@ -92,13 +73,13 @@ class MultiTaskStudent(nn.Module):
 
 
 def _deepest(encoded: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """Networks with skip connections hand their decoder the features of every block, the deepest last."""
+    """The deepest features; networks with skip connections encode to a tuple, the deepest last."""
     return encoded[-1] if isinstance(encoded, tuple) else encoded
 
 
 @torch.no_grad()
 def _count_features(network: Any) -> int:
-    """F, by one black frame whose sides fit every student (of at most 6 blocks)."""
+    """F, measured on one black frame whose sides fit every student of at most 6 blocks."""
     was_training = network.training
     deepest_BTFhw = _deepest(network.eval().encode(torch.zeros(1, 1, 32, 32)))
     network.train(was_training)
@@ -106,19 +87,6 @@ def _count_features(network: Any) -> int:
 
 
 def _over_time(pooled_BTF: torch.Tensor) -> torch.Tensor:
-    """Mean and standard deviation over frames, (B, 2F); the small term keeps the gradient finite at rest."""
+    """Mean and standard deviation over frames, (B, 2F)."""
     variance, mean = torch.var_mean(pooled_BTF, dim=1, correction=0)
-    return torch.cat([mean, (variance + 1e-6).sqrt()], dim=1)
-
-
-def with_features(output: StudentOutput, features: torch.Tensor) -> HeadOutputs:
-    """The output with the features of an inner layer beside it; logits of the LV alone stay (B, T, H, W)."""
-    heads = output if isinstance(output, HeadOutputs) else HeadOutputs(output, None, None)
-    return heads._replace(features=features)
-
-
-def as_float32(output: StudentOutput) -> StudentOutput:
-    """The same output in float32."""
-    if isinstance(output, torch.Tensor):
-        return output.float()
-    return HeadOutputs(*(None if tensor is None else tensor.float() for tensor in output))  # type: ignore[arg-type]
+    return torch.cat([mean, (variance + 1e-6).sqrt()], dim=1)  # at a variance of 0 the root has no finite slope

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from echodfkd.config.sections.student import StudentConfig
 from echodfkd.core.errors import InputError
 from echodfkd.metrics.summary import Interval, bootstrap_mean
 from echodfkd.models.students.cost import student_cost
-from echodfkd.models.students.widths import AUTHORS_FILTERS
 from echodfkd.reporting.comparisons import case_values
 from echodfkd.reporting.rows import RunRows
 
@@ -76,7 +76,7 @@ def build_study(runs: Sequence[RunRows], *, baseline: str) -> dict[str, Any]:
                 metrics[metric] = summarise(values, [_case_values(rows, baseline, metric) for rows in runs])
         students[name] = {
             "options": dict(options),
-            **student_cost(options, config["window"]["size"]),
+            **student_cost(StudentConfig(**options).network, config["window"]["size"]),
             "metrics": metrics,
         }
     return {
@@ -124,9 +124,9 @@ def cost_table(students: Mapping[str, Mapping[str, Any]]) -> str:
     for name, options in students.items():
         cells = [name]
         for blocks in (2, 3):
-            cost = student_cost({**options, "blocks": blocks}, PUBLISHED_SIZE)
-            paper = {"blocks": blocks, "layers": options["layers"], "filters": AUTHORS_FILTERS, "norm": "batch"}
-            share = cost["parameters"] / student_cost(paper, PUBLISHED_SIZE)["parameters"]
+            cost = student_cost(StudentConfig(**{**options, "blocks": blocks}).network, PUBLISHED_SIZE)
+            paper = StudentConfig(blocks, options["layers"])
+            share = cost["parameters"] / student_cost(paper.network, PUBLISHED_SIZE)["parameters"]
             cells += [", ".join(map(str, cost["widths"])), f"{cost['parameters']:,}", f"{share:.1%}"]
             cells.append(f"{cost['macs_per_frame'] / 1e6:.0f}")
         lines.append(_row(cells))

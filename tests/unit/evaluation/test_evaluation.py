@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -49,7 +48,7 @@ def folder(tmp_path_factory):
     storage.write("config.yaml", config_to_yaml(config).encode())
     for step in (5, 9):
         torch.manual_seed(step)
-        weights = build_student(**asdict(config.students["a"])).state_dict()
+        weights = build_student(**config.students["a"].network).state_dict()
         state = StudentState(dict(weights), OptimizerState(step, {}, {}))
         options = {"ledger": {}, "quarantine": {}, "meta": {}}
         publish(storage, step=step, students={"a": state}, consumed=Intervals(()), **options)

@@ -12,6 +12,7 @@ from torch import nn
 from echodfkd.core.errors import RunError
 from echodfkd.core.records import TRUTH_UNKNOWN, CaseScore, VideoClip
 from echodfkd.evaluation.case import predict_student, score_case
+from echodfkd.models.students.output import StudentOutput
 from tests.helpers.beating import ED, ES, SIZE, T, beating_case, disc, radius_at
 
 
@@ -153,10 +154,10 @@ class Threshold(nn.Module):
         self.scale = nn.Parameter(torch.tensor(0.05))
         self.dropout = nn.Dropout(0.5)
 
-    def forward(self, video_BTHW: torch.Tensor) -> torch.Tensor:
+    def forward(self, video_BTHW: torch.Tensor) -> StudentOutput:
         assert video_BTHW.dtype == torch.uint8
         assert video_BTHW.ndim == 4
-        return self.dropout((video_BTHW.float() - 100) * self.scale)
+        return StudentOutput(self.dropout((video_BTHW.float() - 100) * self.scale).unsqueeze(2))
 
 
 def test_predict_student_is_the_sigmoid_of_the_logits_in_evaluation_mode():

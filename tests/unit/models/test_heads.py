@@ -8,7 +8,8 @@ from torch import nn
 
 from echodfkd.models.students.build import build_student
 from echodfkd.models.students.convlstm import ConvLSTMStudent, FrameLayer
-from echodfkd.models.students.heads import HeadOutputs, MultiTaskStudent, add_heads, as_float32
+from echodfkd.models.students.heads import MultiTaskStudent, add_heads
+from echodfkd.models.students.output import StudentOutput
 
 CHAMBERS = ["LV", "myocardium", "LA", "RV", "RA"]
 B, T, SIZE = 2, 5, 16
@@ -28,8 +29,10 @@ def test_without_heads_it_is_the_very_network() -> None:
     assert type(asked) is type(plain) is ConvLSTMStudent
     assert list(asked.state_dict()) == list(plain.state_dict())
     output = asked(video())
-    assert isinstance(output, torch.Tensor)
-    assert torch.equal(output, plain(video()))
+    assert isinstance(output, StudentOutput)
+    assert output.mask_logits.shape == (B, T, 1, SIZE, SIZE)
+    assert output[1:] == (None, None, None)
+    assert torch.equal(output.mask_logits, plain(video()).mask_logits)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +46,7 @@ def test_without_heads_it_is_the_very_network() -> None:
 )
 def test_outputs_have_their_shapes(options: dict[str, Any], masks: int, phase: bool, ef: bool) -> None:
     output = student(**options)(video())
-    assert isinstance(output, HeadOutputs)
+    assert isinstance(output, StudentOutput)
     assert output.mask_logits.shape == (B, T, masks, SIZE, SIZE)
     assert (output.phase_logits is not None, output.ef is not None) == (phase, ef)
     if output.phase_logits is not None:
@@ -144,8 +147,7 @@ def test_unusable_video_is_named() -> None:
 
 
 def test_outputs_are_cast_whole() -> None:
-    half = HeadOutputs(torch.ones(1, dtype=torch.bfloat16), None, torch.ones(1, dtype=torch.bfloat16))
-    cast = as_float32(half)
-    assert isinstance(cast, HeadOutputs)
+    half = StudentOutput(torch.ones(1, dtype=torch.bfloat16), None, torch.ones(1, dtype=torch.bfloat16))
+    cast = half.to_float32()
+    assert isinstance(cast, StudentOutput)
     assert (cast.mask_logits.dtype, cast.phase_logits, cast.ef.dtype) == (torch.float32, None, torch.float32)
-    assert as_float32(torch.ones(1, dtype=torch.bfloat16)).dtype == torch.float32

@@ -186,7 +186,10 @@ def test_a_student_equals_its_loop_with_gradients(options: dict[str, object]) ->
     student = build_student(**{**PAPER, **options}).double().train()  # type: ignore[arg-type]
     video = _video(2, 3, 8, 12).requires_grad_(True)
     names, leaves = zip(*student.named_parameters(), strict=True)
-    got, want = student(video), _student_loop(video, dict(zip(names, leaves, strict=True)), options)
+    got, want = (
+        student(video).mask_logits[:, :, 0],
+        _student_loop(video, dict(zip(names, leaves, strict=True)), options),
+    )
     torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-10)
     probe = torch.randn_like(got)
     grads, expected = (torch.autograd.grad((out * probe).sum(), [video, *leaves]) for out in (got, want))
@@ -273,12 +276,14 @@ def test_causal_students_never_look_ahead_and_remember(options: dict[str, object
     student = build_student(**{**PAPER, **options}).double().eval()  # type: ignore[arg-type]
     video = _video(1, 6, 8, 8)
     with torch.no_grad():
-        logits = student(video)
+        logits = student(video).mask_logits
         for frames in (1, 4):
-            torch.testing.assert_close(student(video[:, :frames]), logits[:, :frames], rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(
+                student(video[:, :frames]).mask_logits, logits[:, :frames], rtol=1e-12, atol=1e-12
+            )
         changed = video.clone()
         changed[:, 2] = 255 - changed[:, 2]
-        assert (student(changed)[:, 3] - logits[:, 3]).abs().max() > 1e-6
+        assert (student(changed).mask_logits[:, 3] - logits[:, 3]).abs().max() > 1e-6
 
 
 @pytest.mark.parametrize("kind", RECURRENCES)
@@ -289,7 +294,7 @@ def test_bidirectional_students_see_both_ways(kind: str) -> None:
     changed = video.clone()
     changed[:, 2] = 255 - changed[:, 2]
     with torch.no_grad():
-        moved = (student(changed) - student(video)).abs().amax(dim=(0, 2, 3))
+        moved = (student(changed).mask_logits - student(video).mask_logits).abs().amax(dim=(0, 2, 3, 4))
     assert moved[1] > 1e-6
     assert moved[3] > 1e-6
 
@@ -300,9 +305,9 @@ def test_no_state_stays_between_clips_or_calls(options: dict[str, object]) -> No
     student = build_student(**{**PAPER, **options}).double().eval()  # type: ignore[arg-type]
     video = _video(3, 4, 8, 8)
     with torch.no_grad():
-        together, alone = student(video), student(video[1:2])
+        together, alone = student(video).mask_logits, student(video[1:2]).mask_logits
         torch.testing.assert_close(alone, together[1:2], rtol=1e-12, atol=1e-12)
-        assert torch.equal(student(video), together)
+        assert torch.equal(student(video).mask_logits, together)
 
 
 @pytest.mark.parametrize("options", VARIANTS, ids=_name)
@@ -311,8 +316,8 @@ def test_every_parameter_learns_in_bf16(options: dict[str, object], num_frames: 
     torch.manual_seed(5)
     student = build_student(**{**PAPER, **options})  # type: ignore[arg-type]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        logits = student(torch.randint(0, 256, (2, num_frames, 8, 8), dtype=torch.uint8))
-    assert logits.shape == (2, num_frames, 8, 8)
+        logits = student(torch.randint(0, 256, (2, num_frames, 8, 8), dtype=torch.uint8)).mask_logits
+    assert logits.shape == (2, num_frames, 1, 8, 8)
     (logits.float() - 0.3).square().mean().backward()
     for name, parameter in student.named_parameters():
         assert parameter.grad is not None, name
@@ -328,9 +333,10 @@ def test_a_state_dict_makes_the_same_student_again(options: dict[str, object]) -
     again.load_state_dict(student.state_dict())
     video = torch.randint(0, 256, (1, 3, 8, 8), dtype=torch.uint8)
     with torch.no_grad():
-        assert torch.equal(again(video), student(video))
+        assert torch.equal(again(video).mask_logits, student(video).mask_logits)
         encoded = student.encode(video)  # type: ignore[operator]
-        assert torch.equal(student.output_layer(student.decode(encoded)).view(1, 3, 8, 8), student(video))  # type: ignore[operator]
+        logits = student.output_layer(student.decode(encoded)).view(1, 3, 1, 8, 8)  # type: ignore[operator]
+        assert torch.equal(logits, student(video).mask_logits)
     assert isinstance(encoded, tuple) == bool(options.get("skips"))
     deepest = encoded[-1] if isinstance(encoded, tuple) else encoded
     assert deepest.shape == (1, 3, 16, 4, 4)
@@ -399,5 +405,5 @@ def test_a_student_that_cannot_be_is_refused_in_one_sentence(options: str, words
 def test_what_the_checks_let_through_can_be_built(options: str) -> None:
     config = load_config(None, [f"students.a={options}", "students.b={blocks: 1, skips: true, activation: relu}"])
     for student in config.students.values():
-        logits = build_student(**vars(student))(torch.zeros(1, 2, 8, 8))
-        assert logits.shape == (1, 2, 8, 8)
+        logits = build_student(**student.network)(torch.zeros(1, 2, 8, 8)).mask_logits
+        assert logits.shape == (1, 2, 1, 8, 8)

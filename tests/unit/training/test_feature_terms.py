@@ -23,7 +23,7 @@ from echodfkd.losses.features import attention_transfer
 from echodfkd.losses.targets import soft_mask_bce
 from echodfkd.models.students.build import build_student
 from echodfkd.models.students.convlstm import count_parameters
-from echodfkd.models.students.heads import HeadOutputs
+from echodfkd.models.students.output import StudentOutput
 from echodfkd.models.teachers.build import build_teacher
 from echodfkd.models.teachers.teacher_features import FeatureTeacher, pool_features
 from echodfkd.models.teachers.torch_teacher import PixelStatistics, TorchTeacher
@@ -172,28 +172,28 @@ def test_features_travel_with_their_clips_and_are_replaced_with_them() -> None:
 @pytest.mark.parametrize(("layer", "widths"), [("", (6, 4)), ("encoder.0", (3, 8)), ("decoder.0", (3, 8))])
 def test_the_tap_hands_out_the_layer_that_is_named(layer: str, widths: tuple[int, int]) -> None:
     """Two blocks of 3 and 6 channels at 8 x 8 pixels; logits stay those of the student alone."""
-    student = build_student(**dataclasses.asdict(student_of("attention")))
+    student = build_student(**student_of("attention").network)
     video = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
-    plain = student.eval()(video)
+    plain = student.eval()(video).mask_logits
     attach_tap(student, TermConfig(layer=layer), CHANNELS)
     output = PrecisionModule(student, precision="fp32", device=torch.device("cpu"))(video)
-    assert isinstance(output, HeadOutputs)
+    assert isinstance(output, StudentOutput)
     assert torch.equal(output.mask_logits, plain)
     assert output.features.shape == (2, 3, widths[0], widths[1], widths[1])
-    assert count_parameters(student) == count_parameters(build_student(**dataclasses.asdict(student_of("attention"))))
+    assert count_parameters(student) == count_parameters(build_student(**student_of("attention").network))
 
 
 def test_the_term_is_weighed_beside_the_others() -> None:
     generator = torch.Generator().manual_seed(0)
     logits, own, shown = (
-        torch.randn(*s, generator=generator) for s in ((2, 3, 8, 8), (2, 3, 4, 4, 4), (2, 3, 5, 2, 2))
+        torch.randn(*s, generator=generator) for s in ((2, 3, 1, 8, 8), (2, 3, 4, 4, 4), (2, 3, 5, 2, 2))
     )
     weight = torch.tensor([1.0, 2.0])
-    batch = BatchTensors(torch.zeros(2, 3, 8, 8), torch.rand(2, 3, 8, 8), weight, None, None, features=shown)
+    batch = BatchTensors(torch.zeros(2, 3, 8, 8), torch.rand(2, 3, 1, 8, 8), weight, None, None, features=shown)
     terms = {"bce": TermConfig(), "features": TermConfig(weight=0.5, ramp=2)}
     objective = Objective(terms=terms)
     for step, share in ((0, 0.25), (1, 0.5), (None, 0.5)):
-        measured = objective.measure(HeadOutputs(logits, None, None, own), batch, Totals(3.0), step=step)
+        measured = objective.measure(StudentOutput(logits, None, None, own), batch, Totals(3.0), step=step)
         bce = soft_mask_bce(logits, batch.mask_prob, weight, total_weight=3.0)
         attention = attention_transfer(own, shown, weight, total_weight=3.0)
         assert float(measured.loss) == pytest.approx(float(bce + share * attention), rel=1e-6)
@@ -222,7 +222,7 @@ def test_a_resumed_run_has_the_unbroken_ones_adapter_bit_for_bit(tmp_path: Path,
         moved = read_resume(whole, first, name).weights
         assert all(not torch.equal(moved[key], states[0].weights[key]) for key in adapter)
         published = read_student(whole, last, name)
-        build_student(**dataclasses.asdict(students[name])).load_state_dict(published)
+        build_student(**students[name].network).load_state_dict(published)
     logged = [row["terms"] for row in training_rows(whole.root) if row["student"] == "matching"]
     assert all(dict(terms).keys() == {"bce", "features"} for terms in logged)
 

@@ -13,7 +13,7 @@ from echodfkd.config.sections.student import ObjectiveConfig, StudentConfig
 from echodfkd.losses.pixels import entropy_confidence, soft_mask_kl
 from echodfkd.losses.regions import lovasz_hinge, soft_dice
 from echodfkd.losses.targets import EF_BETA, ef_smooth_l1, phase_bce, soft_mask_bce
-from echodfkd.models.students.heads import HeadOutputs
+from echodfkd.models.students.output import StudentOutput
 from echodfkd.training.objective import LV_OBJECTIVE, BatchTensors, Objective, Totals, batch_tensors, own_totals
 from tests.helpers.training import make_batch
 
@@ -28,7 +28,7 @@ ALONE = RunConfig(students={"all": STUDENTS["all"]}, objective=CONFIG.objective)
 WEIGHTS = [1.0, 0.5, 2.0, 0.0]
 
 
-def tensors(clips: slice = slice(None), classes: int = 3) -> tuple[HeadOutputs, BatchTensors]:
+def tensors(clips: slice = slice(None), classes: int = 3) -> tuple[StudentOutput, BatchTensors]:
     """Four clips of three frames in float64: one without a known beat, one of weight 0 with broken numbers."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(4, 3, classes, 4, 4, generator=generator, dtype=torch.float64)
@@ -40,7 +40,7 @@ def tensors(clips: slice = slice(None), classes: int = 3) -> tuple[HeadOutputs, 
     phase_logits[3], ef[3] = math.inf, NAN
     video = torch.zeros(4, 3, 4, 4, dtype=torch.uint8)
     weight = torch.tensor(WEIGHTS, dtype=torch.float64)
-    output = HeadOutputs(logits[clips], phase_logits[clips], ef[clips])
+    output = StudentOutput(logits[clips], phase_logits[clips], ef[clips])
     return output, BatchTensors(video[clips], target[clips], weight[clips], phase[clips], wanted_ef[clips])
 
 
@@ -88,7 +88,7 @@ def test_gradients_by_finite_differences() -> None:
     output, batch = tensors(slice(0, 3))
     objective = Objective.of_student(ALONE, "all")
     leaves = tuple(tensor.clone().requires_grad_(True) for tensor in output[:3])
-    assert torch.autograd.gradcheck(lambda *parts: objective(HeadOutputs(*parts), batch, TOTALS), leaves)
+    assert torch.autograd.gradcheck(lambda *parts: objective(StudentOutput(*parts), batch, TOTALS), leaves)
 
 
 def test_the_terms_are_weighed_and_summed() -> None:
@@ -113,13 +113,13 @@ def test_parts_add_up_to_the_whole_with_gradients(cuts: tuple[int, ...]) -> None
     objective = Objective.of_student(ALONE, "all")
     output, batch = tensors()
     leaves = [tensor.clone().requires_grad_(True) for tensor in output[:3]]
-    whole = objective(HeadOutputs(*leaves), batch, TOTALS)
+    whole = objective(StudentOutput(*leaves), batch, TOTALS)
     whole.backward()
     again = [tensor.clone().requires_grad_(True) for tensor in output[:3]]
     first, total = 0, 0.0
     for count in cuts:
         clips = slice(first, first + count)
-        part = objective(HeadOutputs(*(leaf[clips] for leaf in again)), tensors(clips)[1], TOTALS)
+        part = objective(StudentOutput(*(leaf[clips] for leaf in again)), tensors(clips)[1], TOTALS)
         part.backward()
         total += part.item()
         first += count
@@ -142,7 +142,7 @@ def test_terms_of_a_composed_objective_are_logged_weighed_and_summed() -> None:
         objective=ObjectiveConfig(ef_weight=2.0),
     )
     output, batch = tensors()
-    output = HeadOutputs(output.mask_logits, None, output.ef)
+    output = StudentOutput(output.mask_logits, None, output.ef)
     objective = Objective.of_student(config, "a")
     options = {"total_weight": 3.5}
     masks = (output.mask_logits, batch.mask_prob, batch.weight)
@@ -174,12 +174,11 @@ def test_the_teachers_confidence_weighs_pixels_and_parts_add_up(name: str, stude
     sure = torch.rand(batch.mask_prob.shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
     batch = batch._replace(mask_confidence=sure)
     places = list(objective.places)
-    logits = output.mask_logits[:, :, places]
-    logits = logits if len(places) > 1 else logits[:, :, 0]
+    output = StudentOutput(output.mask_logits[:, :, places])
 
     def loss(clips: slice) -> float:
         part = BatchTensors(*(one[clips] if isinstance(one, torch.Tensor) else one for one in batch))
-        return float(objective(logits[clips], part, TOTALS))
+        return float(objective(StudentOutput(output.mask_logits[clips]), part, TOTALS))
 
     plain = Objective(objective.places, 0.0, 0.0, {name: TermConfig()})
     by_pixel = torch.zeros_like(sure[:, :, places])
@@ -188,10 +187,10 @@ def test_the_teachers_confidence_weighs_pixels_and_parts_add_up(name: str, stude
         one[place] = 1.0  # the loss of one pixel alone: its share of the sum
         alone = batch._replace(mask_confidence=torch.zeros_like(sure))
         alone.mask_confidence[:, :, places] = one
-        by_pixel[place] = objective(logits, alone, TOTALS)
+        by_pixel[place] = objective(output, alone, TOTALS)
     expected = float((by_pixel * sure[:, :, places]).sum())
     assert loss(slice(None)) == pytest.approx(expected, rel=1e-12)
-    assert float(by_pixel.sum()) == pytest.approx(float(plain(logits, batch, TOTALS)), rel=1e-12)
+    assert float(by_pixel.sum()) == pytest.approx(float(plain(output, batch, TOTALS)), rel=1e-12)
     assert loss(slice(0, 1)) + loss(slice(1, 4)) == pytest.approx(expected, rel=1e-12)
 
 
@@ -200,18 +199,15 @@ def test_confidence_comes_out_of_a_batch_as_its_codes_over_255() -> None:
     codes = np.random.default_rng(0).integers(0, 256, batch.teacher_prob.shape, dtype=np.uint8)
     assert batch_tensors(batch, torch.device("cpu")).mask_confidence is None
     found = batch_tensors(dataclasses.replace(batch, teacher_confidence=codes), torch.device("cpu")).mask_confidence
-    np.testing.assert_array_equal(found.numpy(), codes.astype(np.float32) / np.float32(255))
+    np.testing.assert_array_equal(found.numpy()[:, :, 0], codes.astype(np.float32) / np.float32(255))
 
 
 def test_every_term_that_the_config_knows_has_a_loss() -> None:
-    """And takes the options that the config gives it, for a student of one class with a head and for one without."""
+    """And takes the options that the config gives it."""
     output, batch = tensors(classes=1)
     for name in (name for name in TERM_OPTIONS if name != "features"):
-        objective = Objective((), 0.0, 0.0, {name: TermConfig()})
-        one = objective(HeadOutputs(output.mask_logits, None, None), batch, TOTALS)
-        flat = objective(output.mask_logits[:, :, 0], batch._replace(mask_prob=batch.mask_prob[:, :, 0]), TOTALS)
-        assert math.isfinite(float(one))
-        assert float(one) == pytest.approx(float(flat), rel=1e-12)
+        objective = Objective((0,), 0.0, 0.0, {name: TermConfig()})
+        assert math.isfinite(float(objective(StudentOutput(output.mask_logits), batch, TOTALS)))
 
 
 def test_classes_are_found_by_name() -> None:
@@ -224,11 +220,8 @@ def test_classes_are_found_by_name() -> None:
         objective = Objective.of_student(CONFIG, name)
         target = batch.mask_prob[:, :, places]
         logits = torch.where(target > 0.5, 3.0, -3.0).double()
-        output = HeadOutputs(logits, None, None) if len(places) > 1 else logits[:, :, 0]
-        flat = target if len(places) > 1 else target[:, :, 0]
-        masks = logits if len(places) > 1 else logits[:, :, 0]
-        expected = soft_mask_bce(masks, flat, batch.weight, total_weight=3.5)
-        assert float(objective(output, batch, TOTALS)) == pytest.approx(float(expected), rel=1e-12)
+        expected = soft_mask_bce(logits, target, batch.weight, total_weight=3.5)
+        assert float(objective(StudentOutput(logits), batch, TOTALS)) == pytest.approx(float(expected), rel=1e-12)
 
 
 def test_the_default_path_is_soft_mask_bce_bit_for_bit() -> None:
@@ -236,11 +229,11 @@ def test_the_default_path_is_soft_mask_bce_bit_for_bit() -> None:
     logits = torch.randn(batch.mask_prob.shape, generator=torch.Generator().manual_seed(0))
     plain = soft_mask_bce(logits, batch.mask_prob, batch.weight, total_weight=3.5)
     config = RunConfig(students={"a": StudentConfig()})
-    assert Objective.of_student(config, "a").places == LV_OBJECTIVE.places == ()
-    assert torch.equal(Objective.of_student(config, "a")(logits, batch, Totals(3.5)), plain)
+    assert Objective.of_student(config, "a").places == LV_OBJECTIVE.places == (0,)
+    assert torch.equal(Objective.of_student(config, "a")(StudentOutput(logits), batch, Totals(3.5)), plain)
     # and in a stream that teaches more
-    wider = batch._replace(mask_prob=torch.stack([batch.mask_prob, batch.mask_prob * 0], dim=2))
-    assert torch.equal(Objective((0,))(logits, wider, Totals(3.5)), plain)
+    wider = batch._replace(mask_prob=torch.cat([batch.mask_prob, batch.mask_prob * 0], dim=2))
+    assert torch.equal(Objective((0,))(StudentOutput(logits), wider, Totals(3.5)), plain)
 
 
 def test_totals_count_what_is_known() -> None:

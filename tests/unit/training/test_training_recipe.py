@@ -140,7 +140,7 @@ def test_what_is_published_is_the_average_and_what_is_resumed_the_newest(tmp_pat
     assert [commit.meta["ema_decay"] for commit in commits] == [0.7] * 10
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(student_seed(config.seed, "plain"))
-        module = build_student(**dataclasses.asdict(STUDENTS["plain"]))
+        module = build_student(**STUDENTS["plain"].network)
     average = {name: tensor.double() for name, tensor in module.state_dict().items()}
     for step, commit in enumerate(commits, start=1):
         decay = min(0.7, (1 + step) / (10 + step))

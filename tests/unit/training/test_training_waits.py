@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from echodfkd.config.sections.objective import TERM_OPTIONS, TermConfig
 from echodfkd.config.sections.student import StudentConfig
 from echodfkd.models.students.build import build_student
-from echodfkd.models.students.heads import HeadOutputs
+from echodfkd.models.students.output import StudentOutput
 from echodfkd.models.students.recurrences import RECURRENCES
 from echodfkd.models.teachers.torch_teacher import NetworkLayout, PixelStatistics, TorchTeacher
 from echodfkd.training.collectives import sum_over_workers
@@ -115,7 +115,7 @@ def test_an_index_and_an_array_of_the_host_are_noticed() -> None:
     assert seen.moved == {(4,)}
 
 
-@pytest.mark.parametrize("places", [(), (1,), (2, 0)])
+@pytest.mark.parametrize("places", [(0,), (1,), (2, 0)])
 @pytest.mark.parametrize(("name", "confidence"), TERMS)
 def test_no_term_makes_the_host_wait(name: str, confidence: str, places: tuple[int, ...]) -> None:
     B, T, S = 2, 3, 8
@@ -123,8 +123,8 @@ def test_no_term_makes_the_host_wait(name: str, confidence: str, places: tuple[i
     def empty(*shape: int) -> torch.Tensor:
         return torch.empty(*shape, device="meta")
 
-    taught = (B, T, 3, S, S) if places else (B, T, S, S)
-    output = HeadOutputs(empty(B, T, len(places) or 1, S, S).requires_grad_(), empty(B, T), empty(B))
+    taught = (B, T, 1 if places == (0,) else 3, S, S)
+    output = StudentOutput(empty(B, T, len(places), S, S).requires_grad_(), empty(B, T), empty(B))
     batch = BatchTensors(empty(B, T, S, S), empty(*taught), empty(B), empty(B, T), empty(B), empty(*taught))
     objective = Objective(places, 1.0, 1.0, {name: TermConfig(confidence=confidence)}, ("phase", "ef"))
     with Crossings() as seen:
@@ -137,7 +137,7 @@ def test_no_term_makes_the_host_wait(name: str, confidence: str, places: tuple[i
 def test_no_student_makes_the_host_wait(recurrence: str, norm: str) -> None:
     student = build_student(blocks=2, layers=2, filters=4, norm=norm, recurrence=recurrence).to("meta").train()
     with Crossings() as seen:
-        student(torch.empty(2, 4, 16, 16, dtype=torch.uint8, device="meta")).sum().backward()
+        student(torch.empty(2, 4, 16, 16, dtype=torch.uint8, device="meta")).mask_logits.sum().backward()
     assert seen.waits == []
 
 
