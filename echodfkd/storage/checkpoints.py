@@ -1,10 +1,10 @@
 """Publish and read checkpoints: one commit holds the whole family of students, or nothing.
 
 ``checkpoints/step_00000100/`` holds, per student, ``student.safetensors`` (fp32 weights and buffers, averaged if
-train.ema_decay is set) and ``resume.safetensors`` (the newest weights, Adam's moments and step by name, and the
-average if there is one), then ``consumed.json`` (the plan's slots trained so far), ``meta.json``, and last
-``manifest.json``, made once. Only a manifest makes a commit, and it makes the ledger's part files valid, by name and
-sha256. Steps count updates: step 100 is the state after 100 of them.
+train.ema_decay is set, and the options of the network as metadata) and ``resume.safetensors`` (the newest weights,
+Adam's moments and step by name, and the average if there is one), then ``consumed.json`` (the plan's slots trained so
+far), ``meta.json``, and last ``manifest.json``, made once. Only a manifest makes a commit and validates the
+ledger's part files, by name and sha256. Steps count updates: step 100 is the state after 100 of them.
 
 `prune_resume` deletes the resume state of older commits to bound a run's size. Their manifests still list
 those files; only `read_resume` opens them, and it then says that the state is gone.
@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -37,11 +38,24 @@ class StudentState:
     weights: dict[str, torch.Tensor]
     optimizer: OptimizerState
     average: dict[str, torch.Tensor] | None = None
+    network: Mapping[str, Any] = field(default_factory=dict)
+    """Options of its network, JSON values; the resume state does not hold them."""
 
     @property
     def published(self) -> dict[str, torch.Tensor]:
-        """The weights for use: averaged if an average is kept, without the adapter of an objective."""
+        """The weights to publish: the average if there is one, without the adapter of an objective."""
         return without_tap(self.weights if self.average is None else self.average)
+
+
+NETWORK_KEY = "network"
+"""Key of the network's options in the metadata of a student.safetensors."""
+
+
+def pack_student(weights: Mapping[str, torch.Tensor], network: Mapping[str, Any]) -> bytes:
+    """A student.safetensors: weights, and the options of the network as metadata, so that the file can be moved."""
+    from safetensors.torch import save
+
+    return save(dict(weights), metadata={NETWORK_KEY: json.dumps(network, sort_keys=True)})
 
 
 def publish(
@@ -71,18 +85,11 @@ def publish(
     Raises:
         RunError: another run has taken the folder over, or this step is published already.
     """
-    from safetensors.torch import save
-
     folder = checkpoint_folder(step)
     taken = f"{storage.root}/{folder} is published already: another run writes to this folder, give one another name"
     if storage.exists(f"{folder}/{MANIFEST}"):
         raise RunError(taken)
-    contents: dict[str, bytes] = {}
-    for name, state in students.items():
-        contents[f"{name}/student.safetensors"] = save(state.published)
-        contents[f"{name}/resume.safetensors"] = save(pack_state(state))
-    contents["consumed.json"] = consumed.to_json().encode()
-    contents["meta.json"] = json.dumps(dict(meta), indent=1, sort_keys=True).encode()
+    contents = _contents(students, consumed, meta)
     if lease_epoch:
         check_epoch(storage, lease_epoch)
     for file, data in contents.items():
@@ -104,6 +111,21 @@ def publish(
     if not storage.create_once(f"{folder}/{MANIFEST}", json.dumps(asdict(commit), indent=1).encode()):
         raise RunError(taken)
     return commit
+
+
+def _contents(
+    students: Mapping[str, StudentState], consumed: Intervals, meta: Mapping[str, object]
+) -> dict[str, bytes]:
+    """The files of a commit beside its manifest, by name."""
+    from safetensors.torch import save
+
+    contents: dict[str, bytes] = {}
+    for name, state in students.items():
+        contents[f"{name}/student.safetensors"] = pack_student(state.published, state.network)
+        contents[f"{name}/resume.safetensors"] = save(pack_state(state))
+    contents["consumed.json"] = consumed.to_json().encode()
+    contents["meta.json"] = json.dumps(dict(meta), indent=1, sort_keys=True).encode()
+    return contents
 
 
 def read_student(storage: RunStorage, checkpoint: PublishedCheckpoint, name: str) -> dict[str, torch.Tensor]:

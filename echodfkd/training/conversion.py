@@ -8,7 +8,6 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from safetensors.torch import save as save_safetensors
 
 from echodfkd.core.errors import InputError
 from echodfkd.models.students.authors_checkpoint import (
@@ -19,6 +18,7 @@ from echodfkd.models.students.authors_checkpoint import (
 )
 from echodfkd.models.students.build import build_student
 from echodfkd.models.students.weights import load_weights
+from echodfkd.storage.checkpoints import pack_student
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.manifests import list_checkpoints
 from echodfkd.training.initial_weights import StudentFile, read_student_file
@@ -41,7 +41,7 @@ def import_student(source: str, out: str) -> dict[str, Any]:
         raise InputError(f"SOURCE: got {source}, expected a .ckpt file of the authors' code")
     file = read_student_file(source, option="SOURCE")
     assert file.options is not None
-    weights = save_safetensors({key: tensor.contiguous() for key, tensor in sorted(file.weights.items())})
+    weights = pack_student({key: tensor.contiguous() for key, tensor in file.weights.items()}, file.options.network)
     card = {
         "student": asdict(file.options),
         "step": file.step,
@@ -71,7 +71,7 @@ def export_student(source: str, out: str, *, name: str = "") -> dict[str, Any]:
     """
     file = find_student(source, name)
     if file.options is None:
-        raise InputError(f"SOURCE: {file.path} does not say what input its student takes; name its run or checkpoint")
+        raise InputError(f"SOURCE: {file.path} holds no options of its network; name one that a run has published")
     blocks, layers, filters = check_architecture(file.weights, what=f"SOURCE: {file.path}")
     if file.options.input != "raw":
         raise InputError(

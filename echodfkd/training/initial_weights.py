@@ -1,35 +1,37 @@
-"""One student's weights out of a file of ours or of the authors, and training that starts from them.
+"""One student's weights from a file of ours or of the authors, and training that starts from them.
 
-Files of ours are ``student.safetensors``: in a published checkpoint, whose manifest says how the student was built, or
-in a folder of `training.conversion`, where ``student.json`` says it.
+A file of ours is a ``student.safetensors``. Its metadata hold the options of the network, so that a copy of the file is
+enough to build the student again. The manifest or the ``student.json`` beside it know its sha256 and its step.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from echodfkd.config.file import config_from_dict
 from echodfkd.config.pins import read_initial_bytes
 from echodfkd.config.run import RunConfig
 from echodfkd.config.sections.student import StudentConfig
-from echodfkd.core.errors import InputError
+from echodfkd.core.errors import ConfigError, InputError
 from echodfkd.models.students.authors_checkpoint import read_authors_checkpoint
 from echodfkd.models.students.build import build_student
-from echodfkd.models.students.weights import load_weights
+from echodfkd.models.students.weights import check_same_keys, load_weights
+from echodfkd.storage.checkpoints import NETWORK_KEY
 from echodfkd.storage.files import read_bytes
+from echodfkd.storage.untrusted import parse_json_object
 
 
 @dataclass(frozen=True)
 class StudentFile:
-    """Weights and buffers by name, the file's sha256, and how the student was built, where that is known.
+    """Weights and buffers by name, the file's sha256, and the options of the network; None if the file has none.
 
-    ``step`` counts its updates, 0 where that is not known.
+    ``step`` counts the student's updates; 0 if it is not known.
     """
 
     path: str
@@ -47,7 +49,7 @@ def read_student_file(path: str, *, option: str) -> StudentFile:
         option: what named it, for the error's sentence.
 
     Raises:
-        InputError: it cannot be read, is damaged, or holds no student.
+        InputError: it cannot be read, is damaged, holds no student, or its options do not fit its weights.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -62,12 +64,13 @@ def read_student_file(path: str, *, option: str) -> StudentFile:
         weights = load(data)
     except SafetensorError as error:
         raise InputError(f"{option}: {path} cannot be read as a safetensors file: {error}") from error
-    known = _description(path, digest, option)
-    built = known.get("student")
-    try:
-        return StudentFile(path, digest, weights, StudentConfig(**built) if built else None, int(known.get("step", 0)))
-    except TypeError as error:
-        raise InputError(f"{option}: {path} was written by another version: {error}") from error
+    step = _published_step(path, digest, option)
+    found = _read_network(data, f"{option}: {path}")
+    if found is not None:
+        with torch.device("meta"):  # other options than those of these weights could ask for any amount of memory
+            shapes = {key: tensor.shape for key, tensor in build_student(**found.network).state_dict().items()}
+        check_same_keys(shapes, {key: tensor.shape for key, tensor in weights.items()}, f"{option}: {path}")
+    return StudentFile(path, digest, weights, found, step)
 
 
 def load_initial(module: nn.Module, name: str, student: StudentConfig) -> None:
@@ -93,33 +96,59 @@ def load_initial(module: nn.Module, name: str, student: StudentConfig) -> None:
 
 
 def check_initial(config: RunConfig) -> None:
-    """Load what the students start from once, before anything starts. Raises as `load_initial`."""
+    """Load the initial weights of all students once, before anything starts. Raises as `load_initial`."""
     for name, student in config.students.items():
         if student.initial:
             load_initial(build_student(**student.network), name, student)
 
 
-def _description(path: str, digest: str, option: str) -> Mapping[str, Any]:
-    """What is known of a student.safetensors: ``student`` (options) and ``step``; empty where nothing is.
+def _read_network(data: bytes, where: str) -> StudentConfig | None:
+    """The options in the metadata of a safetensors file, checked as those of a config are; None if it has none.
+
+    Args:
+        data: the file, which safetensors has accepted.
+        where: names the file in the error's sentence.
 
     Raises:
-        InputError: what lies beside it describes another file.
+        InputError: the options describe no student.
+    """
+    length = int.from_bytes(data[:8], "little")
+    text = json.loads(data[8 : 8 + length]).get("__metadata__", {}).get(NETWORK_KEY)
+    if text is None:
+        return None
+    options = parse_json_object(text, f"{where}, metadata {NETWORK_KEY!r},")
+    if unknown := sorted(options.keys() - StudentConfig().network.keys()):
+        raise InputError(f"{where} has an unknown option of its network: {unknown[0]}")
+    window = {"frames": 64, "size": 64}  # one that suits every student: only the student is checked here
+    try:
+        return config_from_dict({"window": window, "students": {"file": options}}).students["file"]
+    except ConfigError as error:
+        raise InputError(f"{where} describes no student: {error}") from error
+
+
+def _published_step(path: str, digest: str, option: str) -> int:
+    """Updates of a student.safetensors by the manifest or the student.json beside it; 0 if there is neither.
+
+    Raises:
+        InputError: they describe other bytes.
     """
     folder = path.rpartition("/")[0] or "."
     checkpoint, _, name = folder.rpartition("/")
-    beside = _read_json(f"{folder}/student.json")
     manifest = _read_json(f"{checkpoint}/manifest.json") if checkpoint else {}
-    listed = manifest.get("files", {}).get(f"{name}/student.safetensors", {})
-    known = beside.get("sha256") or listed.get("sha256")
-    if known is not None and known != digest:
-        raise InputError(f"{option}: {path} is damaged: sha256 {digest[:16]}..., but it was written as {known[:16]}...")
-    if listed:
-        return {"student": manifest["meta"].get("students", {}).get(name), "step": manifest["step"]}
-    return beside
+    listed = manifest.get("files", {}).get(f"{name}/student.safetensors")
+    sha256, step = (listed["sha256"], manifest["step"]) if listed else (None, 0)
+    if not listed:
+        beside = _read_json(f"{folder}/student.json")
+        sha256, step = beside.get("sha256"), beside.get("step", 0)
+    if sha256 is not None and sha256 != digest:
+        raise InputError(
+            f"{option}: {path} is damaged: sha256 {digest[:16]}..., but it was written as {str(sha256)[:16]}..."
+        )
+    return step if isinstance(step, int) else 0
 
 
 def _read_json(path: str) -> dict[str, Any]:
-    """A JSON object; empty where there is no such file."""
+    """A JSON object; empty if there is no such file."""
     try:
         values = json.loads(read_bytes(path))
     except (OSError, ValueError):

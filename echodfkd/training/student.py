@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -109,12 +110,14 @@ class Student:
     watch: GradientWatch
     objective: Objective = LV_OBJECTIVE
     average: WeightAverage | None = None
+    network: Mapping[str, Any] = field(default_factory=dict)
+    """Options of its network (`StudentConfig.network`)."""
     timer: StepTimer = field(default_factory=lambda: StepTimer(torch.device("cpu")))
 
     def state(self) -> StudentState:
         """What a checkpoint keeps of it. Every worker must call it."""
         average = None if self.average is None else self.average.weights()
-        return StudentState(self.engine.weights(), self.engine.optimizer_state(), average)
+        return StudentState(self.engine.weights(), self.engine.optimizer_state(), average, self.network)
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -186,4 +189,12 @@ def make_student(
         device=device,
         state=state.optimizer if state is not None else None,
     )
-    return Student(name, engine, watch, Objective.of_student(config, name), average, StepTimer(device))
+    return Student(
+        name,
+        engine,
+        watch,
+        Objective.of_student(config, name),
+        average,
+        config.students[name].network,
+        StepTimer(device),
+    )

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from echodfkd.storage.checkpoints import read_resume, read_student
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.manifests import latest_checkpoint
 from echodfkd.training.conversion import export_student, import_student
-from echodfkd.training.initial_weights import check_initial
+from echodfkd.training.initial_weights import check_initial, read_student_file
 from jobs.convert_student import main
 from tests.helpers.authors import lightning_file, trained_net
 from tests.helpers.training import run_training, small_config
@@ -122,7 +123,7 @@ def test_what_a_student_cannot_start_from_is_said_before_the_run(ckpt: Path, tmp
 
 
 def test_a_student_of_a_run_is_started_from_and_exported(tmp_path: Path) -> None:
-    """The manifest beside a published student says what input it was trained on, and what its bytes were."""
+    """Its file says what input it was trained on, and the manifest beside it what its bytes were."""
     run = trained_run(tmp_path / "run", a=RAW, b=dataclasses.replace(RAW, input="normalised"))
     folder = run / "checkpoints" / "step_00000002"
     check_initial(starting_from(folder / "a" / "student.safetensors"))
@@ -157,7 +158,7 @@ def test_a_student_of_a_run_is_started_from_and_exported(tmp_path: Path) -> None
     with pytest.raises(InputError, match=r"student.safetensors is damaged: sha256 .* it was written as"):
         export_student(str(run), str(tmp_path / "x"), name="a")
     save_file(weights, tmp_path / "loose.safetensors")
-    with pytest.raises(InputError, match=r"loose.safetensors does not say what input its student takes"):
+    with pytest.raises(InputError, match=r"loose.safetensors holds no options of its network"):
         export_student(str(tmp_path / "loose.safetensors"), str(tmp_path / "x"))
     check_initial(starting_from(tmp_path / "loose.safetensors"))
 
@@ -251,3 +252,41 @@ def test_what_a_run_cannot_start_from_is_said(tmp_path: Path) -> None:
     (run / "checkpoints/step_00000002/manifest.json").write_text("{}")
     with pytest.raises(InputError, match="is not a checkpoint's manifest"):
         load_config(None, [*TWO, f"train.init_from={run}"])
+
+
+@pytest.mark.parametrize(
+    "student",
+    [
+        StudentConfig(blocks=2, layers=1, filters=3, norm="group", input="raw", skips=True),
+        StudentConfig(blocks=2, layers=1, filters=0, recurrence="mingru", bidirectional=True, activation="silu"),
+    ],
+)
+def test_a_copied_file_is_enough_to_build_the_student_again(tmp_path: Path, student: StudentConfig) -> None:
+    run = trained_run(tmp_path / "run", a=student)
+    shutil.copy(run / "checkpoints/step_00000002/a/student.safetensors", tmp_path / "copy.safetensors")
+    shutil.rmtree(run)
+    file = read_student_file(str(tmp_path / "copy.safetensors"), option="SOURCE")
+    assert file.options == student
+    build_student(**file.options.network).load_state_dict(file.weights)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "words"),
+    [
+        ("{", "copy.safetensors, metadata 'network', is not readable JSON"),
+        ("[" * 100_000, "copy.safetensors, metadata 'network', is not readable JSON"),
+        ("[1]", "metadata 'network', must hold a JSON object, got a list"),
+        ('{"initial": "/etc/passwd"}', "has an unknown option of its network: initial"),
+        ('{"blocks": 1000000000}', "describes no student: students.file.blocks: got 1000000000, must lie in 1 .. 6"),
+        ('{"blocks": "two"}', "describes no student: students.file.blocks: Value 'two'"),
+        ('{"norm": "${oc.env:HOME}"}', "describes no student: a stored config holds"),
+        ('{"classes": []}', "describes no student: students.file.classes: got none, must hold LV"),
+        ('{"blocks": 6, "filters": 1024}', "copy.safetensors does not fit the student: conv_lstm_blocks.0.conv"),
+    ],
+)
+def test_options_that_describe_no_such_student_are_one_sentence(tmp_path: Path, metadata: str, words: str) -> None:
+    weights = build_student(blocks=1, filters=2).state_dict()
+    save_file(weights, tmp_path / "copy.safetensors", metadata={"network": metadata})
+    with pytest.raises(InputError, match=re.escape(words)) as caught:
+        read_student_file(str(tmp_path / "copy.safetensors"), option="SOURCE")
+    assert str(caught.value).startswith("SOURCE: ")
