@@ -4,6 +4,7 @@ PYTHON ?= python3.11
 PY := .venv/bin/python
 export RAY_USAGE_STATS_ENABLED ?= 0
 CONFIG ?= configs/demo.yaml
+TEST_PROCESSES ?= 3  # one more than two cores: the one with the Ray cluster mostly waits
 
 .PHONY: help demo test test-slow check check-style docs sbom audit format clean
 
@@ -26,7 +27,7 @@ demo: .venv/installed
 	$(PY) jobs/distill.py --config $(CONFIG)
 
 test: .venv/installed
-	$(PY) -m pytest -m "not slow"
+	$(PY) -m pytest -m "not slow" -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
 
 test-slow: .venv/installed
 	$(PY) -m pytest -m slow

@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
@@ -16,6 +16,8 @@ from echodfkd.config.run import RunConfig
 from echodfkd.runtime.cluster.environment import prepare_ray
 
 if TYPE_CHECKING:
+    from xdist.scheduler import LoadScopeScheduling
+
     from tests.helpers.s3 import FaultyProxy, S3Server
 
 os.environ.pop("RAY_ADDRESS", None)
@@ -37,6 +39,41 @@ TINY = [
     "ray.progress_s=0",
 ]
 """A run of seconds: overrides that later ones may override again."""
+
+
+LONGEST_FIRST = ("tests/integration", "tests/runtime", "tests/unit/training")
+"""Where the longest tests are: with pytest-xdist they start first, so that none runs by itself at the end."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In a pytest-xdist worker: mark the tests that share the local cluster, and put the longest tests first."""
+    if not hasattr(config, "workerinput"):
+        return
+    for item in items:
+        if "local_ray" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+    items.sort(
+        key=lambda item: (
+            item.get_closest_marker("xdist_group") is None,
+            not item.nodeid.startswith(LONGEST_FIRST),
+        )
+    )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """One pytest-xdist worker runs all tests of the local cluster, one all tests of training, whose two processes they
+    share; the other tests are dealt out by file."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            if nodeid.endswith("@ray"):
+                return "ray"
+            return "training" if nodeid.startswith("tests/unit/training/") else nodeid.split("::")[0]
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")

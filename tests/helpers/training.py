@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -171,22 +172,83 @@ class Poisoned(nn.Module):
         return StudentOutput(logits)
 
 
-def start_processes(scenario: Callable[[int, str], None], folder: Path, count: int) -> Any:
-    """Start ``scenario(rank, folder)`` in a gloo group of fresh processes; join the answer to wait for them."""
-    import torch.multiprocessing as mp
+class Workers:
+    """Processes of one gloo group that run one scenario after another: their imports take longer than most scenarios.
 
-    return mp.start_processes(_in_group, (scenario, str(folder), count), count, join=False, start_method="spawn")
+    A scenario that fails ends them, and the next one gets new ones.
+
+    Args:
+        count: how many; one has no process group.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._processes: list[Any] = []
+        self._pipes: list[Any] = []
+
+    def start(self, scenario: Callable[[int, str], None], folder: Path) -> None:
+        """Start ``scenario(rank, folder)`` on each; `join` waits for it."""
+        if not self._processes:
+            self._spawn(folder)
+        for pipe in self._pipes:
+            pipe.send((scenario, str(folder)))
+
+    def join(self) -> None:
+        """Wait until all have ended the scenario. Raises RuntimeError with the traceback of the one that failed."""
+        from multiprocessing.connection import wait
+
+        waiting = list(self._pipes)
+        while waiting:
+            for pipe in wait(waiting):
+                try:
+                    failure = pipe.recv()
+                except EOFError:
+                    failure = "the process ended"
+                if failure:
+                    self.close()
+                    raise RuntimeError(failure)
+                waiting.remove(pipe)
+
+    def run(self, scenario: Callable[[int, str], None], folder: Path) -> None:
+        """Start it and wait for it."""
+        self.start(scenario, folder)
+        self.join()
+
+    def close(self) -> None:
+        """End the processes."""
+        for process in self._processes:
+            process.kill()
+            process.join()
+        self._processes, self._pipes = [], []
+
+    def _spawn(self, folder: Path) -> None:
+        import multiprocessing
+
+        context = multiprocessing.get_context("spawn")
+        for rank in range(self._count):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(rank, self._count, str(folder), theirs), daemon=True)
+            process.start()
+            theirs.close()
+            self._processes.append(process)
+            self._pipes.append(ours)
 
 
-def _in_group(rank: int, scenario: Callable[[int, str], None], folder: str, count: int) -> None:
+def _serve(rank: int, count: int, folder: str, pipe: Any) -> None:
+    """Run scenarios until the process is ended."""
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     if count > 1:
-        dist.init_process_group("gloo", init_method=f"file://{folder}/group-{count}", rank=rank, world_size=count)
-    scenario(rank, folder)
-    if count > 1:
-        dist.barrier()
-    os._exit(0)  # gloo's threads can abort an orderly interpreter exit, long after the work is saved
+        dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=count)
+    while True:
+        try:
+            scenario, place = pipe.recv()
+            scenario(rank, place)
+            pipe.send("")
+        except EOFError:  # the parent has ended
+            os._exit(0)  # gloo's threads can abort an orderly interpreter exit
+        except Exception:
+            pipe.send(f"rank {rank}: {traceback.format_exc()}")
 
 
 def save_result(folder: str, name: str, rank: int, values: Any) -> None:

@@ -11,7 +11,7 @@ from echodfkd.config.sections.student import StudentConfig
 from echodfkd.storage.checkpoints import read_student
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.manifests import list_checkpoints
-from tests.helpers.training import ENGINES, run_training, save_result, small_config, start_processes
+from tests.helpers.training import ENGINES, Workers, run_training, save_result, small_config
 
 KINDS = ("convlstm", "convlstm_separable", "convgru", "mingru", "shift")
 SKIPPED = {
@@ -37,9 +37,9 @@ def train_all(rank: int, folder: str) -> None:
 @pytest.mark.slow
 def test_every_variant_trains_alike_under_every_engine(tmp_path: Path) -> None:
     """fp32, 1e-6: only the order of sums over workers differs; the weights move a thousand times as far."""
-    launch = start_processes(train_all, tmp_path, 2)
-    while not launch.join():
-        pass
+    workers = Workers(2)
+    workers.run(train_all, tmp_path)
+    workers.close()
     plain = RunStorage(str(tmp_path / "plain"))
     first, last = list_checkpoints(plain)
     for name in STUDENTS:

@@ -35,7 +35,7 @@ from echodfkd.teaching.blocks import SlotRules, make_block, teach_block
 from echodfkd.training.engine import PrecisionModule
 from echodfkd.training.feature_tap import attach_tap
 from echodfkd.training.objective import BatchTensors, Objective, Totals, batch_tensors
-from tests.helpers.training import ENGINES, run_training, save_result, small_config, start_processes, training_rows
+from tests.helpers.training import ENGINES, Workers, run_training, save_result, small_config, training_rows
 
 CHANNELS = 2
 FEATURES = {
@@ -247,11 +247,9 @@ def train_engines(rank: int, folder: str) -> None:
 
 
 @pytest.mark.slow
-def test_adapters_train_alike_under_every_engine(tmp_path: Path) -> None:
+def test_adapters_train_alike_under_every_engine(two_workers: Workers, tmp_path: Path) -> None:
     """fp32, 1e-6: only the order of sums over workers differs; eps is large, so that mere rounding moves nothing."""
-    launch = start_processes(train_engines, tmp_path, 2)
-    while not launch.join():
-        pass
+    two_workers.run(train_engines, tmp_path)
     for kind in FEATURES:
         weights = {}
         for engine in ENGINES:

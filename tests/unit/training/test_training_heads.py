@@ -14,7 +14,7 @@ from echodfkd.core.records import DistillationBatch
 from echodfkd.storage.checkpoints import read_resume, read_student
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.manifests import latest_checkpoint
-from tests.helpers.training import FRAMES, run_training, small_config, start_processes
+from tests.helpers.training import FRAMES, Workers, run_training, small_config
 
 HEADS = StudentConfig(blocks=2, layers=1, filters=3, norm="group", classes=["LV", "LA"], tasks=["phase", "ef"])
 LV = StudentConfig(blocks=1, layers=1, filters=3, norm="batch")
@@ -48,13 +48,12 @@ def two_processes(rank: int, folder: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One launch of two processes that train under every engine, are cut after seven steps, and resume from five."""
+def folder(two_workers: Workers, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two processes that train under every engine, are cut after seven steps, and resume from five."""
     folder = tmp_path_factory.mktemp("heads")
-    launch = start_processes(two_processes, folder, 2)
+    two_workers.start(two_processes, folder)
     run_training(config_of("plain"), folder / "alone", change=with_heads)
-    while not launch.join():
-        pass
+    two_workers.join()
     return folder
 
 

@@ -20,7 +20,7 @@ from echodfkd.training.engine import AdamSettings
 from echodfkd.training.objective import ramped_weight
 from echodfkd.training.student import build_engine, student_seed
 from echodfkd.training.weight_average import WeightAverage
-from tests.helpers.training import loss_curve, run_training, small_config, start_processes, training_rows
+from tests.helpers.training import Workers, loss_curve, run_training, small_config, training_rows
 
 EVERY_TERM = {
     "bce": TermConfig(confidence="entropy"),
@@ -55,13 +55,12 @@ def two_processes(rank: int, folder: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One launch of two processes, cut after seven steps and resumed from five; and one process, unbroken."""
+def folder(two_workers: Workers, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two processes, cut after seven steps and resumed from five; and one process, unbroken."""
     folder = tmp_path_factory.mktemp("recipe")
-    launch = start_processes(two_processes, folder, 2)
+    two_workers.start(two_processes, folder)
     run_training(config_of(), folder / "alone")
-    while not launch.join():
-        pass
+    two_workers.join()
     return folder
 
 

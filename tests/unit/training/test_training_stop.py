@@ -10,12 +10,12 @@ from echodfkd.storage.manifests import latest_checkpoint
 from echodfkd.training.loop import WorkerContext, first_step, train
 from tests.helpers.training import (
     TEACHER,
+    Workers,
     load_results,
     plan_stream,
     run_training,
     save_result,
     small_config,
-    start_processes,
 )
 
 STOP_AT = 3
@@ -63,7 +63,7 @@ def scenario_two_workers(rank: int, folder: str) -> None:
     save_result(folder, "stopped", rank, {"steps": result["steps"], "published": result["published"]})
 
 
-def test_one_worker_is_asked_and_all_stop_at_the_same_update(tmp_path: Path) -> None:
-    start_processes(scenario_two_workers, tmp_path, 2).join()
+def test_one_worker_is_asked_and_all_stop_at_the_same_update(two_workers: Workers, tmp_path: Path) -> None:
+    two_workers.run(scenario_two_workers, tmp_path)
     expected = {"steps": STOP_AT + 1, "published": f"checkpoints/step_{STOP_AT + 1:08d}"}
     assert load_results(tmp_path, "stopped") == [expected, expected]

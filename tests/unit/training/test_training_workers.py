@@ -1,4 +1,4 @@
-"""The loop with two gloo processes under every engine. All scenarios share two launches of processes."""
+"""The loop with two gloo processes under every engine. All scenarios share the two processes."""
 
 import dataclasses
 import math
@@ -19,13 +19,13 @@ from tests.helpers.training import (
     GROUP_STUDENT,
     PAIR,
     Poisoned,
+    Workers,
     load_results,
     make_batch,
     quarantine_one,
     run_training,
     save_result,
     small_config,
-    start_processes,
 )
 
 # Sums over clips are taken in another order on two processes: differences of about 1e-8 in the gradients, which
@@ -155,17 +155,19 @@ def one_process(rank: int, folder: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(two_workers, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     run_training(small_config(), folder / "whole-one")
     for engine in CROSSED:
         shutil.copytree(folder / "whole-one", folder / f"crossed-{engine}")
         shutil.rmtree(folder / f"crossed-{engine}/checkpoints/step_00000010")
-    launches = [start_processes(two_processes, folder, 2), start_processes(one_process, folder, 1)]
+    two_workers.start(two_processes, folder)
+    alone = Workers(1)
+    alone.start(one_process, folder)
     run_training(small_config(students=GROUP_STUDENT), folder / "rounds1-one")
-    for launch in launches:
-        while not launch.join():
-            pass
+    alone.join()
+    alone.close()
+    two_workers.join()
     return folder
 
 
