@@ -1,4 +1,4 @@
-"""Compare students, or teachers and their students, over several seeds (docs/reference/students.md).
+"""Compare students, or teachers and their students, over several seeds (docs/explanation/student-study.md).
 
 python jobs/study.py --config configs/study.yaml             (--list: sizes and costs of its students)
 python jobs/study.py --config configs/limited_teachers.yaml

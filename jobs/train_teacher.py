@@ -1,6 +1,6 @@
 """Train teachers on labelled phantom clips: writes weights, and beside them the recipe and held-out scores.
 
-With --config FILE: one teacher per site of `limited` (docs/how-to/teachers.md); without it: the embedded teacher.
+With --config FILE: one teacher per site of `limited` (docs/how-to/limited-teachers.md). Without: the embedded one.
 """
 
 from __future__ import annotations

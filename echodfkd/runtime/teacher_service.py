@@ -1,4 +1,4 @@
-"""A teacher's service behind Ray Serve: the server of `teacher.kind: remote` (docs/how-to/teachers.md).
+"""A teacher's service behind Ray Serve: the server of `teacher.kind: remote` (docs/how-to/remote-teacher.md).
 
      clients --HTTP(S)--> Serve's proxy --> replicas: MaskService (who may ask, for how much) --> the teacher
                           (head node)       (teacher.min_actors .. max_actors)

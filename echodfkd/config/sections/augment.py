@@ -1,4 +1,4 @@
-"""Options of `augment`: how clips are varied on their way to the students (formulas: docs/reference/objectives.md)."""
+"""Options of `augment`: random changes of the training clips (formulas: docs/reference/augmentation.md)."""
 
 from __future__ import annotations
 

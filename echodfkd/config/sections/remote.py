@@ -1,6 +1,6 @@
 """Options of a teacher that stays with its owner: ``teacher.remote`` (the run's side) and ``serve`` (the owner's side).
 
-How the two fit together: docs/how-to/teachers.md.
+How the two fit together: docs/how-to/remote-teacher.md.
 """
 
 from __future__ import annotations

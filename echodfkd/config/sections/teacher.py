@@ -125,7 +125,7 @@ class TeacherConfig(TeacherPoolConfig, TeacherModelConfig):
     members: dict[str, MemberConfig] = field(default_factory=dict)
     """ensemble: its teachers by name."""
     fusion: str = option("mean_prob", choices=FUSIONS)
-    """ensemble: mean_prob, mean_logit, staple, entropy, agreement or gate (docs/how-to/teachers.md: formulas)."""
+    """ensemble: mean_prob, mean_logit, staple, entropy, agreement or gate (docs/how-to/ensembles.md: formulas)."""
     pools: str = option("one", choices=("one", "each"), identity=False)
     """ensemble: one (every actor runs all members), or each (every member has an actor pool of its own, and the pool
     here fuses their masks)."""

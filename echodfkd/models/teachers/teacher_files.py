@@ -1,7 +1,7 @@
 """Networks of others out of their files, whole: ONNX, and an archive of torch.export.
 
 Each is a module (N, C, h, w) float -> output, with ``weights_hash`` and ``input_shape`` (the sizes that it insists on,
-None where any will do). What a file may do when it is opened stands in docs/how-to/teachers.md.
+None where any will do). What a file may do when it is opened stands in docs/reference/teacher-files.md.
 
 Legend: N frames (or windows), C channels, H rows, W columns.
 """

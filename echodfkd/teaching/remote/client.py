@@ -1,4 +1,4 @@
-"""A teacher that stays with its owner: frames go to its service, quantised masks come back (docs/how-to/teachers.md).
+"""A remote teacher: frames go to its service, quantised masks come back (docs/how-to/remote-teacher.md).
 
 A request is a function of pixels alone and the service keeps nothing of it, so that sending one again teaches nothing
 twice. What may pass (no connection, a cut or damaged answer, a server at fault or busy) is tried again until the

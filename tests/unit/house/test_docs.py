@@ -149,6 +149,23 @@ def check_config(found: argparse.Namespace) -> None:
             raise
 
 
+def test_every_job_is_listed() -> None:
+    text = (ROOT / "docs" / "reference" / "commands.md").read_text()
+    assert not [job.name for job in (ROOT / "jobs").glob("*.py") if f"jobs/{job.name}" not in text]
+
+
+def python_blocks() -> list[tuple[str, str]]:
+    return [(str(page.relative_to(ROOT)), text) for page in PAGES for text in blocks(page, "python")]
+
+
+@pytest.mark.parametrize(("page", "text"), python_blocks(), ids=lambda value: value.split("\n")[0][:60])
+def test_a_python_example_compiles_and_ours_runs(page: str, text: str) -> None:
+    """Examples on others' libraries are only compiled; those of docs/reference/python.md run."""
+    program = compile(text, page, "exec")
+    if page == "docs/reference/python.md":
+        exec(program, {})
+
+
 def yaml_blocks() -> list[tuple[str, str]]:
     return [(str(page.relative_to(ROOT)), text) for page in PAGES for text in blocks(page, "yaml")]
 
