@@ -6,7 +6,6 @@ import contextlib
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ import psutil
 
 from echodfkd.config.run import RayConfig
 from echodfkd.core.errors import RunError
+from tests.helpers.ray_command import ray_command
 
 TITLES = {
     "teacher": "ray::MapWorker(MapBatches(TeacherActor))",
@@ -118,7 +118,7 @@ class ChaosCluster:
         sizes = [f"--num-cpus={num_cpus}", "--num-gpus=0", f"--object-store-memory={object_store_mb << 20}"]
         # other clusters on this machine use the default port ranges
         ports = ["--min-worker-port=0", "--max-worker-port=0", f"--dashboard-agent-listen-port={free_port()}"]
-        program = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", "--block"]
+        program = [*ray_command(self._folder), "start", "--block"]
         for tries_left in reversed(range(START_TRIES)):
             folder = Path(tempfile.mkdtemp(dir=self._folder))
             if "--head" in arguments:

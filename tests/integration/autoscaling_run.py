@@ -23,6 +23,7 @@ from echodfkd.reporting.rows import read_rows
 from echodfkd.runtime.distillation_run import run_distillation
 from echodfkd.storage.files import RunStorage
 from tests.conftest import TINY
+from tests.helpers.ray_command import ray_command
 
 HEAD_ID = "0" * 50 + "fake00"
 IDLE_S = 15.0
@@ -89,8 +90,13 @@ def start_head(folder: Path) -> None:
         "RAY_CLOUD_INSTANCE_ID": HEAD_ID,
         "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID,
     }
-    command = ["ray", "start", "--head", f"--port={PORT}", f"--autoscaling-config={config}", "--num-cpus=1"]
-    command += [f"--object-store-memory={STORE}", f"--temp-dir={folder / 'ray'}", "--include-dashboard=true"]
+    command = [*ray_command(folder), "start", "--head", f"--port={PORT}", f"--autoscaling-config={config}"]
+    command += [
+        "--num-cpus=1",
+        f"--object-store-memory={STORE}",
+        f"--temp-dir={folder / 'ray'}",
+        "--include-dashboard=true",
+    ]
     subprocess.run(command, check=True, env=environment, stdout=sys.stderr)
 
 

@@ -4,11 +4,12 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.helpers.ray_command import ray_python
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,13 +21,14 @@ def run_apart(program: str, folder: Path, *, prepare: str = "true", timeout_s: f
     """
     if reason := why_not():
         pytest.skip(reason)
-    inside = f"{prepare} && mount -t tmpfs tmpfs /dev/shm && exec {sys.executable} {program} {folder}"
+    python = ray_python(folder)
+    inside = f"{prepare} && mount -t tmpfs tmpfs /dev/shm && exec {python} {program} {folder}"
     done = subprocess.run(
         ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--mount", "sh", "-c", inside],
         cwd=ROOT,
         env={
             **os.environ,
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PATH": f"{python.parent}:{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": "a" * 64,

@@ -17,6 +17,7 @@ from echodfkd.reporting.rows import read_rows
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.manifests import list_checkpoints
 from tests.conftest import TINY
+from tests.helpers.ray_command import ray_command
 
 ROOT = Path(__file__).parents[2]
 HOSTS = {"head": ("10.77.0.1", ""), "one": ("10.77.0.2", "pool=teacher"), "two": ("10.77.0.3", "pool=teacher"),
@@ -61,8 +62,8 @@ def make_hosts() -> None:
 def start_node(folder: Path, host: str) -> None:
     """Ray on one host, with a temporary folder of its own: two raylets must not share one."""
     address, label = HOSTS[host]
-    command = ["ray", "start", f"--node-ip-address={address}", "--num-cpus=2", "--object-store-memory=120000000"]
-    command += [f"--temp-dir={folder / host}"]
+    command = [*ray_command(folder), "start", f"--node-ip-address={address}", "--num-cpus=2"]
+    command += ["--object-store-memory=120000000", f"--temp-dir={folder / host}"]
     if host == "head":
         command += ["--head", "--port=6379", f"--system-config={json.dumps(HEALTH)}", "--include-dashboard=true"]
     else:

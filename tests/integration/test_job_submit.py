@@ -6,7 +6,6 @@ import secrets
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,12 +18,9 @@ from echodfkd.storage.ledger import check_ledger
 from echodfkd.storage.manifests import list_checkpoints
 from tests.conftest import TINY
 from tests.helpers.ports import free_port, wait_for_port
+from tests.helpers.ray_command import ray_command, ray_python
 
 ROOT = Path(__file__).parents[2]
-RAY = Path(sys.executable).parent / "ray"
-no_space = pytest.mark.skipif(
-    " " in sys.executable, reason="Ray's own job actor does not start from a path with a space in it"
-)
 
 
 @pytest.fixture
@@ -38,11 +34,11 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "1",
         "RAY_JOB_STOP_WAIT_TIME_S": "60",  # as the files of cluster/ set it
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "PATH": f"{RAY.parent}:{os.environ['PATH']}",
+        "PATH": f"{ray_python(tmp_path).parent}:{os.environ['PATH']}",
         "HOME": str(tmp_path),
     }
-    command = [str(RAY), "start", "--head", "--num-cpus=8", f"--port={port}", f"--dashboard-port={dashboard}"]
-    command += ["--object-store-memory=200000000", f"--temp-dir={temporary}", "--block"]
+    command = [*ray_command(tmp_path), "start", "--head", f"--port={port}", f"--dashboard-port={dashboard}"]
+    command += ["--num-cpus=8", "--object-store-memory=200000000", f"--temp-dir={temporary}", "--block"]
     command += [f"--dashboard-agent-listen-port={free_port()}"]  # the usual one may belong to the session's cluster
     env["RAY_ADDRESS"] = f"http://127.0.0.1:{dashboard}"
     process = started(command, env, tmp_path)
@@ -79,8 +75,8 @@ NOT_YET = ("No available agent", "Server disconnected", "WebSocket connection cl
 
 def submit(head: dict[str, str], overrides: list[str], *options: str) -> subprocess.CompletedProcess[str]:
     """`ray job submit` of the main job, as cluster/README.md has it, with further options of that command."""
-    command = [str(RAY), "job", "submit", "--working-dir", ".", *options, "--", "python", "jobs/distill.py"]
-    command += ["--config", "configs/demo.yaml", *overrides]
+    command = [*ray_command(Path(head["HOME"])), "job", "submit", "--working-dir", ".", *options, "--"]
+    command += ["python", "jobs/distill.py", "--config", "configs/demo.yaml", *overrides]
     for _ in range(20):
         done = subprocess.run(command, cwd=ROOT, env=head, capture_output=True, text=True, timeout=300, check=False)
         if done.returncode and "already exists" in done.stderr:  # accepted, though the answer was lost
@@ -94,7 +90,8 @@ def submit(head: dict[str, str], overrides: list[str], *options: str) -> subproc
 
 def job(head: dict[str, str], *words: str) -> str:
     """What another `ray job` command prints."""
-    done = subprocess.run([str(RAY), "job", *words], env=head, capture_output=True, text=True, timeout=120, check=False)
+    command = [*ray_command(Path(head["HOME"])), "job", *words]
+    done = subprocess.run(command, env=head, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
 
@@ -105,7 +102,6 @@ def last_object(output: str) -> dict[str, Any]:
 
 
 @pytest.mark.ray
-@no_space
 def test_a_submitted_job_runs_to_its_report(head: dict[str, str], tmp_path: Path) -> None:
     done = submit(head, [f"storage={tmp_path}/runs", "name=submitted", *TINY, "train.steps=3"])
     assert f"report: {tmp_path}/runs/submitted/report.html" in done.stdout
@@ -115,7 +111,6 @@ def test_a_submitted_job_runs_to_its_report(head: dict[str, str], tmp_path: Path
 
 @pytest.mark.ray
 @pytest.mark.slow
-@no_space
 def test_a_job_that_is_stopped_and_submitted_again_finishes(head: dict[str, str], tmp_path: Path) -> None:
     """submit, `ray job stop` in the middle of training, the same command again."""
     steps, storage = 160, RunStorage(f"{tmp_path}/runs/again")
