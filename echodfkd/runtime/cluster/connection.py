@@ -27,7 +27,7 @@ from echodfkd.runtime.cluster.host_memory import kept_memory
 ANSWER_TIMEOUT_S = 4.0
 """Time for the host of a cluster's address to accept a connection."""
 
-JOIN_TIMEOUT_S = 25.0
+JOIN_TIMEOUT_S = 20.0
 """Time for `ray.init` to join a running cluster: a second or two if the cluster is healthy."""
 
 
