@@ -1,8 +1,8 @@
-"""A weighted composite of sources whose proportions hold exactly: over every period, and over every stretch nearly so.
+"""Weighted mixture of sources with exact proportions in every period, and nearly exact ones in any stretch.
 
 The order of parts within a period follows Tijdeman's solution of the chairman assignment problem (Discrete
 Mathematics 32, 1980): among k parts, after any number of clips from the start, each part has given its share to
-within 1 - 1 / (2k - 2) clips. No chance is involved: which part gives clip i is arithmetic on i.
+within 1 - 1 / (2k - 2) clips. Nothing is random: the part of clip i is computed from i.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from echodfkd.sources.clip_source import ClipSource
 
 
 class Schedule:
-    """Which part comes when, for ever.
+    """The endless sequence of parts.
 
     Args:
         counts: clips of each part in one period, each at least 1. The order of the names does not matter.
@@ -49,16 +49,16 @@ class Schedule:
 class MixtureSource:
     """Several sources as one (see `echodfkd.sources.clip_source.ClipSource`).
 
-    Each part sees its own indices 0, 1, 2 ... once and in order. A clip's id is its own behind the part's name and
-    '-', its ``source`` is the part's name. A clip that replaces a quarantined one is that of another index, and
-    so may come from another part: proportions are exact over what is drawn, and over what is trained where the
-    run's number of slots is a multiple of the period.
+    Each part sees its own indices 0, 1, 2 ... once and in order. A clip's id is
+    the part's name, '-' and the part's own id; its ``source`` is the part's name. The replacement of a quarantined clip
+    has another index, and so may come from another part: proportions are exact over the clips drawn, and over the clips
+    trained if the run's number of slots is a multiple of the period.
 
     Args:
         parts: sources by name; names hold no '-'.
         counts: clips of each part in one period (`echodfkd.config.rules.source.exact_shares`).
-        cases_from: the part that gives evaluation cases; "" takes all, in the shares of the clips, until one of
-            them runs out.
+        cases_from: the part that gives evaluation cases; "" takes all parts, with the shares of the clips, until one
+            runs out.
     """
 
     name = "mixture"
@@ -71,7 +71,7 @@ class MixtureSource:
 
     @property
     def num_cases(self) -> int | None:
-        """Cases before a part runs out; None where no part does."""
+        """Cases before a part runs out; None if no part does."""
         if self._cases_from:
             return self._parts[self._cases_from].num_cases
         sizes = {name: part.num_cases for name, part in self._parts.items()}
@@ -108,7 +108,7 @@ class MixtureSource:
 
 
 def _spread(counts: Mapping[str, int]) -> list[str]:
-    """Order of the parts in one period: of those that may come next, the one whose deadline is nearest.
+    """Order of the parts in one period: of the parts that may come next, the one with the nearest deadline.
 
     With share s of a part, x of its clips given before clip n (from 1) and d = 1 / (2k - 2), the part may come
     when s * n - x >= d; its deadline is (1 - d + x) / s.

@@ -133,9 +133,9 @@ class RecordedSource(RecordingSource[EchoNetRow]):
         """
         row, epoch = self._recording(index, is_case=is_case)
         if row.fps is None:
-            raise ClipError(f"{row.file} has no FPS in FileList.csv, which what was made of the whole video needs")
+            raise ClipError(f"{row.file} has no FPS in FileList.csv, which masks of the whole video need")
         if row.num_frames is not None and row.num_frames != shape[0]:
-            raise ClipError(f"{row.file} has {row.num_frames} frames in FileList.csv, what was made of it {shape[0]}")
+            raise ClipError(f"{row.file} has {row.num_frames} frames in FileList.csv, its masks have {shape[0]}")
         if not is_case:
             return self._window_of(row, epoch, shape[0], row.fps)
         _, stretch = self._stretch_of(row, shape, row.fps)

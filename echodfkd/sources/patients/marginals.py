@@ -1,7 +1,8 @@
-"""Distributions of single conditions, as what a copula needs of them: quantiles and probabilities.
+"""Distributions of single conditions, as a copula needs them: quantiles and probabilities.
 
-All are cut to their support by the rule F_cut(x) = (F(x) - F(low)) / (F(high) - F(low)), so that a quantile of the
-cut distribution is a quantile of the whole one. Normal quantiles are the standard library's (Wichura's AS 241).
+All are truncated to their support by the rule F_cut(x) = (F(x) - F(low)) / (F(high) - F(low)), so that a quantile of
+the truncated distribution is a quantile of the whole one. Normal quantiles are the standard library's (Wichura's AS
+241).
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Uniform:
 
 
 class Normal:
-    """Normal, or log-normal, cut to its support."""
+    """Normal or log-normal, truncated to its support."""
 
     def __init__(self, spec: Resolved) -> None:
         self._log = spec.kind == "lognormal"
@@ -75,7 +76,7 @@ class Normal:
         return self._law.cdf(math.log(x)) if x > 0 else 0.0
 
     def quantile(self, u: float) -> float:
-        """Closed form but for the normal quantile."""
+        """Closed form except for the normal quantile."""
         share = self._first + u * self._mass
         if not 0.0 < share < 1.0:
             return self._low if share <= 0.0 else self._high
@@ -101,7 +102,7 @@ class Mixture:
         return sum(weight * part.below(x) for weight, part in self._parts)
 
     def quantile(self, u: float) -> float:
-        """By bisection on the distribution function, to the last bit but a few; exactly an atom where one is met."""
+        """By bisection on the distribution function, to within a few bits; exact at an atom."""
         for atom in self._atoms:
             if self.below(atom) < u <= self._up_to(atom):
                 return atom
@@ -137,17 +138,17 @@ class Empirical:
         return bisect.bisect_left(self.ordered, x) / len(self.ordered)
 
     def middle(self, x: float) -> float:
-        """P(X < x) + P(X = x) / 2: where a value of the column lies in 0 .. 1, never at an end."""
+        """P(X < x) + P(X = x) / 2: rank of a value of the column, strictly within 0 .. 1."""
         return (bisect.bisect_left(self.ordered, x) + bisect.bisect_right(self.ordered, x)) / 2 / len(self.ordered)
 
 
 def build_marginal(option: str, spec: ConditionSpec, name: str) -> Marginal:
-    """The distribution that a config describes.
+    """Build the distribution that a config describes.
 
     Args:
-        option: how errors name it.
+        option: its name in errors.
         spec: the description.
-        name: the condition, for what it can be at all.
+        name: the condition, for its possible range.
 
     Raises:
         ConfigError: it cannot be drawn from.

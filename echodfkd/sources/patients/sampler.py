@@ -1,9 +1,9 @@
-"""Patients from a distribution: the conditions of a clip, a pure function of (config, seed, index, purpose).
+"""Draw patients from a distribution: the conditions of a clip, a pure function of (config, seed, index, purpose).
 
 A clip's patient can therefore be drawn again on any machine from the clip's id. Conditions that physiology ties
-together are drawn through a Gaussian copula: correlated standard normals z, of which each is turned into a
-probability u = Phi(z) and then into a value, the u-quantile of that condition's own distribution. The correlations
-so never change the distribution of a single condition (Nelsen, An Introduction to Copulas, 2006, sections 2.3, 2.5).
+together are drawn through a Gaussian copula: correlated standard normals z, of which each is turned into a probability
+u = Phi(z) and then into a value, the u-quantile of that condition's own distribution. So the correlations never change
+the distribution of a single condition (Nelsen, An Introduction to Copulas, 2006, sections 2.3, 2.5).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ STREAMS = {"clip": 0, "case": 1}
 """Training windows and evaluation cases are drawn from separate streams of one seed."""
 
 CORRELATED = ("ef_percent", "edv_ml", "heart_rate_bpm", "age_years", "sex", "bsa_m2")
-"""Conditions that the copula ties together; the others are settings of the machine, drawn by themselves."""
+"""Conditions that the copula correlates; the others are settings of the machine, drawn independently."""
 
 CORRELATIONS: dict[tuple[str, str], float] = {
     ("ef_percent", "edv_ml"): -0.65,
@@ -58,7 +58,7 @@ _TINY = 1e-12
 class PatientDraw:
     """One patient and one recording.
 
-    ``conditions`` has every field filled. ``sample_weight`` is 1, or where rare patients are over-sampled the
+    ``conditions`` has every field filled. ``sample_weight`` is 1, or, if rare patients are over-sampled, the
     probability of this patient's stratum divided by the share it is drawn with. ``fps`` and ``num_frames`` are those
     of the whole recording.
 
@@ -76,7 +76,7 @@ class ConditionSampler:
 
     Args:
         config: the distributions.
-        seed: first half of every draw's identity, 0 or more.
+        seed: 0 or more; each draw is identified by seed and index.
 
     Raises:
         ConfigError: the distributions contradict each other or the table.
@@ -158,7 +158,7 @@ class ConditionSampler:
         )
 
     def _correlated(self, noise: dict[str, float], known: dict[str, float]) -> dict[str, float]:
-        """The copula's normals: those known as they are, the others from their distribution given these."""
+        """The copula's normals: known ones unchanged, the others from their distribution given these."""
         if not self._correlate:
             return {**noise, **known}
         names, factor = _factor(tuple(name for name in CORRELATED if name in known))
@@ -210,12 +210,12 @@ class ConditionSampler:
         return _without_empty(self._table, number)
 
     def _middle(self, name: str, value: float | str) -> float:
-        """Where a value of the table lies in its column, 0..1."""
+        """Rank of a table's value in its column, 0..1."""
         return self._empirical[name].middle(float(CHOICES[name].index(str(value))) if name in CHOICES else float(value))
 
 
 class _Strata:
-    """Chooses strata by their shares, and knows the weights."""
+    """Chooses strata by their shares, and computes sample weights."""
 
     def __init__(self, config: ConditionsConfig, law: Marginal) -> None:
         self.condition = config.stratify.condition
@@ -231,7 +231,7 @@ class _Strata:
                 )
 
     def choose(self, u: float) -> tuple[float, float]:
-        """From u, uniform in 0..1, the probability at which to read the quantile, and the weight."""
+        """Map u, uniform in 0..1, to the probability at which to take the quantile, and the sample weight."""
         place, below = 0, 0.0
         while place < len(self._shares) - 1 and u >= below + self._shares[place]:
             below += self._shares[place]
@@ -243,7 +243,7 @@ class _Strata:
 
 @functools.lru_cache(maxsize=64)
 def _factor(first: tuple[str, ...]) -> tuple[tuple[str, ...], np.ndarray]:
-    """Cholesky factor of the correlations with some conditions in front: the rest are drawn given these."""
+    """Cholesky factor of the correlations with the known conditions first, so that the rest are drawn given these."""
     names = (*first, *(name for name in CORRELATED if name not in first))
     matrix = np.eye(len(names))
     for (a, b), rho in CORRELATIONS.items():

@@ -1,4 +1,4 @@
-"""A table of patients (CSV or Parquet): checked row by row, read once per process, known by its content."""
+"""Read a table of patients (CSV or Parquet): checked row by row, read once per process, identified by its sha256."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from echodfkd.core.errors import ConfigError, EchoDFKDError, InputError
 from echodfkd.storage.files import read_bytes
 
 MAX_ROWS = 1_000_000
-"""Most patients of a table: a few bytes of Parquet can promise any number."""
+"""Largest number of patients: a few bytes of Parquet can promise any number."""
 
 EF_SLACK = 1.0
-"""Points of ejection fraction by which a row's three volumes numbers may disagree (rounding in published lists)."""
+"""Points of ejection fraction by which a row's EF, EDV and ESV may disagree (rounding in published lists)."""
 
 
 @dataclass(frozen=True)
 class PatientTable:
-    """Rows of a table; a column's entry is None where the cell is empty.
+    """Rows of a table; a column's entry is None if the cell is empty.
 
-    ``columns`` holds every condition that the table gives, "ef_percent" and "edv_ml" worked out from "esv_ml"
-    where it gives that instead.
+    ``columns`` holds every condition that the table gives; "ef_percent" or "edv_ml" is derived if the table gives
+    "esv_ml" instead.
     """
 
     columns: dict[str, tuple[float | str | None, ...]]
@@ -38,11 +38,11 @@ def read_patient_table(path: str, sha256: str) -> PatientTable:
 
     Args:
         path: a .csv or .parquet file, a path or an fsspec URL.
-        sha256: what its content must be; "" takes any.
+        sha256: of the expected content; "" accepts any.
 
     Raises:
-        InputError: it cannot be read, or its content is another.
-        ConfigError: a column is no condition, or a row contradicts itself or what is possible.
+        InputError: it cannot be read, or has another sha256.
+        ConfigError: a column is not a condition, or a row is inconsistent or out of range.
     """
     data = _read(path)
     found = hashlib.sha256(data).hexdigest()
@@ -94,7 +94,7 @@ def _parse(path: str, data: bytes) -> list[dict[str, Any]]:
 
 
 def _check_shape(path: str, names: list[str], num_rows: int) -> None:
-    """Refuse columns that are no conditions or come twice, no rows, or too many. Raises `ConfigError`, `InputError`."""
+    """Refuse unknown or repeated columns, no rows, or too many. Raises `ConfigError`, `InputError`."""
     allowed = (*LIMITS, *CHOICES)
     if unknown := sorted(set(names) - set(allowed)):
         raise ConfigError(f"conditions.table: {path} has a column {unknown[0]!r}, allowed are {', '.join(allowed)}")
@@ -107,7 +107,7 @@ def _check_shape(path: str, names: list[str], num_rows: int) -> None:
 
 
 def _check_row(where: str, row: dict[str, Any]) -> dict[str, float | str | None]:
-    """One row with numbers as float and the volumes completed. Raises `ConfigError`."""
+    """A row with numbers as float and EF and EDV derived. Raises `ConfigError`."""
     found: dict[str, Any] = {}
     for name, value in row.items():
         if value is None or (isinstance(value, float) and math.isnan(value)):
@@ -134,7 +134,7 @@ def _check_row(where: str, row: dict[str, Any]) -> dict[str, float | str | None]
 
 
 def _complete_volumes(where: str, found: dict[str, Any], ef: Any, edv: Any, esv: Any) -> None:
-    """Work ejection fraction or EDV out from ESV, or check that the three agree."""
+    """Derive ejection fraction or EDV from ESV, or check that the three agree."""
     found.setdefault("ef_percent", None)
     found.setdefault("edv_ml", None)
     if esv is None:
@@ -149,7 +149,7 @@ def _complete_volumes(where: str, found: dict[str, Any], ef: Any, edv: Any, esv:
     elif ef is not None:
         name, value = "edv_ml", esv / (1.0 - ef / 100.0)
     else:
-        raise ConfigError(f"{where}: esv_ml {esv:g} stands alone; give ef_percent or edv_ml beside it")
+        raise ConfigError(f"{where}: esv_ml {esv:g} needs ef_percent or edv_ml beside it")
     low, high = LIMITS[name]
     if not low <= value <= high:
         raise ConfigError(f"{where}: its volumes give {name} {value:g}, must lie in {low:g} .. {high:g}")

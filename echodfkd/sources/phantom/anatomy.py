@@ -1,11 +1,11 @@
-"""Anatomy and motion of the phantom: hearts drawn from conditions, in millimetres and seconds.
+"""Anatomy and motion of the phantom: hearts with given conditions, in millimetres and seconds.
 
-The heart's own axes: ``v`` runs from the apex of the left ventricle (0) down the long axis to the mitral annulus
+Heart coordinates: ``v`` runs from the apex of the left ventricle (0) down the long axis to the mitral annulus
 (`Motion.length`), ``u`` across it, positive towards the lateral (A4C) or anterior (A2C) wall. The left ventricle is
 two half ellipses that meet at its widest level and is cut off at the annulus. Its half width and length follow from
 the volume by the single-plane area-length rule V = 8 A^2 / (3 pi L), as given in the chamber quantification guideline
-of Lang et al. (2015). Its wall is a larger copy of the same shape: turned about the long axis, the solid between the
-two keeps its volume over the beat (`wall_thickness`).
+of Lang et al. (2015). Its wall is a larger copy of the same shape: the solid of revolution between the two keeps
+its volume over the beat (`wall_thickness`).
 
 Legend: N clips, T frames. All tensors here are float64 on the CPU.
 """
@@ -22,14 +22,14 @@ from echodfkd.core.records import Conditions
 from echodfkd.sources.phantom.draws import Draws
 
 APICAL_WALL = 0.7
-"""Thickness of the wall at the apex against the mean of both sides."""
+"""Thickness of the wall at the apex, as a share of the mean of both sides."""
 
 
 @dataclass(frozen=True)
 class Anatomy:
-    """What stays the same over a clip, each (N,): mm at end-diastole, rad, or fractions without unit.
+    """Constants of a clip, each (N,): mm at end-diastole, rad, or fractions without unit.
 
-    ``four_chamber`` is 1 in A4C and 0 in A2C. ``asymmetry`` is the surplus of the septal over the mean wall.
+    ``four_chamber`` is 1 in A4C and 0 in A2C. ``asymmetry`` is the excess of the septal over the mean wall.
     """
 
     four_chamber: torch.Tensor
@@ -57,7 +57,7 @@ class Anatomy:
 
     @property
     def lower(self) -> torch.Tensor:
-        """Lower semi-axis of the ventricle in lengths, such that the annulus has its share of the width."""
+        """Lower semi-axis in ventricle lengths, such that the annulus has its share of the width."""
         return (1.0 - self.widest) / torch.sqrt(1.0 - self.annulus**2)
 
     @property
@@ -73,7 +73,7 @@ class Timing:
 
     Isovolumic contraction ends at ``ejection_start``, ejection at ``end_systole``, isovolumic relaxation at
     ``filling_start``, rapid filling at ``filling_end``; the atrial kick lasts from ``kick_start`` to 1.
-    ``early_share`` is the share of the stroke volume that rapid filling brings back.
+    ``early_share`` is the share of the stroke volume that returns in rapid filling.
     """
 
     ejection_start: torch.Tensor
@@ -86,9 +86,9 @@ class Timing:
 
 @dataclass(frozen=True)
 class Motion:
-    """What moves, each (N, T): mL, mm, rad, or fractions 0..1.
+    """Quantities that change over a clip, each (N, T): mL, mm, rad, or fractions 0..1.
 
-    ``phase`` counts beats since an end-diastole; ``ejected`` is the share of the stroke volume that has left.
+    ``phase`` counts beats since an end-diastole; ``ejected`` is the share of the stroke volume that is ejected.
     """
 
     phase: torch.Tensor
@@ -110,10 +110,10 @@ def condition(patients: Sequence[Conditions], name: str) -> torch.Tensor:
 
 
 def draw_anatomy(patients: Sequence[Conditions], draws: Draws) -> Anatomy:
-    """Draw hearts that have these conditions.
+    """Draw hearts with these conditions.
 
-    Proportions are chosen by eye after normal apical views; walls grow with age, atria with age and with failing
-    ejection, and failing ventricles are rounder.
+    Proportions are chosen by eye from normal apical views; walls thicken with age, atria grow with age and with reduced
+    ejection fraction, and failing ventricles are rounder.
     """
     ef, age = condition(patients, "ef_percent"), condition(patients, "age_years")
     edv = condition(patients, "edv_ml")
@@ -162,7 +162,7 @@ def draw_timing(heart_rate_bpm: torch.Tensor, draws: Draws) -> Timing:
     """Timing of a beat at this heart rate.
 
     Ejection lasts 413 - 1.7 x rate ms (Weissler et al., 1968, men), both isovolumic phases and the filling waves
-    have usual resting lengths; in a fast heart diastasis vanishes first, then all phases shrink together.
+    have usual resting lengths; as the rate rises, diastasis vanishes first, then all phases shrink together.
     """
     beat = 60.0 / heart_rate_bpm
     contraction = draws.uniform("ivc_s", 0.040, 0.060)
@@ -185,9 +185,9 @@ def draw_timing(heart_rate_bpm: torch.Tensor, draws: Draws) -> Timing:
 
 
 def ejected_fraction(phase: torch.Tensor, timing: Timing) -> torch.Tensor:
-    """Share of the stroke volume outside the ventricle, (N, T): 0 at end-diastole, 1 at end-systole.
+    """Ejected share of the stroke volume, (N, T): 0 at end-diastole, 1 at end-systole.
 
-    Constant in both isovolumic phases, a smooth fall in ejection, rapid filling, diastasis (2 % of the stroke
+    Constant in both isovolumic phases, a smooth rise in ejection, then rapid filling, diastasis (2 % of the stroke
     volume), atrial kick. Continuous.
     """
     turn = torch.remainder(phase, 1.0)
@@ -204,10 +204,11 @@ def ejected_fraction(phase: torch.Tensor, timing: Timing) -> torch.Tensor:
 
 
 def wall_thickness(anatomy: Anatomy, length: torch.Tensor, half_width: torch.Tensor) -> torch.Tensor:
-    """Mean wall thickness in mm (N, T) that keeps the volume of the myocardium.
+    """Mean wall thickness in mm (N, T) at which the volume of the myocardium is constant.
 
     The outer shape has half widths a + h (1 + d) and a + h (1 - d) on its two sides (d the asymmetry) and length
-    L + `APICAL_WALL` h; both halves are turned about the long axis. Newton's method on the cubic in h.
+    L + `APICAL_WALL` h; both halves are solids of revolution about the long axis. Newton's method on the
+    cubic in h.
     """
     d2 = anatomy.asymmetry[:, None] ** 2
 
@@ -226,7 +227,7 @@ def wall_thickness(anatomy: Anatomy, length: torch.Tensor, half_width: torch.Ten
 def move(
     anatomy: Anatomy, timing: Timing, patients: Sequence[Conditions], draws: Draws, *, phase: torch.Tensor
 ) -> Motion:
-    """Let hearts beat: their motion at these phases (N, T)."""
+    """Motion of hearts at these phases (N, T)."""
     ef, edv = condition(patients, "ef_percent")[:, None], condition(patients, "edv_ml")[:, None]
     esv = condition(patients, "esv_ml")[:, None]
     ejected = ejected_fraction(phase, timing)
@@ -235,7 +236,7 @@ def move(
     length = anatomy.length[:, None] * (1.0 - shortening * ejected)
     half_width = _half_width(anatomy, volume, length)
     turn = torch.remainder(phase, 1.0)
-    step = 0.008
+    step = 0.008  # of a beat, for the slope of the filling curve
     inflow = (ejected_fraction(phase - step, timing) - ejected_fraction(phase + step, timing)) / (2.0 * step)
     filling = ((turn > timing.filling_start[:, None]) & (turn < 1.0 - step)).to(torch.float64)
     ejecting = (turn > timing.ejection_start[:, None]) & (turn < timing.end_systole[:, None])

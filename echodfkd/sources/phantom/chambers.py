@@ -1,10 +1,10 @@
-"""The phantom's chambers, walls and valves, painted as echo levels in the heart's axes, and their label map.
+"""The phantom's chambers, walls and valves, painted as echo levels in heart coordinates, and their label map.
 
-Every structure has a level (dB below the brightest echo) and is painted over what lies behind it, with an edge one
-pixel wide. Proportions are chosen by eye after normal apical views.
+Every structure has a level (dB below the brightest echo) and is painted over the structures behind it, with an edge one
+pixel wide. Proportions are chosen by eye from normal apical views.
 
-Legend: N clips, T frames, H rows, W columns. Lengths in mm, levels in dB. What stays the same over a clip is
-(N, 1, 1, 1), what moves is (N, T, 1, 1), fields are (N, T, H, W), all float32.
+Legend: N clips, T frames, H rows, W columns. Lengths in mm, levels in dB. Constants of a clip are
+(N, 1, 1, 1), moving quantities (N, T, 1, 1), fields (N, T, H, W), all float32.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ PHANTOM_CLASSES = CHAMBER_NAMES
 
 @dataclass(frozen=True)
 class Echo:
-    """How bright tissue and blood are, in dB, and what each side of the wall loses."""
+    """Levels of tissue and blood in dB, and the dropout of each side of the wall."""
 
     myocardium: torch.Tensor
     blood: torch.Tensor
     dropout: torch.Tensor
     septal_dropout: torch.Tensor
     dropout_level: torch.Tensor
-    """Where the loss lies along the ventricle, 0 at the apex and 1 at the annulus."""
+    """Position of the dropout along the ventricle, 0 at the apex and 1 at the annulus."""
     patchiness: torch.Tensor
-    """Deviation of the level from place to place."""
+    """Standard deviation of the level between places."""
     trabeculae: torch.Tensor
     """Roughness of the cavity's border in mm."""
 
@@ -47,7 +47,7 @@ def ellipse(x: torch.Tensor, y: torch.Tensor, a: torch.Tensor, b: torch.Tensor) 
 
 
 class Heart:
-    """Pixel centres of clips in the heart's axes, and the signed distances of the chambers from them.
+    """Pixel centres of clips in heart coordinates, and their signed distances from the chambers.
 
     Args:
         u: across the long axis, mm.
@@ -72,7 +72,7 @@ class Heart:
         self._place_atria()
 
     def _shell(self, septal: torch.Tensor | float, lateral: torch.Tensor | float) -> torch.Tensor:
-        """Distance to the ventricle's shape grown by a wall on each side, and by its apical share at the top."""
+        """Distance to the ventricle's shape, thickened by a wall on each side and at the apex."""
         anatomy, motion = self.anatomy, self.motion
         a = motion.half_width
         length, top = motion.length, torch.zeros_like(motion.length)
@@ -96,7 +96,7 @@ class Heart:
         )
 
     def _place_atria(self) -> None:
-        """Atria are ellipses cut off where their valve's ring is as wide as they are there; their floors stay."""
+        """Atria are ellipses cut off at the level of their valve's ring, with its width; their floors do not move."""
         anatomy, motion = self.anatomy, self.motion
         self.ring = anatomy.annulus * motion.half_width
         swell = 1.0 + 0.10 * motion.ejected
@@ -137,7 +137,7 @@ class Canvas:
         heart: the chambers.
         echo: levels, (N, 1, 1, 1).
         pixel: side of a pixel in mm, (N, 1, 1, 1).
-        background: level of what lies around the heart, (N, 1, H, W).
+        background: level around the heart, (N, 1, H, W).
         slow: a slow field of unit variance fixed to the tissue, (N, T, H, W): patches in the walls' level and
             trabeculae that roughen the cavity's border, which the tracing (the label map) leaves out.
     """
@@ -152,7 +152,7 @@ class Canvas:
         self.level = background.expand(heart.u.shape).clone()
 
     def paint_all(self) -> torch.Tensor:
-        """Paint the whole heart; returns the level."""
+        """Paint the whole heart; returns the echo level."""
         if bool(self.heart.anatomy.four_chamber.max() > 0.0):
             self._right_heart()
         self._left_atrium()
@@ -173,7 +173,7 @@ class Canvas:
         below = four - above
         self._paint(self._inside(heart.rv_distance, 4.0).mul_(above), echo.myocardium - 2.0)
         self._paint(self._inside(heart.ra_distance, 2.2).mul_(below), echo.myocardium - 4.0)
-        # Blood overlaps where two chambers meet: only leaflets divide them, and they open.
+        # The blood of two adjoining chambers overlaps: only leaflets divide them, and they open.
         self._paint(self._inside(heart.rv_distance).mul_(self._inside(heart.below_hinge, 2.0)).mul_(four), echo.blood)
         self._paint(self._inside(heart.ra_distance).mul_(below), echo.blood)
         ring = 0.46 * heart.rv_width
@@ -212,7 +212,7 @@ class Canvas:
         self._paint(self._inside(muscle).mul_(cavity).mul_(0.75), echo.myocardium - 3.0)
 
     def _mitral_valve(self) -> None:
-        """Leaflets from the annulus, the longer one on the septal side, and the bright ring they hang on."""
+        """Leaflets from the annulus, the longer one on the septal side, and the bright ring they hinge on."""
         heart, anatomy, motion, echo = self.heart, self.heart.anatomy, self.heart.motion, self.echo
         ring = heart.ring
         long, short = anatomy.leaflet * 1.12 * ring, anatomy.leaflet * 0.80 * ring
@@ -233,7 +233,7 @@ class Canvas:
     ) -> torch.Tensor:
         """Cover of two bowed leaflets that hinge at -ring and +ring and swing by ``angle`` (rad) from their plane.
 
-        Both sides are one calculation on |across|. A leaflet's end is where the other begins when it is shut.
+        Both sides are one calculation on |across|. Shut leaflets meet end to end.
         """
         anatomy = self.heart.anatomy
         reach = torch.lerp(left, right, (across > 0.0).to(across.dtype))

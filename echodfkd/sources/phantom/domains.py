@@ -1,7 +1,7 @@
-"""Scanner domains of the phantom: presets of how a machine and a hand turn the same patients into images.
+"""Scanner domains of the phantom: presets for the machine and the operator that image the same patients.
 
 A domain changes speckle, gain, sector, artefacts and motion, never the patient: clip ``i`` shows the same heart in
-every domain. Staging one domain as "real" and another as "synthetic" gives a domain gap that can be measured offline.
+every domain. With one domain as "real" and another as "synthetic" data, a domain gap can be measured offline.
 
 A range ``(low, high)`` is drawn from uniformly for each clip; those marked *quality* go from ``low`` at image quality
 1 to ``high`` at quality 0.
@@ -28,9 +28,9 @@ class ScannerDomain:
     contrast: Range = (0.35, 0.95)
     """Bend of the grey curve: 0 is linear in dB, 1 quadratic."""
     attenuation: Range = (2.0, 12.0)
-    """Loss at the bottom of the sector that the machine does not make up for."""
+    """Uncompensated loss at the bottom of the sector."""
     tgc: Range = (-2.5, 2.5)
-    """Time-gain sliders off their place: a slow curve over depth."""
+    """Error of the time-gain compensation: a slow curve over depth."""
     axial: Range = (0.5, 0.9)
     """Standard deviation of the point spread along the beam."""
     lateral: Range = (0.014, 0.024)
@@ -38,13 +38,13 @@ class ScannerDomain:
     myocardium: Range = (-14.0, -8.5)
     blood: Range = (-58.0, -48.0)
     haze: Range = (-46.0, -30.0)
-    """Level of what lies around the heart."""
+    """Level around the heart."""
     weak: Range = (0.0, 5.0)
-    """What walls lose in a patient who is hard to image, *quality*."""
+    """Loss of the walls in a patient who is hard to image, *quality*."""
     patches: Range = (3.0, 8.0)
-    """Strength of the slow patches in what lies around the heart."""
+    """Strength of the slow patches around the heart."""
     patchiness: Range = (1.5, 4.0)
-    """Deviation of the echo level within walls."""
+    """Standard deviation of the echo level within walls."""
     noise: Range = (-67.0, -46.0)
     """Noise floor, *quality*."""
     clutter: Range = (-24.0, -8.0)
@@ -62,12 +62,12 @@ class ScannerDomain:
     """Apex off the middle beam."""
     foreshortening: Range = (0.92, 1.0)
     rotation: Range = (0.96, 1.04)
-    """Change of width where the plane is turned about the long axis."""
+    """Change of width as the plane is rotated about the long axis."""
     breathing: Range = (0.0, 2.5)
     shake: Range = (0.0, 0.3)
     """Unsteadiness of the hand."""
     rocking: Range = (-3.0, 3.0)
-    """Turn of the heart between end-diastole and end-systole."""
+    """Rotation of the heart between end-diastole and end-systole."""
     ecg: float = 0.12
     """Share of clips with an ECG trace."""
     text: float = 0.12

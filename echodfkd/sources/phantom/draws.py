@@ -1,7 +1,7 @@
 """Random numbers of the phantom: each a hash of the clip's key and a name or a counter, never of a shared stream.
 
-A clip is therefore the same alone and in a batch, and a new parameter does not change the others. Python integers
-serve the few numbers of a clip; the noise fields are hashed by torch, on whatever device renders.
+A clip is therefore the same in any batch, and a new parameter does not change the others. The few numbers of a clip
+are hashed as Python integers, the noise fields by torch on the device that renders.
 
 Legend: N clips, T frames, H rows, W columns, R and C rows and columns of a texture.
 """

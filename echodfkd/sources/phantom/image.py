@@ -1,9 +1,9 @@
-"""How the phantom's heart looks through a probe: from echo levels to grey values.
+"""Ultrasound image formation of the phantom: from echo levels to grey values.
 
 The received power of a pixel is  P = 10^(level / 10) |s|^2 + noise + clutter  with ``s`` a complex Gaussian field
 (fully developed speckle: its amplitude |s| is Rayleigh distributed, Goodman 2007). The field is a texture in polar
-coordinates around the probe, read at the place where each pixel's tissue lies at end-diastole: it moves with the
-tissue, and its grains widen with depth as beams do. Electronic noise has an exponentially distributed power, new in
+coordinates around the probe, sampled at the end-diastolic position of each pixel's tissue: it moves with the tissue,
+and its grains widen with depth as beams do. Electronic noise has an exponentially distributed power, new in
 each frame. Log compression comes last: grey = (10 log10 P + gain) / dynamic range + 1, bent and clipped.
 
 Legend: N clips, T frames, H rows, W columns. Lengths in mm, levels in dB, angles in rad. Optics are (N, 1, 1, 1).
@@ -23,13 +23,13 @@ from echodfkd.sources.phantom.view import Optics, Pose
 
 _NEPER = math.log(10.0) / 10.0
 TEXELS_PER_SIGMA = 1.5
-"""Fineness of the speckle texture against its point spread."""
+"""Texels of the speckle texture per standard deviation of its point spread."""
 _LATERAL_TEXELS = 224
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Pixel centres against the probe: x (N, 1, 1, W) and y (N, 1, H, 1) in mm, and the pixel's side (N, 1, 1, 1)."""
+    """Pixel centres from the probe: x (N, 1, 1, W) and y (N, 1, H, 1) in mm, and the pixel's side (N, 1, 1, 1)."""
 
     x: torch.Tensor
     y: torch.Tensor
@@ -39,12 +39,12 @@ class Grid:
 
 @dataclass(frozen=True)
 class Still:
-    """What does not move in a clip, (N, 1, H, W).
+    """Fields that are the same in all frames of a clip, (N, 1, H, W).
 
-    ``tissue`` is what the beam adds to tissue in dB, ``floor`` the factor of the noise's power, ``clutter`` the
-    power of reverberation, ``haze`` the level of what lies around the heart, ``sector`` the share of each pixel in
-    the sector, ``width`` how much the beam's width smears levels (0..1), ``words`` int32 counters of the noise.
-    ``texture`` (N, 3, R, C) is what is fixed to the tissue.
+    ``tissue`` is the gain of the beam on tissue in dB, ``floor`` the factor of the noise's power, ``clutter`` the
+    power of reverberation, ``haze`` the level around the heart, ``sector`` the share of each pixel in the sector,
+    ``width`` the amount of smearing by the beam's width (0..1), ``words`` int32 counters of the noise.
+    ``texture`` (N, 3, R, C) moves with the tissue.
     """
 
     tissue: torch.Tensor
@@ -67,7 +67,7 @@ def pixel_grid(optics: Optics, size: int) -> Grid:
 
 
 def heart_axes(grid: Grid, pose: Pose) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pixel centres in the heart's axes u and v, each (N, T, H, W)."""
+    """Pixel centres in heart coordinates u and v, each (N, T, H, W)."""
     x, y = grid.x - pose.apex_x, grid.y - pose.apex_y
     u = (x * (pose.cos * pose.stretch_u)) - (y * (pose.sin * pose.stretch_u))
     v = (x * (pose.sin * pose.stretch_v)) + (y * (pose.cos * pose.stretch_v))
@@ -75,20 +75,24 @@ def heart_axes(grid: Grid, pose: Pose) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def prepare_still(grid: Grid, optics: Optics, counters: dict[str, torch.Tensor]) -> Still:
-    """Everything about a clip that is the same in all frames; ``counters`` as from `Draws.counters`."""
+    """Compute the fields that are the same in all frames; ``counters`` as from `Draws.counters`."""
     radius = torch.sqrt(grid.x * grid.x + grid.y * grid.y)
     depth = radius / optics.depth
     angle = torch.atan2(grid.x, grid.y.clamp(min=1e-3))
+    # Time-gain compensation is off by a slow wave over depth; it acts on noise too, attenuation and shadows do not.
     tgc = optics.tgc * torch.sin(5.0 * depth + optics.tgc_phase)
     tissue = tgc - optics.attenuation * depth
     for level, centre in ((optics.shadow_1, optics.shadow_angle_1), (optics.shadow_2, optics.shadow_angle_2)):
         tissue = tissue - level * torch.exp(-(((angle - centre) / optics.shadow_width) ** 2))
     texture = _tissue_texture(counters, grid.size)
     patches = F.interpolate(gaussian_texture(counters["patches"], 12, 12, 1.2), size=(grid.size,) * 2, mode="bicubic")
+    # Clutter is speckle of its own, fixed to the probe: the tissue's texture mirrored, bounded against single spikes.
     reverberation = _power(_read_polar(texture.flip(2, 3), grid.x, grid.y, optics, grid)).clamp_(max=4.0)
+    # Distance outside the sector in mm: its sides, its bottom, and 3 mm of dead zone at the probe.
     outside = torch.abs(grid.x) * torch.cos(optics.half_angle) - grid.y * torch.sin(optics.half_angle)
     outside = torch.maximum(torch.maximum(outside, radius - optics.depth), 3.0 - radius)
     pixels = grid.size * grid.size
+    # One counter per pixel; a frame's number is added later, so that noise is independent of how frames are batched.
     place = torch.arange(pixels, dtype=torch.int32, device=radius.device) * 0x1E3779B1
     words = scramble(place + counters["noise"][:, None])
     return Still(
@@ -106,12 +110,12 @@ def prepare_still(grid: Grid, optics: Optics, counters: dict[str, torch.Tensor])
 def tissue_texture(
     heart: Heart, grid: Grid, optics: Optics, texture: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What is fixed to the tissue of each pixel, two fields (N, T, H, W).
+    """Sample the texture at each pixel's tissue: two fields (N, T, H, W).
 
     The first is |s|^2: exponentially distributed, with a mean of about 0.9 (1 at the texels, less between them).
-    The second is a slow Gaussian field of about unit variance, for the patchiness of walls. Tissue is followed back
-    to end-diastole: across by the ratio of widths up to the outer wall and along by that of lengths; torsion shears
-    it.
+    The second is a slow Gaussian field of about unit variance, for the patchiness of walls. Tissue is traced back
+    to end-diastole: across by the ratio of widths up to the outer wall and along by that of lengths, plus a shear from
+    torsion.
     """
     anatomy, motion = heart.anatomy, heart.motion
     reach = heart.face
@@ -128,11 +132,11 @@ def compress(
     """Grey 0..1 (N, T, H, W) of echo levels in dB and speckle power, with noise, clutter and log compression.
 
     Args:
-        level: dB (N, T, H, W); used up.
+        level: dB (N, T, H, W); overwritten.
         speckle: power with mean 1 (N, T, H, W).
-        still: what does not move.
+        still: fields of all frames.
         optics: machine settings.
-        frame_numbers: int32 (T,) of the frames in their clip, from which their noise follows.
+        frame_numbers: int32 (T,) of the frames in their clip; they seed the noise.
     """
     power = _beam_width(level, still.width).add_(still.tissue).mul_(_NEPER).exp_().mul_(speckle)
     words = scramble(still.words + frame_numbers.view(1, -1, 1, 1) * 0x2545F491)
@@ -140,7 +144,8 @@ def compress(
     power.addcmul_(noise, still.floor).add_(still.clutter)
     grey = power.log_().mul_(1.0 / _NEPER / optics.dynamic_range).add_(1.0 + optics.gain / optics.dynamic_range)
     grey.clamp_(0.0, 1.0)
-    grey.mul_((grey - 1.0).mul_(optics.contrast).add_(1.0))
+    grey.mul_((grey - 1.0).mul_(optics.contrast).add_(1.0))  # 0 and 1 stay, middle greys darken
+    # Machines interpolate between beams: a light blur across, which also correlates the noise of neighbours.
     blurred = grey.mul(0.5)
     blurred[..., 1:].add_(grey[..., :-1], alpha=0.25)
     blurred[..., :-1].add_(grey[..., 1:], alpha=0.25)
@@ -148,7 +153,7 @@ def compress(
 
 
 def _beam_width(level: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-    """Levels smeared over five columns to this share, which grows with depth as the beam widens."""
+    """Blend levels with their blur over five columns; the share grows with depth as the beam widens."""
     blurred = level * (3.0 / 9.0)
     for offset, weight in ((1, 2.0 / 9.0), (2, 1.0 / 9.0)):
         blurred[..., offset:].add_(level[..., :-offset], alpha=weight)
@@ -171,7 +176,7 @@ def _power(field: torch.Tensor) -> torch.Tensor:
 
 
 def _read_polar(texture: torch.Tensor, x: torch.Tensor, y: torch.Tensor, optics: Optics, grid: Grid) -> torch.Tensor:
-    """A texture at points against the probe, bilinear, mirrored beyond its border: (N, channels, T, H, W).
+    """Sample a texture at points relative to the probe, bilinear, mirrored at its border: (N, channels, T, H, W).
 
     A pixel's own footprint (half a pixel) widens the point spread. Rows are texels along the beam, columns across.
     """

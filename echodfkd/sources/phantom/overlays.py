@@ -1,4 +1,4 @@
-"""What a machine draws over its images, and what a lossy codec does to them: ECG trace, text, 8 x 8 blocks.
+"""Overlays of a machine and artefacts of a lossy codec: ECG trace, text, 8 x 8 blocks.
 
 Legend: N clips, T frames, H rows, W columns.
 """
@@ -78,7 +78,7 @@ def draw_ecg(grey: torch.Tensor, phase: torch.Tensor, level: torch.Tensor) -> No
     Args:
         grey: 0..1 (N, T, H, W).
         phase: (N, T, 1, 1), beats since an R peak.
-        level: brightness (N, 1, 1, 1), 0 where a clip has no trace.
+        level: brightness (N, 1, 1, 1), 0 for a clip without a trace.
     """
     H, W = grey.shape[2:]
     band = max(6, round(0.14 * H))

@@ -1,7 +1,7 @@
 """Patients in, videos and truth out: the phantom's renderer, batched torch on a CPU or a GPU.
 
-On a CPU clips are rendered one by one and a few frames at a time, so that what an operation reads still lies in the
-cache; the result then depends on nothing but the clip. On a GPU many clips go through each operation at once.
+On a CPU clips are rendered one by one and a few frames at a time, so that the data of an operation stay in the cache;
+the result then depends only on the clip. On a GPU each operation processes many clips at once.
 
 Legend: N clips, T frames, H = W = size, K landmarks.
 """
@@ -34,9 +34,9 @@ _COUNTERS = ("speckle", "slow", "patches", "noise")
 class Patient:
     """One clip to render.
 
-    ``conditions`` must be filled: EF, EDV, ESV, heart rate, age, view, image quality. ``key`` (64 bits) decides all
-    else about the patient, the probe and the noise (`phantom_draws.clip_key`). The clip starts ``start_phase`` beats
-    after an end-diastole, or, where None, anywhere in a beat.
+    ``conditions`` must be filled: EF, EDV, ESV, heart rate, age, view, image quality. ``key`` (64 bits) decides
+    everything else about the patient, the probe and the noise (`draws.clip_key`). The clip starts ``start_phase`` beats
+    after an end-diastole, or anywhere in a beat if it is None.
 
     Example: ``Patient(conditions, clip_key(0, "clip", 17), fps=50.0)``.
     """
@@ -49,10 +49,10 @@ class Patient:
 
 @dataclass(frozen=True)
 class RenderedClips:
-    """Clips and all that is true of them.
+    """Rendered clips and their truth.
 
     ``video`` and ``labels`` are uint8 (N, T, H, W) on the renderer's device, labels into `PHANTOM_CLASSES`
-    (``video`` is None where only labels were asked for). float64 (N, T) on the CPU: ``phase`` (beats since an
+    (``video`` is None if only labels were requested). float64 (N, T) on the CPU: ``phase`` (beats since an
     end-diastole), ``volume_ml``, ``length_mm`` (long axis), ``mitral_open`` 0..1 and ``aortic_open`` 0 or 1.
     ``landmarks_px`` (N, T, K, 2) are columns and rows in pixels, the first pixel's centre at 0. ``end_systole`` (N,)
     is its phase, ``spacing_mm`` (N,) the side of a pixel.
@@ -74,7 +74,7 @@ class RenderedClips:
 
 @dataclass(frozen=True)
 class Scene:
-    """All numbers of a batch of clips before any pixel: float64 on the CPU."""
+    """All parameters of a batch of clips, float64 on the CPU."""
 
     anatomy: Anatomy
     timing: Timing
@@ -85,7 +85,7 @@ class Scene:
 
 
 class PhantomRenderer:
-    """Renders patients as one scanner sees them.
+    """Renders patients as imaged by one scanner.
 
     Args:
         device: where pixels are computed, e.g. "cpu" or "cuda".
@@ -105,10 +105,10 @@ class PhantomRenderer:
         """Render ``num_frames`` frames of each patient.
 
         Args:
-            patients: one or more; each clip is the same alone and in any batch (on a CPU, bit for bit).
+            patients: one or more; a clip is the same in any batch (on a CPU, bit for bit).
             num_frames: T.
-            perturbed: False leaves out what a hand does to the view (tilt, off-axis, foreshortening, rotation,
-                breathing, shake, rocking): the long axis stands upright at its true length.
+            perturbed: False leaves out all deviations of the view (tilt, off-axis, foreshortening, rotation,
+                breathing, shake, rocking): the long axis is upright at its true length.
             labels_only: True computes no video.
         """
         clips = 1 if self.device.type == "cpu" else max(1, _GPU_PIXELS // (num_frames * self.size**2))
@@ -154,11 +154,11 @@ class PhantomRenderer:
 
 
 class Stage:
-    """A scene on a device, float32: all that its pixels are computed from.
+    """A scene on a device, float32, from which its pixels are computed.
 
     Args:
         patients: the patients of the scene.
-        scene: their numbers.
+        scene: their parameters.
         device: where pixels are computed.
         size: H = W of a frame in pixels.
     """

@@ -1,4 +1,4 @@
-"""What is true of a phantom clip beside its label map: landmark points and the frames of its events.
+"""Truth of a phantom clip beside its label map: landmark points and the frames of its events.
 
 Legend: N clips, T frames, K landmarks.
 """
@@ -19,8 +19,8 @@ def find_events(
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """End-diastolic and end-systolic frames of one clip: largest and smallest volume near each event it holds.
 
-    Volumes stand still in the isovolumic phases; among equals the frame nearest to the event counts, which is
-    mitral closure (the R peak) for ED and aortic closure for ES.
+    Volumes are constant in the isovolumic phases; of equal ones the frame nearest to the event is taken: mitral closure
+    (the R peak) for ED, aortic closure for ES.
 
     Args:
         phase: (T,), beats since an end-diastole.
@@ -28,7 +28,7 @@ def find_events(
         end_systole: its phase.
 
     Returns:
-        Frame numbers of ED and of ES, ascending; empty where the clip holds no such event.
+        Frame numbers of ED and of ES, ascending; empty if the clip holds no such event.
     """
     found: tuple[list[int], list[int]] = ([], [])
     phases, volumes = phase.tolist(), volume_ml.tolist()

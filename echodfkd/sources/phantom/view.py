@@ -88,7 +88,7 @@ class _ScannerDraws:
 def draw_optics(
     domain: ScannerDomain, patients: Sequence[Conditions], anatomy: Anatomy, draws: Draws
 ) -> tuple[Optics, Echo]:
-    """Draw probe and machine so that the whole left ventricle of these hearts is in the sector."""
+    """Draw probe and machine settings such that the whole left ventricle is in the sector."""
     scanner = _ScannerDraws(domain, patients, draws)
     # Larger hearts lie further from the probe, and the sector ends near the floor of the left atrium.
     apex_y = draws.uniform("apex_y", 13.0, 20.0) * (anatomy.length / 79.0)

@@ -1,8 +1,8 @@
-"""Tracings of several readers of one frame, as EchoDFKD's authors publish them for EchoNet-Dynamic.
+"""Read several readers' tracings of a frame, as EchoDFKD's authors publish them for EchoNet-Dynamic.
 
 One file per reader, ``NAME.diastol.label0.npy`` or ``NAME.systol.label1.npy``: an array (n, 4) like a frame's rows of
 VolumeTracings.csv (`echodfkd.sources.video.tracing`), with 21 rows in most files and fewer in some. The file does not
-name its frame: it is that of the phase in VolumeTracings.csv.
+name its frame, which is that of the phase in VolumeTracings.csv.
 
 Legend: A annotators, H rows, W columns.
 """
@@ -59,7 +59,7 @@ class AnnotationFolder:
             width: W.
 
         Raises:
-            ClipError: a file is no tracing.
+            ClipError: a file is not a tracing.
         """
         found = [self._read(file) for _, file in sorted(self._files.get((name, phase), []))]
         masks = [tracing_to_mask(rows, height, width) for rows in found]

@@ -1,4 +1,4 @@
-"""numpy's own files (.npy), read without trust: numbers alone, nothing unpickled, sizes checked first."""
+"""Read .npy files without trust: only numbers, nothing unpickled, sizes checked first."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def parse_npy(data: bytes) -> np.ndarray:
     """The array of a .npy file.
 
     Raises:
-        ValueError: it is no such file, holds anything but numbers, or has another length than its shape needs.
+        ValueError: it is not a .npy file, holds anything but numbers, or its length does not fit its shape.
     """
     source = io.BytesIO(data)
     version = np.lib.format.read_magic(source)

@@ -1,7 +1,7 @@
-"""Clips varied on the fly: geometry without flips, gain, gamma, multiplicative speckle, crop and cone.
+"""Augment clips on the fly: geometry without flips, gain, gamma, multiplicative speckle, crop and cone.
 
-Every draw is a hash of (seed, clip index, epoch) and a name, never of a shared stream, so that a clip is varied alike
-on any worker, in any order and after any restart. There are no flips: the left ventricle has a side.
+Every draw is a hash of (seed, clip index, epoch) and a name, not taken from a shared stream, so that a clip gets the
+same augmentation on any worker, in any order and after any restart. There are no flips: the heart is not symmetric.
 
 Legend: T frames, C classes, H rows, W columns.
 """
@@ -31,14 +31,14 @@ def augment_clip(
     index: int,
     epoch: int,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """One clip and its soft masks, varied alike.
+    """Augment a clip and its soft masks alike.
 
     Grey levels first (gamma, gain, speckle), then one bilinear resampling for all of the geometry, then the cone.
-    What comes from outside of the frame is black, and of probability 0. Strengths of 0 leave every bit as it is.
+    Pixels from outside the frame are black, with probability 0. Strengths of 0 leave every bit as it is.
 
     Args:
         video_THW: uint8.
-        prob_TCHW: float32 probabilities, or None where there are none yet.
+        prob_TCHW: float32 probabilities, or None if there are none yet.
         options: strengths.
         seed: of the run.
         index: of the clip.
@@ -88,9 +88,9 @@ def _grey_levels(video_THW: np.ndarray, options: AugmentConfig, draw: _Draws) ->
 
 
 def _output_to_input(options: AugmentConfig, draw: _Draws, size: tuple[int, int]) -> np.ndarray:
-    """(2, 3): where a pixel of the result comes from, both as (row, column) from the frame's centre.
+    """(2, 3): affine map from a pixel of the result to the input, both as (row, column) from the frame's centre.
 
-    The frame is turned by the angle (counter-clockwise to the eye), enlarged and shifted; then the crop is cut out.
+    The frame is rotated by the angle (counter-clockwise on screen), enlarged and shifted; then the crop is cut out.
     """
     angle = math.radians(draw.uniform("rotate", -options.rotate_deg, options.rotate_deg))
     zoom = draw.uniform("scale", 1 - options.scale, 1 + options.scale)
@@ -103,7 +103,7 @@ def _output_to_input(options: AugmentConfig, draw: _Draws, size: tuple[int, int]
 
 
 def _grid(matrix: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
-    """float32 (1, H, W, 2) for `grid_sample`: (x, y), where -1 and 1 are the frame's edges."""
+    """float32 (1, H, W, 2) for `grid_sample`: (x, y), with the frame's edges at -1 and 1."""
     H, W = size
     rows, columns = np.mgrid[:H, :W]
     centred = np.stack([rows + 0.5 - H / 2, columns + 0.5 - W / 2, np.ones((H, W))])

@@ -4,11 +4,11 @@ Leclerc et al., "Deep Learning for Segmentation Using an Open Large-Scale Datase
 2019. Two layouts are in use, PATIENT being ``patient0001`` and so on, VIEW ``2CH`` or ``4CH``:
 
 * NIfTI: ``PATIENT/PATIENT_VIEW_half_sequence.nii.gz``, ``..._half_sequence_gt.nii.gz`` (labels of every frame), and
-  ED and ES alone as ``PATIENT_VIEW_{ED,ES}[_gt].nii.gz``;
+  single ED and ES frames as ``PATIENT_VIEW_{ED,ES}[_gt].nii.gz``;
 * MetaImage: ``PATIENT/PATIENT_VIEW_sequence.mhd`` and ``PATIENT_VIEW_{ED,ES}[_gt].mhd``, pixels in ``.raw``/``.zraw``.
 
-``Info_VIEW.cfg`` beside them has ``key: value`` lines: ED and ES (frames counted from 1), FrameRate (NIfTI layout
-alone), Sex, Age, ImageQuality, EF or LVef, LVedv, LVesv. Patients may lie in a folder ``database_nifti``, and lists of
+``Info_VIEW.cfg`` beside them has ``key: value`` lines: ED and ES (frames counted from 1), FrameRate (only in the NIfTI
+layout), Sex, Age, ImageQuality, EF or LVef, LVedv, LVesv. Patients may lie in a folder ``database_nifti``, and lists of
 them in ``database_split/subgroup_{training,validation,testing}.txt``.
 """
 
@@ -28,11 +28,11 @@ from echodfkd.storage.files import read_inside
 from echodfkd.storage.object_store import open_filesystem
 
 VIEWS = {"2CH": "A2C", "4CH": "A4C"}
-"""CAMUS's names of its views, and ours."""
+"""CAMUS's name of a view to `Conditions.view`."""
 CAMUS_CLASSES = ("background", "LV", "myocardium", "LA")
 SPLITS = {"TRAIN": "training", "VAL": "validation", "TEST": "testing"}
 QUALITY = {"good": 5 / 6, "medium": 1 / 2, "poor": 1 / 6}
-"""Middles of thirds of our scale, 0 (barely readable) .. 1 (textbook). Chosen."""
+"""CAMUS's grades on our scale, 0 (barely readable) .. 1 (textbook): the middles of its thirds. Chosen."""
 MAX_FILE_BYTES = 1 << 28
 _EXPECTED = "expected a folder with patient0001, patient0002 ... or database_nifti"
 
@@ -42,8 +42,8 @@ class CamusRecording:
     """One view of one patient.
 
     ``video`` uint8 (T, H, W); ``labels`` uint8 (T, H, W) into `CAMUS_CLASSES`, `TRUTH_UNKNOWN` in frames without
-    labels; ``spacing_mm`` height and width of a pixel; ``fps`` None where the layout has none; ``ed_frame`` and
-    ``es_frame`` as its readers chose them, counted from 0.
+    labels; ``spacing_mm`` height and width of a pixel; ``fps`` None if the layout has none; ``ed_frame`` and
+    ``es_frame`` as chosen by its readers, counted from 0.
     """
 
     video: np.ndarray
@@ -59,7 +59,7 @@ def list_patients(root: str, split: str) -> list[str]:
     """Names of the patients of a split (TRAIN, VAL, TEST) or of all (ALL), in order.
 
     Raises:
-        InputError: no such folder, no patients in it, no such split or no list of it, or a list of others.
+        InputError: no such folder, no patients in it, no such split, or its list is missing or names unknown patients.
     """
     fs, base = _patients_folder(root)
     found = sorted(str(path).rstrip("/").rsplit("/", 1)[-1] for path in fs.ls(base, detail=False))
@@ -84,7 +84,7 @@ def list_patients(root: str, split: str) -> list[str]:
 
 
 def read_recording(root: str, patient: str, view: str) -> CamusRecording:
-    """One view of one patient; where there is no sequence, ED and ES alone.
+    """Read one view of one patient; only ED and ES if there is no sequence.
 
     Raises:
         InputError: nibabel is needed and not installed.
@@ -132,7 +132,7 @@ class _Folder:
         return {key.strip(): value.strip() for key, _, value in pairs}
 
     def volume(self, what: str) -> Volume | None:
-        """The frames of a file, in whichever format it is there; None where it is not."""
+        """The frames of a file in either format; None if there is no such file."""
         stem = f"{self.name}_{what}"
         for ending in (".nii.gz", ".nii"):
             data = self._read(stem + ending, MAX_FILE_BYTES)

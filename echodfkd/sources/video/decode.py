@@ -2,12 +2,12 @@
 
 Legend: T frames, H rows, W columns.
 
-Every decoder tried (PyAV, OpenCV, decord) ends a truncated AVI early without a word, so the number of
-decoded frames is held against the header and, where the caller knows it, against the data set's list.
+Every decoder tried (PyAV, OpenCV, decord) ends a truncated AVI early without an error, so the number of
+decoded frames is compared with the header and, if the caller knows it, with the data set's list.
 
-A file that calls itself a video is not trusted: FFmpeg knows formats that are lists of other files and addresses,
-and opens those; and hundreds of decoders, few of which see data of others often. Only the formats and codecs named
-here are tried, and no frame is allocated that is larger than `MAX_FRAME_PIXELS`.
+Files are not trusted: some of FFmpeg's formats are lists of other files and addresses, which it opens, and most of its
+hundreds of decoders are rarely tested on hostile data. Only the formats and codecs named here are tried, and no frame
+larger than `MAX_FRAME_PIXELS` is allocated.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ import numpy as np
 from echodfkd.core.errors import ClipError
 
 FORMATS = ("avi", "mov", "mp4", "m4a", "3gp", "3g2", "mj2")
-"""FFmpeg's names of the AVI and the MP4 reader: the second answers to all names after the first."""
+"""FFmpeg's names of its AVI reader (the first) and of its MP4 reader (all others)."""
 CODECS = ("mjpeg", "mpeg4", "h264", "rawvideo", "ffv1")
 INTRA_CODECS = ("mjpeg", "rawvideo")
-"""Codecs whose packets hold a frame each that needs no other: those of other windows can be skipped."""
+"""Codecs with one independent frame per packet: packets outside the window can be skipped."""
 MAX_FRAME_PIXELS = 1 << 22
 """Largest frame, 2048 x 2048: machines write up to 1920 x 1080."""
 MAX_VIDEO_BYTES = 1 << 29
@@ -38,8 +38,8 @@ MAX_VIDEO_BYTES = 1 << 29
 class DecodedVideo:
     """One decoded file.
 
-    ``video`` uint8 (T, H, W), grey 0..255 full range. ``fps`` is the header's frame rate, 0.0 where it has
-    none. ``header_frames`` is the header's frame count, None where it has none.
+    ``video`` uint8 (T, H, W), grey 0..255 full range. ``fps`` is the header's frame rate, 0.0 if it has
+    none. ``header_frames`` is the header's frame count, None if it has none.
     """
 
     video: np.ndarray
@@ -48,7 +48,7 @@ class DecodedVideo:
 
 
 Window = Callable[[int, float], tuple[int, int]]
-"""Number of frames, the header's rate (0.0: none) -> the first frame that is wanted, and the one after the last."""
+"""Number of frames, the header's rate (0.0: none) -> the first frame to decode, and the one after the last."""
 
 
 def decode_video(
@@ -65,11 +65,11 @@ def decode_video(
         expected_frames: frames that the data set's list promises, or None. More frames than that are
             accepted: published synthetic lists hold counts that are too small, but a file cut short
             always has fewer.
-        window: frames that are wanted. Where the codec is one of `INTRA_CODECS`, all others but the last are left
-            black, and damage in them is not seen; the last is decoded because a file that was cut short ends in it.
+        window: frames to decode. If the codec is one of `INTRA_CODECS`, the others are left black and damage in them
+            is not detected, except for the last one: a truncated file ends in it.
 
     Raises:
-        ClipError: what ``window`` raises, or not a video, another codec, no frames, unreadable, frames of several
+        ClipError: as raised by ``window``, or not a video, another codec, no frames, unreadable, frames of several
             sizes, fewer frames than the header or ``expected_frames`` says, or larger than `MAX_FRAME_PIXELS` or
             `MAX_VIDEO_BYTES`.
     """
@@ -99,7 +99,7 @@ def open_video(data: bytes, *, name: str) -> Iterator[tuple[Any, Any]]:
     """Open a video file from memory: PyAV's container and its first video stream, set to one thread.
 
     Raises:
-        ClipError: not an AVI or MP4 file of one of `CODECS`, or the block meets a fault of FFmpeg.
+        ClipError: not an AVI or MP4 file of one of `CODECS`, or FFmpeg fails in the block.
     """
     import av
 
@@ -121,15 +121,15 @@ def open_video(data: bytes, *, name: str) -> Iterator[tuple[Any, Any]]:
             yield container, stream
     except (av.FFmpegError, OverflowError, MemoryError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        if isinstance(error, av.error.ArgumentError):  # what FFmpeg answers for a format that is not allowed
+        if isinstance(error, av.error.ArgumentError):  # FFmpeg's answer to a format that is not allowed
             reason = "neither an AVI nor an MP4 file"
         raise ClipError(f"{name} is not a readable video ({len(data)} bytes): {reason}") from error
 
 
 def _decode_frames(decoded: Iterable[Any], name: str, places: Sequence[int] = ()) -> tuple[list[np.ndarray], str]:
-    """All grey frames up to the first fault, and that fault's reason ("" where there is none).
+    """All grey frames up to the first fault, and that fault's reason ("" if there is none).
 
-    ``places``: of the frames in the file, where some are left out.
+    ``places`` are the numbers of the frames in the file if some are skipped.
     """
     import av
     from av.video.reformatter import VideoReformatter

@@ -1,9 +1,9 @@
-"""Read an ultrasound cine from a DICOM file: pixels, rate and scale come out, and nothing that names a patient.
+"""Read an ultrasound cine from a DICOM file: pixels, rate and scale, without the patient's identity.
 
 Legend: T frames, H rows, W columns, C colour channels.
 
-What identifies a patient is dropped here, at decode: only the elements of `_ELEMENTS` are read from the file, only
-numbers leave it, and no sentence or log line holds a value of the file or its name. Element names and units are those
+Identifying data are dropped at decode: only the elements of `_ELEMENTS` are read from the file, only
+numbers are returned, and no error or log line holds a value of the file or its name. Element names and units are those
 of DICOM PS3.3 (ultrasound region calibration: C.8.5.5; cine: C.7.6.5).
 """
 
@@ -26,7 +26,7 @@ from echodfkd.core.errors import ClipError, InputError
 from echodfkd.sources.video.decode import MAX_FRAME_PIXELS, MAX_VIDEO_BYTES
 
 MIN_SALT = 16
-"""Characters of a salt: identifiers are guessable, the salt must not be."""
+"""Least number of characters of a salt: identifiers are guessable, the salt must not be."""
 
 _ELEMENTS = (
     "SOPInstanceUID",
@@ -60,10 +60,10 @@ class DicomCine:
     """One cine.
 
     ``clip_id`` is ``dicom-`` and 16 hex digits of a salted hash of the SOP instance UID: the same file and salt give
-    the same id, and without the salt nobody gets back. ``video`` is uint8 (T, H, W), grey. ``fps`` is 0.0 where the
-    file has none. ``spacing_mm`` is the side of a square pixel in millimetres, or None. ``may_show_text`` warns: the
-    file says that annotations are burned into the pixels, or it says nothing and no ultrasound region tells what to
-    blacken. Pixels outside of the regions are 0 wherever there are regions.
+    the same id, and it cannot be reversed without the salt. ``video`` is uint8 (T, H, W), grey. ``fps`` is 0.0 if the
+    file has none. ``spacing_mm`` is the side of a square pixel in millimetres, or None. ``may_show_text`` is
+    true if the file says that annotations are burned into the pixels, or says nothing and has no ultrasound regions.
+    Pixels outside the regions are 0 if there are regions.
     """
 
     clip_id: str
@@ -76,13 +76,13 @@ class DicomCine:
 def read_dicom(data: bytes, *, salt: str, name: str = "a DICOM file") -> DicomCine:
     """Read a multi-frame ultrasound file.
 
-    Grey frames of up to 16 bits are scaled to 0..255 by their stored bits (MONOCHROME1 is inverted); of colour the
-    luma of ITU-R BT.601 is taken. The rate is that of FrameTime, else CineRate, else RecommendedDisplayFrameRate.
+    Grey frames of up to 16 bits are scaled to 0..255 by their stored bits (MONOCHROME1 is inverted); colour is
+    reduced to the luma of ITU-R BT.601. The rate is that of FrameTime, else CineRate, else RecommendedDisplayFrameRate.
 
     Args:
         data: the file's content.
         salt: a secret of at least `MIN_SALT` characters, the same for all files of a data set.
-        name: what errors call the file; the default says nothing, as file names can hold patients' names.
+        name: of the file in errors; the default is neutral, as file names can hold patients' names.
 
     Raises:
         InputError: the salt is too short, or pydicom is not installed.
@@ -107,13 +107,13 @@ def read_dicom(data: bytes, *, salt: str, name: str = "a DICOM file") -> DicomCi
             for region in regions:
                 inside[region.rows, region.columns] = True
             video[:, ~inside] = 0
-        said = str(_value(dataset, "BurnedInAnnotation") or "").upper()
+        burned_in = str(_value(dataset, "BurnedInAnnotation") or "").upper()
         return DicomCine(
             clip_id=_pseudonym(dataset, data, salt),
             video=video,
             fps=_frame_rate(dataset),
             spacing_mm=max(regions, key=lambda region: region.area).spacing_mm if regions else None,
-            may_show_text=said == "YES" or (said != "NO" and not regions),
+            may_show_text=burned_in == "YES" or (burned_in != "NO" and not regions),
         )
 
 
@@ -131,7 +131,7 @@ class _Region:
 
 
 def _read_elements(data: bytes, name: str) -> tuple[Any, Any]:
-    """The elements that are used, and the transfer syntax's UID."""
+    """The elements in `_ELEMENTS`, and the transfer syntax's UID."""
     try:
         import pydicom
     except ImportError as error:
@@ -142,7 +142,7 @@ def _read_elements(data: bytes, name: str) -> tuple[Any, Any]:
         dataset = pydicom.dcmread(io.BytesIO(data), specific_tags=list(_ELEMENTS))
         syntax = dataset.file_meta.TransferSyntaxUID
         syntax.name  # noqa: B018 a UID of another type fails here, not later
-    except Exception as error:  # what a damaged file makes pydicom raise is not documented, and may quote the file
+    except Exception as error:  # pydicom's errors on damaged files are not documented, and may quote the file
         raise ClipError(f"{name} is not a readable DICOM file ({type(error).__name__})") from None
     return dataset, syntax
 
@@ -191,14 +191,14 @@ def _grey_frames(dataset: Any, syntax: Any, name: str) -> Iterator[np.ndarray]:
             yield _to_grey(frame, str(facts["photometric_interpretation"]), stored, signed)
     except ClipError:
         raise
-    except Exception as error:  # as above: pydicom and its decoders raise what they please
+    except Exception as error:  # as above
         raise ClipError(f"{name} has pixels that cannot be decoded ({type(error).__name__})") from None
 
 
 def _subsampled_luma(dataset: Any, name: str) -> Iterator[np.ndarray]:
     """Luma of uncompressed YBR_FULL_422: two pixels are Y, Y, Cb, Cr (PS3.3, C.7.6.3.1.2).
 
-    pydicom 3.0.2 takes frames after the first for another length: it forgets that they are subsampled.
+    pydicom 3.0.2 computes a wrong length for frames after the first: it ignores the subsampling.
     """
     frames, height, width = _frame_shape(dataset, name)
     data = np.frombuffer(bytes(dataset.PixelData), np.uint8)
@@ -250,7 +250,7 @@ def _regions(dataset: Any, height: int, width: int) -> list[_Region]:
 
 
 def _spacing(region: Any) -> float | None:
-    """Side of a region's pixels in millimetres; None where they are not square (to 1 %) or not in centimetres."""
+    """Side of a region's pixels in millimetres; None if they are not square (to 1 %) or not in centimetres."""
     units = [_number(region, f"PhysicalUnits{axis}Direction") for axis in "XY"]
     sides = [abs(_number(region, f"PhysicalDelta{axis}") or 0.0) for axis in "XY"]
     if units != [_CENTIMETRES, _CENTIMETRES] or not 0 < min(sides) <= max(sides) <= 1.01 * min(sides):
@@ -264,7 +264,7 @@ def _pseudonym(dataset: Any, data: bytes, salt: str) -> str:
 
 
 def _value(dataset: Any, key: str) -> Any:
-    """An element's value; None where it is absent, empty or cannot be read."""
+    """An element's value; None if it is absent, empty or unreadable."""
     try:
         value = dataset.get(key)
     except Exception:
@@ -273,7 +273,7 @@ def _value(dataset: Any, key: str) -> Any:
 
 
 def _number(dataset: Any, key: str) -> float | None:
-    """An element as a finite number; None where it is not one."""
+    """An element as a finite number; None if it is not one."""
     try:
         number = float(_value(dataset, key))
     except (TypeError, ValueError, OverflowError):
@@ -282,13 +282,13 @@ def _number(dataset: Any, key: str) -> float | None:
 
 
 def _syntax_name(syntax: Any) -> str:
-    """The registered name; an unregistered UID is not repeated, as it could be made of anything."""
+    """The registered name; an unregistered UID is not quoted, as it may hold anything."""
     return str(syntax.name) if syntax.name != str(syntax) else "(not registered)"
 
 
 @contextmanager
 def _quiet_pydicom() -> Iterator[None]:
-    """No warning or log line of pydicom leaves: they quote values."""
+    """Silence pydicom's warnings and log, which quote values of the file."""
     logger = logging.getLogger("pydicom")
     before = logger.disabled
     logger.disabled = True

@@ -36,7 +36,7 @@ _EXPECTED = "expected a folder with Videos/ and FileList.csv"
 
 @dataclass(frozen=True)
 class EchoNetRow:
-    """One row of FileList.csv; None where the field is blank.
+    """One row of FileList.csv; None if the field is blank.
 
     ``name`` is the FileName without ``.avi``, ``file`` the file in Videos/ (``.avi`` is added to a name
     without ``.avi`` or ``.mp4``).
@@ -98,7 +98,7 @@ def select_split(rows: list[EchoNetRow], split: str, root: str) -> list[EchoNetR
 
 
 def read_video(root: str, row: EchoNetRow, *, window: Window | None = None) -> DecodedVideo:
-    """Read and decode one video (of ``window``, see `decode_video`), and hold its frames against its header and
+    """Read and decode one video (or a window, see `decode_video`), and check its length against header and
     FileList.csv.
 
     Raises:
@@ -206,7 +206,7 @@ def _read_row(fields: dict[str, str | None], where: str) -> EchoNetRow:
 
 
 def plain_name(name: str, where: str) -> str:
-    """Refuse a name that could lead out of Videos/ or means something to a file system."""
+    """Refuse a name that could lead out of Videos/ or has a meaning for a file system. Raises `InputError`."""
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+= -]{0,199}", name):
         raise InputError(
             f"{where}: FileName {name!r} is not a plain file name; "

@@ -30,7 +30,7 @@ def encode_avi(video: np.ndarray, fps: float) -> bytes:
 
 
 def encode_mp4(video: np.ndarray, fps: float) -> bytes:
-    """H.264 yuv420p in MP4: what every browser plays.
+    """H.264 yuv420p in MP4, which every browser plays.
 
     Args:
         video: uint8 (T, H, W) grey or (T, H, W, 3) RGB. Odd sides get one more row or column, a copy of

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 import numpy as np
 
 TEXT_PX = 14
-"""Rows above a tile that hold its line of words."""
+"""Rows above a tile for its line of text."""
 _TEXT = (215, 215, 215)
 
 
 def titled(tile: np.ndarray, words: str) -> np.ndarray:
-    """A tile, uint8 (h, w, 3), under a line of words: uint8 (h + `TEXT_PX`, w, 3)."""
+    """A tile, uint8 (h, w, 3), under a line of text: uint8 (h + `TEXT_PX`, w, 3)."""
     from PIL import Image, ImageDraw
 
     strip = Image.new("RGB", (tile.shape[1], TEXT_PX))
@@ -35,7 +35,7 @@ def in_rows(tiles: Sequence[np.ndarray], columns: int) -> np.ndarray:
 
 
 def png(picture: np.ndarray, *, colours: int = 0) -> bytes:
-    """A picture, uint8 (h, w, 3), as PNG; with a palette of so many ``colours`` where given."""
+    """A picture, uint8 (h, w, 3), as PNG; with a palette of ``colours`` colours if above 0."""
     from PIL import Image
 
     image = Image.fromarray(picture)

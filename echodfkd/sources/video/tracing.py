@@ -1,4 +1,4 @@
-"""Outlines of the left ventricle as EchoNet-Dynamic stores them: a long axis and chords across it.
+"""Tracings of the left ventricle as EchoNet-Dynamic stores them: a long axis and chords across it.
 
 Legend: n rows of a tracing, H rows and W columns of pixels.
 
@@ -22,8 +22,8 @@ MAX_COORDINATE = 1e6
 """Largest coordinate in pixels: products of two stay exact in 64 bits."""
 
 _SLAB_PX = 0.5
-"""Half the thickness of the slice in which a chord looks for walls: in a connected mask, a slice of one
-pixel meets a pixel's centre at any angle."""
+"""Half the thickness of the slice in which a chord's ends are searched: in a connected mask, a slice of one
+pixel holds a pixel's centre at any angle."""
 
 
 def tracing_to_mask(rows: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -112,7 +112,7 @@ def mask_to_tracing(mask: np.ndarray) -> np.ndarray:
 def order_by_area(masks: dict[int, np.ndarray]) -> tuple[int, int]:
     """The end-diastolic and end-systolic frame of a traced video: the largest and the smallest area.
 
-    The order of rows or of frame numbers says nothing reliable: readers of EchoNet-Dynamic disagree on it.
+    The order of rows or of frame numbers is not reliable: readers of EchoNet-Dynamic disagree on it.
 
     Args:
         masks: frame number to bool (H, W), at least two frames.

@@ -1,7 +1,7 @@
 """Read image volumes of two formats without trust: NIfTI-1 (.nii, .nii.gz) and MetaImage (.mhd with .raw or .zraw).
 
 A header may promise any shape, and a few compressed bytes may stand for any number: sizes are checked before anything
-of that size is allocated, and no more is inflated than the header's shape needs. NIfTI is read by nibabel (extra
+of that size is allocated, and no more is decompressed than the header's shape needs. NIfTI is read by nibabel (extra
 `[medical]`); MetaImage headers are lines of ``key = value`` (ITK's documentation has the keys).
 
 Legend: T frames, H rows, W columns.
@@ -52,11 +52,11 @@ def read_nifti(data: bytes, name: str) -> Volume:
 
     Args:
         data: the file's content; gzip is recognised by its first bytes.
-        name: what errors call it.
+        name: of the file, for errors.
 
     Raises:
         InputError: nibabel is not installed.
-        ClipError: it is no such file, is damaged or too large, or holds values that are no 8-bit grey or label.
+        ClipError: it is not a NIfTI file, is damaged or too large, or holds values that are not 8-bit grey or labels.
     """
     try:
         import nibabel
@@ -68,7 +68,7 @@ def read_nifti(data: bytes, name: str) -> Volume:
         header = nibabel.Nifti1Header(head[:348], check=False)  # a header's length, by the format
         shape, item = header.get_data_shape(), header.get_data_dtype().itemsize
         zooms, offset = [float(zoom) for zoom in header.get_zooms()], float(header["vox_offset"])
-    except Exception as error:  # what a damaged header makes nibabel and numpy raise is not documented
+    except Exception as error:  # nibabel's and numpy's errors on damaged headers are not documented
         raise ClipError(f"{name} is not a readable NIfTI file ({type(error).__name__})") from error
     sizes = [int(size) for size in shape]
     while len(sizes) > 3 and sizes[-1] == 1:
@@ -97,10 +97,10 @@ def read_metaimage(header: bytes, read_data: Callable[[str], bytes], name: str) 
     Args:
         header: content of the .mhd file.
         read_data: gives the content of the file beside it that holds the pixels, by its plain name.
-        name: what errors call the header's file.
+        name: of the header's file, for errors.
 
     Raises:
-        ClipError: it is no such header, of a kind that is not read, or does not fit the pixels.
+        ClipError: it is not such a header, is of an unsupported kind, or does not fit the pixels.
         OSError: from ``read_data``.
     """
     fields = _header_fields(header, name)
@@ -177,14 +177,14 @@ def _check_shape(frames: int, height: int, width: int, name: str) -> None:
 
 
 def _check_spacing(down: float, across: float, name: str) -> tuple[float, float]:
-    """Sides of a pixel that an ultrasound image can have."""
+    """Refuse pixel sizes that no ultrasound image has. Raises `ClipError`."""
     if not all(math.isfinite(side) and 1e-3 <= side <= 10.0 for side in (down, across)):
         raise ClipError(f"{name} has pixels of {across:g} x {down:g} mm, expected 0.001 .. 10")
     return down, across
 
 
 def _as_uint8(values: np.ndarray, name: str) -> np.ndarray:
-    """Values that are 8-bit numbers, whatever type they are stored in."""
+    """Convert 8-bit values stored in any numeric type. Raises `ClipError`."""
     if values.dtype.kind not in "uif":
         raise ClipError(f"{name} stores values of type {values.dtype}, expected numbers")
     if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 255):
@@ -193,7 +193,7 @@ def _as_uint8(values: np.ndarray, name: str) -> np.ndarray:
 
 
 def _inflate(data: bytes, window_bits: int, limit: int, name: str) -> bytes:
-    """At most ``limit`` inflated bytes."""
+    """Decompress at most ``limit`` bytes. Raises `ClipError`."""
     inflater: Any = zlib.decompressobj(window_bits)
     try:
         return inflater.decompress(data, limit)

@@ -1,11 +1,10 @@
-"""Arithmetic on time and size: resampling to a frame rate, windows, permutations, resizing. No files here.
+"""Arithmetic on time and size: resampling to a frame rate, windows, permutations, resizing.
 
 Legend: T frames, H rows, W columns.
 
-A *position* is a place on the time axis of the given frames, in frames: 2.5 lies half way between frames
-2 and 3. Video takes the value linear in time between its two neighbours: a moving wall then moves evenly,
-where the nearest frame would repeat and skip frames in a pattern (50 to 32 fps) that a recurrent student
-can learn. Label maps take the nearest frame: class numbers have no mean.
+A *position* is a time in units of frames: 2.5 is half way between frames 2 and 3. Video is interpolated linearly in
+time, so that a moving wall moves evenly; the nearest frame would repeat and skip frames in a pattern (50 to 32 fps)
+that a recurrent student can learn.
 
 Every choice that looks random is a sha256 of its arguments: equal on every machine, in every process and
 with every version of Python and numpy.
@@ -33,7 +32,7 @@ def resample_positions(num_frames: int, *, fps: float, target_fps: float, anchor
         float64 (T',), ascending, ``fps / target_fps`` apart.
     """
     step = 1.0 if target_fps == 0 else fps / target_fps
-    slack = 1e-9 * num_frames  # a last frame that is met but for rounding counts
+    slack = 1e-9 * num_frames  # a last frame that is missed only by rounding counts
     before = int(np.floor((anchor + slack) / step))
     after = int(np.floor((num_frames - 1 - anchor + slack) / step))
     return np.clip(anchor + np.arange(-before, after + 1) * step, 0.0, num_frames - 1.0)
@@ -80,7 +79,7 @@ def permuted_index(seed: int, epoch: int, position: int, count: int) -> int:
 
 
 def resize_video(video_THW: np.ndarray, size: int) -> np.ndarray:
-    """uint8 (T, H, W) to uint8 (T, size, size): bilinear, with antialiasing where it shrinks."""
+    """uint8 (T, H, W) to uint8 (T, size, size): bilinear, with antialiasing if it shrinks."""
     if video_THW.shape[1:] == (size, size):
         return video_THW
     frames = torch.tensor(np.ascontiguousarray(video_THW))[:, None].float()

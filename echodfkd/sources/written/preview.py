@@ -1,4 +1,4 @@
-"""A first look at stored clips: one picture and one short video of many clips side by side, truth drawn on them.
+"""Previews of stored clips: one picture and one short video of many clips side by side, with the truth's contour.
 
 Legend: T frames, H rows, W columns of a clip, h rows and w columns of a tile.
 """
@@ -16,7 +16,7 @@ from echodfkd.sources.video.encode import encode_mp4
 from echodfkd.sources.video.sheets import in_rows, png, titled
 
 TILE_PX = 160
-"""A tile is enlarged by the whole number that brings it nearest to this width from below, at least 1."""
+"""A tile is enlarged by the largest whole number that keeps it within this width, at least 1."""
 
 MAX_FRAMES = 96
 """Longest preview video: at 672 x 448 pixels its frames are 87 MB while they are encoded."""
@@ -30,7 +30,7 @@ def preview_sheet(clips: Sequence[VideoClip]) -> bytes:
 
 
 def animated_preview(clips: Sequence[VideoClip]) -> bytes:
-    """An MP4 of all clips at once, frame by frame, at their median frame rate; shorter clips begin again."""
+    """An MP4 of all clips at once, frame by frame, at their median frame rate; shorter clips repeat."""
     num_frames = min(MAX_FRAMES, max(len(clip.video) for clip in clips))
     fps = statistics.median(clip.fps for clip in clips)
     grids = [_grid(clips, [frame % len(clip.video) for clip in clips]) for frame in range(num_frames)]

@@ -1,10 +1,10 @@
-"""Clips with the truth of every frame as Parquet files: a row per clip, pixels as compressed bytes.
+"""Encode clips with the truth of every frame as Parquet files: a row per clip, pixels as compressed bytes.
 
 Legend: T frames, H rows, W columns.
 
 Pixels are a binary column of zstd blobs beside their shape, dtype, codec and sha256, never a tensor column: Parquet
 has no 8-bit type and stores each pixel of a tensor as a 32-bit number, which was ten times slower to read. Any
-Parquet reader gets at them::
+Parquet reader can decode them::
 
     row = pyarrow.parquet.read_table("shard-000000.parquet").to_pylist()[0]
     data = pyarrow.Codec("zstd").decompress(row["video_blob"], decompressed_size=math.prod(row["video_shape"]))
@@ -27,7 +27,7 @@ from echodfkd.core.records import Conditions, VideoClip
 
 CODEC = "zstd"
 LEVEL = 3
-"""Level 3: of those tried on echo masks and videos, higher ones cost more time than they save space."""
+"""Of the levels tried on echo masks and videos, higher ones cost more time than the space they save is worth."""
 
 ROWS_PER_GROUP = 8
 """A reader that wants one clip reads a row group: 8 clips of 64 frames at 112 pixels are about 8 MB."""
@@ -63,12 +63,12 @@ SHARD_SCHEMA = pa.schema(
         *((f"truth_{name}", kind) for name, kind in _BLOB),
     ]
 )
-"""`records.VideoClip`, with ``split``. ``video`` and ``truth`` (label map, null where there is none) are uint8
+"""`records.VideoClip`, with ``split``. ``video`` and ``truth`` (label map, null if there is none) are uint8
 (T, H, W); their sha256 is that of the blob as it is stored, so that a damaged one is not decompressed."""
 
 
 def encode_shard(clips: Sequence[VideoClip], splits: Sequence[str]) -> bytes:
-    """One Parquet file of these clips, a function of them alone: the same clips give the same bytes."""
+    """One Parquet file of these clips; the same clips give the same bytes."""
     rows = [_row(clip, split) for clip, split in zip(clips, splits, strict=True)]
     sink = io.BytesIO()
     table = pa.Table.from_pylist(rows, schema=SHARD_SCHEMA)

@@ -1,7 +1,7 @@
-"""The folder that stored clips lie in: whose it is, what of it is committed, and the lists made from that.
+"""The folder of stored clips: its identity, its committed shards, and the lists made from them.
 
-See `echodfkd.sources.written.writing` for its layout. Everything here reads commit records only: files of a shard
-without one are void.
+See `echodfkd.sources.written.writing` for its layout. Everything here reads only commit records: files of a shard
+without one are ignored.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _RECORDS_AT_ONCE = 128
 
 
 def open_folder(root: str, identity: Mapping[str, object], *, on_exists: str) -> RunStorage:
-    """Make the folder, or check that the one there was made for this very request.
+    """Create the folder, or check that the existing one was made for the same request.
 
     Args:
         root: synthesize.out.
-        identity: all that decides what is written: options in sections, as a config file has them.
+        identity: all options that decide the content, in sections, as in a config file.
         on_exists: resume or refuse.
 
     Raises:
@@ -68,7 +68,7 @@ def open_folder(root: str, identity: Mapping[str, object], *, on_exists: str) ->
 
 
 def read_records(storage: RunStorage, shards: Iterable[Shard]) -> Iterator[tuple[Shard, Record, bytes]]:
-    """The committed ones of these shards, in order: the shard, its record, and the record's bytes."""
+    """The committed shards among these, in order: the shard, its record, and the record's bytes."""
     committed = set(storage.list("shards"))
     waiting = [shard for shard in shards if shard.record in committed]
     for first in range(0, len(waiting), _RECORDS_AT_ONCE):
@@ -81,7 +81,7 @@ def read_records(storage: RunStorage, shards: Iterable[Shard]) -> Iterator[tuple
 
 
 def _parse_record(text: bytes, shard: Shard, where: str) -> Record:
-    """A commit record, with what the lists are made of in its place. Raises `InputError`."""
+    """Parse a commit record and check its fields. Raises `InputError`."""
     record = parse_json_object(text, where)
     lists: dict[str, Any] = {key: record.get(key) for key in ("clips", "quarantined")}
     lists |= {key: record.get(key, []) for key in ("file_list", "tracings")}
@@ -108,7 +108,7 @@ def _check_entry(name: object, known: object, where: str) -> None:
 
 
 def pending_shards(storage: RunStorage, shards: Sequence[Shard], *, layout: str) -> tuple[list[Shard], int]:
-    """What is still to be made: shards without a record, or with a file that is missing or of another size.
+    """Shards still to be made: without a record, or with a file that is missing or of another size.
 
     Returns:
         The shards in order, and the number of indices quarantined in the others.
@@ -129,7 +129,7 @@ def pending_shards(storage: RunStorage, shards: Sequence[Shard], *, layout: str)
 
 
 def merge_lists(storage: RunStorage, shards: Sequence[Shard], *, layout: str) -> dict[str, Any]:
-    """Write the lists of what is committed, in index order. Returns the manifest, which `write_manifest` writes.
+    """Write the lists of the committed clips, in index order. Returns the manifest, which `write_manifest` writes.
 
     Raises:
         InputError: two clips have the same id, or a commit record is damaged.

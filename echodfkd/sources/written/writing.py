@@ -1,16 +1,16 @@
-"""Clips as files that stay: an EchoNet-Dynamic folder or Parquet shards, written shard by shard, each exactly once.
+"""Write clips as an EchoNet-Dynamic folder or as Parquet shards, shard by shard, each exactly once.
 
-The unit of work is the *shard*: ``shard_clips`` indices in a row. Whoever makes a shard writes its files first and
-then its commit record ``shards/shard-000123.json``, which is created once and whole. Files without a record are
-void: nothing reads them, and whoever makes the shard next overwrites them with the same bytes, because a clip is a
-function of its index alone. What is listed at the end is read from the records, in order::
+The unit of work is the *shard*: ``shard_clips`` consecutive indices. The files of a shard are written first, then its
+commit record ``shards/shard-000123.json``, which is created once and whole. Files without a record are never read, and
+the next attempt at the shard overwrites them with the same bytes, because a clip depends only on its index. The lists
+are made from the records at the end, in order::
 
-    OUT/synthesis.json            what was asked for; another request is refused
+    OUT/synthesis.json            the request; another one is refused
     OUT/Videos/NAME.avi           echonet: one file per clip
     OUT/clips/shard-000123.parquet  parquet: one file per shard (`shards.SHARD_SCHEMA`)
     OUT/shards/shard-000123.json  commit records
-    OUT/FileList.csv, OUT/VolumeTracings.csv      echonet: what EchoNet-Dynamic's loader reads
-    OUT/clips.parquet             what is known of every clip but its pixels (`schemas.CASE_SCHEMA`)
+    OUT/FileList.csv, OUT/VolumeTracings.csv      echonet: read by EchoNet-Dynamic's loader
+    OUT/clips.parquet             all about every clip but its pixels (`schemas.CASE_SCHEMA`)
     OUT/preview.png, OUT/preview.mp4
     OUT/manifest.json             written last: the folder is whole
 """
@@ -75,13 +75,13 @@ def plan_shards(*, clips: int, shard_clips: int, first_index: int) -> list[Shard
 
 
 class Splits:
-    """The Split of each clip: a function of its place in the order, with shares held to within one clip.
+    """The Split of each clip, by its position in the order; shares hold to within one clip.
 
-    Places are permuted first, so that no pattern in the indices (a mixture's period, a table of patients)
+    Positions are permuted first, so that no pattern in the indices (a mixture's period, a table of patients)
     falls into one split.
 
     Args:
-        clips: how many there are.
+        clips: their number.
         seed: of the permutation.
         shares: relative share of each split, at least one.
     """
@@ -98,14 +98,14 @@ class Splits:
 
 
 def traced_masks(clip: VideoClip) -> dict[int, np.ndarray]:
-    """The truth masks that VolumeTracings.csv holds of a clip: end-diastole first, then end-systole.
+    """The truth masks of a clip for VolumeTracings.csv: end-diastole first, then end-systole.
 
-    They are those of the first ED frame and of the first ES frame after it (or the first ES frame). Where the clip
-    has no ED frame, its frame of largest area stands in, where it has no ES frame, that of smallest area. Frames
-    whose mask is empty or unannotated do not count; with less than two others there is no tracing.
+    They are those of the first ED frame and of the first ES frame after it (or the first ES frame). A clip without an
+    ED frame uses its frame of largest area, one without an ES frame that of smallest area. Frames
+    whose mask is empty or unannotated do not count; with fewer than two others there is no tracing.
 
     Returns:
-        Two bool (H, W) masks by frame number, or none.
+        Two bool (H, W) masks by frame number, or an empty dictionary.
     """
     if clip.truth_labels is None:
         return {}
@@ -128,14 +128,14 @@ def write_shard(storage: RunStorage, source: ClipSource, shard: Shard, *, layout
 
     Args:
         storage: the folder.
-        source: where clips come from.
+        source: of the clips.
         shard: which clips.
         layout: echonet or parquet.
         splits: Split of each of the shard's clips.
 
     Raises:
         InputError: a clip id cannot be a file name, or the folder cannot be written.
-        RunError: the shard is committed already, with other bytes than those it has now.
+        RunError: the shard is committed already, with other content.
     """
     clips, chosen, quarantined = [], [], []
     for index, split in zip(shard.indices, splits, strict=True):
@@ -172,12 +172,12 @@ def write_shard(storage: RunStorage, source: ClipSource, shard: Shard, *, layout
 
 
 def file_name(clip_id: str) -> str:
-    """The name of a clip's file without ``.avi``: its id, where that can be a name.
+    """The name of a clip's file without ``.avi``: its id, if that is a valid name.
 
-    A name holds no dot: EchoNet-Dynamic's loader would take what follows it for a suffix, and skip the video.
+    A name holds no dot: EchoNet-Dynamic's loader would read it as the start of a suffix, and skip the video.
 
     Raises:
-        InputError: the id holds something else than letters, digits, '_', '-', '+' and '='.
+        InputError: the id holds anything but letters, digits, '_', '-', '+' and '='.
     """
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_+=-]{0,199}", clip_id):
         raise InputError(

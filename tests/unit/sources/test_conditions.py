@@ -299,7 +299,7 @@ def test_strata_of_a_table_pick_rows(tmp_path: Path) -> None:
         ("ef_percent\nlow\n", "row 1: ef_percent is 'low', which is not a number"),
         ("ef_percent,patient\n55,1\n", "has a column 'patient', allowed are ef_percent, edv_ml, esv_ml,"),
         ("esv_ml\n40\n", "has esv_ml, which needs ef_percent or edv_ml beside it"),
-        ("ef_percent,edv_ml,esv_ml\n,,40\n", "row 1: esv_ml 40 stands alone; give ef_percent or edv_ml beside it"),
+        ("ef_percent,edv_ml,esv_ml\n,,40\n", "row 1: esv_ml 40 needs ef_percent or edv_ml beside it"),
     ],
 )
 def test_a_table_that_contradicts_itself_is_refused(tmp_path: Path, text: str, words: str) -> None:

@@ -251,7 +251,7 @@ def test_a_hostile_mask_quarantines_its_clip_and_the_run_goes_on(echonet: Path, 
     words = {
         files[0]: "objects are never unpickled",
         files[1]: "is no readable .npz archive",
-        files[2]: "has 40 frames in FileList.csv, what was made of it 39",
+        files[2]: "has 40 frames in FileList.csv, its masks have 39",
     }
     assert {row.stage for row in batch.quarantined} == {"teacher"}
     for file, reason in words.items():
