@@ -80,11 +80,13 @@ def family_of_16(report: Report, *, quick: bool) -> dict[str, Any]:
     }
 
 
-def measure(members: Sequence[tuple[int, int]], *, device: str, clips: int, rounds: int) -> list[dict[str, float]]:
+def measure(
+    members: Sequence[tuple[int, int]], *, device: str, clips: int, rounds: int, frames: int = FRAMES
+) -> list[dict[str, float]]:
     """Seconds of each stage by name, one dict per round. The stages run in turn."""
     from echodfkd.sources.phantom.source import default_phantom
 
-    source = default_phantom(seed=1, num_frames=FRAMES, fps=32.0, size=SIZE, case_frames=FRAMES)
+    source = default_phantom(seed=1, num_frames=frames, fps=32.0, size=SIZE, case_frames=frames)
     video = np.stack([source.clip(index).video for index in range(clips)])
     teacher = echonet_teacher(random_network(0), device=device, batch_frames=128)
     pixels = torch.from_numpy(video).to(device)

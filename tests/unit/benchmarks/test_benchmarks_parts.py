@@ -106,6 +106,6 @@ def test_a_family_makes_clips_and_masks_once() -> None:
     costs = family_of_16.Costs(source=1.0, teacher=6.0, students=[1.0, 2.0])
     assert costs.shared == (1 + 6 + 3) / (8 + 9)
     assert costs.apart == 6 / 12
-    [once] = family_of_16.measure([(1, 1)], device="cpu", clips=1, rounds=1)
+    [once] = family_of_16.measure([(1, 1)], device="cpu", clips=1, rounds=1, frames=2)
     assert once.keys() == {"source", "teacher", "1x1"}
     assert min(once.values()) > 0

@@ -1,5 +1,6 @@
 """The teacher benchmark compares equal masks: our path changes none of them."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import nn
 from echodfkd.config.file import load_config
 from echodfkd.core.errors import ConfigError
 from echodfkd.models.teachers.build import build_teacher, echonet_teacher
-from echodfkd.models.teachers.deeplabv3 import Conv, fold_norms
+from echodfkd.models.teachers.deeplabv3 import Conv, DeepLabV3, fold_norms
 from echodfkd.models.teachers.torch_teacher import hash_weights
 from tests.benchmarks import teacher_frames
 from tests.benchmarks.authors_teacher import teach_clip, teach_clips
@@ -24,26 +25,40 @@ def video() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def published(video: np.ndarray) -> np.ndarray:
-    network = teacher_frames.random_network(0)
+def drawn() -> DeepLabV3:
+    """Drawing 40 million weights takes seconds; tests take copies."""
+    return teacher_frames.random_network(0)
+
+
+@pytest.fixture
+def network(drawn: DeepLabV3) -> DeepLabV3:
+    return copy.deepcopy(drawn)
+
+
+@pytest.fixture(scope="module")
+def published(video: np.ndarray, drawn: DeepLabV3) -> np.ndarray:
+    network = copy.deepcopy(drawn)
     return np.stack([teach_clip(network, clip, device="cpu") for clip in video])
 
 
-def test_our_masks_are_those_of_the_published_loop(video: np.ndarray, published: np.ndarray) -> None:
+def test_our_masks_are_those_of_the_published_loop(
+    video: np.ndarray, published: np.ndarray, network: DeepLabV3
+) -> None:
     """With folded norms, cropped kernels, channels last and passes over several clips."""
     assert published.std() > 0.2  # the comparison is not one of constants
-    teacher = echonet_teacher(teacher_frames.random_network(0), device="cpu", batch_frames=3)
+    teacher = echonet_teacher(copy.deepcopy(network), device="cpu", batch_frames=3)
     found = teacher.soft_masks(video)
     np.testing.assert_allclose(found, published, rtol=0, atol=1e-4)  # float32, some sixty layers deep
     assert np.abs(found - published).max() <= teacher_frames.SAME_MASK
-    kept = list(teach_clips(teacher_frames.random_network(0), video, device="cpu", records_graph=True))
+    kept = list(teach_clips(network, video, device="cpu", records_graph=True))
     assert kept[0].dtype == np.uint8
     np.testing.assert_allclose(kept, np.floor(255 * published), rtol=0, atol=1)
 
 
-def test_bfloat16_has_an_id_of_its_own_and_stays_near(video: np.ndarray, published: np.ndarray) -> None:
+def test_bfloat16_has_an_id_of_its_own_and_stays_near(
+    video: np.ndarray, published: np.ndarray, network: DeepLabV3
+) -> None:
     """8 bits of precision are 0.4 % of each value; over sixty layers that stays below a tenth."""
-    network = teacher_frames.random_network(0)
     hashed = hash_weights(network)
     teacher = echonet_teacher(network, device="cpu", batch_frames=8, precision="bf16")
     assert teacher.teacher_id == f"echonet_deeplabv3_bf16-{hashed}"
@@ -52,8 +67,7 @@ def test_bfloat16_has_an_id_of_its_own_and_stays_near(video: np.ndarray, publish
     assert apart.max() < 0.1
 
 
-def test_folding_leaves_no_norm_and_the_same_function() -> None:
-    network = teacher_frames.random_network(3)
+def test_folding_leaves_no_norm_and_the_same_function(network: DeepLabV3) -> None:
     x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         expected = network(x)
@@ -70,9 +84,8 @@ def test_a_kernel_that_sees_only_padding_is_cropped_exactly(size: int, dilation:
     torch.testing.assert_close(conv(x), nn.Conv2d.forward(conv, x), rtol=1e-5, atol=1e-6)  # zeros are not added
 
 
-def test_padding_is_not_counted_as_work() -> None:
+def test_padding_is_not_counted_as_work(network: DeepLabV3) -> None:
     """The two widest branches of the pyramid are 1 x 1 at 14 x 14: 8 of 9 taps of 2048 x 256 weights less, each."""
-    network = teacher_frames.random_network(0)
     all_taps = 0
 
     def count(module: nn.Conv2d, inputs: object, output: torch.Tensor) -> None:
@@ -86,9 +99,8 @@ def test_padding_is_not_counted_as_work() -> None:
     assert all_taps - found == 2 * 8 * 2048 * 256 * 14 * 14
 
 
-def test_both_ways_are_timed_and_their_masks_compared() -> None:
+def test_both_ways_are_timed_and_their_masks_compared(network: DeepLabV3) -> None:
     video = np.random.default_rng(1).integers(0, 256, (1, 1, SIZE, SIZE), dtype=np.uint8)
-    network = teacher_frames.random_network(0)
     rates, ratios = teacher_frames.compare(network, video, device="cpu", rounds=1)
     assert rates.keys() == {"as published", "per clip", "ours fp32", "ours bf16"}
     assert min(rates.values()) > 0
