@@ -25,10 +25,11 @@ import torch
 from echodfkd.config.run import RunConfig
 from echodfkd.config.sections.evaluate import EvaluateConfig
 from echodfkd.config.sections.evaluation import EvaluationConfig
-from echodfkd.config.sections.training import OptimizerConfig, TrainConfig
+from echodfkd.config.sections.training import OptimizerConfig, TrainConfig, WindowConfig
+from echodfkd.core.errors import RunError
 from echodfkd.core.records import DistillationBatch
 from echodfkd.metrics.summary import bootstrap_mean
-from tests.benchmarks.accounting import DEMO, random_batch
+from tests.benchmarks.accounting import DEMO, SMALLEST, random_batch
 from tests.benchmarks.timing import Report
 
 TARGET = 1.05
@@ -46,7 +47,7 @@ def evaluation_overhead(report: Report, *, quick: bool = False) -> dict[str, Any
         return {"value": None, "unit": "ratio", "target": TARGET, "holds": False}
     pairs = 3 if quick else 24
     with tempfile.TemporaryDirectory() as folder:
-        steps, switches, scored = _measure(folder, cores[0], cores[1], pairs)
+        steps, switches, scored = _measure(_config(folder, quick=quick), cores[0], cores[1], pairs)
     medians = [_median(steps, *phase) for phase in switches]
     ratios = _paired(medians)
     found = bootstrap_mean(np.array(ratios), seed=0)
@@ -68,7 +69,7 @@ def evaluation_overhead(report: Report, *, quick: bool = False) -> dict[str, Any
 
 
 def _measure(
-    folder: str, train_core: int, evaluate_core: int, pairs: int
+    config: RunConfig, train_core: int, evaluate_core: int, pairs: int
 ) -> tuple[list[tuple[float, float]], list[tuple[float, float]], int]:
     """Run trainer and evaluator.
 
@@ -79,8 +80,8 @@ def _measure(
     context = multiprocessing.get_context("spawn")
     ended, ready = context.Event(), context.Event()
     steps, scored = context.SimpleQueue(), context.Value("i", 0)
-    trainer = context.Process(target=_train, args=(folder, train_core, ended, steps), daemon=True)
-    evaluator = context.Process(target=_evaluate, args=(folder, evaluate_core, ready, scored), daemon=True)
+    trainer = context.Process(target=_train, args=(config, train_core, ended, steps), daemon=True)
+    evaluator = context.Process(target=_evaluate, args=(config, evaluate_core, ready, scored), daemon=True)
     trainer.start()
     evaluator.start()
     try:
@@ -108,14 +109,16 @@ def _await(ready: Any, *processes: BaseProcess) -> None:
             assert process.is_alive(), f"{process.name} ended with {process.exitcode}"
 
 
-def _config(folder: str) -> RunConfig:
+def _config(folder: str, *, quick: bool) -> RunConfig:
+    students, window = (SMALLEST, WindowConfig(frames=4, size=32)) if quick else (DEMO, WindowConfig())
     train = TrainConfig(steps=1_000_000, global_batch=4, engine="plain", checkpoint_every=20)
+    optimizer = OptimizerConfig(learning_rate=1e-4)
     return RunConfig(
-        students=dict(DEMO), train=train, optimizer=OptimizerConfig(learning_rate=1e-4), storage=folder, name="run"
+        students=dict(students), window=window, train=train, optimizer=optimizer, storage=folder, name="run"
     )
 
 
-def _train(folder: str, core: int, ended: Any, steps: Any) -> None:
+def _train(config: RunConfig, core: int, ended: Any, steps: Any) -> None:
     """Run the training loop on one core until ``ended``; then put start and end of each step into ``steps``."""
     from echodfkd.config.file import config_to_yaml
     from echodfkd.storage.files import RunStorage
@@ -125,7 +128,6 @@ def _train(folder: str, core: int, ended: Any, steps: Any) -> None:
 
     os.sched_setaffinity(0, {core})
     torch.set_num_threads(1)
-    config = _config(folder)
     spans: list[tuple[float, float]] = []
     batches = [random_batch(config, step) for step in range(8)]
 
@@ -146,7 +148,7 @@ def _train(folder: str, core: int, ended: Any, steps: Any) -> None:
         worker.train(context, stream(), config, storage, "teacher")
 
 
-def _evaluate(folder: str, core: int, ready: Any, scored: Any) -> None:
+def _evaluate(config: RunConfig, core: int, ready: Any, scored: Any) -> None:
     """Score the newest checkpoint on one core, forever."""
     from echodfkd.evaluation.scorer import CaseScorer
     from echodfkd.storage.files import RunStorage
@@ -154,12 +156,12 @@ def _evaluate(folder: str, core: int, ready: Any, scored: Any) -> None:
 
     os.sched_setaffinity(0, {core})
     torch.set_num_threads(1)
-    run = _config(folder).root
-    while latest_checkpoint(RunStorage(run)) is None:
+    while latest_checkpoint(RunStorage(config.root)) is None:
         time.sleep(0.2)
-    config = RunConfig(evaluate=EvaluateConfig(out=folder, run=run), evaluation=EvaluationConfig(cases=8))
+    evaluate = EvaluateConfig(out=config.storage, run=config.root)
+    scoring = RunConfig(evaluate=evaluate, evaluation=EvaluationConfig(cases=8))
     while True:
-        for found in CaseScorer(config).score_all(range(config.evaluation.cases)):
+        for found in CaseScorer(scoring).score_all(range(scoring.evaluation.cases)):
             assert found.scores
             scored.value += 1
             ready.set()
@@ -173,5 +175,6 @@ def _median(steps: list[tuple[float, float]], start: float, end: float) -> float
 def _paired(medians: list[float]) -> list[float]:
     """Ratio with / without of each pair of phases, without first. Drops pairs with a phase that has no whole step."""
     ratios = [busy / idle for idle, busy in zip(medians[::2], medians[1::2], strict=True)]
-    assert not all(map(math.isnan, ratios)), "no phase holds a whole step: PHASE_S is too short for this machine"
+    if all(map(math.isnan, ratios)):
+        raise RunError(f"no phase of {PHASE_S:g} s holds a whole training step: this machine is too slow or too busy")
     return [ratio for ratio in ratios if not math.isnan(ratio)]
