@@ -8,22 +8,12 @@ import re
 
 from echodfkd.config.run import RunConfig
 from echodfkd.config.sections.source import PartConfig
-from echodfkd.config.sections.student import StudentConfig
+from echodfkd.config.sections.student import WEIGHTS_SUFFIXES, StudentConfig
 from echodfkd.config.short_forms import map_parts
 from echodfkd.core.errors import ConfigError, InputError
 from echodfkd.core.records import PublishedCheckpoint
 from echodfkd.storage.files import RunStorage, read_bytes
 from echodfkd.storage.manifests import parse_manifest
-
-SUFFIXES = (".safetensors", ".ckpt")
-
-
-def check_initial_option(option: str, student: StudentConfig) -> None:
-    """Check a student's ``initial``; ``option`` is its name, e.g. students.a. Raises `ConfigError`."""
-    if student.initial and not student.initial.endswith(SUFFIXES):
-        raise ConfigError(f"{option}.initial: got {student.initial!r}, expected a file that ends in {SUFFIXES}")
-    if student.initial_sha256 and not student.initial:
-        raise ConfigError(f"{option}.initial_sha256: given without {option}.initial; remove it or name the file")
 
 
 def pin_initial(config: RunConfig) -> RunConfig:
@@ -34,7 +24,7 @@ def pin_initial(config: RunConfig) -> RunConfig:
         InputError: such a file cannot be read, or the run that is named has no such student.
     """
     origin = config.train.init_from.rstrip("/")
-    commit = None if not origin or origin.endswith(SUFFIXES) else _find_commit(origin)
+    commit = None if not origin or origin.endswith(WEIGHTS_SUFFIXES) else _find_commit(origin)
 
     def pin(name: str, student: StudentConfig) -> StudentConfig:
         if origin and not student.initial:

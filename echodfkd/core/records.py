@@ -160,6 +160,27 @@ class LedgerRow(TriedClip):
 
 
 @dataclass(frozen=True)
+class TrainingRow:
+    """One student's update number ``step``, from 1.
+
+    ``grad_norm`` is the global norm before clipping, ``time`` seconds since 1970 (UTC), ``busy_s`` the seconds of
+    the forward passes, backward passes and update on the worker that wrote the row, and ``terms`` the values of the
+    loss's terms before they are weighted, by name.
+
+    Example: ``TrainingRow("c31", 100, 0.12, 3e-3, 0.8, 1.7e9, 0.05, {"bce": 0.12})``.
+    """
+
+    student: str
+    step: int
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    time: float
+    busy_s: float
+    terms: dict[str, float]
+
+
+@dataclass(frozen=True)
 class DistillationBatch:
     """One micro-batch of one rank. No truth crosses to the students.
 

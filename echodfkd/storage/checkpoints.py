@@ -77,10 +77,9 @@ def publish(
         students: state by name.
         consumed: slots of the plan trained so far.
         ledger: part files, relative to the run folder, that this commit makes valid, with size and sha256.
-        quarantine: the same for quarantined indices.
+        quarantine: likewise, of quarantined indices.
         meta: config hash, versions and the like, JSON values.
-        lease_epoch: the lease that this run holds, checked before the first file and again before the manifest;
-            0 if nothing can run beside it.
+        lease_epoch: this run's lease, checked before the first file and the manifest; 0 without one.
 
     Raises:
         RunError: another run has taken the folder over, or this step is published already.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,7 @@ from echodfkd.core.records import (
     PublishedCheckpoint,
     Quarantined,
     StageSpan,
+    TrainingRow,
 )
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.intervals import Intervals
@@ -90,21 +91,9 @@ class LedgerBuffer:
         """Pieces of work of the pipeline's actors."""
         self._rows["spans"].extend(vars(span) for span in spans)
 
-    def add_training(
-        self,
-        *,
-        student: str,
-        step: int,
-        loss: float,
-        learning_rate: float,
-        grad_norm: float,
-        time: float,
-        busy_s: float,
-        terms: Mapping[str, float],
-    ) -> None:
-        """One student's update: the columns of `TRAINING_SCHEMA`."""
-        values = (student, step, loss, learning_rate, grad_norm, time, busy_s, dict(terms))
-        self._rows["training"].append(dict(zip(TRAINING_SCHEMA.names, values, strict=True)))
+    def add_training(self, row: TrainingRow) -> None:
+        """One student's update."""
+        self._rows["training"].append(vars(row))
 
     def flush(self, step: int, kinds: Iterable[str] = tuple(_KINDS)) -> dict[str, dict[str, dict[str, object]]]:
         """Write the buffered rows; returns, by kind, the part files (none without rows) with size and sha256."""

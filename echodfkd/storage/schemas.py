@@ -19,29 +19,40 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from echodfkd.core.errors import InputError
-from echodfkd.core.records import CaseScore, Conditions, DroppedMember, LedgerRow, Quarantined, StageSpan, VideoClip
+from echodfkd.core.records import (
+    CaseScore,
+    Conditions,
+    DroppedMember,
+    LedgerRow,
+    Quarantined,
+    StageSpan,
+    TrainingRow,
+    VideoClip,
+)
 from echodfkd.storage.files import RunStorage, check_described
 
 _ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64()}
 
 
 def schema_of(record: type) -> pa.Schema:
-    """The Arrow schema of a record whose fields are texts and numbers: its field names, in order."""
+    """The Arrow schema of a record: its fields in order, which are texts, numbers or mappings of them."""
     hints = get_type_hints(record)
-    return pa.schema([(field.name, _ARROW[_plain_type(hints[field.name])]) for field in fields(record)])
+    return pa.schema([(field.name, _arrow_type(hints[field.name])) for field in fields(record)])
 
 
-def _plain_type(hint: Any) -> type:
-    """The type itself, or X of ``X | None``."""
-    kinds: list[type] = [kind for kind in get_args(hint) or (hint,) if kind is not NoneType]
-    return kinds[0]
+def _arrow_type(hint: Any) -> pa.DataType:
+    """Of a field's type hint; X | None is X, since Arrow's columns may hold nulls."""
+    if get_origin(hint) is dict:
+        return pa.map_(*(_arrow_type(part) for part in get_args(hint)))
+    (kind,) = (part for part in get_args(hint) or (hint,) if part is not NoneType)
+    return _ARROW[kind]
 
 
 SCORE_SCHEMA = schema_of(CaseScore)
@@ -59,21 +70,8 @@ versions); "teacher_remembered" counts frames whose masks its actor remembered."
 
 DROPPED_SCHEMA = schema_of(DroppedMember)
 
-TRAINING_SCHEMA = pa.schema(
-    [
-        ("student", pa.string()),
-        ("step", pa.int64()),
-        ("loss", pa.float64()),
-        ("learning_rate", pa.float64()),
-        ("grad_norm", pa.float64()),
-        ("time", pa.float64()),
-        ("busy_s", pa.float64()),
-        ("terms", pa.map_(pa.string(), pa.float64())),
-    ]
-)
-"""``time`` is seconds since 1970 (UTC); ``grad_norm`` is the global norm before clipping; ``busy_s`` is how long the
-forward passes, backward passes and update took on the worker that wrote the row; ``terms`` are the values of the loss's
-terms before they are weighted, by name (both null in rows of older versions)."""
+TRAINING_SCHEMA = schema_of(TrainingRow)
+"""``busy_s`` and ``terms`` are null in rows of older versions."""
 
 CASE_SCHEMA = pa.schema(
     [

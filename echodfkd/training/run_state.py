@@ -13,7 +13,7 @@ import torch
 from echodfkd.config.identity import config_hash, run_hashes
 from echodfkd.config.run import RunConfig
 from echodfkd.core.errors import ConfigError, EchoDFKDError, InputError, RunError
-from echodfkd.core.records import PublishedCheckpoint
+from echodfkd.core.records import PublishedCheckpoint, TrainingRow
 from echodfkd.storage.checkpoints import code_version, prune_resume, publish, read_resume
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.intervals import Intervals
@@ -188,7 +188,7 @@ def publish_run(run: RunState, step: int) -> None:
 def settle_log(run: RunState) -> None:
     """Log the newest update with its busy seconds: once the next one is under way, or before a checkpoint."""
     for row, seconds in run.untimed:
-        run.ledger.add_training(**row, busy_s=seconds())
+        run.ledger.add_training(TrainingRow(**row, busy_s=seconds()))
     run.untimed = []
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import re
 
-from echodfkd.config.pins import check_initial_option
 from echodfkd.config.rules.evaluation import check_evaluate, check_judge
 from echodfkd.config.rules.heads import check_heads
 from echodfkd.config.rules.objective import check_recipe
@@ -26,9 +25,12 @@ def check_config(config: RunConfig) -> None:
     check_options(config)
     if config.clip_bytes > MAX_CLIP_BYTES:
         raise ConfigError(f"window: a clip would have {config.clip_bytes} bytes, at most {MAX_CLIP_BYTES} are allowed")
-    _check_sources(config)
+    check_source("source", config.source)
+    check_source("evaluation.source", config.evaluation.source)
+    check_teacher(config)
     check_batches(config)
     _check_students(config)
+    _check_study(config)
     check_heads(config)
     check_recipe(config)
     check_judge(config.evaluation)
@@ -36,12 +38,6 @@ def check_config(config: RunConfig) -> None:
     check_synthesize(config.synthesize, config.source)
     check_sizing(config.sizing)
     check_serve(config)
-
-
-def _check_sources(config: RunConfig) -> None:
-    for option, source in (("source", config.source), ("evaluation.source", config.evaluation.source)):
-        check_source(option, source)
-    check_teacher(config)
 
 
 def _check_students(config: RunConfig) -> None:
@@ -52,13 +48,15 @@ def _check_students(config: RunConfig) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}", name):
             raise ConfigError(f"{option}: a student's name may hold up to 100 letters, digits, '_' and '-'")
         check_student(option, student)
-        check_initial_option(option, student)
         multiple = 2 ** (student.blocks - 1)
         if config.window.size % multiple:
             raise ConfigError(
                 f"window.size: got {config.window.size}, must be a multiple of {multiple}"
                 f" because {option}.blocks is {student.blocks}"
             )
+
+
+def _check_study(config: RunConfig) -> None:
     for name, options in config.study.variants.items():
         fixed = [
             text for text in options if re.match(r"(name|seed|storage|students|study|ray)\b", text) or "=" not in text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from echodfkd.config.sections.student import StudentConfig
+from echodfkd.config.sections.student import WEIGHTS_SUFFIXES, StudentConfig
 from echodfkd.core.errors import ConfigError
 
 _LEAST_SHIFTED = 8
@@ -15,6 +15,12 @@ def check_student(option: str, student: StudentConfig) -> None:
     Raises:
         ConfigError: one sentence that names the option, its value and the allowed values.
     """
+    if student.initial and not student.initial.endswith(WEIGHTS_SUFFIXES):
+        raise ConfigError(
+            f"{option}.initial: got {student.initial!r}, expected a file that ends in {' or '.join(WEIGHTS_SUFFIXES)}"
+        )
+    if student.initial_sha256 and not student.initial:
+        raise ConfigError(f"{option}.initial_sha256: given without {option}.initial; remove it or name the file")
     if student.recurrence == "shift":
         _check_shift(option, student)
     elif student.bidirectional and student.filters % 2:

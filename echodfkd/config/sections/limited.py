@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from echodfkd.config.sections.option import option
-
-FUSIONS = ("mean_prob", "mean_logit", "staple", "entropy", "agreement", "gate")
+from echodfkd.config.sections.teacher import FUSIONS
 
 
 @dataclass(frozen=True)

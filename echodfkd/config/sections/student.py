@@ -10,6 +10,9 @@ from echodfkd.config.sections.option import option
 
 _OF_TRAINING = ("objective", "initial", "initial_sha256")
 
+WEIGHTS_SUFFIXES = (".safetensors", ".ckpt")
+"""Files that a student can start from."""
+
 
 @dataclass(frozen=True)
 class StudentConfig:

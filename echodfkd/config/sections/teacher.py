@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from echodfkd.config.sections.limited import FUSIONS
 from echodfkd.config.sections.option import NODE_LABEL, option
 from echodfkd.config.sections.remote import RemoteConfig
 from echodfkd.core.mask_codes import MASK_CODES, PROBABILITY
+
+FUSIONS = ("mean_prob", "mean_logit", "staple", "entropy", "agreement", "gate")
 
 _PIXELS = ("batch_frames", "pixel_mean", "pixel_std", "normalise", "input_size", "activation", "outputs", "classes")
 REFERENCE = ("reference", "reference_tolerance")
