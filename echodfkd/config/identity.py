@@ -18,8 +18,8 @@ from echodfkd.storage.untrusted import parse_json_object, parse_yaml
 
 IDENTITY = "identity.json"
 
-_DIFFERENCES = 3
-"""First layout whose identity.json holds the hash of the difference from the defaults."""
+_TODAYS_DEFAULTS = 3
+"""First layout whose hashes are differences from today's defaults: a changed default raises it, with `LAYOUT`."""
 
 
 def config_hash(config: RunConfig) -> str:
@@ -93,15 +93,15 @@ def open_run_folder(config: RunConfig, teacher_id: str) -> RunStorage:
 def run_hashes(storage: RunStorage, config: RunConfig) -> set[str]:
     """The hashes by which this folder may know this config.
 
-    Earlier layouts hold a hash over all options of their version. Their config.yaml decides instead: if it means this
-    config, the folder's hash is one of this run's.
+    The hash of an earlier layout covers other defaults, or all options of its version. The folder's config.yaml, which
+    spells out all options, decides instead: if it means this config, the folder's hash is one of this run's.
 
     Raises:
         ConfigError: the folder's layout is an earlier one, and this version does not read its config.yaml.
     """
     own = config_hash(config)
     stored = _read_identity(storage) if storage.exists(IDENTITY) else {}  # a training loop may run without a folder
-    if not stored or stored.get("layout", 1) >= _DIFFERENCES:
+    if not stored or stored.get("layout", 1) >= _TODAYS_DEFAULTS:
         return {own}
     try:
         theirs = config_from_dict(parse_yaml(storage.read("config.yaml"), f"{storage.root}/config.yaml"))
