@@ -210,7 +210,7 @@ def test_yaml_that_grows_or_loops_is_refused(tmp_path: Path) -> None:
     bomb = "a0: &a0 x\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 12))
     for text, sentence in (
         (bomb, "holds more than 100000 values once its aliases are expanded"),
-        ("a: &a [*a]\n", "an alias \\*a inside of what it stands for"),
+        ("a: &a [*a]\n", "an alias \\*a inside of its own value"),
         ("[" * 3000, "nested deeper than 50 levels"),
         ("x: " + "y" * (2 << 20), "bytes, a config may have 1048576"),
         ("a: !!python/object/apply:os.system [touch x]", "could not determine a constructor"),
