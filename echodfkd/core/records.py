@@ -6,15 +6,14 @@ The unit of the plan is the *slot*: a run of N clips has the slots 0 .. N-1, and
 exactly one trained clip. Slot ``s`` first draws the clip of index ``s``; if that clip is
 quarantined, it draws ``s + N``, then ``s + 2N`` and so on. A replacement depends only on the slot: no
 actor has to ask another which index is free, in any order and on any machine.
-
-(More than 300 lines: all contracts between stages stand side by side, each with its example.)
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
 
 import numpy as np
 
@@ -128,25 +127,6 @@ class DroppedMember(TriedClip):
 
 
 @dataclass(frozen=True)
-class TaughtClip:
-    """A window with its soft masks. ``teacher_prob`` (T, H, W) or (T, C, H, W) in a code of `mask_codes`.
-
-    ``teacher_confidence`` is uint8, round(255 * how far an ensemble's members agree); None if no student reads it.
-    ``teacher_features`` float16 (T, F, h, w), or None if no student reads them.
-
-    Example: ``TaughtClip(slot=17, clip=clip, teacher_prob=np.zeros((16, 56, 56), np.uint8),
-    teacher_id="embedded-1a2b3c4d")``.
-    """
-
-    slot: int
-    clip: VideoClip
-    teacher_prob: np.ndarray
-    teacher_id: str
-    teacher_confidence: np.ndarray | None = None
-    teacher_features: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
 class LedgerRow(TriedClip):
     """One clip trained once. Rows are void until a checkpoint's manifest names their file."""
 
@@ -180,17 +160,12 @@ class TrainingRow:
     terms: dict[str, float]
 
 
-@dataclass(frozen=True)
-class DistillationBatch:
-    """One micro-batch of one rank. No truth crosses to the students.
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """The clips of some slots with their bookkeeping: one read task, one micro-batch of one worker.
 
-    Shapes: ``slot`` and ``index`` int64 (B,), ``video`` uint8 (B, T, H, W), ``teacher_prob`` codes (B, T, H, W), or
-    (B, T, C, H, W) in the order of `RunConfig.taught_classes`, ``sample_weight`` float32 (B,). ``teacher_phase``
-    float32 (B, T), 1 at ED and 0 at ES, and ``teacher_ef`` float32 (B,), 0..1: None if no student learns them, NaN
-    if the teacher's masks do not tell. ``teacher_confidence`` uint8, as ``teacher_prob``, and ``teacher_features``
-    float16 (B, T, F, h, w): None if no student reads them. ``fault`` is "" or the sentence that must stop the run.
-
-    Example: ``DistillationBatch.from_columns(next(iter(stream)))``.
+    Shapes: ``slot``, ``index``, ``epoch`` and ``window_start`` int64 (N,), ``video`` uint8 (N, T, H, W),
+    ``sample_weight`` float32 (N,). ``fault`` is "" or the sentence that must stop the run. No truth is among them.
     """
 
     slot: np.ndarray
@@ -199,126 +174,74 @@ class DistillationBatch:
     epoch: np.ndarray
     window_start: np.ndarray
     video: np.ndarray
-    teacher_prob: np.ndarray
     sample_weight: np.ndarray
     source: tuple[str, ...] = ()
     domain: tuple[str, ...] = ()
     quarantined: tuple[Quarantined, ...] = ()
     spans: tuple[StageSpan, ...] = ()
     fault: str = ""
+
+    def to_columns(self) -> dict[str, np.ndarray]:
+        """Columns for Ray Data, a row per slot.
+
+        The records of a block (quarantined indices, spans of work, the fault) ride on its first row as JSON, so that
+        they arrive exactly when, and as often as, the clips do.
+        """
+        columns, count = {}, len(self.slot)
+        for field_ in fields(self):
+            name, value = field_.name, getattr(self, field_.name)
+            if isinstance(value, np.ndarray):
+                columns[name] = value
+            elif name in _RECORDS:
+                columns[name] = _text_column(json.dumps([asdict(row) for row in value]), "[]", count)
+            elif name in _TEXTS:
+                columns[name] = np.array(value, dtype=object)
+        return {**columns, "fault": _text_column(self.fault, "", count)}
+
+    @classmethod
+    def from_columns(cls, columns: Mapping[str, np.ndarray]) -> Self:
+        """Read the columns that `to_columns` wrote; other columns are ignored."""
+        values: dict[str, Any] = {}
+        for name in (field_.name for field_ in fields(cls) if field_.name in columns):
+            if name in _RECORDS:
+                rows = [row for text in columns[name] for row in json.loads(str(text))]
+                values[name] = tuple(_RECORDS[name](**row) for row in rows)
+            elif name in _TEXTS:
+                values[name] = tuple(str(text) for text in columns[name])
+            elif name == "fault":
+                values[name] = next((str(text) for text in columns[name] if str(text)), "")
+            else:
+                values[name] = np.asarray(columns[name])
+        return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillationBatch(Block):
+    """A taught block: what one rank trains on in one micro-batch. No truth crosses to the students.
+
+    Shapes: ``teacher_prob`` (N, T, C, H, W) in a code of `mask_codes` and the order of `RunConfig.taught_classes`.
+    ``teacher_confidence`` uint8, round(255 x), shaped likewise: how far an ensemble's members agree.
+    ``teacher_features`` float16 (N, T, F, h, w). ``teacher_phase`` float32 (N, T), 1 at ED and 0 at ES, and
+    ``teacher_ef`` float32 (N,), 0..1, both NaN if the teacher's masks do not tell. All but the masks are None if no
+    student reads them. ``dropped`` are the members of an ensemble that clips were taught without.
+
+    Example: ``DistillationBatch.from_columns(next(iter(stream)))``.
+    """
+
+    teacher_prob: np.ndarray
+    teacher_confidence: np.ndarray | None = None
+    teacher_features: np.ndarray | None = None
     teacher_phase: np.ndarray | None = None
     teacher_ef: np.ndarray | None = None
-    teacher_confidence: np.ndarray | None = None
     dropped: tuple[DroppedMember, ...] = ()
-    teacher_features: np.ndarray | None = None
-
-    @staticmethod
-    def from_columns(columns: dict[str, np.ndarray]) -> DistillationBatch:
-        """Read the columns that `taught_columns` wrote (see there for names and dtypes)."""
-        quarantined: list[Quarantined] = []
-        spans: list[StageSpan] = []
-        for text in columns["quarantined"]:
-            quarantined.extend(Quarantined(**row) for row in json.loads(str(text)))
-        for text in columns["spans"]:
-            spans.extend(StageSpan(**row) for row in json.loads(str(text)))
-        faults = [str(text) for text in columns["fault"] if str(text)]
-        return DistillationBatch(
-            slot=np.asarray(columns["slot"], np.int64),
-            index=np.asarray(columns["index"], np.int64),
-            clip_id=tuple(str(name) for name in columns["clip_id"]),
-            epoch=np.asarray(columns["epoch"], np.int64),
-            window_start=np.asarray(columns["window_start"], np.int64),
-            video=np.asarray(columns["video"]),
-            teacher_prob=np.asarray(columns["teacher_prob"]),
-            sample_weight=np.asarray(columns["sample_weight"], np.float32),
-            source=tuple(str(name) for name in columns["source"]),
-            domain=tuple(str(name) for name in columns["domain"]),
-            quarantined=tuple(quarantined),
-            spans=tuple(spans),
-            fault=faults[0] if faults else "",
-            teacher_phase=columns.get("teacher_phase"),
-            teacher_ef=columns.get("teacher_ef"),
-            teacher_confidence=columns.get("teacher_confidence"),
-            dropped=tuple(DroppedMember(**row) for text in columns.get("dropped", ()) for row in json.loads(str(text))),
-            teacher_features=columns.get("teacher_features"),
-        )
 
 
-def clip_columns(
-    clips: Sequence[VideoClip],
-    *,
-    slots: Sequence[int],
-    attempts: Sequence[int],
-    quarantined: Sequence[Quarantined] = (),
-    spans: Sequence[StageSpan] = (),
-    fault: str = "",
-) -> dict[str, np.ndarray]:
-    """Columns of one block between source and teacher, a row per slot. Truth columns end here.
-
-    ``attempts`` counts the indices each slot has used up. The lists of a block (quarantined indices, work
-    spans, the fault) ride on its first row as JSON, so that bookkeeping arrives exactly when, and as often
-    as, the clips do.
-    """
-    count = len(clips)
-    return {
-        "slot": np.array(slots, np.int64),
-        "index": np.array([c.index for c in clips], np.int64),
-        "clip_id": np.array([c.clip_id for c in clips], dtype=object),
-        "epoch": np.array([c.epoch for c in clips], np.int64),
-        "window_start": np.array([c.window_start for c in clips], np.int64),
-        "video": np.stack([c.video for c in clips]),
-        "sample_weight": np.array([c.sample_weight for c in clips], np.float32),
-        "source": np.array([c.source for c in clips], dtype=object),
-        "domain": np.array([c.domain for c in clips], dtype=object),
-        "attempts": np.array(attempts, np.int64),
-        "quarantined": json_column(quarantined, count),
-        "spans": json_column(spans, count),
-        "fault": np.array([fault] + [""] * (count - 1), dtype=object),
-    }
+_TEXTS = ("clip_id", "source", "domain")
+_RECORDS: dict[str, type] = {"quarantined": Quarantined, "spans": StageSpan, "dropped": DroppedMember}
 
 
-def append_bookkeeping(
-    block: dict[str, np.ndarray], quarantined: Sequence[Quarantined], spans: Sequence[StageSpan], fault: str
-) -> dict[str, np.ndarray]:
-    """The block with more on the lists of its first row."""
-    block = dict(block)
-    for name, rows in (("quarantined", quarantined), ("spans", spans)):
-        column = block[name].copy()
-        column[0] = json.dumps(json.loads(str(column[0])) + [asdict(row) for row in rows])
-        block[name] = column
-    if fault:
-        block["fault"] = block["fault"].copy()
-        block["fault"][0] = fault
-    return block
-
-
-def taught_columns(
-    clips: Sequence[TaughtClip],
-    quarantined: Sequence[Quarantined] = (),
-    spans: Sequence[StageSpan] = (),
-    fault: str = "",
-) -> dict[str, np.ndarray]:
-    """Columns of one block between teacher and students: `clip_columns` with ``teacher_prob``."""
-    columns = clip_columns(
-        [taught.clip for taught in clips],
-        slots=[taught.slot for taught in clips],
-        attempts=[1] * len(clips),
-        quarantined=quarantined,
-        spans=spans,
-        fault=fault,
-    )
-    del columns["attempts"]
-    columns["teacher_prob"] = np.stack([taught.teacher_prob for taught in clips])
-    for name in ("teacher_confidence", "teacher_features"):
-        rows = [column for taught in clips if (column := getattr(taught, name)) is not None]
-        if rows:
-            columns[name] = np.stack(rows)
-    return columns
-
-
-def json_column(rows: Sequence[object], count: int) -> np.ndarray:
-    """A column of ``count`` texts whose first holds a block's records."""
-    return np.array([json.dumps([asdict(row) for row in rows])] + ["[]"] * (count - 1), dtype=object)  # type: ignore[call-overload]
+def _text_column(first: str, rest: str, count: int) -> np.ndarray:
+    return np.array([first] + [rest] * (count - 1), dtype=object)
 
 
 @dataclass(frozen=True)

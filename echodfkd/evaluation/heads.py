@@ -21,7 +21,7 @@ from echodfkd.evaluation.case import check_finite, run_network
 from echodfkd.metrics import cardiac
 from echodfkd.metrics.beat import beat_targets
 from echodfkd.metrics.overlap import dice
-from echodfkd.models.teachers.protocol import ClipKey, ClipTeacher, Teacher, pick_classes
+from echodfkd.models.teachers.protocol import ClipKey, Teacher
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,11 @@ def predict_with_teacher(
     Raises:
         ClipError: it has no mask of this case, as a teacher of recorded masks may.
     """
-    if isinstance(teacher, ClipTeacher):
-        key = ClipKey(case.clip_id, case.index, case.window_start, is_case=True)
-        prob, faults = teacher.clip_masks(case.video[None], [key])
-        if faults:
-            raise ClipError(faults[0])
-    else:
-        prob = teacher.soft_masks(case.video[None])
-    by_name = {name: pick_classes(prob, teacher.class_names, (name,))[0] for name in classes}
+    key = ClipKey(case.clip_id, case.index, case.window_start, is_case=True)
+    output = teacher.teach(case.video[None], [key], classes=classes)
+    if output.faults:
+        raise ClipError(output.faults[0])
+    by_name = dict(zip(classes, output.masks[0].swapaxes(0, 1), strict=True))
     lv_prob = by_name.pop("LV")
     phase, ef = beat_targets(lv_prob[None], fps=case.fps) if tasks else (None, None)
     return Prediction(

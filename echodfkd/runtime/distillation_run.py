@@ -48,7 +48,6 @@ from echodfkd.storage.files import RunStorage
 from echodfkd.storage.lease import Lease, held
 from echodfkd.storage.manifests import latest_checkpoint
 from echodfkd.storage.schemas import SPAN_SCHEMA
-from echodfkd.teaching.ensemble import Ensemble
 from echodfkd.training.initial_weights import check_initial
 
 
@@ -188,8 +187,7 @@ def check_inputs(config: RunConfig) -> str:
         raise ConfigError("students: empty, name at least one, e.g. students.c31.blocks=3 students.c31.layers=1")
     teacher = load_teacher(config, device="cpu")
     check_teacher_gives(config, teacher.class_names)
-    if isinstance(teacher, Ensemble):
-        check_members_give(config, {one.name: one.teacher.class_names for one in teacher.members})
+    check_members_give(config, teacher.member_classes)
     check_initial(config)
     training_source(config)
     if config.evaluation.enabled:

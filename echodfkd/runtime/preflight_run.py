@@ -17,7 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from echodfkd.config.run import RunConfig
 from echodfkd.core.errors import EchoDFKDError
-from echodfkd.models.teachers.protocol import ClipKey, masks_of_clips
+from echodfkd.models.teachers.protocol import ClipKey
 from echodfkd.runtime.cluster.connection import connected, with_absolute_paths
 from echodfkd.runtime.cluster.resources import live_nodes, place, roles
 from echodfkd.runtime.distillation_run import check_inputs
@@ -82,7 +82,7 @@ def _time_first_batch(config: RunConfig) -> str:
     start = time.perf_counter()
     clip = source.clip(0)
     made = time.perf_counter()
-    masks_of_clips(teacher, clip.video[None], [ClipKey(clip.clip_id, clip.index, clip.window_start)])
+    teacher.teach(clip.video[None], [ClipKey(clip.clip_id, clip.index, clip.window_start)])
     taught = time.perf_counter()
     there = " (on a GPU it is another number)" if config.teacher.num_gpus else ""
     return (

@@ -31,7 +31,7 @@ from echodfkd.runtime.cluster.connection import connected, last_sentence, node_l
 from echodfkd.runtime.cluster.environment import cluster_address
 from echodfkd.runtime.cluster.resources import Role, live_nodes, place
 from echodfkd.runtime.stream.parts import load_teacher
-from echodfkd.runtime.stream.teacher_pool import check_same_teacher, compiled
+from echodfkd.runtime.stream.teacher_pool import known_teacher
 from echodfkd.teaching.remote.messages import Limits
 from echodfkd.teaching.remote.service import Answer, MaskService, busy, cut_off, read_token, too_slow
 
@@ -51,9 +51,8 @@ class TeacherReplica:
     def __init__(self, config: RunConfig, teacher_id: str) -> None:
         if not config.teacher.num_gpus:
             torch.set_num_threads(max(1, round(config.teacher.num_cpus)))
-        teacher = load_teacher(config)
-        check_same_teacher(teacher.teacher_id, teacher_id)
-        self._service = MaskService(compiled(teacher, config.teacher), _limits(config.serve), _token(config.serve))
+        teacher = known_teacher(config, teacher_id)
+        self._service = MaskService(teacher, _limits(config.serve), _token(config.serve))
         self._options = config.serve
         self._held = 0
         self._one = ThreadPoolExecutor(1)

@@ -1,18 +1,19 @@
-"""The teacher that a config names, ready to make soft masks."""
+"""Build the teacher that a config names. Runs, evaluation and reports all build theirs here."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Callable
 
 from echodfkd.config.rules.teacher import NETWORK_KINDS, check_classes, class_map
-from echodfkd.config.sections.remote import RemoteConfig
 from echodfkd.config.sections.teacher import TeacherConfig, TeacherModelConfig
 from echodfkd.core.errors import ConfigError, InputError
 from echodfkd.models.teachers.build import build_teacher, pick_device
 from echodfkd.models.teachers.library_networks import smp_network, torchvision_network
 from echodfkd.models.teachers.monai_bundle import MonaiNetwork
 from echodfkd.models.teachers.protocol import Teacher
+from echodfkd.models.teachers.teacher_features import FeatureTeacher
 from echodfkd.models.teachers.teacher_files import (
     ExportedNetwork,
     ForeignNetwork,
@@ -20,7 +21,7 @@ from echodfkd.models.teachers.teacher_files import (
     onnx_device,
     read_pinned,
 )
-from echodfkd.models.teachers.torch_teacher import NetworkLayout, PixelStatistics, TorchTeacher
+from echodfkd.models.teachers.torch_teacher import NetworkLayout, NetworkSpec, PixelStatistics, TorchTeacher
 from echodfkd.teaching.cache import CachedTeacher
 from echodfkd.teaching.ensemble import Ensemble, Member
 from echodfkd.teaching.frame_memory import FrameMemory
@@ -32,35 +33,34 @@ from echodfkd.teaching.remote.service import read_token
 
 
 def build_configured_teacher(config: TeacherConfig, *, device: str, placement: Placement | None = None) -> Teacher:
-    """The teacher (or the ensemble) of a config, held against its stored reference, behind its cache (an
-    ensemble's members each behind it).
+    """The teacher of a config, checked against its stored reference, with its cache; or its ensemble.
 
     Args:
         config: checked by `check_teacher`.
         device: auto, cpu or cuda.
-        placement: places clips in recorded videos, for masks that were made of whole videos; None where there are none.
+        placement: places clips in recorded videos, for masks that were made of whole videos; None if there are none.
 
     Raises:
         InputError: a file cannot be used, or a teacher does not give the mask stored for it.
-        ConfigError: the device or the network's name is not there.
+        ConfigError: the device or the network's name does not exist.
     """
     if config.kind != "ensemble":
-        return _kept(_build_one(config, device=device, placement=placement), config)
+        return _kept(_build_one(config, device, placement), config)
     members = [build_member(config, name, device=device, placement=placement) for name in config.members]
-    fused = Ensemble(members, method=config.fusion, code=config.mask_code)
-    _check(fused, config)
-    return fused
+    ensemble = Ensemble(members, method=config.fusion, code=config.mask_code)
+    _check(ensemble, config)
+    return ensemble
 
 
 def build_member(config: TeacherConfig, name: str, *, device: str, placement: Placement | None = None) -> Member:
-    """One member of an ensemble, held against its own stored reference, behind the cache. Raises as above."""
+    """One member of an ensemble, checked against its own stored reference, with the cache. Raises as above."""
     model = config.members[name]
     try:
-        teacher = _build_one(model, device=device, placement=placement)
+        teacher = _build_one(model, device, placement)
     except (InputError, ConfigError) as error:
         raise type(error)(f"teacher.members.{name}: {error}") from error
-    # not the fused masks are kept: other weights or another fusion go on with the same entries, and a member that
-    # was once left out of a clip is asked again
+    # each member's masks are kept, not the fused ones: other weights or another fusion go on with the same entries, and
+    # a member that was once left out of a clip is asked again
     teacher = teacher if model.kind == "recorded" else _kept(teacher, config)
     return Member(name, teacher, model.weight, model.required)
 
@@ -71,41 +71,54 @@ def configured_fusion(config: TeacherConfig) -> Fusion:
     return Fusion(config.fusion, rules, config.mask_code)
 
 
+def with_features(teacher: Teacher, config: TeacherConfig, shape: tuple[int, int, int], size: int) -> FeatureTeacher:
+    """The teacher of `build_configured_teacher` with the features of teacher.feature_layer in its output.
+
+    Raises:
+        ConfigError: the layer does not exist or is unfit, see `FeatureTeacher`.
+    """
+    assert isinstance(teacher, TorchTeacher), "check_config: teacher.feature_layer"
+    return FeatureTeacher(teacher, layer=config.feature_layer, shape=shape, size=size)
+
+
 def _kept(teacher: Teacher, config: TeacherConfig) -> Teacher:
-    """Behind what the config keeps of its masks: a cache of windows, and before that a memory of frames."""
-    if config.frame_memory_mb and isinstance(teacher, TorchTeacher) and teacher.sees_frames:
+    """The teacher behind a memory of frames and a cache of windows, if the config asks for them."""
+    if config.frame_memory_mb and teacher.sees_frames:
         teacher = FrameMemory(teacher, config.frame_memory_mb)
     return CachedTeacher(teacher, config.cache, config.mask_code) if config.cache else teacher
 
 
-def _build_one(model: TeacherModelConfig, *, device: str, placement: Placement | None) -> Teacher:
-    teacher: Teacher
-    if model.kind == "recorded":
-        channels, class_names = class_map(model)
-        return RecordedMasks(
-            model.weights,
-            source_classes=tuple(model.outputs),
-            channels=channels,
-            class_names=class_names,
-            place=placement,
-        )
-    if model.kind == "remote":
-        teacher = _remote_teacher(model.remote)
-    elif model.kind in NETWORK_KINDS:
-        teacher = _network_teacher(model, device)
-    else:
-        teacher = build_teacher(
-            kind=model.kind,
-            weights=model.weights,
-            device=device,
-            batch_frames=model.batch_frames,
-            precision=model.precision,
-        )
-    _check(teacher, model)
+def _build_one(model: TeacherModelConfig, device: str, placement: Placement | None) -> Teacher:
+    teacher = BUILDERS[model.kind](model, device, placement)
+    if model.kind != "recorded":
+        _check(teacher, model)
     return teacher
 
 
-def _remote_teacher(remote: RemoteConfig) -> Teacher:
+def _shipped_teacher(model: TeacherModelConfig, device: str, placement: Placement | None) -> Teacher:
+    """A network that this package defines."""
+    return build_teacher(
+        kind=model.kind,
+        weights=model.weights,
+        device=device,
+        batch_frames=model.batch_frames,
+        precision=model.precision,
+    )
+
+
+def _recorded_teacher(model: TeacherModelConfig, device: str, placement: Placement | None) -> Teacher:
+    channels, class_names = class_map(model)
+    return RecordedMasks(
+        model.weights,
+        source_classes=tuple(model.outputs),
+        channels=channels,
+        class_names=class_names,
+        place=placement,
+    )
+
+
+def _remote_teacher(model: TeacherModelConfig, device: str, placement: Placement | None) -> Teacher:
+    remote = model.remote
     return RemoteTeacher(
         remote.url,
         token=read_token(remote.token_file, "teacher.remote.token_file"),
@@ -124,8 +137,8 @@ def _check(teacher: Teacher, model: TeacherModelConfig) -> None:
         check_reference(teacher, reference, tolerance=model.reference_tolerance)
 
 
-def _network_teacher(model: TeacherModelConfig, device: str) -> Teacher:
-    """A network out of someone's file. Its id covers the file and all that the config says of its input and output."""
+def _network_teacher(model: TeacherModelConfig, device: str, placement: Placement | None) -> Teacher:
+    """A network from a file. Its id covers the file and all options of its input and output."""
     device = pick_device(onnx_device(device) if model.kind == "onnx" else device, "teacher.device")
     network = _open_network(model, device)
     if isinstance(network, MonaiNetwork):
@@ -141,19 +154,16 @@ def _network_teacher(model: TeacherModelConfig, device: str) -> Teacher:
     statistics = PixelStatistics(tuple(model.pixel_mean), tuple(model.pixel_std), model.normalise)
     facts = f"{network.weights_hash}|{statistics}|{model.input_size}|{layout}|{class_names}|{model.output}"
     facts += "" if model.normalise == "fixed" else f"|{model.normalise}"
-    return TorchTeacher(
-        network,
-        name=model.network or model.kind,
-        statistics=statistics,
+    spec = NetworkSpec(
+        model.network or model.kind,
+        statistics,
         input_size=model.input_size or None,
-        device=device,
-        batch_frames=model.batch_frames,
         class_names=class_names,
         layout=layout,
         weights_hash=hashlib.sha256(facts.encode()).hexdigest()[:8],
-        precision=model.precision,
         channels_last=model.kind in ("torchvision", "smp"),
     )
+    return TorchTeacher(network, spec, device=device, batch_frames=model.batch_frames, precision=model.precision)
 
 
 def _open_network(model: TeacherModelConfig, device: str) -> ForeignNetwork:
@@ -172,7 +182,7 @@ def _open_network(model: TeacherModelConfig, device: str) -> ForeignNetwork:
 
 
 def _with_bundle_outputs(model: TeacherModelConfig, network: MonaiNetwork) -> TeacherModelConfig:
-    """The config with the names of the bundle's channels where it gives none itself. Raises `InputError`."""
+    """The config with the names of the bundle's channels if it gives none itself. Raises `InputError`."""
     names, count = model.outputs or list(network.channel_names), network.definition.out_channels
     if len(names) != count:
         told = "its metadata names none"
@@ -188,7 +198,7 @@ def _with_bundle_outputs(model: TeacherModelConfig, network: MonaiNetwork) -> Te
 
 
 def _check_input(model: TeacherModelConfig, shape: tuple[int | None, ...] | None) -> int | None:
-    """Hold the options against the input that a file declares. Returns the batch that it insists on.
+    """Check the options against the input that a file declares. Returns the batch size that it insists on, or None.
 
     Raises:
         InputError: another number of axes or channels, another size, or another number of frames at once.
@@ -207,6 +217,15 @@ def _check_input(model: TeacherModelConfig, shape: tuple[int | None, ...] | None
         if side is not None and wanted[axis] != side:
             raise InputError(
                 f"teacher.{option}: {model.weights} takes {declared} ({model.layout}), which needs {axis} = {side};"
-                f" the option stands for {wanted[axis] or 'whatever the clip has'}"
+                f" the option stands for {wanted[axis] or 'the size of the clip'}"
             )
     return sides["N"]
+
+
+BUILDERS: dict[str, Callable[[TeacherModelConfig, str, Placement | None], Teacher]] = {
+    **dict.fromkeys(("embedded", "embedded_chambers", "echonet_deeplabv3"), _shipped_teacher),
+    **dict.fromkeys(NETWORK_KINDS, _network_teacher),
+    "recorded": _recorded_teacher,
+    "remote": _remote_teacher,
+}
+"""(model, device, placement) -> teacher, by kind; an ensemble is built of these."""

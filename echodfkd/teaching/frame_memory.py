@@ -1,6 +1,7 @@
-"""Masks of single frames that an actor remembers, so that windows of one video that overlap share them.
+"""Remember the masks of single frames in an actor, so that overlapping windows of one video share them.
 
-A cache keeps windows, and a run that cuts another window in each epoch meets few of them again; their frames it does.
+A cache keeps windows. A run that cuts another window in each epoch meets few windows again, but it does meet their
+frames again.
 
 Legend: N clips, T frames, C classes, H rows, W columns.
 """
@@ -14,31 +15,33 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from echodfkd.core.mask_codes import MASK_CODES
-from echodfkd.models.teachers.protocol import ClipKey
-from echodfkd.models.teachers.torch_teacher import TorchTeacher
+from echodfkd.core import clock
+from echodfkd.core.mask_codes import MASK_CODES, encode
+from echodfkd.core.records import StageSpan
+from echodfkd.models.teachers.protocol import ClipKey, Teacher, TeacherOutput
 
 _CODEC = pa.Codec("lz4")
 _ENTRY_BYTES = 256
-"""What an entry takes beside its mask: the key, two objects, and their places in the dictionary."""
+"""Bytes of an entry besides its mask: the key, two objects, and their places in the dictionary."""
 
 
-class FrameMemory:
-    """A `CodingTeacher` that teaches no frame twice, as far as its memory reaches.
+class FrameMemory(Teacher):
+    """Teaches no frame twice, as far as its memory reaches.
 
-    A frame is known by its pixels, so that nothing needs to be said of where a clip comes from. Its mask is that of
-    `TorchTeacher.clip_codes`, which was made beside other frames: on most devices that moves a probability in its last
-    digits, and a level here and there by one.
+    A frame is known by its pixels, so that the origin of a clip does not matter. Its mask was made beside other
+    frames: on most devices that changes a probability in its last digits, and a code here and there by one.
 
     Args:
-        teacher: whose network sees a frame at a time (`TorchTeacher.sees_frames`).
-        megabytes: of masks, compressed; those that were met longest ago are forgotten first.
+        teacher: one that sees a frame at a time (`Teacher.sees_frames`).
+        megabytes: of masks, compressed; the entries used longest ago are forgotten first.
 
     Attributes:
         remembered: frames so far whose mask was known.
     """
 
-    def __init__(self, teacher: TorchTeacher, megabytes: float) -> None:
+    sees_frames = True
+
+    def __init__(self, teacher: Teacher, megabytes: float) -> None:
         assert teacher.sees_frames
         self.teacher = teacher
         self.teacher_id, self.class_names = teacher.teacher_id, teacher.class_names
@@ -46,42 +49,64 @@ class FrameMemory:
         self._masks: OrderedDict[bytes, bytes] = OrderedDict()
         self._bytes, self._most = 0, int(megabytes * (1 << 20))
 
-    def soft_masks(self, video_NTHW: np.ndarray) -> np.ndarray:
-        """See `Teacher.soft_masks`. Nothing is remembered of these: they are not rounded."""
-        return self.teacher.soft_masks(video_NTHW)
+    def compile(self) -> None:
+        """See `Teacher.compile`."""
+        self.teacher.compile()
 
-    def clip_codes(
-        self, video_NTHW: np.ndarray, clips: Sequence[ClipKey], code: str
-    ) -> tuple[np.ndarray, dict[int, str]]:
-        """See `CodingTeacher.clip_codes`."""
+    def teach(
+        self,
+        video_NTHW: np.ndarray,
+        clips: Sequence[ClipKey] = (),
+        *,
+        classes: Sequence[str] | None = None,
+        code: str | None = None,
+    ) -> TeacherOutput:
+        """See `Teacher.teach`. Probabilities are not remembered: they are not rounded."""
+        if code is None:
+            return self.teacher.teach(video_NTHW, clips, classes=classes)
+        start = clock.now()
         N, T, H, W = video_NTHW.shape
         frames = np.ascontiguousarray(video_NTHW).reshape(N * T, H, W)
         kind = f"{code} {H} {W}".encode()
         keys = [hashlib.blake2b(frame.data, digest_size=16, key=kind).digest() for frame in frames]
-        codes = np.empty((N * T, len(self.class_names) - 1, H, W), MASK_CODES[code])
+        masks = np.empty((N * T, len(self.class_names) - 1, H, W), MASK_CODES[code])
         new: dict[bytes, int] = {}
         for place, key in enumerate(keys):
             if key in self._masks:
-                self._masks.move_to_end(key)
-                codes[place] = np.frombuffer(_CODEC.decompress(self._masks[key], codes[0].nbytes), codes.dtype).reshape(
-                    codes.shape[1:]
-                )
+                masks[place] = self._recall(key, masks[place])
             else:
                 new.setdefault(key, place)
-        self.remembered += sum(key not in new for key in keys)
+        known = sum(key not in new for key in keys)
+        self.remembered += known
+        faults = self._teach_new(frames, keys, new, masks, code, T) if new else {}
+        spans = (StageSpan("teacher_remembered", "", start, clock.now(), 0, known),) if known else ()
+        chosen = masks.reshape(N, T, *masks.shape[1:])
+        if classes is not None:
+            chosen = chosen[:, :, self.places(classes)]
+        chosen[list(faults)] = encode(np.zeros(()), code)
+        return TeacherOutput(chosen, faults, spans=spans)
+
+    def _teach_new(
+        self, frames: np.ndarray, keys: list[bytes], new: dict[bytes, int], masks: np.ndarray, code: str, T: int
+    ) -> dict[int, str]:
+        """Fill in the masks of frames that are not known, and remember them. Returns the faults by clip."""
+        made = self.teacher.teach(frames[list(new.values())][:, None], code=code)
+        rows = {key: row for row, key in enumerate(new)}
         faults: dict[int, str] = {}
-        if new:
-            made, unusable = self.teacher.clip_codes(frames[list(new.values())][:, None], (), code)
-            rows = {key: row for row, key in enumerate(new)}
-            for place, key in enumerate(keys):
-                if key in new:
-                    codes[place] = made[rows[key], 0]
-                    if rows[key] in unusable:
-                        faults[place // T] = unusable[rows[key]]
-            for key, row in rows.items():
-                if row not in unusable:
-                    self._remember(key, made[row])
-        return codes.reshape(N, T, *codes.shape[1:]), faults
+        for place, key in enumerate(keys):
+            if key in new:
+                masks[place] = made.masks[rows[key], 0]
+                if rows[key] in made.faults:
+                    faults[place // T] = made.faults[rows[key]]
+        for key, row in rows.items():
+            if row not in made.faults:
+                self._remember(key, made.masks[row])
+        return faults
+
+    def _recall(self, key: bytes, like: np.ndarray) -> np.ndarray:
+        self._masks.move_to_end(key)
+        data = _CODEC.decompress(self._masks[key], like.nbytes)
+        return np.frombuffer(data, like.dtype).reshape(like.shape)
 
     def _remember(self, key: bytes, mask: np.ndarray) -> None:
         self._masks[key] = _CODEC.compress(np.ascontiguousarray(mask), asbytes=True)

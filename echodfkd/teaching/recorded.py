@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from echodfkd.core.errors import ClipError, InputError, RunError, one_line
 from echodfkd.core.mask_codes import decode, quantise
-from echodfkd.models.teachers.protocol import ClipKey
+from echodfkd.models.teachers.protocol import ClipKey, Teacher, TeacherOutput
 from echodfkd.sources.video.windows import resize_video, sample_video
 from echodfkd.storage.files import read_inside
 from echodfkd.storage.object_store import open_filesystem
@@ -37,8 +37,8 @@ class Placement(Protocol):
         ...
 
 
-class RecordedMasks:
-    """A `ClipTeacher` over a folder of masks (a path or an fsspec URL).
+class RecordedMasks(Teacher):
+    """Reads masks from a folder (a path or an fsspec URL).
 
     The folder holds Parquet files of `MASK_SCHEMA`, whose rows are masks of clips by id, frame by frame; or one
     ``NAME.seg.npz`` per video, of the whole video at its own frame rate, which is cut as the clip was. Masks of
@@ -93,12 +93,17 @@ class RecordedMasks:
         self._unreadable: dict[str, str] = {}
         self._rows = dict(self._index(tables))
 
-    def soft_masks(self, video_NTHW: np.ndarray) -> np.ndarray:
-        """Not possible: pixels alone do not say which clip they are of. Raises `RunError`."""
-        raise RunError(f"the teacher {self.teacher_id} finds masks by clip id, and was shown pixels alone")
-
-    def clip_masks(self, video_NTHW: np.ndarray, clips: Sequence[ClipKey]) -> tuple[np.ndarray, dict[int, str]]:
-        """See `ClipTeacher.clip_masks`."""
+    def teach(
+        self,
+        video_NTHW: np.ndarray,
+        clips: Sequence[ClipKey] = (),
+        *,
+        classes: Sequence[str] | None = None,
+        code: str | None = None,
+    ) -> TeacherOutput:
+        """See `Teacher.teach`. Raises `RunError` without ``clips``."""
+        if not clips:
+            raise RunError(f"the teacher {self.teacher_id} finds masks by clip id, and was shown only pixels")
         N, T, H, W = video_NTHW.shape
         prob = np.zeros((N, T, len(self._channels), H, W), np.float32)
         faults = {}
@@ -107,7 +112,7 @@ class RecordedMasks:
                 prob[row] = self._mask(clip, (T, H, W)).astype(np.float32) / np.float32(255)
             except ClipError as error:
                 faults[row] = str(error)
-        return prob[:, :, 0] if len(self._channels) == 1 else prob, faults
+        return self.output_of(prob, video_NTHW, classes=classes, code=code, faults=faults)
 
     def _mask(self, clip: ClipKey, shape: tuple[int, int, int]) -> np.ndarray:
         """uint8 (T, C, H, W) in our classes. Raises `ClipError`."""

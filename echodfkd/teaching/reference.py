@@ -16,7 +16,7 @@ from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
 from echodfkd.core.errors import InputError, one_line
-from echodfkd.models.teachers.protocol import Teacher, with_class_axis
+from echodfkd.models.teachers.protocol import Teacher
 from echodfkd.storage.files import read_bytes
 from echodfkd.storage.untrusted import parse_json_object
 
@@ -38,8 +38,7 @@ def encode_reference(frame_THW: np.ndarray, prob_TCHW: np.ndarray, classes: tupl
 
 def make_reference(teacher: Teacher, frame_THW: np.ndarray) -> bytes:
     """A reference file of what this teacher gives now, uint8 (T, H, W): guards a later run against a change."""
-    prob = with_class_axis(teacher.soft_masks(frame_THW[None]), teacher.class_names)
-    return encode_reference(frame_THW, prob[0], teacher.class_names[1:])
+    return encode_reference(frame_THW, teacher.teach(frame_THW[None]).masks[0], teacher.class_names[1:])
 
 
 def find_reference(reference: str, weights: str) -> str:
@@ -65,11 +64,13 @@ def check_reference(teacher: Teacher, path: str, *, tolerance: float) -> None:
             f"teacher.reference: {path} is for the classes {', '.join(classes)}, but the teacher {teacher.teacher_id}"
             f" gives {', '.join(teacher.class_names[1:])}"
         )
-    found = with_class_axis(teacher.soft_masks(frame_THW[None]), teacher.class_names)[0]
-    differs = np.abs(found - prob_TCHW)
+    output = teacher.teach(frame_THW[None])
+    if output.faults:
+        raise InputError(f"teacher.reference: {path} cannot be compared: {output.faults[0]}")
+    differs = np.abs(output.masks[0] - prob_TCHW)
     worst = float(differs.max())
-    if not worst <= tolerance:  # NaN too
-        name = classes[int(np.nanargmax(differs.max(axis=(0, 2, 3))))] if np.isfinite(worst) else classes[0]
+    if worst > tolerance:
+        name = classes[int(differs.max(axis=(0, 2, 3)).argmax())]
         raise InputError(
             f"teacher.reference: the teacher {teacher.teacher_id} does not give the mask stored in {path}: {name}"
             f" differs by up to {worst:.3g} (mean {float(differs.mean()):.3g}), allowed is {tolerance:g}"

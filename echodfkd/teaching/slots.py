@@ -1,4 +1,4 @@
-"""Which clip a slot of the plan becomes, and what takes the place of one that cannot be used. No Ray."""
+"""Draw the clip of a slot, and replace clips that cannot be used. No Ray."""
 
 from __future__ import annotations
 
@@ -11,20 +11,24 @@ from echodfkd.config.sections.augment import AugmentConfig
 from echodfkd.core.errors import ClipError
 from echodfkd.core.mask_codes import PROBABILITY
 from echodfkd.core.records import Quarantined, VideoClip
-from echodfkd.models.teachers.protocol import ClipKey
+from echodfkd.models.teachers.protocol import ClipKey, TeacherOutput
 from echodfkd.sources.clip_source import ClipSource
 from echodfkd.sources.video.augment import augment_clip
-from echodfkd.teaching.members import Taught
+from echodfkd.teaching.clip_block import ClipBlock
+
+Teach = Callable[[np.ndarray, Sequence[ClipKey]], TeacherOutput]
+"""Makes the output for some clips, of the classes and in the code that a run asks for."""
 
 
 @dataclass(frozen=True)
 class SlotRules:
     """How slots become clips: N slots, ``max_attempts`` indices for one of them, windows of (T, H, W).
 
-    ``classes`` and ``tasks`` are what the students of the run ask for, ``fps`` the windows' frame rate, ``confidence``
-    whether an ensemble's crosses to them, ``mask_code`` how masks do (`mask_codes`). ``augment`` and ``seed`` say how
-    clips are varied, before the teacher or after it. Both places are before the stream is cut into the parts of the
-    workers, and so the same for any number of them, after any restart, and for all students of the run.
+    ``classes`` and ``tasks`` are those that the students of the run ask for, ``fps`` the windows' frame rate;
+    ``confidence`` says whether an ensemble's confidence crosses to them, ``mask_code`` in which code masks do
+    (`mask_codes`). ``augment`` and ``seed`` say how clips are augmented, before the teacher or after it; either way
+    before the stream is cut into the parts of the workers, and so alike for any number of them, after any restart, and
+    for all students of the run.
     """
 
     plan_slots: int
@@ -41,7 +45,7 @@ class SlotRules:
 
 @dataclass(frozen=True)
 class Draw:
-    """What a slot drew: a clip or, where none was usable, why; and the indices that it has used up on the way."""
+    """The clip that a slot drew, or None; the indices it has used up; and the fault if there is no clip."""
 
     clip: VideoClip | None
     attempts: int
@@ -56,7 +60,7 @@ def draw_clip(source: ClipSource, slot: int, attempt: int, rules: SlotRules) -> 
         index = slot + attempt * rules.plan_slots
         attempt += 1
         try:
-            return Draw(_varied(source.clip(index), rules), attempt, quarantined, "")
+            return Draw(_augmented(source.clip(index), rules), attempt, quarantined, "")
         except ClipError as error:
             clip_id = getattr(error, "clip_id", f"{source.name}-i{index}")
             quarantined.append(Quarantined(slot, index, clip_id, "source", str(error)))
@@ -64,8 +68,8 @@ def draw_clip(source: ClipSource, slot: int, attempt: int, rules: SlotRules) -> 
     return Draw(None, attempt, quarantined, fault)
 
 
-def _varied(clip: VideoClip, rules: SlotRules) -> VideoClip:
-    """The clip as the teacher shall see it. Its truth stays behind, since it does not move with the pixels."""
+def _augmented(clip: VideoClip, rules: SlotRules) -> VideoClip:
+    """The clip, augmented if that comes before the teacher; labels are dropped because they are not transformed."""
     if rules.augment.where != "before_teacher" or not rules.augment.is_on:
         return clip
     video, _ = augment_clip(clip.video, None, rules.augment, seed=rules.seed, index=clip.index, epoch=clip.epoch)
@@ -79,66 +83,46 @@ def _exhausted(slot: int, rules: SlotRules, last: Quarantined) -> str:
     )
 
 
-@dataclass(frozen=True)
-class Settled:
-    """A block without ``attempts``, masks of its clips, what was quarantined, and "" or why a slot has no clip."""
-
-    block: dict[str, np.ndarray]
-    taught: Taught
-    quarantined: list[Quarantined]
-    fault: str
-
-
-def settle(
-    block: dict[str, np.ndarray],
-    taught: Taught,
-    teach: Callable[[np.ndarray, Sequence[ClipKey]], Taught],
-    source: Callable[[], ClipSource],
-    rules: SlotRules,
-) -> Settled:
-    """Quarantine the clips at fault and put others in their places, until each slot has one that can be taught.
+def replace_faulty_clips(
+    block: ClipBlock, output: TeacherOutput, teach: Teach, source: Callable[[], ClipSource], rules: SlotRules
+) -> tuple[ClipBlock, TeacherOutput]:
+    """Quarantine the clips at fault and replace them, until each slot has a clip that can be taught.
 
     Args:
-        block: columns of `clip_columns`; not changed.
-        taught: its masks; rows of its arrays are overwritten.
-        teach: makes the masks of a clip that takes another's place.
-        source: makes the source, called only where there is such a clip.
+        block: not changed.
+        output: the teacher's, for the block; its arrays are overwritten in the rows that are replaced.
+        teach: makes the output for a replacement.
+        source: makes the source, called only if there is a clip to replace.
         rules: how slots become clips.
+
+    Returns:
+        The block with its replacements, and with ``fault`` if a slot found none; and the output for it, whose spans
+        stay those of the first call.
     """
-    block = dict(block)
-    attempts = block.pop("attempts").copy()
-    bad, dropped = dict(taught.faults), dict(taught.dropped)
-    if bad:
-        block = {name: column.copy() for name, column in block.items()}
+    bad, dropped = dict(output.faults), dict(output.dropped)
     quarantined: list[Quarantined] = []
     fault = ""
-    while not fault and bad:
+    while bad and not fault:
         for row, reason in list(bad.items()):
-            slot = int(block["slot"][row])
-            found = Quarantined(slot, int(block["index"][row]), str(block["clip_id"][row]), "teacher", reason)
-            draw = draw_clip(source(), slot, int(attempts[row]), rules)
-            attempts[row] = draw.attempts
+            slot = int(block.slot[row])
+            found = Quarantined(slot, int(block.index[row]), block.clip_id[row], "teacher", reason)
+            draw = draw_clip(source(), slot, int(block.attempts[row]), rules)
             quarantined += [found, *draw.quarantined]
+            del bad[row]
             if draw.clip is None:
                 fault = draw.fault or _exhausted(slot, rules, found)
-            else:
-                _replace_row(block, row, draw.clip)
-                again = teach(block["video"][row : row + 1], clip_keys(block)[row : row + 1])
-                for name, rows in taught.arrays.items():
-                    rows[row] = again.arrays[name][0]
-                bad[row] = again.faults.get(0, "")
-                if again.dropped:
-                    dropped[row] = again.dropped[0]
-        bad = {row: reason for row, reason in bad.items() if reason}
-    return Settled(block, Taught(taught.arrays, bad, dropped), quarantined, fault)
-
-
-def clip_keys(block: dict[str, np.ndarray]) -> list[ClipKey]:
-    """Which clips a block holds."""
-    return [
-        ClipKey(str(clip_id), int(index), int(start))
-        for clip_id, index, start in zip(block["clip_id"], block["index"], block["window_start"], strict=True)
-    ]
+                continue
+            block = block.with_clip(row, draw.clip, draw.attempts)
+            anew = teach(block.video[row : row + 1], block.keys()[row : row + 1])
+            for name in ("masks", "confidence", "features"):
+                if (rows := getattr(output, name)) is not None:
+                    rows[row] = getattr(anew, name)[0]
+            if anew.faults:
+                bad[row] = anew.faults[0]
+            if anew.dropped:
+                dropped[row] = anew.dropped[0]
+    block = replace(block, quarantined=(*block.quarantined, *quarantined), fault=fault or block.fault)
+    return block, replace(output, faults=bad, dropped=dropped)
 
 
 def black_clip(slot: int, shape: tuple[int, ...]) -> VideoClip:
@@ -154,9 +138,3 @@ def black_clip(slot: int, shape: tuple[int, ...]) -> VideoClip:
         source="",
         domain="",
     )
-
-
-def _replace_row(block: dict[str, np.ndarray], row: int, clip: VideoClip) -> None:
-    block["video"][row] = clip.video
-    for name in ("index", "clip_id", "epoch", "window_start", "sample_weight", "source", "domain"):
-        block[name][row] = getattr(clip, name)

@@ -84,20 +84,14 @@ def batch_tensors(batch: DistillationBatch, device: torch.device) -> BatchTensor
     sure = batch.teacher_confidence
     return BatchTensors(
         video=_to_device(np.asarray(batch.video), device),
-        mask_prob=_masks_to_device(codes, device),
+        mask_prob=decode_tensor(_to_device(codes, device)),
         weight=_to_device(weight, device),
         phase=phase,
         ef=ef,
-        mask_confidence=None if sure is None else _masks_to_device(sure, device),
+        mask_confidence=None if sure is None else decode_tensor(_to_device(sure, device)),
         features=features,
         least_prob=LEAST_PROB[codes.dtype],
     )
-
-
-def _masks_to_device(codes: np.ndarray, device: torch.device) -> torch.Tensor:
-    """Masks (B, T, C, H, W) of codes that lack the axis of classes if only the LV is taught."""
-    masks = decode_tensor(_to_device(np.asarray(codes), device))
-    return masks if masks.ndim == 5 else masks.unsqueeze(2)
 
 
 def _to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:

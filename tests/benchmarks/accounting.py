@@ -20,12 +20,13 @@ import torch
 from echodfkd.config.run import RunConfig
 from echodfkd.config.sections.student import StudentConfig
 from echodfkd.config.sections.training import OptimizerConfig, TrainConfig, WindowConfig
-from echodfkd.core.records import DistillationBatch, StageSpan, TaughtClip, VideoClip, taught_columns
+from echodfkd.core.records import DistillationBatch, StageSpan, VideoClip
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.lease import held
 from echodfkd.training import loop as worker
 from echodfkd.training.run_state import WorkerContext
 from tests.benchmarks.timing import Report
+from tests.helpers.teachers import taught_batch
 
 TARGET = 0.02
 
@@ -122,24 +123,21 @@ def _stream(config: RunConfig, cpu: CpuSeconds) -> Iterator[DistillationBatch]:
     cpu.total -= time.process_time()
     for step in range(config.train.steps):
         start = time.process_time()
-        columns = _columns(config, step)
+        columns = random_batch(config, step).to_columns()
         cpu.clips += time.process_time() - start
         yield DistillationBatch.from_columns(columns)
 
 
 def random_batch(config: RunConfig, step: int) -> DistillationBatch:
-    """A worker's batch for one update, filled with noise."""
-    return DistillationBatch.from_columns(_columns(config, step))
-
-
-def _columns(config: RunConfig, step: int) -> dict[str, np.ndarray]:
+    """A worker's batch for one update, filled with noise, with a source's and a teacher's span."""
     window, rng = config.window, np.random.default_rng(step)
     shape = (window.frames, window.size, window.size)
-    taught = []
-    for slot in range(step * config.train.global_batch, (step + 1) * config.train.global_batch):
+    slots = range(step * config.train.global_batch, (step + 1) * config.train.global_batch)
+    clips = []
+    for slot in slots:
         video = rng.integers(0, 256, shape, dtype=np.uint8)
-        clip = VideoClip(f"noise-s0-i{slot}-e0-w0", slot, 0, 0, 0, video, window.fps, "noise", "default")
-        taught.append(TaughtClip(slot, clip, rng.integers(0, 256, shape, dtype=np.uint8), "teacher"))
+        clips.append(VideoClip(f"noise-s0-i{slot}-e0-w0", slot, 0, 0, 0, video, window.fps, "noise", "default"))
     now = time.time()
-    spans = [StageSpan(stage, f"{stage}-0", now, now + 1, len(taught), 64) for stage in ("source", "teacher")]
-    return taught_columns(taught, spans=spans)
+    spans = [StageSpan(stage, f"{stage}-0", now, now + 1, len(clips), 64) for stage in ("source", "teacher")]
+    batch = taught_batch(clips, slots, spans)
+    return replace(batch, teacher_prob=rng.integers(0, 256, batch.teacher_prob.shape, dtype=np.uint8))

@@ -19,10 +19,12 @@ import torch
 
 from echodfkd.core.mask_codes import PROBABILITY
 from echodfkd.models.students.build import build_student
-from echodfkd.models.teachers.build import echonet_teacher
+from echodfkd.models.teachers.build import fold_echonet
+from echodfkd.models.teachers.torch_teacher import TorchTeacher
 from tests.benchmarks.student_step import FILTERS, Training
 from tests.benchmarks.teacher_frames import random_network
 from tests.benchmarks.timing import Report, Stopwatch, interleave
+from tests.helpers.teachers import lv_prob, masks_of
 
 TARGET = 0.25
 FAMILY = tuple(itertools.product((1, 2, 3, 4), (1, 2, 3, 4)))
@@ -88,12 +90,12 @@ def measure(
 
     source = default_phantom(seed=1, num_frames=frames, fps=32.0, size=SIZE, case_frames=frames)
     video = np.stack([source.clip(index).video for index in range(clips)])
-    teacher = echonet_teacher(random_network(0), device=device, batch_frames=128)
+    teacher = TorchTeacher(*fold_echonet(random_network(0)), device=device, batch_frames=128)
     pixels = torch.from_numpy(video).to(device)
-    target_prob = torch.from_numpy(teacher.soft_masks(video)).to(device)
+    target_prob = torch.from_numpy(lv_prob(teacher, video)).to(device)
     works: dict[str, Callable[[], tuple[float, ...]]] = {
         "source": _timed(lambda: [source.clip(index) for index in range(clips)], "cpu"),
-        "teacher": _timed(lambda: teacher.clip_codes(video, (), PROBABILITY), device),
+        "teacher": _timed(lambda: masks_of(teacher, video, (), PROBABILITY), device),
     }
     for blocks, layers in members:
         student = build_student(blocks=blocks, layers=layers, filters=FILTERS, norm="batch")

@@ -6,6 +6,7 @@ its masks.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from echodfkd.core import clock
-from echodfkd.core.records import StageSpan, append_bookkeeping
+from echodfkd.core.records import DistillationBatch, StageSpan
 
 
 class SleepingTeacher:
@@ -31,8 +32,7 @@ class SleepingTeacher:
         """Columns between source and teacher -> columns between teacher and students."""
         start = clock.now()
         time.sleep(next(s for first, s in reversed(self.sleeps) if int(block["slot"][0]) >= first))
-        taught = {name: column for name, column in block.items() if name != "attempts"}
-        taught["teacher_prob"] = block["video"]
-        clips, frames = block["video"].shape[:2]
+        batch = DistillationBatch.from_columns({**block, "teacher_prob": block["video"][:, :, None]})
+        clips, frames = batch.video.shape[:2]
         span = StageSpan("teacher", self.name, start, clock.now(), clips, clips * frames)
-        return append_bookkeeping(taught, [], [span], "")
+        return dataclasses.replace(batch, spans=(*batch.spans, span)).to_columns()

@@ -15,12 +15,15 @@ import numpy as np
 from echodfkd.config.file import load_config
 from echodfkd.config.run import RunConfig
 from echodfkd.config.sections.source import PartConfig
+from echodfkd.config.sections.teacher import TeacherModelConfig
 from echodfkd.config.sections.training import WindowConfig
 from echodfkd.core.records import CLASS_NAMES, VideoClip
-from echodfkd.models.teachers import build as models
 from echodfkd.models.teachers.protocol import Teacher
 from echodfkd.sources import build as sources
 from echodfkd.sources.clip_source import ClipSource
+from echodfkd.teaching import build as teachers
+from echodfkd.teaching.recorded import Placement
+from tests.helpers.teachers import FloatTeacher
 
 
 class StandInConfig(RunConfig):
@@ -69,7 +72,7 @@ class StandInSource:
         raise AssertionError("the stand-in source has no cases")
 
 
-class DiscTeacher:
+class DiscTeacher(FloatTeacher):
     """Sleeps, then returns a disc in the middle of each frame."""
 
     teacher_id = "stand-in"
@@ -78,7 +81,7 @@ class DiscTeacher:
     def __init__(self, teach_s: float) -> None:
         self.teach_s = teach_s
 
-    def soft_masks(self, video_NTHW: np.ndarray) -> np.ndarray:
+    def prob(self, video_NTHW: np.ndarray) -> np.ndarray:
         """(N, T, H, W) probabilities."""
         time.sleep(self.teach_s)
         H, W = video_NTHW.shape[-2:]
@@ -91,9 +94,9 @@ def _source(part: PartConfig, window: WindowConfig, seed: int, case_frames: int)
     return StandInSource(window, seed)
 
 
-def _teacher(weights: str, device: str, batch_frames: int, precision: str) -> Teacher:
-    return DiscTeacher(float(Path(weights).name))  # weights are a path, and its name the seconds
+def _teacher(model: TeacherModelConfig, device: str, placement: Placement | None) -> Teacher:
+    return DiscTeacher(float(Path(model.weights).name))  # weights are a path, and its name the seconds
 
 
 sources._BUILDERS["stand_in"] = _source
-models._TEACHERS["stand_in"] = _teacher
+teachers.BUILDERS["stand_in"] = _teacher

@@ -40,6 +40,7 @@ from tests.benchmarks.job_run import distil, spans_of
 from tests.benchmarks.teacher_frames import random_network, write_random_weights
 from tests.benchmarks.timing import Report, faster_precision
 from tests.benchmarks.two_stage import TaughtVideos, teach_to_disk, train_from_disk
+from tests.helpers.teachers import lv_prob
 
 TARGETS = {1: 0.1, 5: 0.3, 20: 0.75}
 """Epochs -> limit of the wall time of streaming over that of the two-stage method."""
@@ -129,7 +130,7 @@ def compare_students(root: Path, plan: Plan, *, cases: int) -> tuple[Interval, t
     """Train a student with each method and the embedded teacher, and return `compare_dice`."""
     paths = write_videos(root / "judged", videos=plan.videos, frames=plan.frames)
     teacher = build_teacher(kind="embedded", weights="", device="cpu", batch_frames=1 << 20)  # one pass per clip
-    _, _, student = run_two_stage(lambda video: teacher.soft_masks(video[None])[0], paths, root, plan)
+    _, _, student = run_two_stage(lambda video: lv_prob(teacher, video[None])[0], paths, root, plan)
     run_stream(root, "judged_run", "judged", plan, [])
     return compare_dice(student, load_streamed(root / "judged_run", steps=plan.steps), cases=cases)
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from echodfkd.core.mask_codes import PROBABILITY
-from echodfkd.models.teachers.build import echonet_teacher
+from echodfkd.models.teachers.build import fold_echonet
 from echodfkd.models.teachers.deeplabv3 import INPUT_SIZE, Conv, DeepLabV3
 from echodfkd.models.teachers.torch_teacher import TorchTeacher
 from echodfkd.runtime.cluster.host_memory import kept_memory
@@ -29,6 +29,7 @@ from tests.benchmarks.timing import (
     timed,
     works_apart,
 )
+from tests.helpers.teachers import lv_prob
 
 TARGETS = {"cpu": {"fp32": 1.8, "bf16": 3.5}, "cuda": {"bf16": 8.0}}
 """Required speed-up over the published loop, which takes one clip at a time in float32."""
@@ -135,7 +136,7 @@ def masks_apart(network: DeepLabV3, video: np.ndarray, device: str) -> dict[str,
     with exact_products():
         expected = teach_clip(published, video[0], device=device)
         return {
-            name: float(np.abs(teacher.soft_masks(video[:1])[0] - expected).max())
+            name: float(np.abs(lv_prob(teacher, video[:1])[0] - expected).max())
             for name, teacher in our_teachers(network, device).items()
         }
 
@@ -169,12 +170,13 @@ def compare(
     return {name: frames / float(np.median(seconds)) for name, seconds in wall.items()}, ratios
 
 
-def our_teachers(network: DeepLabV3, device: str, *, compiled: bool = False) -> dict[str, TorchTeacher]:
+def our_teachers(weights: DeepLabV3, device: str, *, compiled: bool = False) -> dict[str, TorchTeacher]:
     """Our teachers by precision; names of compiled ones end in "compiled"."""
     frames = 1024 if device == "cuda" else CLIP_FRAMES // 2
     teachers = {}
     for precision in ("fp32", "bf16"):
-        teacher = echonet_teacher(copy.deepcopy(network), device=device, batch_frames=frames, precision=precision)
+        network, spec = fold_echonet(copy.deepcopy(weights))
+        teacher = TorchTeacher(network, spec, device=device, batch_frames=frames, precision=precision)
         if compiled:
             teacher.compile()
         teachers[f"{precision} compiled" if compiled else precision] = teacher
@@ -184,6 +186,6 @@ def our_teachers(network: DeepLabV3, device: str, *, compiled: bool = False) -> 
 def our_works(network: DeepLabV3, video: np.ndarray, device: str, *, compiled: bool = False) -> Works:
     """Masks of the video as they are sent to the students, by path."""
     return {
-        f"ours {name}": timed(functools.partial(teacher.clip_codes, video, (), PROBABILITY))
+        f"ours {name}": timed(functools.partial(teacher.teach, video, code=PROBABILITY))
         for name, teacher in our_teachers(network, device, compiled=compiled).items()
     }

@@ -17,6 +17,7 @@ from echodfkd.teaching.mask_files import StoredMask, decode_npz, encode_masks
 from echodfkd.teaching.recorded import RecordedMasks
 from echodfkd.teaching.reference import check_reference, encode_reference
 from tests.fuzz.mutate import damage_bytes, damage_parquet, patch_after
+from tests.helpers.teachers import FloatTeacher, masks_of
 
 LEVELS = np.random.default_rng(0).integers(0, 256, (5, 1, 16, 16), dtype=np.uint8)
 
@@ -79,10 +80,8 @@ class MaskRows:
         (self.root / "part.parquet").write_bytes(damage_parquet(rng, self.good, more=_damage_row))
         names = {"source_classes": ("LV",), "class_names": ("background", "LV")}
         teacher = RecordedMasks(str(self.root), channels=(0,), place=None, **names)
-        prob, faults = teacher.clip_masks(
-            np.zeros((3, 5, 16, 16), np.uint8), [ClipKey(f"c{i}", i, 0) for i in range(3)]
-        )
-        assert prob.shape == (3, 5, 16, 16)
+        prob, faults = masks_of(teacher, np.zeros((3, 5, 16, 16), np.uint8), [ClipKey(f"c{i}", i, 0) for i in range(3)])
+        assert prob.shape == (3, 5, 1, 16, 16)
         assert ((prob >= 0) & (prob <= 1)).all()
         if faults:
             raise ClipError(next(iter(faults.values())))
@@ -105,10 +104,10 @@ class Reference:
         check_reference(_Echo(), str(self.path), tolerance=0.01)
 
 
-class _Echo:
+class _Echo(FloatTeacher):
     teacher_id, class_names = "echo", ("background", "LV")
 
-    def soft_masks(self, video_NTHW: np.ndarray) -> np.ndarray:
+    def prob(self, video_NTHW: np.ndarray) -> np.ndarray:
         return video_NTHW.astype(np.float32) / 255
 
 

@@ -12,17 +12,18 @@ import pyarrow as pa
 
 from echodfkd.core.errors import InputError
 from echodfkd.teaching.remote.messages import (
-    About,
     Limits,
-    Taught,
-    decode_about,
+    MaskResponse,
+    ServiceInfo,
+    decode_info,
     decode_masks,
-    encode_about,
+    encode_info,
     encode_masks,
     encode_video,
 )
 from echodfkd.teaching.remote.service import Answer, MaskService
 from tests.fuzz.mutate import JSON_VALUES, NUMBERS, WORDS, damage_bytes, damage_json
+from tests.helpers.teachers import FloatTeacher
 
 VIDEO = np.random.default_rng(0).integers(0, 256, (3, 4, 8, 8), dtype=np.uint8)
 LIMITS = Limits(max_body_bytes=1 << 16, max_frames=64, max_side=64)
@@ -47,7 +48,8 @@ class MaskRequest:
         found = self.service.admit(method, path, headers)
         answer = found if isinstance(found, Answer) else self.service.teach(body[:found])
         if answer.status == 200:
-            decode_masks(answer.body, _shape_in(body), "own")
+            N, T, H, W = _shape_in(body)
+            decode_masks(answer.body, (N, T, 1, H, W), "own")
             return
         assert answer.status in (400, 401, 404, 405, 411, 413), answer
         said = json.loads(answer.body)["error"]
@@ -61,26 +63,27 @@ class MaskAnswer:
     name = "mask_answer"
 
     def __init__(self, folder: Path) -> None:
-        self.masks = encode_masks(Taught(VIDEO, "teacher-1", (1,)))
-        self.about = encode_about(About("teacher-1", ("background", "LV", "LA"), LIMITS))
+        self.masks = encode_masks(MaskResponse(VIDEO[:, :, None], "teacher-1", (1,)))
+        self.info = encode_info(ServiceInfo("teacher-1", ("background", "LV", "LA"), LIMITS))
 
     def run(self, rng: random.Random) -> None:
         if rng.random() < 0.3:
-            about = decode_about(damage_json(rng, self.about), "the answer")
-            assert about.limits.clips_in((4, 8, 8)) >= 0
-            assert "/" not in about.teacher_id
+            info = decode_info(damage_json(rng, self.info), "the answer")
+            assert info.limits.clips_in((4, 8, 8)) >= 0
+            assert "/" not in info.teacher_id
             return
-        taught = decode_masks(_spoil(rng, self.masks), VIDEO.shape, "the answer")
-        assert taught.levels.shape == VIDEO.shape
-        assert taught.levels.dtype == np.uint8
+        shape = VIDEO[:, :, None].shape
+        taught = decode_masks(_spoil(rng, self.masks), shape, "the answer")
+        assert taught.masks.shape == shape
+        assert taught.masks.dtype == np.uint8
         assert all(0 <= row < len(VIDEO) for row in taught.unusable)
         assert "/" not in taught.teacher_id
 
 
-class _Echo:
+class _Echo(FloatTeacher):
     teacher_id, class_names = "echo", ("background", "LV")
 
-    def soft_masks(self, video_NTHW: np.ndarray) -> np.ndarray:
+    def prob(self, video_NTHW: np.ndarray) -> np.ndarray:
         return video_NTHW.astype(np.float32) / 255
 
 

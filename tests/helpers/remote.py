@@ -23,6 +23,7 @@ import numpy as np
 
 from echodfkd.teaching.remote.messages import Limits, decode_masks, encode_masks
 from echodfkd.teaching.remote.service import MASKS_PATH, Answer, MaskService
+from tests.helpers.teachers import FloatTeacher
 
 TOKEN = "0123456789abcdef-a-token-of-tests"
 LIMITS = Limits(max_body_bytes=1 << 20, max_frames=64, max_side=64)
@@ -34,14 +35,14 @@ length of a petabyte), "endless" (more bytes than any mask has), "drip" (a byte 
 "delay 0.5" (seconds)."""
 
 
-class FakeTeacher:
+class FakeTeacher(FloatTeacher):
     """Probability = grey level / 255, so that its quantised masks are the video; NaN where a clip begins with 255."""
 
     def __init__(self, teacher_id: str = "fake-1", num_classes: int = 1, delay_s: float = 0.0) -> None:
         self.teacher_id, self.delay_s = teacher_id, delay_s
         self.class_names = ("background", "LV", "LA", "RV")[: num_classes + 1]
 
-    def soft_masks(self, video_NTHW: np.ndarray) -> np.ndarray:
+    def prob(self, video_NTHW: np.ndarray) -> np.ndarray:
         time.sleep(self.delay_s)
         prob = video_NTHW.astype(np.float32) / 255
         prob[video_NTHW[:, 0, 0, 0] == 255] = np.nan
@@ -207,10 +208,11 @@ def _spoiled(answer: Answer, fault: str) -> Answer:
         return dataclasses.replace(answer, body=b"<html>It works</html>")
     if fault in ("misshapen", "other teacher"):
         size = int.from_bytes(answer.body[4:8], "little")
-        shape = tuple(json.loads(answer.body[8 : 8 + size])["shape"])
+        N, T, *C, H, W = json.loads(answer.body[8 : 8 + size])["shape"]
+        shape = (N, T, *(C or [1]), H, W)
         taught = decode_masks(answer.body, shape, "own")
         if fault == "misshapen":
-            taught = dataclasses.replace(taught, levels=taught.levels[..., 1:])
+            taught = dataclasses.replace(taught, masks=taught.masks[..., 1:])
         else:
             taught = dataclasses.replace(taught, teacher_id="another-2")
         return dataclasses.replace(answer, body=encode_masks(taught))

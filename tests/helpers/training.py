@@ -85,7 +85,7 @@ def make_batch(slots: list[int], size: int = SIZE) -> DistillationBatch:
         epoch=np.zeros(count, np.int64),
         window_start=np.zeros(count, np.int64),
         video=np.stack(videos),
-        teacher_prob=np.stack(masks),
+        teacher_prob=np.stack(masks)[:, :, None],
         sample_weight=np.array([(1.0, 0.5, 2.0)[slot % 3] for slot in slots], np.float32),
     )
     batch.video.setflags(write=False)  # as the columns of a stream are

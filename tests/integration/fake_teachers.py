@@ -16,8 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from echodfkd.config.run import RunConfig
-from echodfkd.models.teachers import build
-from echodfkd.models.teachers.protocol import Teacher
+from echodfkd.config.sections.teacher import TeacherModelConfig
+from echodfkd.models.teachers.build import build_teacher
+from echodfkd.teaching.build import BUILDERS
+from echodfkd.teaching.recorded import Placement
+from tests.helpers.teachers import FloatTeacher
 
 HANG_AT = 4
 """Call of an actor at which it hangs, if no other has."""
@@ -42,16 +45,16 @@ def faulty(config: RunConfig, kind: str, folder: Path) -> FaultyConfig:
     return FaultyConfig(**{**values, "teacher": teacher})
 
 
-class _Fake:
-    def __init__(self, weights: str, device: str, batch_frames: int, precision: str) -> None:
-        self.folder = Path(weights)
-        self.real = build._embedded_teacher("", device, batch_frames, precision)
+class _Fake(FloatTeacher):
+    def __init__(self, model: TeacherModelConfig, device: str, placement: Placement | None) -> None:
+        self.folder = Path(model.weights)
+        self.real = build_teacher(kind="embedded", weights="", device=device, batch_frames=model.batch_frames)
         self.teacher_id, self.class_names = self.real.teacher_id, self.real.class_names
         self.calls = 0
 
-    def soft_masks(self, video_NTHW: np.ndarray) -> np.ndarray:
+    def prob(self, video_NTHW: np.ndarray) -> np.ndarray:
         self.calls += 1
-        return self.misbehave(video_NTHW, self.real.soft_masks(video_NTHW))
+        return self.misbehave(video_NTHW, self.real.teach(video_NTHW).masks)
 
     def misbehave(self, video_NTHW: np.ndarray, prob: np.ndarray) -> np.ndarray:
         raise NotImplementedError
@@ -120,11 +123,4 @@ FAKES: dict[str, type[_Fake]] = {
 }
 
 
-def _build(kind: str) -> object:
-    def make(weights: str, device: str, batch_frames: int, precision: str) -> Teacher:
-        return FAKES[kind](weights, device, batch_frames, precision)
-
-    return make
-
-
-build._TEACHERS.update({kind: _build(kind) for kind in FAKES})
+BUILDERS.update(FAKES)

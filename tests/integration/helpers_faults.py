@@ -40,7 +40,7 @@ def _batches(config: RunConfig) -> Iterator[DistillationBatch]:
     source, rules, teacher = training_source(config), slot_rules(config), load_teacher(config)
     for first in range(0, config.plan_slots, config.micro_batch):
         block = make_block(source, range(first, first + config.micro_batch), rules, actor="source")
-        yield DistillationBatch.from_columns(teach_block(teacher, block, lambda: source, rules, actor="teacher"))
+        yield teach_block(teacher, block, lambda: source, rules, actor="teacher")
 
 
 def final_weights(config: RunConfig) -> dict[str, dict[str, bytes]]:

@@ -100,7 +100,7 @@ def test_a_killed_service_and_a_bad_line_change_no_student(
     assert "serving embedded-" in server.wait()
     wrong = tmp_path / "wrong"
     wrong.write_text("x" * 32)
-    with pytest.raises(InputError, match="lets nobody in without its token, and ours is not the one that it wants"):
+    with pytest.raises(InputError, match="wants its token, and ours is another one"):
         run_distillation(tiny_config("teacher.kind=remote", remote, f"teacher.remote.token_file={wrong}"), print)
 
     run = ThreadedRun(config)

@@ -21,6 +21,7 @@ from echodfkd.runtime.stream.parts import load_teacher, slot_rules, training_sou
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.manifests import latest_checkpoint
 from echodfkd.teaching.blocks import make_block, teach_block
+from echodfkd.teaching.clip_block import ClipBlock
 from echodfkd.training.loop import WorkerContext, train
 
 RUN = [
@@ -76,13 +77,14 @@ def test_blocks_cross_arrow_and_an_evaluator_reads_what_they_have_trained(
     teacher = load_teacher(config, "cpu")
     batches = []
     for slots in remaining_blocks(config, 0):
-        block = block_of(make_block(source, slots, rules, actor="source"))
-        taught = teach_block(teacher, to_numpy(block), lambda: source, rules, actor="teacher")
-        arrived = DistillationBatch.from_columns(to_numpy(block_of(taught)))
+        block = block_of(make_block(source, slots, rules, actor="source").to_columns())
+        made = ClipBlock.from_columns(to_numpy(block))
+        taught = teach_block(teacher, made, lambda: source, rules, actor="teacher")
+        arrived = DistillationBatch.from_columns(to_numpy(block_of(taught.to_columns())))
         assert arrived.teacher_prob.shape == (4, 24, 5, 32, 32)
-        assert np.array_equal(arrived.teacher_prob, taught["teacher_prob"])
-        assert np.array_equal(arrived.teacher_phase, taught["teacher_phase"], equal_nan=True)
-        assert np.array_equal(arrived.teacher_ef, taught["teacher_ef"], equal_nan=True)
+        assert np.array_equal(arrived.teacher_prob, taught.teacher_prob)
+        assert np.array_equal(arrived.teacher_phase, taught.teacher_phase, equal_nan=True)
+        assert np.array_equal(arrived.teacher_ef, taught.teacher_ef, equal_nan=True)
         assert (arrived.teacher_phase.dtype, arrived.teacher_ef.dtype) == (np.float32, np.float32)
         batches.append(arrived)
     worker = WorkerContext(rank=0, world_size=1, device="cpu", name="w", attempt="a", report=lambda values: None)

@@ -17,6 +17,7 @@ from echodfkd.runtime.teacher_service import TeacherReplica, run_teacher_service
 from echodfkd.teaching.remote.messages import decode_masks, encode_video
 from echodfkd.teaching.remote.service import Answer
 from tests.helpers.remote import TOKEN, FakeTeacher
+from tests.helpers.teachers import lv_prob
 
 SERVE = ["serve.port=1", "serve.queue=2", "serve.body_timeout_s=0.2"]
 VIDEO = np.random.default_rng(0).integers(0, 255, (2, 4, 32, 32), dtype=np.uint8)
@@ -61,7 +62,9 @@ def test_a_full_queue_sends_away_before_a_body_is_read_and_is_free_again_after(r
     assert {answer.headers.get("Retry-After") for answer in answers if answer.status == 503} == {"1"}
     for answer in answers:
         if answer.status == 200:
-            np.testing.assert_array_equal(decode_masks(answer.body, VIDEO.shape, "it").levels, VIDEO)
+            np.testing.assert_array_equal(
+                decode_masks(answer.body, VIDEO[:, :, None].shape, "it").masks[:, :, 0], VIDEO
+            )
 
 
 def test_a_body_that_stalls_or_lies_about_its_length_gives_its_place_back(replica: TeacherReplica) -> None:
@@ -85,9 +88,9 @@ def test_the_shipped_teacher_gives_through_a_replica_what_it_gives_at_home(repli
     teacher = load_teacher(config)
     replica._service.teacher = teacher
     answer = asyncio.run(post(replica, pieces(BODY)))
-    taught = decode_masks(answer.body, VIDEO.shape, "it")
+    taught = decode_masks(answer.body, VIDEO[:, :, None].shape, "it")
     assert taught.teacher_id == teacher.teacher_id
-    np.testing.assert_array_equal(taught.levels, quantise(teacher.soft_masks(VIDEO)))
+    np.testing.assert_array_equal(taught.masks[:, :, 0], quantise(lv_prob(teacher, VIDEO)))
     with pytest.raises(RunError, match=r"this node loads embedded-\w+, the driver loaded another-1"):
         TeacherReplica(config, "another-1")
 

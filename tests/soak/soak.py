@@ -167,7 +167,7 @@ def _noise(slots: range) -> DistillationBatch:
         epoch=np.zeros(count, np.int64),
         window_start=np.zeros(count, np.int64),
         video=rng.integers(0, 256, (count, 2, 8, 8), dtype=np.uint8),
-        teacher_prob=rng.integers(0, 256, (count, 2, 8, 8), dtype=np.uint8),
+        teacher_prob=rng.integers(0, 256, (count, 2, 1, 8, 8), dtype=np.uint8),
         sample_weight=np.ones(count, np.float32),
         spans=tuple(StageSpan(stage, f"{stage}-0", now, now + 1, count, 4) for stage in ("source", "teacher")),
     )

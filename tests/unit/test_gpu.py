@@ -19,13 +19,14 @@ from echodfkd.config.sections.student import StudentConfig
 from echodfkd.core.mask_codes import PROBABILITY
 from echodfkd.models.students.build import build_student
 from echodfkd.models.students.recurrences import RECURRENCES
-from echodfkd.models.teachers.torch_teacher import PixelStatistics, TorchTeacher
+from echodfkd.models.teachers.torch_teacher import NetworkSpec, PixelStatistics, TorchTeacher
 from echodfkd.training.objective import batch_tensors, own_totals
 from echodfkd.training.step import LOSS, accumulate_gradients, update
 from echodfkd.training.student import make_student
 from tests.benchmarks.phantom import LABELS_APART, LEVELS_APART, renderers_apart
 from tests.benchmarks.student_step import Training
 from tests.benchmarks.timing import exact_products
+from tests.helpers.teachers import masks_of
 from tests.helpers.training import make_batch, small_config
 
 HERE, THERE = torch.device("cpu"), torch.device(os.environ.get("ECHODFKD_TEST_DEVICE", "cuda"))
@@ -58,12 +59,7 @@ def teacher(device: torch.device, batch_frames: int = 8) -> TorchTeacher:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 1, 1))
     return TorchTeacher(
-        network,
-        name="tiny",
-        statistics=PixelStatistics((128.0,), (64.0,)),
-        input_size=None,
-        device=device.type,
-        batch_frames=batch_frames,
+        network, NetworkSpec("tiny", PixelStatistics((128.0,), (64.0,))), device=device.type, batch_frames=batch_frames
     )
 
 
@@ -85,7 +81,7 @@ def test_the_phantom_is_rendered_alike() -> None:
 def test_masks_cross_to_the_host_as_they_were_made() -> None:
     """Copies are asynchronous: with many small passes, a buffer read too early would show."""
     video = random_video(64, 16, 112)
-    (expected, _), (codes, faults) = (teacher(device).clip_codes(video, (), PROBABILITY) for device in (HERE, THERE))
+    (expected, _), (codes, faults) = (masks_of(teacher(device), video, (), PROBABILITY) for device in (HERE, THERE))
     assert not faults
     assert largest_step(codes, expected) <= 1
 
@@ -104,8 +100,8 @@ def test_a_compiled_teacher_gives_the_same_masks() -> None:
     fast.compile()
     for clips, frames in ((2, 8), (3, 7), (1, 3), (2, 8)):
         video = random_video(clips, frames, 32)
-        expected, _ = teacher(HERE).clip_codes(video, (), PROBABILITY)
-        codes, faults = fast.clip_codes(video, (), PROBABILITY)
+        expected, _ = masks_of(teacher(HERE), video, (), PROBABILITY)
+        codes, faults = masks_of(fast, video, (), PROBABILITY)
         assert not faults
         assert largest_step(codes, expected) <= 1
 

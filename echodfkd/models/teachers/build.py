@@ -1,4 +1,4 @@
-"""Builds a teacher by its kind; a builder is imported when it is used."""
+"""Build the teachers whose network is defined in this package, by kind; a network is imported when it is used."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ import torch
 
 from echodfkd.core.errors import ConfigError, InputError
 from echodfkd.core.records import CHAMBER_NAMES, CLASS_NAMES
+from echodfkd.models.teachers.torch_teacher import NetworkSpec, PixelStatistics, TorchTeacher, hash_weights
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from echodfkd.models.teachers.deeplabv3 import DeepLabV3
-    from echodfkd.models.teachers.protocol import Teacher
-    from echodfkd.models.teachers.torch_teacher import TorchTeacher
 
 _Builder = TypeVar("_Builder")
 
 
-def build_teacher(*, kind: str, weights: str, device: str, batch_frames: int, precision: str = "fp32") -> Teacher:
-    """The teacher of this kind, ready to make soft masks.
+def build_teacher(*, kind: str, weights: str, device: str, batch_frames: int, precision: str = "fp32") -> TorchTeacher:
+    """Build the teacher of this kind, ready to make soft masks.
 
     Args:
         kind: embedded, embedded_chambers or echonet_deeplabv3.
-        weights: checkpoint file; "" takes the shipped weights where there are any.
-        device: auto (cuda where there is one), cpu or cuda.
+        weights: checkpoint file; "" takes the shipped weights if there are any.
+        device: auto (cuda if there is one), cpu or cuda.
         batch_frames: frames in one forward pass.
         precision: fp32 or bf16.
 
@@ -32,12 +33,13 @@ def build_teacher(*, kind: str, weights: str, device: str, batch_frames: int, pr
         InputError: the weights cannot be used.
         ConfigError: no such kind, or cuda without a CUDA device.
     """
-    build = _choose(_TEACHERS, kind, "teacher.kind")
-    return build(weights, pick_device(device, "teacher.device"), batch_frames, precision)
+    network, spec = _choose(NETWORKS, kind, "teacher.kind")(weights)
+    device = pick_device(device, "teacher.device")
+    return TorchTeacher(network, spec, device=device, batch_frames=batch_frames, precision=precision)
 
 
 def pick_device(device: str, option: str) -> str:
-    """Resolve auto to cuda or cpu. Raises `ConfigError` where cuda is asked for and absent."""
+    """Resolve auto to cuda or cpu. Raises `ConfigError` if cuda is asked for and absent."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
@@ -51,34 +53,23 @@ def _choose(builders: dict[str, _Builder], name: str, option: str) -> _Builder:
     return builders[name]
 
 
-def _embedded_teacher(weights: str, device: str, batch_frames: int, precision: str) -> Teacher:
-    return _embedded("embedded", CLASS_NAMES, weights, device, batch_frames, precision)
+def _embedded(weights: str) -> tuple[nn.Module, NetworkSpec]:
+    return _unet("embedded", CLASS_NAMES, weights)
 
 
-def _chambers_teacher(weights: str, device: str, batch_frames: int, precision: str) -> Teacher:
-    return _embedded("embedded_chambers", CHAMBER_NAMES, weights, device, batch_frames, precision)
+def _embedded_chambers(weights: str) -> tuple[nn.Module, NetworkSpec]:
+    return _unet("embedded_chambers", CHAMBER_NAMES, weights)
 
 
-def _embedded(
-    name: str, class_names: tuple[str, ...], weights: str, device: str, batch_frames: int, precision: str
-) -> Teacher:
+def _unet(name: str, class_names: tuple[str, ...], weights: str) -> tuple[nn.Module, NetworkSpec]:
     from echodfkd.models.teachers import unet
-    from echodfkd.models.teachers.torch_teacher import PixelStatistics, TorchTeacher
 
-    return TorchTeacher(
-        unet.load_embedded_teacher(weights or None, num_classes=len(class_names) - 1),
-        name=name,
-        class_names=class_names,
-        statistics=PixelStatistics(mean=unet.PIXEL_MEAN, std=unet.PIXEL_STD),
-        input_size=None,
-        device=device,
-        batch_frames=batch_frames,
-        precision=precision,
-        channels_last=True,
-    )
+    network = unet.load_embedded_teacher(weights or None, num_classes=len(class_names) - 1)
+    statistics = PixelStatistics(mean=unet.PIXEL_MEAN, std=unet.PIXEL_STD)
+    return network, NetworkSpec(name, statistics, class_names=class_names, channels_last=True)
 
 
-def _echonet_teacher(weights: str, device: str, batch_frames: int, precision: str) -> Teacher:
+def _echonet(weights: str) -> tuple[nn.Module, NetworkSpec]:
     from echodfkd.models.teachers import deeplabv3
 
     if not weights:
@@ -86,31 +77,27 @@ def _echonet_teacher(weights: str, device: str, batch_frames: int, precision: st
             "teacher.weights: teacher.kind=echonet_deeplabv3 needs the path of EchoNet-Dynamic's checkpoint"
             " deeplabv3_resnet50_random.pt, which does not ship with this package; got an empty path"
         )
-    network = deeplabv3.load_echonet_checkpoint(weights)
-    return echonet_teacher(network, device=device, batch_frames=batch_frames, precision=precision)
+    return fold_echonet(deeplabv3.load_echonet_checkpoint(weights))
 
 
-def echonet_teacher(network: DeepLabV3, *, device: str, batch_frames: int, precision: str = "fp32") -> TorchTeacher:
-    """EchoNet-Dynamic's network with its pixel statistics, made ready to run: its batch norms are folded, in place."""
+def fold_echonet(network: DeepLabV3) -> tuple[nn.Module, NetworkSpec]:
+    """EchoNet-Dynamic's network with its batch norms folded in place, and its pixel statistics."""
     from echodfkd.models.teachers import deeplabv3
-    from echodfkd.models.teachers.torch_teacher import PixelStatistics, TorchTeacher, hash_weights
 
     weights_hash = hash_weights(network)  # of the weights as they were published
-    return TorchTeacher(
-        deeplabv3.fold_norms(network),
-        name="echonet_deeplabv3",
-        statistics=PixelStatistics(mean=deeplabv3.PIXEL_MEAN, std=deeplabv3.PIXEL_STD),
+    spec = NetworkSpec(
+        "echonet_deeplabv3",
+        PixelStatistics(mean=deeplabv3.PIXEL_MEAN, std=deeplabv3.PIXEL_STD),
         input_size=deeplabv3.INPUT_SIZE,
-        device=device,
-        batch_frames=batch_frames,
         weights_hash=weights_hash,
-        precision=precision,
         channels_last=True,
     )
+    return deeplabv3.fold_norms(network), spec
 
 
-_TEACHERS: dict[str, Callable[[str, str, int, str], Teacher]] = {
-    "embedded": _embedded_teacher,
-    "embedded_chambers": _chambers_teacher,
-    "echonet_deeplabv3": _echonet_teacher,
+NETWORKS: dict[str, Callable[[str], tuple[nn.Module, NetworkSpec]]] = {
+    "embedded": _embedded,
+    "embedded_chambers": _embedded_chambers,
+    "echonet_deeplabv3": _echonet,
 }
+"""Weights file ("" for the shipped one) -> network and how it is used, by kind."""

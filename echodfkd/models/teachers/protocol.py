@@ -1,38 +1,24 @@
-"""What a teacher is: whatever makes soft masks of clips. `torch_teacher` has the one that is a network.
+"""The interface of all teachers, and the record that they return.
 
-Legend: N clips, T frames, C classes, H rows, W columns.
+Legend: N clips, T frames, C classes, H rows, W columns, F channels of a feature map.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from echodfkd.core.errors import RunError
 from echodfkd.core.mask_codes import encode
-
-
-class Teacher(Protocol):
-    """What the pool runs."""
-
-    teacher_id: str
-    class_names: tuple[str, ...]
-    """Background first, then what it segments; LV is one of them."""
-
-    def soft_masks(self, video_NTHW: np.ndarray) -> np.ndarray:
-        """Probability of each class but the background, for uint8 video (N, T, H, W).
-
-        float32 (N, T, H, W) of a teacher that segments one class, else (N, T, C, H, W) in the order of its names.
-        """
-        ...
+from echodfkd.core.records import StageSpan
 
 
 @dataclass(frozen=True)
 class ClipKey:
-    """Which clip it is that a teacher is shown; ``is_case`` where it is an evaluation case.
+    """Identity of a clip that a teacher is shown; ``is_case`` if it is an evaluation case.
 
     Example: ``ClipKey("recorded-0X1A-s0-e0-w12", index=17, window_start=12)``.
     """
@@ -43,89 +29,98 @@ class ClipKey:
     is_case: bool = False
 
 
-@runtime_checkable
-class ClipTeacher(Protocol):
-    """A `Teacher` that must know which clips it is shown: masks that were made before, and what is built on them."""
+@dataclass(frozen=True)
+class TeacherOutput:
+    """A teacher's output for N clips.
 
-    def clip_masks(self, video_NTHW: np.ndarray, clips: Sequence[ClipKey]) -> tuple[np.ndarray, dict[int, str]]:
-        """As `Teacher.soft_masks`; and the rows that have no usable mask, each with the reason (their mask is 0)."""
-        ...
+    Attributes:
+        masks: (N, T, C, H, W) in the order of the classes asked for: uint8 or int8 in the code asked for
+            (`mask_codes`), or float32 probabilities, 0..1, if no code was.
+        faults: rows without a usable mask and the reason; their masks are those of probability 0.
+        confidence: agreement of an ensemble's members, uint8 round(255 x), shaped as ``masks``; None of one teacher.
+        features: float16 (N, T, F, h, w), the maps of one layer; None if the teacher gives none.
+        dropped: rows that were taught without some members of an ensemble: row -> member -> reason.
+        spans: work to show in the timeline, beside the call itself; ``actor`` is left empty.
 
-
-@runtime_checkable
-class CodingTeacher(Protocol):
-    """A `Teacher` that has its masks in a code of `mask_codes`, or rounds them where they are made."""
-
-    def clip_codes(
-        self, video_NTHW: np.ndarray, clips: Sequence[ClipKey], code: str
-    ) -> tuple[np.ndarray, dict[int, str]]:
-        """Codes (N, T, C, H, W) of each class but the background; faults as `ClipTeacher.clip_masks`."""
-        ...
-
-
-def codes_of_clips(
-    teacher: Teacher, video_NTHW: np.ndarray, clips: Sequence[ClipKey], code: str
-) -> tuple[np.ndarray, dict[int, str]]:
-    """Masks of clips by any teacher, (N, T, C, H, W) in a code of `mask_codes`; and the rows without a usable one, each
-    with the reason, whose masks are those of probability 0.
-
-    Raises:
-        RunError: the teacher returned another shape than it was given.
+    Example: ``TeacherOutput(np.zeros((2, 16, 1, 56, 56), np.uint8), faults={1: "no mask of clip c7"})``.
     """
-    if isinstance(teacher, CodingTeacher):
-        codes, faults = teacher.clip_codes(video_NTHW, clips, code)
-    else:
-        prob, faults = masks_of_clips(teacher, video_NTHW, clips)
-        prob = with_class_axis(prob, teacher.class_names)
-        if faults:
-            prob = prob.copy()
-            prob[list(faults)] = 0.0  # what is not finite has no code
-        codes = encode(prob, code)
-    codes[list(faults)] = encode(np.zeros(()), code)
-    return codes, faults
+
+    masks: np.ndarray
+    faults: Mapping[int, str] = field(default_factory=dict)
+    confidence: np.ndarray | None = None
+    features: np.ndarray | None = None
+    dropped: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
+    spans: tuple[StageSpan, ...] = ()
 
 
-def masks_of_clips(
-    teacher: Teacher, video_NTHW: np.ndarray, clips: Sequence[ClipKey]
-) -> tuple[np.ndarray, dict[int, str]]:
-    """Masks of clips by any teacher, and the rows without a usable one, each with the reason.
+class Teacher(ABC):
+    """Makes soft masks of clips: a network, recorded masks, a remote service, an ensemble, or a wrapper of one."""
 
-    Raises:
-        RunError: the teacher returned another shape than it was given.
-    """
-    prob, faults = (
-        teacher.clip_masks(video_NTHW, clips)
-        if isinstance(teacher, ClipTeacher)
-        else (teacher.soft_masks(video_NTHW), {})
-    )
-    if prob.shape != masks_shape(teacher, video_NTHW):
-        raise RunError(
-            f"the teacher {teacher.teacher_id} returned masks of shape {prob.shape} for video {video_NTHW.shape}"
-        )
-    return prob, with_unusable(teacher, faults, np.isfinite(prob).all(axis=tuple(range(1, prob.ndim))))
+    teacher_id: str
+    class_names: tuple[str, ...]
+    """Background first, then the classes that it segments; LV is one of them."""
+    feature_shape: tuple[int, int, int] | None = None
+    """(F, h, w) of the features in its output; None if it gives none."""
+    sees_frames: bool = False
+    """Whether the mask of a frame depends on no other frame."""
+    member_classes: Mapping[str, tuple[str, ...]] = {}
+    """``class_names`` of each member of an ensemble; empty for other teachers."""
 
+    @abstractmethod
+    def teach(
+        self,
+        video_NTHW: np.ndarray,
+        clips: Sequence[ClipKey] = (),
+        *,
+        classes: Sequence[str] | None = None,
+        code: str | None = None,
+    ) -> TeacherOutput:
+        """Make the masks of N clips.
 
-def with_unusable(teacher: Teacher, faults: dict[int, str], finite_N: np.ndarray) -> dict[int, str]:
-    """The rows without a usable mask, each with the reason: those of ``faults``, and those that are not finite."""
-    reason = f"the teacher {teacher.teacher_id} gave a mask that is not finite"
-    return dict(sorted({**{int(row): reason for row in np.flatnonzero(~finite_N)}, **faults}.items()))
+        Args:
+            video_NTHW: uint8, grey.
+            clips: identities of the clips, in order; empty if they are not known: a cache then keeps nothing, and
+                recorded masks cannot be found.
+            classes: subset of `class_names` to return, in this order; None returns all but the background.
+            code: of `mask_codes.MASK_CODES`; None returns probabilities.
 
+        Raises:
+            RunError: the teacher cannot work, e.g. its service is gone or its network gives another shape.
+        """
 
-def masks_shape(teacher: Teacher, video_NTHW: np.ndarray) -> tuple[int, ...]:
-    """Shape of this teacher's masks: see `Teacher.soft_masks`."""
-    N, T, H, W = video_NTHW.shape
-    count = len(teacher.class_names) - 1
-    return (N, T, H, W) if count == 1 else (N, T, count, H, W)
+    def compile(self) -> None:  # noqa: B027 most teachers have nothing to compile
+        """Compile the network, if there is one (teacher.compile)."""
 
+    def places(self, classes: Sequence[str] | None) -> list[int]:
+        """Positions of these classes among `class_names` without the background; all positions for None."""
+        names = self.class_names[1:]
+        return [names.index(name) for name in (names if classes is None else classes)]
 
-def with_class_axis(prob: np.ndarray, class_names: tuple[str, ...]) -> np.ndarray:
-    """What `Teacher.soft_masks` gave as (N, T, C, H, W), also where there is one class."""
-    return prob[:, :, None] if len(class_names) == 2 else prob
+    def output_of(
+        self,
+        prob_NTCHW: np.ndarray,
+        video_NTHW: np.ndarray,
+        *,
+        classes: Sequence[str] | None,
+        code: str | None,
+        faults: Mapping[int, str] | None = None,
+    ) -> TeacherOutput:
+        """The output for float probabilities of all classes of this teacher. Rows that are not finite are at fault.
 
+        Raises:
+            RunError: the probabilities are of another shape than the video asks for.
+        """
+        N, T, H, W = video_NTHW.shape
+        if prob_NTCHW.shape != (N, T, len(self.class_names) - 1, H, W):
+            raise RunError(
+                f"the teacher {self.teacher_id} returned masks of shape {prob_NTCHW.shape} for video {video_NTHW.shape}"
+            )
+        faults = self.with_not_finite(faults or {}, np.isfinite(prob_NTCHW).all(axis=(1, 2, 3, 4)))
+        masks = prob_NTCHW[:, :, self.places(classes)]
+        masks[list(faults)] = 0.0  # NaN has no code
+        return TeacherOutput(masks if code is None else encode(masks, code), faults)
 
-def pick_classes(prob: np.ndarray, class_names: tuple[str, ...], wanted: tuple[str, ...]) -> np.ndarray:
-    """The wanted classes out of what `Teacher.soft_masks` gave: (N, T, H, W) for one, else (N, T, C, H, W)."""
-    places = [class_names.index(name) - 1 for name in wanted]
-    if len(class_names) == 2:
-        return prob
-    return prob[:, :, places[0]] if len(places) == 1 else prob[:, :, places]
+    def with_not_finite(self, faults: Mapping[int, str], finite_N: np.ndarray) -> dict[int, str]:
+        """``faults`` and the rows whose masks are not finite, sorted by row."""
+        reason = f"the teacher {self.teacher_id} gave a mask that is not finite"
+        return dict(sorted({**{int(row): reason for row in np.flatnonzero(~finite_N)}, **faults}.items()))

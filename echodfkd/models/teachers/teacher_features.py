@@ -6,6 +6,7 @@ Legend: N clips, T frames, n frames of one pass, F channels, h rows, w columns.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from echodfkd.core.errors import ConfigError
-from echodfkd.models.teachers.protocol import ClipKey, Teacher
+from echodfkd.models.teachers.protocol import ClipKey, Teacher, TeacherOutput
 from echodfkd.models.teachers.torch_teacher import TorchTeacher
 
 HALF_MAX = float(torch.finfo(torch.float16).max)
@@ -33,29 +34,25 @@ def pool_features(maps_nFhw: torch.Tensor, shape: tuple[int, int, int]) -> torch
     return maps.clamp(-HALF_MAX, HALF_MAX).half()
 
 
-class FeatureTeacher:
-    """A `Teacher` that keeps what one layer of its network gave for the newest clips.
+class FeatureTeacher(Teacher):
+    """Adds to a network's masks the maps of one of its layers.
 
     Args:
         teacher: a `TorchTeacher` whose network sees a frame at a time.
         layer: name of a module of its network.
         shape: (F, h, w) that the layer's maps are averaged down to.
-        size: side of the frames in pixels: one black frame is shown at once, so that a layer that will not do is
-            refused before a run starts.
-
-    Attributes:
-        features: float16 (N, T, F, h, w) of the newest `soft_masks` or `clip_codes`.
+        size: side of the frames in pixels: one black frame is shown at once, so that an unfit layer is refused before
+            a run starts.
 
     Raises:
         ConfigError: no such module, or it does not give at least as many channels and cells per frame.
     """
 
-    def __init__(self, teacher: Teacher, *, layer: str, shape: tuple[int, int, int], size: int) -> None:
-        assert isinstance(teacher, TorchTeacher)
+    def __init__(self, teacher: TorchTeacher, *, layer: str, shape: tuple[int, int, int], size: int) -> None:
         assert teacher.layout.axes == "NCHW"
-        self.teacher, self.layer, self.shape = teacher, layer, shape
+        self.teacher, self.layer, self.feature_shape = teacher, layer, shape
         self.teacher_id, self.class_names = teacher.teacher_id, teacher.class_names
-        self.features = np.zeros((0, 0, *shape), np.float16)
+        self._shape = shape
         self._kept: list[torch.Tensor] = []
         modules = dict(teacher.network.named_modules())
         if not layer or layer not in modules:
@@ -64,43 +61,44 @@ class FeatureTeacher:
                 f"teacher.feature_layer: the network has no module {layer!r}; it has {', '.join(names[:40])}"
             )
         modules[layer].register_forward_hook(self._keep)
-        self.soft_masks(np.zeros((1, 1, size, size), np.uint8))
+        self.teach(np.zeros((1, 1, size, size), np.uint8))
 
-    def soft_masks(self, video_NTHW: np.ndarray) -> np.ndarray:
-        """See `Teacher.soft_masks`; `features` are then those of this video."""
+    def teach(
+        self,
+        video_NTHW: np.ndarray,
+        clips: Sequence[ClipKey] = (),
+        *,
+        classes: Sequence[str] | None = None,
+        code: str | None = None,
+    ) -> TeacherOutput:
+        """See `Teacher.teach`. A clip whose features are not finite is at fault."""
         self._kept = []
-        prob = self.teacher.soft_masks(video_NTHW)
-        self._take(video_NTHW)
-        return prob
+        output = self.teacher.teach(video_NTHW, clips, classes=classes, code=code)
+        features = self._features(*video_NTHW.shape[:2])
+        faults = dict(output.faults)
+        for row in np.flatnonzero(~np.isfinite(features).all(axis=(1, 2, 3, 4))):
+            faults.setdefault(int(row), f"the teacher {self.teacher_id} gave features that are not finite")
+        return replace(output, features=features, faults=dict(sorted(faults.items())))
 
-    def clip_codes(
-        self, video_NTHW: np.ndarray, clips: Sequence[ClipKey], code: str
-    ) -> tuple[np.ndarray, dict[int, str]]:
-        """See `CodingTeacher.clip_codes`; `features` likewise."""
-        self._kept = []
-        said = self.teacher.clip_codes(video_NTHW, clips, code)
-        self._take(video_NTHW)
-        return said
-
-    def _take(self, video_NTHW: np.ndarray) -> None:
-        """Make `features` of what the layer has given for this video."""
-        N, T = video_NTHW.shape[:2]
+    def _features(self, N: int, T: int) -> np.ndarray:
+        """The maps that the layer gave since they were last emptied, float16 (N, T, F, h, w)."""
         count = sum(len(part) for part in self._kept)
         if count != N * T:
             raise ConfigError(
                 f"teacher.feature_layer: {self.layer} gave {count} maps for {N * T} frames; name a module that runs"
                 " once for each frame"
             )
-        self.features = torch.cat(self._kept).cpu().numpy().reshape(N, T, *self.shape)
+        features = torch.cat(self._kept).cpu().numpy().reshape(N, T, *self._shape)
         self._kept = []
+        return features
 
     def _keep(self, module: nn.Module, inputs: Any, output: Any) -> None:
         if not isinstance(output, torch.Tensor) or output.dim() != 4:
             found = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
             raise ConfigError(f"teacher.feature_layer: {self.layer} gives {found}, expected maps (N, F, h, w)")
-        if any(have < wanted for have, wanted in zip(output.shape[1:], self.shape, strict=True)):
+        if any(have < wanted for have, wanted in zip(output.shape[1:], self._shape, strict=True)):
             raise ConfigError(
                 f"teacher.feature_layer: {self.layer} gives {tuple(output.shape[1:])} (channels, rows, columns) a"
-                f" frame, less than the {self.shape} of teacher.feature_channels and teacher.feature_size; lower these"
+                f" frame, less than the {self._shape} of teacher.feature_channels and teacher.feature_size; lower these"
             )
-        self._kept.append(pool_features(output, self.shape))
+        self._kept.append(pool_features(output, self._shape))

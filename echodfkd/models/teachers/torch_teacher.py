@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from echodfkd.core.errors import RunError, one_line
+from echodfkd.core.mask_codes import encode
 from echodfkd.core.records import CLASS_NAMES
 from echodfkd.models.mask_tensors import encode_tensor
-from echodfkd.models.teachers.protocol import ClipKey, masks_shape, with_unusable
+from echodfkd.models.teachers.protocol import ClipKey, Teacher, TeacherOutput
 
 
 @dataclass(frozen=True)
@@ -61,58 +62,66 @@ RANGE_SLACK = 1e-3
 """How far a probability of a network without activation may lie outside of 0 .. 1: rounding of half precision."""
 
 
-class TorchTeacher:
+@dataclass(frozen=True)
+class NetworkSpec:
+    """How a network is fed and its output read; all of it but ``channels_last`` decides the masks.
+
+    Attributes:
+        name: first half of ``teacher_id``; the second is ``weights_hash``.
+        statistics: pixel statistics; their length is the number of channels (grey is repeated).
+        input_size: side in pixels that frames are resized to, or None for the clip's own size.
+        class_names: background, then the classes of the kept channels, in order.
+        layout: axes and activation of the network.
+        weights_hash: of the weights; "" takes `hash_weights`.
+        channels_last: keep the channels of a pixel and of the weights next to each other; convolutions are faster so.
+
+    Example: ``NetworkSpec("mine", PixelStatistics((35.0,), (43.0,)))``.
+    """
+
+    name: str
+    statistics: PixelStatistics
+    input_size: int | None = None
+    class_names: tuple[str, ...] = CLASS_NAMES
+    layout: NetworkLayout = NetworkLayout()
+    weights_hash: str = ""
+    channels_last: bool = False
+
+
+class TorchTeacher(Teacher):
     """A network with its own normalisation, input size and device.
 
     Args:
-        network: (N, C, h, w) float -> logits (N, classes, h, w), or as ``layout`` says.
-        name: first half of ``teacher_id``; the second is a hash of the weights.
-        statistics: pixel statistics; their length is the number of channels (grey is repeated).
-        input_size: side in pixels that frames are resized to, or None for the clip's own size.
+        network: (N, C, h, w) float -> logits (N, classes, h, w), or as ``spec.layout`` says.
+        spec: how it is fed and its output read.
         device: torch device.
         batch_frames: frames in one forward pass.
-        class_names: background, then what the kept channels stand for, in order.
-        layout: what the network takes and gives.
-        weights_hash: of the weights; None takes `hash_weights`.
         precision: fp32, or bf16 (autocast: convolutions and products in bfloat16, weights as they are), which gives
             other masks and therefore another ``teacher_id``.
-        channels_last: keep pixels and weights with the channels next to each other, which convolutions are faster with.
     """
 
     def __init__(
-        self,
-        network: nn.Module,
-        *,
-        name: str,
-        statistics: PixelStatistics,
-        input_size: int | None,
-        device: str,
-        batch_frames: int,
-        class_names: tuple[str, ...] = CLASS_NAMES,
-        layout: NetworkLayout = NetworkLayout(),
-        weights_hash: str | None = None,
-        precision: str = "fp32",
-        channels_last: bool = False,
+        self, network: nn.Module, spec: NetworkSpec, *, device: str, batch_frames: int, precision: str = "fp32"
     ) -> None:
-        assert layout.axes == "NCHW" or not channels_last
-        self._memory = torch.channels_last if channels_last else torch.preserve_format
+        assert spec.layout.axes == "NCHW" or not spec.channels_last
+        self._memory = torch.channels_last if spec.channels_last else torch.preserve_format
         network.to(device)
-        if channels_last:
+        if spec.channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network = network.eval()
-        weights_hash = weights_hash or hash_weights(network)
+        weights_hash = spec.weights_hash or hash_weights(network)
         self.is_bf16 = precision == "bf16"
-        self.teacher_id = f"{name}_bf16-{weights_hash}" if self.is_bf16 else f"{name}-{weights_hash}"
-        self.class_names = class_names
+        self.teacher_id = f"{spec.name}_bf16-{weights_hash}" if self.is_bf16 else f"{spec.name}-{weights_hash}"
+        self.class_names = spec.class_names
         self.device = torch.device(device)
         self.batch_frames = batch_frames
-        self.input_size = input_size
-        self.layout = layout
-        self.normalise = statistics.normalise
+        self.input_size = spec.input_size
+        self.layout = spec.layout
+        self.normalise = spec.statistics.normalise
+        self.sees_frames = spec.layout.axes == "NCHW" and self.normalise != "clip"
         self._compiled: Callable[[torch.Tensor], torch.Tensor] | None = None
-        channels = len(statistics.mean)
-        self._mean = torch.tensor(statistics.mean, device=self.device).view(1, channels, 1, 1)
-        self._std = torch.tensor(statistics.std, device=self.device).view(1, channels, 1, 1)
+        channels = len(spec.statistics.mean)
+        self._mean = torch.tensor(spec.statistics.mean, device=self.device).view(1, channels, 1, 1)
+        self._std = torch.tensor(spec.statistics.std, device=self.device).view(1, channels, 1, 1)
 
     def compile(self) -> None:
         """Let torch.compile make kernels of the network, of one shape: every pass has ``batch_frames`` frames then.
@@ -124,23 +133,26 @@ class TorchTeacher:
         mode = "reduce-overhead" if self.device.type == "cuda" else "default"
         self._compiled = torch.compile(self.network, dynamic=False, mode=mode)
 
-    @property
-    def sees_frames(self) -> bool:
-        """Whether a frame's mask depends on that frame alone."""
-        return self.layout.axes == "NCHW" and self.normalise != "clip"
-
-    def soft_masks(self, video_NTHW: np.ndarray) -> np.ndarray:
-        """See `Teacher.soft_masks`."""
-        return _to_host(self._prob(video_NTHW)).reshape(masks_shape(self, video_NTHW))
-
-    def clip_codes(
-        self, video_NTHW: np.ndarray, clips: Sequence[ClipKey], code: str
-    ) -> tuple[np.ndarray, dict[int, str]]:
-        """See `CodingTeacher.clip_codes`: rounded on the device, which a quarter of the bytes then leaves."""
+    def teach(
+        self,
+        video_NTHW: np.ndarray,
+        clips: Sequence[ClipKey] = (),
+        *,
+        classes: Sequence[str] | None = None,
+        code: str | None = None,
+    ) -> TeacherOutput:
+        """See `Teacher.teach`. Masks are encoded on the device, so that a quarter of the bytes leaves it."""
         prob = self._prob(video_NTHW)
         finite = prob.sum((1, 2, 3, 4)).isfinite()  # of numbers up to 1, so that the sum of finite ones is finite
-        codes = _to_host(encode_tensor(prob, code))  # all of the host's waiting is here: ``finite`` was queued before
-        return codes, with_unusable(self, {}, _to_host(finite))
+        places = self.places(classes)
+        if places != list(range(prob.shape[2])):
+            prob = torch.stack([prob[:, :, place] for place in places], dim=2)  # an index would cross to the device
+        # all of the host's waiting is here: ``finite`` was queued before
+        masks = _to_host(prob if code is None else encode_tensor(prob, code))
+        faults = self.with_not_finite({}, _to_host(finite))
+        if faults:
+            masks[list(faults)] = 0.0 if code is None else encode(np.zeros(()), code)
+        return TeacherOutput(masks, faults)
 
     @torch.inference_mode()
     def _prob(self, video_NTHW: np.ndarray) -> torch.Tensor:

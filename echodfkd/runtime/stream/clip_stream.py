@@ -132,8 +132,8 @@ class ClipDatasource(Datasource):
 def _read_block(config: RunConfig, slots: list[int]) -> Iterable[Block]:
     from echodfkd.teaching.blocks import make_block
 
-    columns = make_block(training_source(config), slots, slot_rules(config), actor=actor_name("source"))
-    return [block_of(columns)]
+    block = make_block(training_source(config), slots, slot_rules(config), actor=actor_name("source"))
+    return [block_of(block.to_columns())]
 
 
 def block_of(columns: dict[str, np.ndarray]) -> Block:

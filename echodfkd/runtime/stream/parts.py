@@ -1,6 +1,6 @@
-"""The pure parts of a run, built from its config in whichever process needs them, once per process.
+"""Build the pure parts of a run from its config: sources, slot rules, teachers. Sources are built once per process.
 
-What a part is made of is imported with it: other processes know this module as well.
+A part's own imports stand inside its function, because processes that do not use the part import this module too.
 """
 
 from __future__ import annotations
@@ -59,15 +59,12 @@ def slot_rules(config: RunConfig) -> SlotRules:
 
 
 def load_teacher(config: RunConfig, device: str | None = None) -> Teacher:
-    """The teacher that the config names, held against its reference. Raises `InputError` naming the option."""
-    from echodfkd.models.teachers.teacher_features import FeatureTeacher
-    from echodfkd.teaching.build import build_configured_teacher
+    """The teacher that the config names, checked against its reference. Raises `InputError` naming the option."""
+    from echodfkd.teaching.build import build_configured_teacher, with_features
 
     options, shape = config.teacher, config.feature_shape
     teacher = build_configured_teacher(options, device=device or options.device, placement=_Placement(config))
-    if shape is None:
-        return teacher
-    return FeatureTeacher(teacher, layer=options.feature_layer, shape=shape, size=config.window.size)
+    return teacher if shape is None else with_features(teacher, options, shape, config.window.size)
 
 
 def load_member(config: RunConfig, name: str) -> Teacher:
@@ -79,7 +76,7 @@ def load_member(config: RunConfig, name: str) -> Teacher:
 
 
 class _Placement:
-    """`teachers.recorded.Placement` by the run's own sources."""
+    """The `Placement` of the run's own sources (`teaching.recorded`)."""
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config

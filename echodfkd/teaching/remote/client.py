@@ -1,9 +1,8 @@
 """A remote teacher: frames go to its service, quantised masks come back (docs/how-to/remote-teacher.md).
 
-A request is a function of pixels alone and the service keeps nothing of it, so that sending one again teaches nothing
-twice. What may pass (no connection, a cut or damaged answer, a server at fault or busy) is tried again until the
-deadline of the block; what cannot get better by waiting (a token refused, a request refused, another teacher) is one
-sentence at once.
+The answer depends on the pixels only and the service keeps nothing, so that a request may be sent again at no risk.
+Failures that may pass (no connection, a cut or damaged answer, a server at fault or busy) are retried until the
+deadline of the block; others (a refused token, a refused request, another teacher) raise an error at once.
 
 Legend: N clips, T frames, C classes, H rows, W columns.
 """
@@ -11,24 +10,25 @@ Legend: N clips, T frames, C classes, H rows, W columns.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 import numpy as np
 
 from echodfkd.core import clock
 from echodfkd.core.errors import EchoDFKDError, InputError, RunError
-from echodfkd.models.teachers.protocol import masks_shape
-from echodfkd.teaching.remote.connection import Again, ServiceConnection, persist
+from echodfkd.models.teachers.protocol import ClipKey, Teacher, TeacherOutput
+from echodfkd.teaching.remote.connection import RetryableError, ServiceConnection, retry
 from echodfkd.teaching.remote.messages import (
     MAX_TEXT_BYTES,
-    About,
-    Taught,
+    MaskResponse,
+    ServiceInfo,
     answer_bound,
-    decode_about,
+    decode_info,
     decode_masks,
     encode_video,
 )
-from echodfkd.teaching.remote.service import ABOUT_PATH, MASKS_PATH
+from echodfkd.teaching.remote.service import INFO_PATH, MASKS_PATH
 
 START_S = 30.0
 """A process that starts waits so long for the service (or its deadline, if that is shorter)."""
@@ -36,8 +36,8 @@ GRACE_S = 5.0
 """A request that its own deadline has not ended (headers that come letter by letter) is left behind after so long."""
 
 
-class RemoteTeacher:
-    """A `Teacher` whose masks a service makes.
+class RemoteTeacher(Teacher):
+    """Masks that a service makes.
 
     Args:
         url: of the service, without ``/v1``.
@@ -47,7 +47,7 @@ class RemoteTeacher:
         frames_per_request: most frames of one request, in whole clips; 0 takes the service's limit.
         connect_timeout_s: of one attempt.
         read_timeout_s: longest silence in one attempt.
-        deadline_s: for all attempts of one call of `soft_masks`.
+        deadline_s: for all attempts of one call of `teach`.
 
     Raises:
         InputError: the service cannot be reached, refuses the token, or does not speak the protocol.
@@ -77,20 +77,36 @@ class RemoteTeacher:
         self._deadline_s = deadline_s
         self._frames_per_request = frames_per_request
         self._threads = ThreadPoolExecutor(requests_in_flight, thread_name_prefix="remote-teacher")
-        about = self._ask()
-        self.teacher_id, self.class_names, self.limits = about.teacher_id, about.class_names, about.limits
+        info = self._ask()
+        self.teacher_id, self.class_names, self.limits = info.teacher_id, info.class_names, info.limits
 
-    def soft_masks(self, video_NTHW: np.ndarray) -> np.ndarray:
-        """See `Teacher.soft_masks`: multiples of 1/255; NaN in clips whose mask the service's teacher could not make.
+    def teach(
+        self,
+        video_NTHW: np.ndarray,
+        clips: Sequence[ClipKey] = (),
+        *,
+        classes: Sequence[str] | None = None,
+        code: str | None = None,
+    ) -> TeacherOutput:
+        """See `Teacher.teach`: multiples of 1/255. Clips whose mask the service's teacher could not make are at fault.
 
         Raises:
             InputError: a clip is larger than the service takes, or the service refuses a request for good.
             RunError: no masks came before the deadline, or they are another teacher's.
         """
+        parts = self._split(video_NTHW)
+        responses = self._request_all(parts)
+        prob = np.concatenate([response.masks for response in responses]).astype(np.float32) / np.float32(255)
+        starts = np.cumsum([0, *(len(part) for part in parts)])
+        for start, response in zip(starts, responses, strict=False):
+            prob[[int(start) + row for row in response.unusable]] = np.nan
+        return self.output_of(prob, video_NTHW, classes=classes, code=code)
+
+    def _request_all(self, parts: Sequence[np.ndarray]) -> list[MaskResponse]:
+        """The response to each part, requested at the same time, before the deadline."""
         until = clock.now() + self._deadline_s
         stop = threading.Event()
-        parts = self._split(video_NTHW)
-        futures = [self._threads.submit(self._teach, part, until, stop) for part in parts]
+        futures = [self._threads.submit(self._request, part, until, stop) for part in parts]
         done, waiting = wait(futures, timeout=self._deadline_s + GRACE_S, return_when=FIRST_EXCEPTION)
         stop.set()
         for future in waiting:
@@ -100,12 +116,7 @@ class RemoteTeacher:
                 raise error
         if waiting:
             raise self._gave_up("an answer that does not end")
-        answers = [future.result() for future in futures]
-        prob = np.concatenate([answer.levels for answer in answers]).astype(np.float32) / np.float32(255)
-        starts = np.cumsum([0, *(len(part) for part in parts)])
-        for start, answer in zip(starts, answers, strict=False):
-            prob[[int(start) + row for row in answer.unusable]] = np.nan
-        return prob
+        return [future.result() for future in futures]
 
     def _split(self, video_NTHW: np.ndarray) -> list[np.ndarray]:
         """Whole clips, as many to a request as fit."""
@@ -121,45 +132,46 @@ class RemoteTeacher:
             size = max(1, min(size, self._frames_per_request // T))
         return [video_NTHW[first : first + size] for first in range(0, N, size)]
 
-    def _ask(self) -> About:
-        """What the service says of itself."""
+    def _ask(self) -> ServiceInfo:
+        """Ask the service for its teacher and limits."""
         wait_s = min(START_S, self._deadline_s)
         until = clock.now() + wait_s
 
-        def once() -> About:
-            data = self._service.exchange("GET", ABOUT_PATH, None, MAX_TEXT_BYTES, until)
-            return decode_about(data, f"teacher.remote.url: the answer of {self.url}")
+        def attempt() -> ServiceInfo:
+            data = self._service.request("GET", INFO_PATH, None, MAX_TEXT_BYTES, until)
+            return decode_info(data, f"teacher.remote.url: the answer of {self.url}")
 
         try:
-            return persist(once, until, threading.Event())
-        except Again as last:
+            return retry(attempt, until, threading.Event())
+        except RetryableError as last:
             raise InputError(
                 f"teacher.remote.url: no teacher at {self.url}, which was asked for {wait_s:g} s; {last}"
             ) from None
 
-    def _teach(self, video_NTHW: np.ndarray, until: float, stop: threading.Event) -> Taught:
-        """One request, sent again until it is answered."""
-        shape = masks_shape(self, video_NTHW)
+    def _request(self, video_NTHW: np.ndarray, until: float, stop: threading.Event) -> MaskResponse:
+        """Send one request until it is answered."""
+        N, T, H, W = video_NTHW.shape
+        shape = (N, T, len(self.class_names) - 1, H, W)
         body = encode_video(video_NTHW)
 
-        def once() -> Taught:
-            data = self._service.exchange("POST", MASKS_PATH, body, answer_bound(shape), until)
+        def attempt() -> MaskResponse:
+            data = self._service.request("POST", MASKS_PATH, body, answer_bound(shape), until)
             try:
                 return decode_masks(data, shape, f"the answer of {self.url}")
             except InputError as error:
-                raise Again(str(error)) from error
+                raise RetryableError(str(error)) from error
 
         try:
-            taught = persist(once, until, stop)
-        except Again as last:
+            response = retry(attempt, until, stop)
+        except RetryableError as last:
             raise self._gave_up(str(last)) from None
-        if taught.teacher_id != self.teacher_id:
+        if response.teacher_id != self.teacher_id:
             raise RunError(
-                f"teacher.remote.url: {self.url} now teaches with {taught.teacher_id}, this run began with"
+                f"teacher.remote.url: {self.url} now teaches with {response.teacher_id}, this run began with"
                 f" {self.teacher_id}; masks of two teachers are not mixed: bring the first one back, or give the run"
                 " another name"
             )
-        return taught
+        return response
 
     def _gave_up(self, reason: str) -> EchoDFKDError:
         return RunError(

@@ -1,4 +1,4 @@
-"""HTTP requests to a teacher's service: sent again while that can help, and no byte of an answer is taken on trust."""
+"""HTTP requests to a teacher's service: retried while that can help, and read without trust."""
 
 from __future__ import annotations
 
@@ -22,29 +22,33 @@ BACK_OFF_S, MAX_BACK_OFF_S = 0.2, 10.0
 random factor of 0.5 .. 1 so that actors do not come back all at once."""
 PIECE = 1 << 16
 
-PASSING = (408, 425, 429, 500, 502, 503, 504)
-"""Answers that may be others later."""
+TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
+"""Statuses after which the same request may succeed later."""
 
 _T = TypeVar("_T")
 
 
-class Again(Exception):  # noqa: N818 no error: what may get better
-    """Why one attempt failed, and what pause the service asked for."""
+class RetryableError(Exception):
+    """Why one attempt failed, and the pause that the service asked for, in seconds."""
 
     def __init__(self, reason: str, after_s: float = 0.0) -> None:
         super().__init__(reason)
         self.after_s = after_s
 
 
-def persist(once: Callable[[], _T], until: float, stop: threading.Event) -> _T:
-    """Try until it works, the deadline is near, or ``stop`` is set. Raises the `Again` that says most."""
+def retry(attempt: Callable[[], _T], until: float, stop: threading.Event) -> _T:
+    """Repeat an attempt until it succeeds, the deadline is near, or ``stop`` is set.
+
+    Raises:
+        RetryableError: the last one, or the one before if the deadline cut the last attempt short.
+    """
     pause, before = BACK_OFF_S, None
     while True:
         try:
-            return once()
-        except Again as failure:
+            return attempt()
+        except RetryableError as failure:
             if before is not None and clock.now() >= until:
-                raise before from None  # this attempt was only cut short: the one before says more
+                raise before from None  # this attempt was cut short: the one before explains more
             before = failure
             rest = max(pause * random.uniform(0.5, 1.0), failure.after_s)  # noqa: S311 guards nothing
             if clock.now() + rest >= until or stop.wait(rest):
@@ -77,8 +81,8 @@ class ServiceConnection:
             num_pools=1, maxsize=connections, ssl_context=_trust(ca_file) if ca_file else None
         )
 
-    def exchange(self, method: str, path: str, body: bytes | None, most: int, until: float) -> bytes:
-        """One attempt at one request.
+    def request(self, method: str, path: str, body: bytes | None, most: int, until: float) -> bytes:
+        """Make one attempt at one request.
 
         Args:
             method: GET or POST.
@@ -91,8 +95,8 @@ class ServiceConnection:
             The body of its answer.
 
         Raises:
-            Again: it failed in a way that may pass.
-            InputError: in one that does not.
+            RetryableError: it failed, and may succeed later.
+            InputError: it failed for good.
         """
         left = max(0.1, until - clock.now())
         connect_s, read_s = (min(seconds, left) for seconds in self._timeouts)
@@ -115,8 +119,8 @@ class ServiceConnection:
             raise self._not_reached(error) from error
         try:
             data = self._read(response, most if response.status == 200 else MAX_TEXT_BYTES, until)
-        except Again:
-            response.close()  # what is not read to its end
+        except RetryableError:
+            response.close()  # it was not read to its end
             raise
         finally:
             response.release_conn()
@@ -125,47 +129,49 @@ class ServiceConnection:
         raise self._refused(response, data)
 
     def _read(self, response: urllib3.BaseHTTPResponse, most: int, until: float) -> bytes:
-        """The body, in pieces, so that neither its length nor its slowness has to be believed."""
-        said = response.headers.get("Content-Length", "0")
-        if not (said.isascii() and said.isdigit()) or len(said) > 18 or int(said) > most:
-            raise Again(f"its answer would have {said[:40]!r} bytes, expected at most {most}")
+        """Read the body in pieces, which bounds its size and its time whatever its headers say."""
+        length = response.headers.get("Content-Length", "0")
+        if not (length.isascii() and length.isdigit()) or len(length) > 18 or int(length) > most:
+            raise RetryableError(f"its answer would have {length[:40]!r} bytes, expected at most {most}")
         pieces, size = [], 0
         try:
             while piece := response.read1(PIECE):
                 pieces.append(piece)
                 size += len(piece)
                 if size > most:
-                    raise Again(f"its answer has more than {most} bytes")
+                    raise RetryableError(f"its answer has more than {most} bytes")
                 if clock.now() > until:
-                    raise Again(f"its answer was still coming after {size} bytes")
+                    raise RetryableError(f"its answer was still coming after {size} bytes")
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise Again(f"its answer broke off after {size} bytes ({type(error).__name__})") from error
+            raise RetryableError(f"its answer broke off after {size} bytes ({type(error).__name__})") from error
         return b"".join(pieces)
 
     def _not_reached(self, error: urllib3.exceptions.HTTPError) -> Exception:
-        """What a request that got no answer means."""
+        """The error of a request that got no answer."""
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
             return InputError(
                 f"teacher.remote.url: the certificate of {self.url} is not trusted: {one_line(error)}; name the file"
                 " that vouches for it in teacher.remote.ca_file"
             )
-        return Again(f"it was not reached ({type(error).__name__}: {one_line(error)[:200]})")
+        return RetryableError(f"it was not reached ({type(error).__name__}: {one_line(error)[:200]})")
 
     def _refused(self, response: urllib3.BaseHTTPResponse, data: bytes) -> Exception:
-        """What an answer that is not 200 means."""
+        """The error of an answer that is not 200."""
         sentence = self._sentence(data)
-        if response.status in PASSING:
-            return Again(f"it answered {response.status}: {sentence}", _pause(response.headers.get("Retry-After", "")))
+        if response.status in TRANSIENT:
+            return RetryableError(
+                f"it answered {response.status}: {sentence}", _pause(response.headers.get("Retry-After", ""))
+            )
         if response.status in (401, 403):
-            how = "is not the one that it wants" if self._token else "is missing"
+            how = "is another one" if self._token else "is missing"
             return InputError(
-                f"teacher.remote.url: {self.url} lets nobody in without its token, and ours {how}"
+                f"teacher.remote.url: {self.url} wants its token, and ours {how}"
                 " (teacher.remote.token_file, or the environment)"
             )
         return InputError(f"teacher.remote.url: {self.url} answered {response.status}: {sentence}")
 
     def _sentence(self, data: bytes) -> str:
-        """The sentence in a refusal, as far as it is fit to be shown. A service may say our token back to us."""
+        """The sentence in a refusal, made fit to be shown. A service may repeat our token to us."""
         try:
             text = str(parse_json_object(data, "it").get("error", ""))
         except InputError:
@@ -175,7 +181,7 @@ class ServiceConnection:
 
 
 def _pause(retry_after: str) -> float:
-    """Seconds of a Retry-After header, a number or a date; 0 where it is neither."""
+    """Seconds of a Retry-After header, a number or a date; 0 if it is neither."""
     if retry_after.isascii() and retry_after.isdigit() and len(retry_after) < 10:
         return float(retry_after)
     try:

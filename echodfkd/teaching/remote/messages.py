@@ -1,4 +1,4 @@
-"""What a remote teacher and its service say to each other, version 1: encoding, decoding, and the bounds of both.
+"""Messages between a remote teacher and its service, protocol version 1: encoding, decoding and size bounds.
 
 ``GET /v1/teacher`` answers JSON: ``protocol``, ``teacher_id``, ``class_names``, ``limits``, ``version``.
 ``POST /v1/masks`` takes a message with video and answers one with masks. A message is ``EDM1``, the length of a JSON
@@ -52,7 +52,7 @@ class TooLargeError(InputError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may hold: bytes on the wire, frames of all its clips, pixels of a frame's longer side.
+    """Limits of one request: bytes on the wire, frames of all its clips, pixels of a frame's longer side.
 
     Example: ``Limits(max_body_bytes=64 << 20, max_frames=4096, max_side=1024)``.
     """
@@ -62,7 +62,7 @@ class Limits:
     max_side: int
 
     def clips_in(self, shape_THW: tuple[int, int, int]) -> int:
-        """How many clips of this shape one request can hold, however badly they compress; 0 where not even one."""
+        """How many clips of this shape fit in one request, however badly they compress; 0 if not even one does."""
         T, H, W = shape_THW
         if max(H, W) > self.max_side:
             return 0
@@ -71,8 +71,8 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class About:
-    """What a service says of itself."""
+class ServiceInfo:
+    """Description of a service: its teacher, the teacher's classes, and the limits of a request."""
 
     teacher_id: str
     class_names: tuple[str, ...]
@@ -80,22 +80,25 @@ class About:
 
 
 @dataclass(frozen=True)
-class Taught:
-    """One answer: ``levels`` uint8 round(255 p), (N, T, H, W) or (N, T, C, H, W), 0 in the rows ``unusable``."""
+class MaskResponse:
+    """One answer: ``masks`` uint8 round(255 p), (N, T, C, H, W); they are 0 in the rows ``unusable``.
 
-    levels: np.ndarray
+    On the wire, masks of one class have no class axis.
+    """
+
+    masks: np.ndarray
     teacher_id: str
     unusable: tuple[int, ...]
 
 
-def encode_about(about: About) -> bytes:
+def encode_info(info: ServiceInfo) -> bytes:
     """The answer to ``GET /v1/teacher``."""
-    values = {**asdict(about), "protocol": PROTOCOL, "version": echodfkd.__version__}
+    values = {**asdict(info), "protocol": PROTOCOL, "version": echodfkd.__version__}
     return json.dumps(values, sort_keys=True).encode()
 
 
-def decode_about(data: bytes, where: str) -> About:
-    """Raises `InputError` where a service does not say what a teacher needs."""
+def decode_info(data: bytes, where: str) -> ServiceInfo:
+    """Decode the answer to ``GET /v1/teacher``. Raises `InputError` if a part is missing or malformed."""
     values = parse_json_object(data, where)
     if values.get("protocol") != PROTOCOL:
         raise InputError(f"{where} speaks protocol {str(values.get('protocol'))[:40]!r}, not {PROTOCOL}")
@@ -112,7 +115,7 @@ def decode_about(data: bytes, where: str) -> About:
     known = {name: found.get(name) for name in Limits.__annotations__}
     if not all(type(value) is int and 0 < value <= MAX_LIMIT for value in known.values()):
         raise InputError(f"{where}: its limits {str(limits)[:80]!r} are no numbers in 1 .. {MAX_LIMIT}")
-    return About(teacher_id, tuple(names), Limits(**known))  # type: ignore[arg-type]
+    return ServiceInfo(teacher_id, tuple(names), Limits(**known))  # type: ignore[arg-type]
 
 
 def encode_video(video_NTHW: np.ndarray) -> bytes:
@@ -138,27 +141,33 @@ def decode_video(data: bytes, limits: Limits) -> np.ndarray:
     return _array(header, blob, shape, "the request")
 
 
-def encode_masks(taught: Taught) -> bytes:
+def encode_masks(response: MaskResponse) -> bytes:
     """The answer to ``POST /v1/masks``."""
-    return _pack({"teacher_id": taught.teacher_id, "unusable": list(taught.unusable)}, taught.levels)
+    header = {"teacher_id": response.teacher_id, "unusable": list(response.unusable)}
+    return _pack(header, response.masks.reshape(_wire_shape(response.masks.shape)))
 
 
-def decode_masks(data: bytes, shape: tuple[int, ...], where: str) -> Taught:
-    """The masks of an answer that must have this shape. Raises `InputError` where they have not, or are damaged."""
+def decode_masks(data: bytes, shape: tuple[int, ...], where: str) -> MaskResponse:
+    """The masks of an answer. Raises `InputError` if they are damaged or not of this shape (N, T, C, H, W)."""
     header, blob = _open(data, where)
     teacher_id, unusable = header.get("teacher_id"), header.get("unusable")
     if not (isinstance(teacher_id, str) and _TEACHER_ID.fullmatch(teacher_id)):
         raise InputError(f"{where}: its teacher_id {str(teacher_id)[:80]!r} is no plain name")
     if not isinstance(unusable, list) or not all(type(row) is int and 0 <= row < shape[0] for row in unusable):
         raise InputError(f"{where}: its unusable {str(unusable)[:80]!r} are no rows of {shape[0]} clips")
-    found = _shape(header, where, axes=(4, 5))
-    if found != shape:
-        raise InputError(f"{where} holds masks of shape {list(found)}, expected {list(shape)}")
-    return Taught(_array(header, blob, shape, where), teacher_id, tuple(unusable))
+    found, wanted = _shape(header, where, axes=(4, 5)), _wire_shape(shape)
+    if found != wanted:
+        raise InputError(f"{where} holds masks of shape {list(found)}, expected {list(wanted)}")
+    return MaskResponse(_array(header, blob, shape, where), teacher_id, tuple(unusable))
+
+
+def _wire_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    N, T, C, H, W = shape
+    return (N, T, H, W) if C == 1 else shape
 
 
 def answer_bound(shape: tuple[int, ...]) -> int:
-    """Most bytes that an answer with masks of this shape can have."""
+    """Largest size in bytes of an answer with masks of this shape."""
     size = math.prod(shape)
     return len(MAGIC) + 4 + MAX_HEADER_BYTES + size + size // 128 + 64
 
@@ -204,7 +213,7 @@ def _shape(header: dict[str, Any], where: str, *, axes: Sequence[int]) -> tuple[
 
 
 def _array(header: dict[str, Any], blob: memoryview, shape: tuple[int, ...], where: str) -> np.ndarray:
-    """Decompress what the shape promises, which is bounded by now, and not a byte more."""
+    """Decompress an array of this shape, which was checked against the limits."""
     try:
         data = pa.Codec(CODEC).decompress(blob, decompressed_size=math.prod(shape), asbytes=True)
         return np.frombuffer(data, np.uint8).reshape(shape)

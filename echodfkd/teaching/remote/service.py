@@ -1,6 +1,6 @@
-"""The service's side of a remote teacher, without a web server: which requests are let in, and what is answered.
+"""The service of a remote teacher, without a web server: admits requests and answers them.
 
-`echodfkd.runtime.teacher_service` puts it behind Ray Serve. Nothing that fails inside reaches a client but a sentence.
+`echodfkd.runtime.teacher_service` puts it behind Ray Serve. Of a failure inside, a client sees one sentence only.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ import numpy as np
 from echodfkd.config.sections.remote import TOKEN_VARIABLE
 from echodfkd.core.errors import InputError, one_line, plain_sentence
 from echodfkd.core.mask_codes import PROBABILITY
-from echodfkd.models.teachers.protocol import Teacher, codes_of_clips, masks_shape
+from echodfkd.models.teachers.protocol import Teacher
 from echodfkd.teaching.remote.messages import (
     MEDIA_TYPE,
-    About,
     Limits,
-    Taught,
+    MaskResponse,
+    ServiceInfo,
     TooLargeError,
     decode_video,
-    encode_about,
+    encode_info,
     encode_masks,
 )
 
-ABOUT_PATH, MASKS_PATH = "/v1/teacher", "/v1/masks"
+INFO_PATH, MASKS_PATH = "/v1/teacher", "/v1/masks"
 MIN_TOKEN, MAX_TOKEN = 16, 4096
 RETRY_AFTER_S = 1
-"""What a service with a full queue asks for."""
+"""Pause that a service with a full queue asks for."""
 
 
 @dataclass(frozen=True)
@@ -49,18 +49,18 @@ class MaskService:
     """Answers requests with one teacher's masks.
 
     Args:
-        teacher: whose masks are given; one call at a time.
+        teacher: makes the masks, one call at a time.
         limits: of a request.
-        token: that requests must carry; "" lets everybody in.
+        token: that requests must carry; "" admits every request.
     """
 
     def __init__(self, teacher: Teacher, limits: Limits, token: str) -> None:
         self.teacher, self.limits = teacher, limits
         self._token = token.encode()
-        self._about = encode_about(About(teacher.teacher_id, teacher.class_names, limits))
+        self._info = encode_info(ServiceInfo(teacher.teacher_id, teacher.class_names, limits))
 
     def admit(self, method: str, path: str, headers: Mapping[str, str]) -> Answer | int:
-        """Look at a request before anything of its body is read.
+        """Check a request before any of its body is read.
 
         Args:
             method: GET, POST ...
@@ -72,13 +72,13 @@ class MaskService:
         """
         if self._token and not hmac.compare_digest(_given(headers), self._token):
             return _refusal(401, "the token is missing or wrong", {"WWW-Authenticate": "Bearer"})
-        wanted = {ABOUT_PATH: "GET", MASKS_PATH: "POST"}.get(path)
+        wanted = {INFO_PATH: "GET", MASKS_PATH: "POST"}.get(path)
         if wanted is None:
-            return _refusal(404, f"there is nothing here; this service has {ABOUT_PATH} and {MASKS_PATH}")
+            return _refusal(404, f"there is nothing here; this service has {INFO_PATH} and {MASKS_PATH}")
         if method != wanted:
             return _refusal(405, f"{path} is asked with {wanted}", {"Allow": wanted})
-        if path == ABOUT_PATH:
-            return Answer(200, self._about, {"Content-Type": "application/json"})
+        if path == INFO_PATH:
+            return Answer(200, self._info, {"Content-Type": "application/json"})
         length = headers.get("content-length", "")
         if not (length.isascii() and length.isdigit()):
             return _refusal(411, "a request for masks says its length (Content-Length)")
@@ -93,12 +93,12 @@ class MaskService:
         except InputError as error:
             return _refusal(413 if isinstance(error, TooLargeError) else 400, str(error))
         try:
-            taught = teach(self.teacher, video)
-        except Exception as error:  # whatever it is: the client gets no more than this, the log gets it all
+            response = teach(self.teacher, video)
+        except Exception as error:  # the client learns no more than this, the log has the whole error
             print(plain_sentence(f"a request failed: {one_line(error)}"), file=sys.stderr, flush=True)
             traceback.print_exc()
             return _refusal(500, "the teacher failed on this request; the service's log says why")
-        return Answer(200, encode_masks(taught), {"Content-Type": MEDIA_TYPE})
+        return Answer(200, encode_masks(response), {"Content-Type": MEDIA_TYPE})
 
 
 def busy() -> Answer:
@@ -112,25 +112,25 @@ def too_slow() -> Answer:
 
 
 def cut_off() -> Answer:
-    """The answer to a body of another length than it was said to have."""
+    """The answer to a body of another length than its Content-Length."""
     return _refusal(400, "the request's body is not as long as its Content-Length says")
 
 
-def teach(teacher: Teacher, video_NTHW: np.ndarray) -> Taught:
-    """A teacher's masks as they are sent. Raises what the teacher raises."""
-    codes, faults = codes_of_clips(teacher, video_NTHW, (), PROBABILITY)
-    return Taught(codes.reshape(masks_shape(teacher, video_NTHW)), teacher.teacher_id, tuple(faults))
+def teach(teacher: Teacher, video_NTHW: np.ndarray) -> MaskResponse:
+    """The response with a teacher's masks. Raises the teacher's own errors."""
+    output = teacher.teach(video_NTHW, code=PROBABILITY)
+    return MaskResponse(output.masks, teacher.teacher_id, tuple(output.faults))
 
 
 def read_token(token_file: str, option: str) -> str:
-    """The token in a file (or, where none is named, in the environment); "" where there is none.
+    """The token in a file, or in the environment if no file is named; "" if there is none.
 
     Args:
         token_file: its path, or "".
         option: that names it, for the error's sentence.
 
     Raises:
-        InputError: the file cannot be read, or what is in it is too short to be secret or no plain text.
+        InputError: the file cannot be read, or its content is too short to be secret or no plain text.
     """
     where = f"{option} ({token_file})" if token_file else f"the environment variable {TOKEN_VARIABLE}"
     try:

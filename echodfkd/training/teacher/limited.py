@@ -116,7 +116,7 @@ def score_teachers(teachers: Mapping[str, Teacher], config: RunConfig) -> dict[s
             truth = case.truth_labels[::CASE_STRIDE] == case.class_names.index("LV")
             video = case.video[None, ::CASE_STRIDE]
             for name, teacher in teachers.items():
-                mask = teacher.soft_masks(video)[0] >= config.evaluation.threshold
+                mask = teacher.teach(video, classes=("LV",)).masks[0, :, 0] >= config.evaluation.threshold
                 values[name].setdefault(domain, []).append(float(dice(mask, truth).mean()))
     return {
         name: {

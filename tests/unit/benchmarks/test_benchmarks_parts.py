@@ -15,6 +15,7 @@ from echodfkd.sources.video.decode import decode_video
 from tests.benchmarks import data_wait, family_of_16
 from tests.benchmarks import stream_vs_two_stage as streaming
 from tests.benchmarks.two_stage import TaughtVideos, teach_to_disk, train_from_disk
+from tests.helpers.teachers import lv_prob
 
 
 def test_the_matching_student_is_the_smallest_that_is_no_faster_than_the_teacher() -> None:
@@ -35,9 +36,9 @@ def test_the_two_stage_way_stores_the_teachers_masks_and_trains_on_windows_of_th
     videos: list[Path], tmp_path: Path
 ) -> None:
     teacher = build_teacher(kind="embedded", weights="", device="cpu", batch_frames=1 << 20)
-    teach_to_disk(lambda video: teacher.soft_masks(video[None])[0], videos, tmp_path)
+    teach_to_disk(lambda video: lv_prob(teacher, video[None])[0], videos, tmp_path)
     whole = decode_video(videos[0].read_bytes(), name="v").video
-    prob = teacher.soft_masks(whole[None])[0]
+    prob = lv_prob(teacher, whole[None])[0]
     data = TaughtVideos(videos, tmp_path, frames=25, seed=0)
     video, target_prob = data[0]
     assert video.shape == target_prob.shape == (25, 56, 56)

@@ -10,11 +10,12 @@ from torch import nn
 
 from echodfkd.config.file import load_config
 from echodfkd.core.errors import ConfigError
-from echodfkd.models.teachers.build import build_teacher, echonet_teacher
+from echodfkd.models.teachers.build import build_teacher, fold_echonet
 from echodfkd.models.teachers.deeplabv3 import Conv, DeepLabV3, fold_norms
-from echodfkd.models.teachers.torch_teacher import hash_weights
+from echodfkd.models.teachers.torch_teacher import TorchTeacher, hash_weights
 from tests.benchmarks import teacher_frames
 from tests.benchmarks.authors_teacher import teach_clip, teach_clips
+from tests.helpers.teachers import lv_prob
 
 SIZE = 112
 
@@ -46,8 +47,8 @@ def test_our_masks_are_those_of_the_published_loop(
 ) -> None:
     """With folded norms, cropped kernels, channels last and passes over several clips."""
     assert published.std() > 0.2  # the comparison is not one of constants
-    teacher = echonet_teacher(copy.deepcopy(network), device="cpu", batch_frames=3)
-    found = teacher.soft_masks(video)
+    teacher = TorchTeacher(*fold_echonet(copy.deepcopy(network)), device="cpu", batch_frames=3)
+    found = lv_prob(teacher, video)
     np.testing.assert_allclose(found, published, rtol=0, atol=1e-4)  # float32, some sixty layers deep
     assert np.abs(found - published).max() <= teacher_frames.SAME_MASK
     kept = list(teach_clips(network, video, device="cpu", records_graph=True))
@@ -60,9 +61,9 @@ def test_bfloat16_has_an_id_of_its_own_and_stays_near(
 ) -> None:
     """8 bits of precision are 0.4 % of each value; over sixty layers that stays below a tenth."""
     hashed = hash_weights(network)
-    teacher = echonet_teacher(network, device="cpu", batch_frames=8, precision="bf16")
+    teacher = TorchTeacher(*fold_echonet(network), device="cpu", batch_frames=8, precision="bf16")
     assert teacher.teacher_id == f"echonet_deeplabv3_bf16-{hashed}"
-    apart = np.abs(teacher.soft_masks(video) - published)
+    apart = np.abs(lv_prob(teacher, video) - published)
     assert 0 < apart.mean() < 0.01
     assert apart.max() < 0.1
 
@@ -132,5 +133,5 @@ def test_the_embedded_teachers_in_bfloat16(kind: str, tmp_path: Path) -> None:
         for precision in ("fp32", "bf16")
     )
     assert fast.teacher_id == plain.teacher_id.replace(kind, f"{kind}_bf16", 1)
-    apart = np.abs(fast.soft_masks(clip) - plain.soft_masks(clip))
+    apart = np.abs(lv_prob(fast, clip) - lv_prob(plain, clip))
     assert 0 < apart.mean() < 0.01  # on most pixels a level or two

@@ -14,7 +14,6 @@ from echodfkd.config.file import load_config
 from echodfkd.config.identity import config_hash
 from echodfkd.core.errors import ConfigError
 from echodfkd.core.mask_codes import LEAST_PROB, LOGIT, LOGIT_STEPS, MASK_CODES, PROBABILITY, decode, encode
-from echodfkd.core.records import DistillationBatch
 from echodfkd.losses.pixels import HALF_CODE, soft_mask_kl
 from echodfkd.models.mask_tensors import decode_tensor, encode_tensor
 from echodfkd.models.teachers.protocol import ClipKey
@@ -24,6 +23,7 @@ from echodfkd.teaching.cache import CachedTeacher
 from echodfkd.teaching.mask_files import StoredMask, encode_masks
 from echodfkd.teaching.recorded import RecordedMasks
 from echodfkd.training.objective import batch_tensors
+from tests.helpers.teachers import FloatTeacher, masks_of
 
 TEMPERATURE = 4.0
 
@@ -100,7 +100,7 @@ def test_a_stream_of_logits_is_the_same_with_a_cache_and_without(tmp_path: Path,
     source, rules = training_source(plain), slot_rules(plain)
     block = make_block(source, [0, 1], rules, actor="s")
     taught = [
-        DistillationBatch.from_columns(teach_block(load_teacher(one, "cpu"), block, lambda: source, rules, actor="t"))
+        teach_block(load_teacher(one, "cpu"), block, lambda: source, rules, actor="t")
         for one in (plain, cached, cached)
     ]
     assert taught[0].teacher_prob.dtype == np.int8
@@ -118,20 +118,20 @@ def test_a_stream_of_logits_is_the_same_with_a_cache_and_without(tmp_path: Path,
 
 
 def test_masks_that_were_kept_as_logits_can_be_read_as_recorded_ones(tmp_path: Path) -> None:
-    class Fake:
+    class Fake(FloatTeacher):
         teacher_id, class_names = "fake-1", ("background", "LV")
 
-        def soft_masks(self, video_NTHW: np.ndarray) -> np.ndarray:
+        def prob(self, video_NTHW: np.ndarray) -> np.ndarray:
             return video_NTHW.astype(np.float32) / 255
 
     video = np.random.default_rng(0).integers(0, 256, (1, 4, 8, 8), dtype=np.uint8)
-    CachedTeacher(Fake(), str(tmp_path / "cache"), LOGIT).clip_masks(video, [ClipKey("c", 0, 0)])
+    masks_of(CachedTeacher(Fake(), str(tmp_path / "cache"), LOGIT), video, [ClipKey("c", 0, 0)])
     recorded = RecordedMasks(
         str(tmp_path / "cache"), source_classes=("LV",), channels=(0,), class_names=("background", "LV"), place=None
     )
-    prob, faults = recorded.clip_masks(video, [ClipKey("c", 0, 0)])
+    prob, faults = masks_of(recorded, video, [ClipKey("c", 0, 0)])
     assert not faults
-    np.testing.assert_allclose(prob, video / 255, atol=1 / 128 + 1 / 510 + 1e-6)  # a step of each code
+    np.testing.assert_allclose(prob[:, :, 0], video / 255, atol=1 / 128 + 1 / 510 + 1e-6)  # a step of each code
     with pytest.raises(AssertionError, match="uint8 or int8"):
         encode_masks([StoredMask("c", "t", ("LV",), np.zeros((4, 1, 8, 8), np.int16))])
 

@@ -15,6 +15,7 @@ from echodfkd.evaluation.heads import Prediction, predict_with_heads, predict_wi
 from echodfkd.metrics.beat import beat_targets
 from echodfkd.models.students.build import build_student
 from tests.helpers.beating import PERIOD, SIZE, T, beating_case, disc, radius_at
+from tests.helpers.teachers import FloatTeacher
 
 LV_RADIUS = radius_at(np.arange(T))
 
@@ -147,13 +148,13 @@ def test_a_plain_students_prediction_is_the_same_array() -> None:
     assert (found.others, found.phase, found.ef_percent) == ({}, None, None)
 
 
-class FakeTeacher:
+class FakeTeacher(FloatTeacher):
     """LV as it is, LA everywhere."""
 
     teacher_id = "fake-1"
     class_names = ("background", "LA", "LV")
 
-    def soft_masks(self, video_NTHW: np.ndarray) -> np.ndarray:
+    def prob(self, video_NTHW: np.ndarray) -> np.ndarray:
         assert video_NTHW.shape == (1, T, SIZE, SIZE)
         return np.stack([np.ones((T, SIZE, SIZE), np.float32), lv_prob()], axis=1)[None]
 

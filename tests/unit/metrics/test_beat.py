@@ -6,8 +6,8 @@ import pytest
 from echodfkd.losses.targets import EF_BETA
 from echodfkd.metrics.beat import MIN_EXCURSION, area_length_ef, beat_targets, find_beat, long_axis
 from echodfkd.models.teachers.build import build_teacher
-from echodfkd.models.teachers.protocol import pick_classes
 from echodfkd.sources.phantom.source import default_phantom
+from tests.helpers.teachers import lv_prob
 
 FPS = 24.0
 
@@ -106,7 +106,7 @@ def test_targets_from_an_embedded_teachers_masks(kind: str, frames: int, least_s
     noise, phase_errors, ef_errors = [], [], []
     clips = [source.clip(index) for index in range(100)]
     for clip in clips:
-        prob = pick_classes(teacher.soft_masks(clip.video[None]), teacher.class_names, ("LV",))
+        prob = lv_prob(teacher, clip.video[None])
         truth = (clip.truth_labels == 1).sum((1, 2))
         ratio = prob[0].sum((1, 2)) / truth
         noise.append(float(ratio.std() / ratio.mean()))

@@ -11,6 +11,7 @@ from echodfkd.core.errors import InputError
 from echodfkd.models.teachers import deeplabv3
 from echodfkd.models.teachers.build import build_teacher
 from echodfkd.models.teachers.torchvision_guard import import_torchvision
+from tests.helpers.teachers import lv_prob
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def test_equals_torchvision_on_a_batch(reference, checkpoint):
 def test_teacher_repeats_grey_with_the_published_pixel_statistics(reference, checkpoint):
     teacher = build_teacher(kind="echonet_deeplabv3", weights=checkpoint, device="cpu", batch_frames=2)
     video = np.random.default_rng(0).integers(0, 256, (1, 3, 112, 112), dtype=np.uint8)
-    prob = teacher.soft_masks(video)
+    prob = lv_prob(teacher, video)
     grey = torch.from_numpy(video[0, :1]).double()
     mean, std = (
         torch.tensor(v, dtype=torch.float64)[:, None, None] for v in (deeplabv3.PIXEL_MEAN, deeplabv3.PIXEL_STD)

@@ -18,6 +18,7 @@ from echodfkd.core.errors import ConfigError, InputError
 from echodfkd.models.teachers.torch_teacher import TorchTeacher
 from echodfkd.models.teachers.torchvision_guard import import_torchvision
 from echodfkd.teaching.build import build_configured_teacher
+from tests.helpers.teachers import lv_prob
 
 import_torchvision()
 smp = pytest.importorskip("segmentation_models_pytorch")
@@ -59,9 +60,7 @@ def test_a_network_of_the_library_gives_the_librarys_masks(tmp_path: Path, netwo
     with torch.inference_mode():
         expected = library(x).softmax(1)[:, 1].numpy()
     assert expected.std() > 1e-3
-    np.testing.assert_allclose(
-        teacher.soft_masks(VIDEO)[0], expected, atol=2e-5
-    )  # channels last: sums in another order
+    np.testing.assert_allclose(lv_prob(teacher, VIDEO)[0], expected, atol=2e-5)  # channels last: sums in another order
 
 
 def test_constants_that_are_not_stored_are_computed(tmp_path: Path) -> None:

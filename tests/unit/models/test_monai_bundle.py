@@ -24,6 +24,7 @@ from echodfkd.models.teachers.torch_teacher import TorchTeacher
 from echodfkd.models.teachers.torchvision_guard import import_torchvision
 from echodfkd.teaching.build import build_configured_teacher
 from tests.helpers.bundles import METADATA, UNET, bundle_files, monai_unet, weights_of, write_folder, zipped
+from tests.helpers.teachers import lv_prob
 
 pytest.importorskip("monai")
 import_torchvision()
@@ -69,7 +70,7 @@ def test_a_bundle_gives_the_masks_of_monais_network(tmp_path: Path, weights: byt
     assert teacher.teacher_id.startswith("monai_bundle-")
     expected = expected_masks()
     assert expected.std() > 0.01  # not a comparison of constants
-    np.testing.assert_allclose(teacher.soft_masks(VIDEO), expected, atol=1e-6)  # the same operations
+    np.testing.assert_allclose(lv_prob(teacher, VIDEO), expected, atol=1e-6)  # the same operations
 
 
 SMALL = {
@@ -106,7 +107,7 @@ def test_every_network_that_is_allowed_gives_one_map_per_frame(tmp_path: Path, t
         output = network(x)
     logits = output[0] if isinstance(output, list) else output
     assert logits.shape == (1, 2, 64, 64)
-    np.testing.assert_allclose(teacher.soft_masks(square)[0, 0], logits.softmax(1)[0, 1].numpy(), atol=1e-6)
+    np.testing.assert_allclose(lv_prob(teacher, square)[0, 0], logits.softmax(1)[0, 1].numpy(), atol=1e-6)
 
 
 def test_references_to_values_of_the_same_file_are_followed(tmp_path: Path, weights: bytes) -> None:
@@ -115,7 +116,7 @@ def test_references_to_values_of_the_same_file_are_followed(tmp_path: Path, weig
     found = read_definition(open_bundle(str(write_folder(tmp_path, files)), ""))
     assert found.arguments == {key: value for key, value in UNET.items() if key != "_target_"}
     assert (found.in_channels, found.out_channels) == (1, 2)
-    np.testing.assert_allclose(build(tmp_path).soft_masks(VIDEO), expected_masks(), atol=1e-6)
+    np.testing.assert_allclose(lv_prob(build(tmp_path), VIDEO), expected_masks(), atol=1e-6)
 
 
 def test_the_training_config_is_read_where_there_is_no_other(tmp_path: Path, weights: bytes) -> None:

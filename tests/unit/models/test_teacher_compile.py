@@ -15,10 +15,11 @@ from echodfkd.config.identity import config_hash
 from echodfkd.config.run import RunConfig
 from echodfkd.core.errors import ConfigError, RunError
 from echodfkd.core.mask_codes import PROBABILITY
-from echodfkd.models.teachers.torch_teacher import PixelStatistics, TorchTeacher
-from echodfkd.runtime.stream.teacher_pool import compiled
+from echodfkd.models.teachers.torch_teacher import NetworkSpec, PixelStatistics, TorchTeacher
+from echodfkd.runtime.stream import teacher_pool
 from echodfkd.teaching.cache import CachedTeacher
 from echodfkd.teaching.frame_memory import FrameMemory
+from tests.helpers.teachers import lv_prob, masks_of
 
 FRAMES_A_PASS = 4
 
@@ -27,9 +28,7 @@ def teacher() -> TorchTeacher:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 1, 1))
     statistics = PixelStatistics((100.0,), (50.0,))
-    return TorchTeacher(
-        network, name="tiny", statistics=statistics, input_size=None, device="cpu", batch_frames=FRAMES_A_PASS
-    )
+    return TorchTeacher(network, NetworkSpec("tiny", statistics), device="cpu", batch_frames=FRAMES_A_PASS)
 
 
 def video(clips: int, frames: int) -> np.ndarray:
@@ -53,8 +52,8 @@ def test_compiled_masks_are_those_of_the_network_and_every_pass_has_one_shape() 
     before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     for clips, frames in ((1, 4), (2, 3), (1, 1), (3, 5)):
         shown = video(clips, frames)
-        expected, _ = plain.clip_codes(shown, (), PROBABILITY)
-        found, faults = fast.clip_codes(shown, (), PROBABILITY)
+        expected, _ = masks_of(plain, shown, (), PROBABILITY)
+        found, faults = masks_of(fast, shown, (), PROBABILITY)
         assert not faults
         # the same sums, fused: their rounding may move a probability over the edge between two levels
         assert np.abs(found.astype(int) - expected.astype(int)).max() <= 1
@@ -68,16 +67,19 @@ def test_without_a_compiler_the_option_to_change_is_named(monkeypatch: pytest.Mo
     fast = teacher()
     fast.compile()
     with pytest.raises(RunError, match=r"^teacher\.compile: torch cannot compile the network of tiny-.*=false$"):
-        fast.soft_masks(video(1, 2))
+        lv_prob(fast, video(1, 2))
 
 
-def test_an_actor_compiles_the_network_behind_what_keeps_its_masks(tmp_path: Path) -> None:
+def test_an_actor_compiles_the_network_behind_what_keeps_its_masks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = load_config(None, ["students.a={blocks: 1}", "teacher.compile=true"])
     network = teacher()
     kept = CachedTeacher(FrameMemory(network, 1), str(tmp_path), PROBABILITY)
-    assert compiled(kept, RunConfig().teacher) is kept
+    monkeypatch.setattr(teacher_pool, "load_teacher", lambda config: kept)
+    assert teacher_pool.known_teacher(RunConfig(), kept.teacher_id) is kept
     assert network.layout.fixed_batch is None
-    assert compiled(kept, config.teacher) is kept
+    assert teacher_pool.known_teacher(config, kept.teacher_id) is kept
     assert network.layout.fixed_batch == FRAMES_A_PASS
 
 

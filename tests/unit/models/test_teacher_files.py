@@ -20,10 +20,11 @@ from torch import nn
 
 from echodfkd.config.sections.teacher import TeacherConfig
 from echodfkd.core.errors import ConfigError, InputError, RunError
-from echodfkd.models.teachers.torch_teacher import NetworkLayout, PixelStatistics, TorchTeacher
+from echodfkd.models.teachers.torch_teacher import NetworkLayout, NetworkSpec, PixelStatistics, TorchTeacher
 from echodfkd.models.teachers.torchvision_guard import import_torchvision
 from echodfkd.teaching.build import build_configured_teacher
 from tests.helpers.onnx import convolutions, external_tensor, model, node, value_info
+from tests.helpers.teachers import lv_prob, masks_of
 
 needs_onnx = pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="onnxruntime is not installed")
 
@@ -86,16 +87,21 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def torch_version(network: nn.Module, **layout: Any) -> np.ndarray:
     """The masks that the files must give."""
     channels = layout.get("channels") or (0,)
-    return TorchTeacher(
-        network,
-        name="t",
-        statistics=PixelStatistics(tuple(MEAN), tuple(STD)),
-        input_size=SIZE,
-        device="cpu",
-        batch_frames=100,
-        class_names=("background", *("abc"[: len(channels)])),
-        layout=NetworkLayout(**layout),
-    ).soft_masks(VIDEO)
+    return masks_of(
+        TorchTeacher(
+            network,
+            NetworkSpec(
+                "t",
+                PixelStatistics(tuple(MEAN), tuple(STD)),
+                input_size=SIZE,
+                class_names=("background", *("abc"[: len(channels)])),
+                layout=NetworkLayout(**layout),
+            ),
+            device="cpu",
+            batch_frames=100,
+        ),
+        VIDEO,
+    )[0]
 
 
 @pytest.mark.parametrize(
@@ -117,8 +123,8 @@ def test_an_exported_network_gives_the_masks_of_the_torch_one(
     teacher = build("exported", exported[0], sha256=exported[1], **options)
     assert teacher.class_names == ("background", *names)
     expected = torch_version(Frames(), activation=options.get("activation", "sigmoid"), channels=channels)
-    prob = teacher.soft_masks(VIDEO)
-    assert prob.shape == ((2, 5, 24, 16) if len(names) == 1 else (2, 5, len(names), 24, 16))
+    prob, _ = masks_of(teacher, VIDEO)
+    assert prob.shape == (2, 5, len(names), 24, 16)
     assert expected.std() > 0.01  # not a comparison of constants
     np.testing.assert_allclose(prob, expected, atol=1e-5)  # float32, another order of sums
 
@@ -129,8 +135,8 @@ def test_an_onnx_network_gives_the_masks_of_the_torch_one(tmp_path: Path, batch:
     path = write_onnx(tmp_path / "t.onnx", Frames(), [batch, 3, SIZE, SIZE])
     teacher = build("onnx", path, outputs=["LV", "x", "y"], classes={"LV": "LV"})
     expected = torch_version(Frames(), channels=(0,))
-    np.testing.assert_allclose(teacher.soft_masks(VIDEO), expected, atol=1 / 255)  # one level of the stored mask
-    np.testing.assert_allclose(teacher.soft_masks(VIDEO), expected, atol=1e-5)
+    np.testing.assert_allclose(masks_of(teacher, VIDEO)[0], expected, atol=1 / 255)  # one level of the stored mask
+    np.testing.assert_allclose(masks_of(teacher, VIDEO)[0], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", [pytest.param("onnx", marks=needs_onnx), "exported"])
@@ -152,7 +158,7 @@ def test_a_video_network_gives_its_masks_over_windows_of_frames(tmp_path: Path, 
     else:
         more = {"sha256": write_exported(path, network, torch.zeros(2, 1, length, 16, 16))}
     teacher = build(kind, path, **{**options, "input_size": 16}, **more)
-    prob = teacher.soft_masks(square)
+    prob = lv_prob(teacher, square)
     for clip in range(2):
         for frames, wanted in (([0, 1], [0, 1]), ([2, 3], [2, 3]), ([3, 4], [4])):
             x = (torch.from_numpy(square[clip, frames]).float() - 20) / 60
@@ -175,14 +181,15 @@ def test_windows_of_a_video_network_cover_every_frame_once(axes: str, window: in
     video = np.random.default_rng(1).integers(0, 256, (3, frames, 4, 4), dtype=np.uint8)
     teacher = TorchTeacher(
         WindowMean(),
-        name="w",
-        statistics=PixelStatistics((0.0,), (255.0 * 1001,)),
-        input_size=None,
+        NetworkSpec(
+            "w",
+            PixelStatistics((0.0,), (255.0 * 1001,)),
+            layout=NetworkLayout(axes=axes, window_frames=window, activation="none"),
+        ),
         device="cpu",
         batch_frames=4,
-        layout=NetworkLayout(axes=axes, window_frames=window, activation="none"),
     )
-    prob = teacher.soft_masks(video)
+    prob = lv_prob(teacher, video)
     length = window or frames
     for clip in range(3):
         for frame in range(frames):
@@ -267,7 +274,7 @@ def test_onnxruntime_that_is_not_installed_names_the_extra(tmp_path: Path, monke
     ("options", "words"),
     [
         ({"pixel_mean": [30.0], "pixel_std": [50.0]}, r"teacher.pixel_mean: .*needs C = 3; the option stands for 1"),
-        ({"input_size": 0}, r"teacher.input_size: .*needs H = 20; the option stands for whatever the clip has"),
+        ({"input_size": 0}, r"teacher.input_size: .*needs H = 20; the option stands for the size of the clip"),
         ({"layout": "NCTHW"}, r"teacher.layout: got NCTHW, but the input of .* is \[any, 3, 20, 20\]"),
         ({"output": "mask"}, r"teacher.output: .* gives logits, not mask"),
     ],
@@ -281,13 +288,13 @@ def test_options_that_do_not_fit_the_file_are_named(tmp_path: Path, options: dic
 def test_logits_that_are_taken_for_probabilities_stop_the_run(exported: tuple[Path, str]) -> None:
     teacher = build("exported", exported[0], sha256=exported[1], activation="none")
     with pytest.raises(RunError, match=r"gave values from -.* where teacher.activation is none"):
-        teacher.soft_masks(VIDEO)
+        lv_prob(teacher, VIDEO)
 
 
 def test_more_classes_than_the_network_has_stop_the_run(exported: tuple[Path, str]) -> None:
     teacher = build("exported", exported[0], sha256=exported[1], outputs=["LV", "LA", "RV", "RA"])
     with pytest.raises(RunError, match=r"gave an output of shape \(4, 3, 20, 20\) .* with 4 classes or more"):
-        teacher.soft_masks(VIDEO)
+        lv_prob(teacher, VIDEO)
 
 
 def test_the_id_follows_all_that_decides_the_masks(exported: tuple[Path, str]) -> None:
@@ -326,7 +333,7 @@ def test_a_torchvision_network_is_torchvisions(tmp_path: Path, name: str, aux: b
         x = nn.functional.interpolate(x, size=(32, 32), mode="bilinear", align_corners=False, antialias=True)
         logits = nn.functional.interpolate(network(x)["out"], size=(16, 16), mode="bilinear", align_corners=False)
         expected = logits.softmax(1)[:, 1].numpy()
-    np.testing.assert_allclose(teacher.soft_masks(video)[0], expected, atol=1e-5)
+    np.testing.assert_allclose(lv_prob(teacher, video)[0], expected, atol=1e-5)
 
 
 def test_torchvision_weights_that_do_not_fit_are_one_sentence(tmp_path: Path) -> None:

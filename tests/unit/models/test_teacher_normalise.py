@@ -15,9 +15,10 @@ from echodfkd.config.file import load_config
 from echodfkd.config.identity import config_hash
 from echodfkd.config.sections.teacher import TeacherConfig
 from echodfkd.core.errors import ConfigError, InputError
-from echodfkd.models.teachers.torch_teacher import PixelStatistics, TorchTeacher
+from echodfkd.models.teachers.torch_teacher import NetworkLayout, NetworkSpec, PixelStatistics, TorchTeacher
 from echodfkd.teaching.build import build_configured_teacher
 from tests.helpers.onnx import unet
+from tests.helpers.teachers import lv_prob, masks_of
 
 needs_onnx = pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="onnxruntime is not installed")
 
@@ -90,7 +91,7 @@ def test_an_exported_unet_gives_what_a_slow_reference_gives(tmp_path: Path, norm
     config = TeacherConfig(kind="onnx", weights=str(path), normalise=normalise, batch_frames=4, **SIZED)
     teacher = build_configured_teacher(config, device="cpu")
     assert teacher.class_names == ("background", "LV", "LA")
-    prob = teacher.soft_masks(VIDEO)
+    prob, _ = masks_of(teacher, VIDEO)
     for clip in range(2):
         whole = z_score(VIDEO[clip])
         for frame in range(3):
@@ -100,7 +101,7 @@ def test_an_exported_unet_gives_what_a_slow_reference_gives(tmp_path: Path, norm
             # float32 in onnxruntime against float64; one level of the stored mask would be 1/255
             np.testing.assert_allclose(prob[clip, frame], expected, atol=2e-5)
     fixed = TeacherConfig(kind="onnx", weights=str(path), **{**SIZED, "pixel_mean": [85.0], "pixel_std": [50.0]})
-    assert np.abs(build_configured_teacher(fixed, device="cpu").soft_masks(VIDEO) - prob).max() > 0.05
+    assert np.abs(masks_of(build_configured_teacher(fixed, device="cpu"), VIDEO)[0] - prob).max() > 0.05
 
 
 @needs_onnx
@@ -109,7 +110,7 @@ def test_a_fixed_patch_is_resized_to_after_the_frame_is_standardised(tmp_path: P
     path = tmp_path / "nnunet.onnx"
     path.write_bytes(unet(weights(), shape=[1, 1, 8, 8]))
     config = TeacherConfig(kind="onnx", weights=str(path), normalise="frame", input_size=8, **OPTIONS)
-    prob = build_configured_teacher(config, device="cpu").soft_masks(VIDEO)
+    prob, _ = masks_of(build_configured_teacher(config, device="cpu"), VIDEO)
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
@@ -135,24 +136,19 @@ def network_teacher(normalise: str, channels: int = 1, **more: Any) -> TorchTeac
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return 0.5 + x[:, :1] / 20
 
-    from echodfkd.models.teachers.torch_teacher import NetworkLayout
-
     statistics = PixelStatistics((0.5,) * channels, (2.0,) * channels, normalise)
     return TorchTeacher(
         Show(),
-        name="show",
-        statistics=statistics,
-        input_size=None,
+        NetworkSpec("show", statistics, layout=NetworkLayout(activation="none", **more)),
         device="cpu",
         batch_frames=2,
-        layout=NetworkLayout(activation="none", **more),
     )
 
 
 @pytest.mark.parametrize("normalise", ["frame", "clip"])
 @pytest.mark.parametrize("more", [{}, {"fixed_batch": 5}])
 def test_every_frame_gets_its_own_statistics_however_it_is_batched(normalise: str, more: dict[str, Any]) -> None:
-    prob = network_teacher(normalise, **more).soft_masks(VIDEO)
+    prob = lv_prob(network_teacher(normalise, **more), VIDEO)
     for clip in range(2):
         for frame in range(3):
             own = z_score(VIDEO[clip, frame]) if normalise == "frame" else z_score(VIDEO[clip])[frame]
@@ -160,7 +156,7 @@ def test_every_frame_gets_its_own_statistics_however_it_is_batched(normalise: st
 
 
 def test_a_frame_without_contrast_is_zero_and_not_infinite() -> None:
-    prob = network_teacher("frame", channels=3).soft_masks(np.full((1, 2, 4, 4), 200, np.uint8))
+    prob = lv_prob(network_teacher("frame", channels=3), np.full((1, 2, 4, 4), 200, np.uint8))
     np.testing.assert_allclose(prob, 0.5 - 0.5 / 2 / 20, atol=1e-7)
 
 

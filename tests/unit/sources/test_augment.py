@@ -18,6 +18,7 @@ from echodfkd.runtime.stream.parts import slot_rules
 from echodfkd.sources.video.augment import CONE_DEPTH, CONE_HALF_ANGLE_DEG, augment_clip
 from echodfkd.teaching.blocks import SlotRules, make_block, teach_block
 from echodfkd.teaching.cache import CachedTeacher
+from tests.helpers.teachers import FloatTeacher
 
 COS_30 = math.cos(math.pi / 6)
 KEY = {"seed": 3, "index": 17, "epoch": 1}
@@ -165,13 +166,13 @@ class FakeSource:
         return self.clip(index)
 
 
-class FakeTeacher:
+class FakeTeacher(FloatTeacher):
     """Probability = grey level / 255; remembers what it was shown."""
 
     teacher_id = "fake-1"
     class_names = ("background", "LV")
 
-    def soft_masks(self, video_NTHW: np.ndarray) -> np.ndarray:
+    def prob(self, video_NTHW: np.ndarray) -> np.ndarray:
         self.shown = video_NTHW
         return video_NTHW.astype(np.float32) / 255
 
@@ -179,14 +180,14 @@ class FakeTeacher:
 def taught(options: AugmentConfig, teacher, slots: tuple[int, ...] = (0, 1, 2)) -> DistillationBatch:
     rules = SlotRules(10, 3, (2, 48, 48), augment=options, seed=5)
     block = make_block(FakeSource(), list(slots), rules, actor="s")
-    return DistillationBatch.from_columns(teach_block(teacher, block, FakeSource, rules, actor="t"))
+    return teach_block(teacher, block, FakeSource, rules, actor="t")
 
 
 def test_before_the_teacher_it_sees_what_the_student_sees() -> None:
     teacher = FakeTeacher()
     plain, varied = taught(AugmentConfig(), teacher), taught(EVERYTHING, teacher)
     assert np.array_equal(teacher.shown, varied.video)
-    assert np.array_equal(varied.teacher_prob, varied.video)  # this teacher's masks are what it was shown
+    assert np.array_equal(varied.teacher_prob[:, :, 0], varied.video)  # this teacher's masks are what it was shown
     assert not np.array_equal(varied.video, plain.video)
     assert varied.clip_id == plain.clip_id
 
@@ -200,7 +201,7 @@ def test_after_the_teacher_masks_move_with_the_video() -> None:
     varied = taught(options, teacher)
     assert np.array_equal(teacher.shown, plain.video)
     assert not np.array_equal(varied.video, plain.video)
-    assert np.abs(varied.teacher_prob.astype(int) - varied.video).max() <= 1
+    assert np.abs(varied.teacher_prob[:, :, 0].astype(int) - varied.video).max() <= 1
 
 
 @pytest.mark.parametrize("where", ["before_teacher", "after_teacher"])
@@ -217,10 +218,10 @@ def test_off_is_the_old_stream() -> None:
     """Bit for bit, and under the same hash; where it would stand does not matter while it is off."""
     old = SlotRules(10, 3, (2, 48, 48))
     block = make_block(FakeSource(), [0, 1], old, actor="s")
-    columns = teach_block(FakeTeacher(), block, FakeSource, old, actor="t")
+    unvaried = teach_block(FakeTeacher(), block, FakeSource, old, actor="t")
     batch = taught(AugmentConfig(where="after_teacher"), FakeTeacher(), (0, 1))
-    assert np.array_equal(columns["video"], batch.video)
-    assert np.array_equal(columns["teacher_prob"], batch.teacher_prob)
+    assert np.array_equal(unvaried.video, batch.video)
+    assert np.array_equal(unvaried.teacher_prob, batch.teacher_prob)
     plain = load_config(None, [ONE_STUDENT])
     assert config_hash(load_config(None, [ONE_STUDENT, "augment.where=after_teacher"])) == config_hash(plain)
     varied = load_config(None, [ONE_STUDENT, "augment.gain=0.2", "seed=4"])
@@ -236,7 +237,7 @@ def test_the_mask_cache_knows_varied_clips_by_their_pixels(tmp_path) -> None:
     assert np.array_equal(first.teacher_prob, again.teacher_prob)
     other = taught(dataclasses.replace(EVERYTHING, gain=0.1), cache)
     assert dict(cache.counts) == {"new": 3, "hit": 3, "stale": 3}
-    assert np.array_equal(other.teacher_prob, other.video)
+    assert np.array_equal(other.teacher_prob[:, :, 0], other.video)
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,13 @@ from echodfkd.config.rules.source import exact_shares
 from echodfkd.config.sections.source import MixturePart, SourceConfig
 from echodfkd.config.sections.training import WindowConfig
 from echodfkd.core.errors import ClipError, ConfigError
-from echodfkd.core.records import DistillationBatch, TaughtClip, VideoClip, taught_columns
+from echodfkd.core.records import VideoClip
 from echodfkd.sources.build import build_source, part_seed
 from echodfkd.sources.clip_source import ClipSource
 from echodfkd.sources.mixture import MixtureSource, Schedule
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.ledger import LedgerBuffer
+from tests.helpers.teachers import taught_batch
 
 COUNTS = [
     {"a": 1},
@@ -145,8 +146,7 @@ def test_cases_come_from_all_parts_until_one_runs_out_or_from_one() -> None:
 
 def test_a_batch_says_where_its_clips_are_from() -> None:
     mixture = MixtureSource({"real": FakeSource("recorded"), "made": FakeSource("phantom")}, {"real": 1, "made": 3})
-    taught = [TaughtClip(i, mixture.clip(i), np.zeros((2, 4, 4), np.uint8), "teacher") for i in range(4)]
-    batch = DistillationBatch.from_columns(taught_columns(taught))
+    batch = taught_batch([mixture.clip(i) for i in range(4)], range(4))
     assert sorted(batch.source) == ["made", "made", "made", "real"]
     assert {name.removeprefix("domain of ") for name in batch.domain} == {"phantom", "recorded"}
 
@@ -157,9 +157,8 @@ def test_the_ledger_shows_what_each_batch_was_made_of(tmp_path) -> None:
     storage = RunStorage(str(tmp_path))
     buffer = LedgerBuffer(storage, rank=0, attempt="first")
     for step in range(1, 5):
-        slots = range(4 * step - 4, 4 * step)
-        taught = [TaughtClip(i, mixture.clip(i), np.zeros((2, 4, 4), np.uint8), "t") for i in slots if i != 7]
-        buffer.add_trained(DistillationBatch.from_columns(taught_columns(taught)), step)
+        slots = [slot for slot in range(4 * step - 4, 4 * step) if slot != 7]
+        buffer.add_trained(taught_batch([mixture.clip(slot) for slot in slots], slots), step)
     rows = storage.read_table(next(iter(buffer.flush(4)["ledger"]))).to_pylist()
     for step in (1, 3, 4):
         sources = sorted(row["source"] for row in rows if row["step"] == step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from echodfkd.models.teachers.protocol import ClipKey
 from echodfkd.teaching.build import build_configured_teacher
 from echodfkd.teaching.ensemble import Ensemble, Member
 from echodfkd.teaching.fusion import EPS, FUSIONS, STAPLE_START, confidence, fuse_by_name, staple_frames
+from tests.helpers.teachers import FloatTeacher, masks_of
 
 RNG = np.random.default_rng(0)
 PROB = RNG.uniform(size=(3, 2, 4, 5))
@@ -175,21 +177,19 @@ def test_classes_are_fused_by_name_over_those_who_give_them() -> None:
     np.testing.assert_allclose(sure[:, :, 0], 1.0, atol=1e-6)
 
 
-class Fake:
+class Fake(FloatTeacher):
     """Probability = grey level / 255 times its share; LA beside LV where ``two``. Clips in ``lost`` have no mask."""
 
     def __init__(self, share: float, *, two: bool = False, lost: tuple[str, ...] = ()) -> None:
         self.teacher_id, self.share, self.lost = f"fake-{share}", share, lost
         self.class_names = ("background", "LV", "LA") if two else ("background", "LV")
 
-    def soft_masks(self, video_NTHW: np.ndarray) -> np.ndarray:
+    def prob(self, video_NTHW: np.ndarray) -> np.ndarray:
         lv = video_NTHW.astype(np.float32) / 255 * self.share
         return lv if len(self.class_names) == 2 else np.stack([lv, lv / 2], axis=2)
 
-
-class FakeRecorded(Fake):
-    def clip_masks(self, video_NTHW: np.ndarray, clips: list[ClipKey]) -> tuple[np.ndarray, dict[int, str]]:
-        return self.soft_masks(video_NTHW), {i: "lost" for i, clip in enumerate(clips) if clip.clip_id in self.lost}
+    def lost_rows(self, clips: Sequence[ClipKey]) -> dict[int, str]:
+        return {i: "lost" for i, clip in enumerate(clips) if clip.clip_id in self.lost}
 
 
 VIDEO = RNG.integers(0, 256, (2, 3, 8, 8), dtype=np.uint8)
@@ -198,7 +198,7 @@ VIDEO = RNG.integers(0, 256, (2, 3, 8, 8), dtype=np.uint8)
 def test_an_ensemble_is_a_teacher_of_all_classes() -> None:
     ensemble = Ensemble([Member("a", Fake(1.0), 1.0), Member("b", Fake(0.5, two=True), 1.0)], method="mean_prob")
     assert ensemble.class_names == ("background", "LV", "LA")
-    prob = ensemble.soft_masks(VIDEO)
+    prob, _ = masks_of(ensemble, VIDEO)
     level = VIDEO / 255
     np.testing.assert_allclose(prob, np.stack([0.75 * level, 0.25 * level], axis=2), atol=HALF_LEVEL)
     other = Ensemble([Member("a", Fake(1.0), 2.0), Member("b", Fake(0.5, two=True), 1.0)], method="mean_prob")
@@ -206,12 +206,10 @@ def test_an_ensemble_is_a_teacher_of_all_classes() -> None:
 
 
 def test_a_clip_that_one_member_has_no_mask_of_has_none() -> None:
-    ensemble = Ensemble(
-        [Member("a", Fake(1.0), 1.0), Member("b", FakeRecorded(1.0, lost=("y",)), 1.0)], method="mean_logit"
-    )
-    prob, faults = ensemble.clip_masks(VIDEO, [ClipKey("x", 0, 0), ClipKey("y", 1, 0)])
+    ensemble = Ensemble([Member("a", Fake(1.0), 1.0), Member("b", Fake(1.0, lost=("y",)), 1.0)], method="mean_logit")
+    prob, faults = masks_of(ensemble, VIDEO, [ClipKey("x", 0, 0), ClipKey("y", 1, 0)])
     assert faults == {1: "b: lost"}
-    assert prob.shape == (2, 3, 8, 8)
+    assert prob.shape == (2, 3, 1, 8, 8)
     assert prob[0].max() > 0.9
     assert not prob[1].any()
 
@@ -229,11 +227,11 @@ def test_a_config_builds_an_ensemble_of_shipped_teachers() -> None:
     assert teacher.class_names == ("background", "LV", "myocardium", "LA", "RV", "RA")
     video = RNG.integers(0, 256, (1, 2, 48, 48), dtype=np.uint8)
     one, two = (
-        build_configured_teacher(run_config(f"teacher.kind={kind}").teacher, device="cpu").soft_masks(video)
+        masks_of(build_configured_teacher(run_config(f"teacher.kind={kind}").teacher, device="cpu"), video)[0]
         for kind in ("embedded", "embedded_chambers")
     )
-    fused = teacher.soft_masks(video)
-    np.testing.assert_allclose(fused[:, :, 0], (one + 3 * two[:, :, 0]) / 4, atol=HALF_LEVEL)
+    fused, _ = masks_of(teacher, video)
+    np.testing.assert_allclose(fused[:, :, 0], (one[:, :, 0] + 3 * two[:, :, 0]) / 4, atol=HALF_LEVEL)
     np.testing.assert_allclose(fused[:, :, 1:], two[:, :, 1:], atol=HALF_LEVEL)
 
 

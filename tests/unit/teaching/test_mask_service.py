@@ -14,13 +14,13 @@ from echodfkd.config.file import config_to_yaml, load_config
 from echodfkd.core.errors import ConfigError, InputError
 from echodfkd.core.redaction import redact
 from echodfkd.teaching.remote.messages import (
-    About,
     Limits,
-    Taught,
-    decode_about,
+    MaskResponse,
+    ServiceInfo,
+    decode_info,
     decode_masks,
     decode_video,
-    encode_about,
+    encode_info,
     encode_masks,
     encode_video,
 )
@@ -71,7 +71,7 @@ def test_a_request_is_refused_before_its_body_is_read(
 def test_who_has_the_token_gets_in_and_without_one_everybody() -> None:
     told = service(num_classes=2).admit("GET", "/v1/teacher", HEADERS)
     assert isinstance(told, Answer)
-    assert decode_about(told.body, "it") == About("fake-1", ("background", "LV", "LA"), LIMITS)
+    assert decode_info(told.body, "it") == ServiceInfo("fake-1", ("background", "LV", "LA"), LIMITS)
     assert service().admit("POST", "/v1/masks", {**HEADERS, "content-length": "17"}) == 17
     assert isinstance(service(token="").admit("GET", "/v1/teacher", {}), Answer)
     assert sentence(busy())[0] == 503
@@ -123,15 +123,16 @@ def test_a_malformed_body_is_refused_with_a_sentence(body: bytes, status: int, w
 def test_an_answer_holds_the_quantised_masks_and_says_which_clips_have_none(num_classes: int) -> None:
     video = VIDEO.copy()
     video[1, 0, 0, 0] = 255  # FakeTeacher gives NaN
-    shape = (3, 5, 16, 16) if num_classes == 1 else (3, 5, num_classes, 16, 16)
+    shape = (3, 5, num_classes, 16, 16)
     answers = [service(num_classes=num_classes).teach(encode_video(video)) for _ in range(2)]
     assert answers[0] == answers[1], "the same request has the same answer"
     assert answers[0].status == 200
     taught = decode_masks(answers[0].body, shape, "it")
     assert (taught.teacher_id, taught.unusable) == ("fake-1", (1,))
-    lv = taught.levels if num_classes == 1 else taught.levels[:, :, 0]
-    np.testing.assert_array_equal(lv[[0, 2]], video[[0, 2]])
-    assert not taught.levels[1].any()
+    np.testing.assert_array_equal(taught.masks[[0, 2], :, 0], video[[0, 2]])
+    assert not taught.masks[1].any()
+    header = json.loads(answers[0].body[8 : 8 + int.from_bytes(answers[0].body[4:8], "little")])
+    assert header["shape"] == ([3, 5, 16, 16] if num_classes == 1 else list(shape))
     np.testing.assert_array_equal(decode_video(encode_video(video), LIMITS), video)
 
 
@@ -139,13 +140,13 @@ def test_a_teacher_that_fails_is_a_sentence_outside_and_a_traceback_in_the_log(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     broken = service()
-    broken.teacher.soft_masks = lambda video: 1 / 0  # type: ignore[method-assign, assignment, return-value]
+    broken.teacher.prob = lambda video: 1 / 0  # type: ignore[attr-defined]
     status, words = sentence(broken.teach(GOOD))
     assert (status, words) == (500, "the teacher failed on this request; the service's log says why")
     assert "ZeroDivisionError" in capsys.readouterr().err
 
 
-MASKS = encode_masks(Taught(VIDEO, "fake-1", (1,)))
+MASKS = encode_masks(MaskResponse(VIDEO[:, :, None], "fake-1", (1,)))
 
 
 @pytest.mark.parametrize(
@@ -162,7 +163,7 @@ MASKS = encode_masks(Taught(VIDEO, "fake-1", (1,)))
 )
 def test_a_malformed_answer_is_refused_with_a_sentence(message: bytes, words: str) -> None:
     with pytest.raises(InputError) as caught:
-        decode_masks(message, VIDEO.shape, "it")
+        decode_masks(message, (3, 5, 1, 16, 16), "it")
     assert words in str(caught.value)
 
 
@@ -180,9 +181,9 @@ def test_a_malformed_answer_is_refused_with_a_sentence(message: bytes, words: st
     ],
 )
 def test_a_service_that_says_nonsense_of_itself_is_refused(change: dict[str, object], words: str) -> None:
-    values = json.loads(encode_about(About("fake-1", ("background", "LV"), LIMITS)))
+    values = json.loads(encode_info(ServiceInfo("fake-1", ("background", "LV"), LIMITS)))
     with pytest.raises(InputError) as caught:
-        decode_about(json.dumps({**values, **change}).encode(), "it")
+        decode_info(json.dumps({**values, **change}).encode(), "it")
     assert words in str(caught.value)
 
 
@@ -194,7 +195,7 @@ def test_whole_clips_that_are_said_to_fit_fit_even_where_nothing_compresses() ->
     assert len(encode_video(noise)) <= limits.max_body_bytes
     assert limits.clips_in((5, 32, 65)) == 0
     assert dataclasses.replace(limits, max_frames=9).clips_in((5, 32, 32)) == 1
-    assert teach(FakeTeacher(), noise).levels.shape == noise.shape
+    assert teach(FakeTeacher(), noise).masks.shape == noise[:, :, None].shape
 
 
 def test_a_token_comes_from_a_file_or_the_environment_and_is_in_no_sentence(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,15 +17,17 @@ from echodfkd.config.run import RunConfig
 from echodfkd.core.errors import ConfigError, RunError
 from echodfkd.core.mask_codes import quantise
 from echodfkd.core.records import DistillationBatch, StageSpan, VideoClip
-from echodfkd.models.teachers.protocol import ClipKey, Teacher, with_class_axis
+from echodfkd.models.teachers.protocol import ClipKey, Teacher
 from echodfkd.runtime.stream.parts import load_member, load_teacher, slot_rules, training_source
 from echodfkd.sources.clip_source import ClipSource
 from echodfkd.teaching.blocks import fuse_block, make_block, member_block, teach_block
+from echodfkd.teaching.clip_block import ClipBlock
 from echodfkd.teaching.ensemble import Ensemble, Member
 from echodfkd.teaching.fusion import fuse_by_name
-from echodfkd.teaching.members import Fusion, MemberMasks, MemberRule
+from echodfkd.teaching.members import Fusion, MemberOutput, MemberRule
 from echodfkd.teaching.slots import SlotRules
 from echodfkd.training.progress import Progress
+from tests.helpers.teachers import FloatTeacher, masks_of
 from tests.helpers.training import make_batch
 
 RULES = SlotRules(plan_slots=10, max_attempts=3, video_shape=(2, 4, 4), confidence=True)
@@ -46,7 +47,7 @@ class FakeSource:
     case = clip
 
 
-class FakeTeacher:
+class FakeTeacher(FloatTeacher):
     """A share of the grey level for each class. Clips in ``lost`` have no mask, those in ``nan`` one of NaN, and a
     block that holds a clip in ``raises`` an explained error.
     """
@@ -65,7 +66,7 @@ class FakeTeacher:
         self.lost, self.nan, self.raises = lost, nan, raises
         self.shown = 0
 
-    def soft_masks(self, video_NTHW: np.ndarray) -> np.ndarray:
+    def prob(self, video_NTHW: np.ndarray) -> np.ndarray:
         first = video_NTHW[:, 0, 0, 0]
         self.shown += len(first)
         if np.isin(first, self.raises).any():
@@ -75,23 +76,23 @@ class FakeTeacher:
         count = len(self.class_names) - 1
         return lv if count == 1 else np.stack([lv / (place + 1) for place in range(count)], axis=2)
 
-    def clip_masks(self, video_NTHW: np.ndarray, clips: Sequence[ClipKey]) -> tuple[np.ndarray, dict[int, str]]:
-        return self.soft_masks(video_NTHW), {row: "lost" for row, clip in enumerate(clips) if clip.index in self.lost}
+    def lost_rows(self, clips: Sequence[ClipKey]) -> dict[int, str]:
+        return {row: "lost" for row, clip in enumerate(clips) if clip.index in self.lost}
 
 
 def ensemble(*members: Member, method: str = "mean_prob") -> Ensemble:
     return Ensemble(members, method=method)
 
 
-def in_one(teacher: Ensemble, slots: Sequence[int], rules: SlotRules = RULES) -> dict[str, np.ndarray]:
+def in_one(teacher: Ensemble, slots: Sequence[int], rules: SlotRules = RULES) -> DistillationBatch:
     source = FakeSource()
     return teach_block(teacher, make_block(source, slots, rules, actor="s"), lambda: source, rules, actor="t")
 
 
 def in_stages(
     teacher: Ensemble, slots: Sequence[int], rules: SlotRules = RULES, source: ClipSource | None = None
-) -> dict[str, np.ndarray]:
-    """As pools of their own do it, each with what the one before has left, which none may change."""
+) -> DistillationBatch:
+    """As pools of their own do it, each with the columns of the one before, which none may change."""
     source = source or FakeSource()
     block = make_block(source, slots, rules, actor="s")
     for member in teacher.members:
@@ -100,14 +101,16 @@ def in_stages(
     return fuse_block(fusion, frozen(block), lambda: teacher, lambda: source, rules, actor="t", teacher_id=known)
 
 
-def frozen(block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def frozen(block: ClipBlock) -> ClipBlock:
     """As Ray Data hands blocks over."""
-    for column in block.values():
+    columns = block.to_columns()
+    for column in columns.values():
         column.flags.writeable = False
-    return block
+    return ClipBlock.from_columns(columns)
 
 
-def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
+def same(first: DistillationBatch, second: DistillationBatch) -> None:
+    one, other = first.to_columns(), second.to_columns()
     assert set(one) == set(other)
     for name in set(one) - {"spans"}:  # who did it, and when
         assert (one[name].dtype, one[name].shape) == (other[name].dtype, other[name].shape), name
@@ -123,9 +126,8 @@ def test_stages_give_bit_for_bit_what_one_actor_gives() -> None:
         method="mean_logit",
     )
     rules = dataclasses.replace(RULES, classes=("LV", "LA"))
-    columns = in_stages(teacher, [2, 3, 4], rules)
-    same(columns, in_one(teacher, [2, 3, 4], rules))
-    batch = DistillationBatch.from_columns(columns)
+    batch = in_stages(teacher, [2, 3, 4], rules)
+    same(batch, in_one(teacher, [2, 3, 4], rules))
     assert batch.index.tolist() == [2, 13, 4]
     assert batch.teacher_prob.shape == batch.teacher_confidence.shape == (3, 2, 2, 4, 4)
     assert [(row.index, row.stage, row.reason) for row in batch.quarantined] == [
@@ -149,25 +151,25 @@ def test_what_is_fused_are_the_members_levels_and_the_classes_that_are_asked_for
     teacher = ensemble(Member("a", members[0], 2.0), Member("b", members[1], 1.0))
     video = np.stack([FakeSource().clip(index).video for index in (2, 3)])
     plain, sure = fuse_by_name(
-        [with_class_axis(one.soft_masks(video), one.class_names) for one in members],
+        [masks_of(one, video)[0] for one in members],
         [("LV",), ("LA", "LV")],
         [2.0, 1.0],
         method="mean_prob",
         class_names=("LV",),
     )
-    batch = DistillationBatch.from_columns(in_stages(teacher, [2, 3]))
-    assert batch.teacher_prob.shape == (2, 2, 4, 4)
-    assert np.abs(batch.teacher_prob - 255 * plain[:, :, 0]).max() <= 1.0 + 1e-4  # float32
+    batch = in_stages(teacher, [2, 3])
+    assert batch.teacher_prob.shape == (2, 2, 1, 4, 4)
+    assert np.abs(batch.teacher_prob - 255 * plain).max() <= 1.0 + 1e-4  # float32
     # 1 - 2 sqrt(2)/3 |p - q| of two with shares 2/3 and 1/3: p - q is off by a level at most
-    assert np.abs(batch.teacher_confidence - 255 * sure[:, :, 0]).max() <= 2 * np.sqrt(2) / 3 + 0.5 + 1e-4
+    assert np.abs(batch.teacher_confidence - 255.0 * sure).max() <= 2 * np.sqrt(2) / 3 + 0.5 + 1e-4
 
 
 @pytest.mark.parametrize("slots", [[4], [2, 4, 6]])
 def test_a_member_that_is_left_out_leaves_the_fusion_of_the_others(slots: list[int]) -> None:
     late = Member("late", FakeTeacher(0.2, lost=(4,), nan=(6,)), 5.0, required=False)
     others = [Member("a", FakeTeacher(1.0), 1.0), Member("b", FakeTeacher(0.6), 3.0)]
-    batch = DistillationBatch.from_columns(in_stages(ensemble(*others, late), slots))
-    alone = DistillationBatch.from_columns(in_stages(ensemble(*others), slots))
+    batch = in_stages(ensemble(*others, late), slots)
+    alone = in_stages(ensemble(*others), slots)
     for row, slot in enumerate(slots):
         assert np.array_equal(batch.teacher_prob[row], alone.teacher_prob[row]) == (slot in (4, 6))
         assert np.array_equal(batch.teacher_confidence[row], alone.teacher_confidence[row]) == (slot in (4, 6))
@@ -180,9 +182,8 @@ def test_a_block_that_a_member_fails_at_is_taught_without_it_or_ends_the_run() -
     broken = FakeTeacher(0.5, raises=(3,))
     fine = Member("fine", FakeTeacher(1.0), 1.0)
     optional = ensemble(fine, Member("mine", broken, 1.0, required=False))
-    columns = in_stages(optional, [2, 3])
-    same(columns, in_one(optional, [2, 3]))
-    batch = DistillationBatch.from_columns(columns)
+    batch = in_stages(optional, [2, 3])
+    same(batch, in_one(optional, [2, 3]))
     assert [(row.slot, row.member, row.reason) for row in batch.dropped] == [
         (2, "mine", "the fake is out of order"),
         (3, "mine", "the fake is out of order"),
@@ -211,38 +212,38 @@ def test_a_clip_that_cannot_be_fused_is_at_fault(
     wanted = tuple(dict.fromkeys(name for names in members for name in names))
     fusion = Fusion("mean_prob", tuple(MemberRule(name, 1.0, required) for name, required in rules))
     said = [
-        MemberMasks(f"t-{place}", names, np.full((2, 1, len(names), 2, 2), 51, np.uint8), {1: "lost"})
+        MemberOutput(f"t-{place}", names, np.full((2, 1, len(names), 2, 2), 51, np.uint8), {1: "lost"})
         for place, names in enumerate(members)
     ]
-    taught = fusion.fuse(said, wanted)
+    taught = fusion.fuse(said, wanted, None)
     assert (taught.faults, taught.dropped) == ({1: fault}, {})
-    np.testing.assert_allclose(taught.prob[0], 0.2, atol=1e-6)  # 51 / 255
-    assert not taught.prob[1].any()
+    np.testing.assert_allclose(taught.masks[0], 0.2, atol=1e-6)  # 51 / 255
+    assert not taught.masks[1].any()
 
 
 def test_only_a_class_that_is_asked_for_must_have_somebody_left() -> None:
     fusion = Fusion("mean_prob", (MemberRule("a", 1.0, False), MemberRule("b", 1.0, False)))
-    la_lv = MemberMasks("t-a", ("LA", "LV"), np.zeros((1, 1, 2, 2, 2), np.uint8), {0: "lost"})
-    lv = MemberMasks("t-b", ("LV",), np.full((1, 1, 1, 2, 2), 255, np.uint8))
-    assert fusion.fuse([la_lv, lv], ("LA", "LV")).faults == {0: "a: lost"}
-    taught = fusion.fuse([la_lv, lv], ("LV",))
+    la_lv = MemberOutput("t-a", ("LA", "LV"), np.zeros((1, 1, 2, 2, 2), np.uint8), {0: "lost"})
+    lv = MemberOutput("t-b", ("LV",), np.full((1, 1, 1, 2, 2), 255, np.uint8))
+    assert fusion.fuse([la_lv, lv], ("LA", "LV"), None).faults == {0: "a: lost"}
+    taught = fusion.fuse([la_lv, lv], ("LV",), None)
     assert (taught.faults, taught.dropped) == ({}, {0: {"a": "lost"}})
-    assert (taught.prob == 1).all()
-    assert (taught.confidence == 1).all()  # one voice alone does not disagree
+    assert (taught.masks == 1).all()
+    assert (taught.confidence == 255).all()  # one voice alone does not disagree
 
 
 def test_members_are_asked_again_for_a_clip_that_takes_anothers_place_only() -> None:
     slow = FakeTeacher(1.0, nan=(3, 13))
     teacher = ensemble(Member("a", slow, 1.0), Member("b", FakeTeacher(0.5, lost=(23,)), 1.0, required=False))
-    batch = DistillationBatch.from_columns(in_stages(teacher, [2, 3]))
+    batch = in_stages(teacher, [2, 3])
     assert batch.index.tolist() == [2, 23]
     assert slow.shown == 2 + 2  # the block, and the clips 13 and 23
     assert [row.index for row in batch.quarantined] == [3, 13]
     assert [(row.slot, row.index, row.clip_id) for row in batch.dropped] == [(3, 23, "fake-23")]
-    expected = quantise(quantise(slow.soft_masks(batch.video[1:])) / np.float32(255))
+    expected = quantise(quantise(masks_of(slow, batch.video[1:])[0]) / np.float32(255))
     assert np.array_equal(batch.teacher_prob[1:], expected)
     bad = ensemble(Member("a", FakeTeacher(1.0, nan=(3, 13, 23)), 1.0), teacher.members[1])
-    batch = DistillationBatch.from_columns(in_stages(bad, [2, 3]))
+    batch = in_stages(bad, [2, 3])
     assert batch.fault.startswith("slot 3 found no usable clip in 3 attempts")
 
 
@@ -255,9 +256,11 @@ def test_a_block_that_carries_a_fault_passes_all_stages_with_the_columns_of_the_
 
     teacher = ensemble(Member("a", FakeTeacher(1.0), 1.0), Member("b", FakeTeacher(0.5), 1.0, required=False))
     good, bad = in_stages(teacher, [2, 3]), in_stages(teacher, [2, 3], source=NoSource())
-    assert str(bad["fault"][0]).startswith("slot 2 found no usable clip")
-    assert {name: (c.shape, c.dtype) for name, c in good.items()} == {n: (c.shape, c.dtype) for n, c in bad.items()}
-    assert json.loads(str(bad["dropped"][0])) == []
+    assert bad.fault.startswith("slot 2 found no usable clip")
+    assert {name: (c.shape, c.dtype) for name, c in good.to_columns().items()} == {
+        name: (c.shape, c.dtype) for name, c in bad.to_columns().items()
+    }
+    assert bad.dropped == ()
 
 
 def test_members_of_another_node_that_are_not_the_drivers_are_named() -> None:
@@ -275,11 +278,13 @@ def test_an_ensemble_that_is_asked_for_a_case_leaves_out_whom_it_may() -> None:
         Member("a", FakeTeacher(1.0), 1.0), Member("b", FakeTeacher(0.5, lost=(3,)), 1.0, required=False)
     )
     video = FakeSource().clip(3).video[None]
-    prob, faults = teacher.clip_masks(video, [ClipKey("x", 3, 0, is_case=True)])
+    prob, faults = masks_of(teacher, video, [ClipKey("x", 3, 0, is_case=True)])
     assert faults == {}
-    np.testing.assert_allclose(prob, video / 255, atol=1e-6)  # its levels are exact
+    np.testing.assert_allclose(prob[:, :, 0], video / 255, atol=1e-6)  # its levels are exact
     nan = ensemble(Member("a", FakeTeacher(1.0, nan=(3,)), 1.0), teacher.members[1])
-    assert np.isnan(nan.soft_masks(video)).all()
+    prob, faults = masks_of(nan, video)
+    assert faults == {0: "a: the teacher fake-1.0 gave a mask that is not finite"}
+    assert not prob.any()
 
 
 MEMBERS = (
@@ -301,22 +306,22 @@ def test_the_cache_keeps_what_each_member_gives(tmp_path: Path) -> None:
     config = run_config(*MEMBERS, *options)
     source, rules = training_source(config), slot_rules(config)
 
-    def taught(config: RunConfig) -> dict[str, np.ndarray]:
+    def taught(config: RunConfig) -> DistillationBatch:
         block = make_block(source, [0, 1], rules, actor="s")
         return teach_block(load_teacher(config, "cpu"), block, lambda: source, rules, actor="t")
 
-    cold, warm = (DistillationBatch.from_columns(taught(config)) for _ in range(2))
+    cold, warm = (taught(config) for _ in range(2))
     np.testing.assert_array_equal(cold.teacher_prob, warm.teacher_prob)
     np.testing.assert_array_equal(cold.teacher_confidence, warm.teacher_confidence)
     kinds = [[s.stage for s in batch.spans if s.stage.startswith(("teacher_c", "teacher_u"))] for batch in (cold, warm)]
     assert kinds == [["teacher_uncached.one", "teacher_uncached.two"], ["teacher_cache.one", "teacher_cache.two"]]
     each = run_config(*EACH, *options, "teacher.fusion=gate")
     member: Teacher = load_member(each, "two")
-    columns = member_block("two", member, make_block(source, [0, 1], rules, actor="s"), rules, actor="t")
-    span = DistillationBatch.from_columns({**columns, "teacher_prob": columns["video"]}).spans[-1]
+    block = member_block("two", member, make_block(source, [0, 1], rules, actor="s"), rules, actor="t")
+    span = block.spans[-1]
     assert (span.stage, span.clips, span.frames) == ("teacher_cache.two", 2, 32)
     assert span.bytes == sum(p.stat().st_size for p in (tmp_path / member.teacher_id).rglob("*.parquet")) > 0
-    plain = DistillationBatch.from_columns(taught(run_config(*MEMBERS, *options[::2])))
+    plain = taught(run_config(*MEMBERS, *options[::2]))
     np.testing.assert_array_equal(plain.teacher_prob, cold.teacher_prob)
 
 

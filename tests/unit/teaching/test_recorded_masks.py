@@ -13,7 +13,6 @@ import pytest
 from echodfkd.config.file import load_config
 from echodfkd.config.run import RunConfig
 from echodfkd.core.errors import ClipError, InputError, RunError
-from echodfkd.core.records import DistillationBatch
 from echodfkd.evaluation.heads import predict_with_teacher
 from echodfkd.models.teachers.protocol import ClipKey
 from echodfkd.runtime.stream.parts import evaluation_source, load_teacher, slot_rules, training_source
@@ -23,6 +22,7 @@ from echodfkd.teaching.blocks import make_block, teach_block
 from echodfkd.teaching.mask_files import StoredMask, decode_masks, decode_npz, encode_masks
 from echodfkd.teaching.recorded import RecordedMasks
 from tests.helpers.echonet import write_small_folder
+from tests.helpers.teachers import lv_prob, masks_of
 
 RNG = np.random.default_rng(0)
 
@@ -60,27 +60,27 @@ def test_parquet_masks_are_found_by_clip_id(tmp_path: Path) -> None:
     root = folder_of(tmp_path / "m", rows[:12])
     folder_of(root, rows[12:], name="more.parquet")
     teacher = teacher_of(root)
-    prob, faults = teacher.clip_masks(np.zeros((3, 4, 8, 8), np.uint8), keys("c13", "nobody", "c9"))
+    prob, faults = masks_of(teacher, np.zeros((3, 4, 8, 8), np.uint8), keys("c13", "nobody", "c9"))
     assert faults == {1: f"{root} holds no mask of nobody"}
-    np.testing.assert_array_equal(np.rint(255 * prob[0]), rows[13].levels[:, 0])
-    np.testing.assert_array_equal(np.rint(255 * prob[2]), rows[9].levels[:, 0])
+    np.testing.assert_array_equal(np.rint(255 * prob[0, :, 0]), rows[13].levels[:, 0])
+    np.testing.assert_array_equal(np.rint(255 * prob[2, :, 0]), rows[9].levels[:, 0])
     assert not prob[1].any()
     assert teacher.teacher_id == teacher_of(root).teacher_id
-    with pytest.raises(RunError, match="finds masks by clip id, and was shown pixels alone"):
-        teacher.soft_masks(np.zeros((1, 4, 8, 8), np.uint8))
+    with pytest.raises(RunError, match="finds masks by clip id, and was shown only pixels"):
+        lv_prob(teacher, np.zeros((1, 4, 8, 8), np.uint8))
 
 
 def test_classes_are_picked_by_name_and_other_sizes_are_resized(tmp_path: Path) -> None:
     rows = masks(2, classes=("atrium", "LV", "RV"))
     teacher = teacher_of(folder_of(tmp_path / "m", rows), classes=("atrium", "LV", "RV"), kept=(1, 2))
-    prob, faults = teacher.clip_masks(np.zeros((1, 4, 16, 16), np.uint8), keys("c1"))
+    prob, faults = masks_of(teacher, np.zeros((1, 4, 16, 16), np.uint8), keys("c1"))
     assert not faults
     assert teacher.class_names == ("background", "LV", "RV")
     np.testing.assert_array_equal(np.rint(255 * prob[0, :, 1]), resize_video(rows[1].levels[:, 2], 16))
-    _, faults = teacher.clip_masks(np.zeros((1, 5, 8, 8), np.uint8), keys("c1"))
+    _, faults = masks_of(teacher, np.zeros((1, 5, 8, 8), np.uint8), keys("c1"))
     assert faults == {0: "the stored mask of c1 has 4 frames, the clip 5"}
     other = teacher_of(tmp_path / "m", classes=("LV",))
-    _, faults = other.clip_masks(np.zeros((1, 4, 8, 8), np.uint8), keys("c1"))
+    _, faults = masks_of(other, np.zeros((1, 4, 8, 8), np.uint8), keys("c1"))
     assert "with the classes atrium, LV, RV, expected LV (teacher.outputs)" in faults[0]
 
 
@@ -94,7 +94,7 @@ def test_a_damaged_file_loses_its_own_clips_alone(tmp_path: Path) -> None:
     spoiled[place] ^= 255
     (root / "spoiled.parquet").write_bytes(spoiled)
     teacher = teacher_of(root)
-    _, faults = teacher.clip_masks(np.zeros((4, 4, 8, 8), np.uint8), keys("c0", "c2", "c3", "lost"))
+    _, faults = masks_of(teacher, np.zeros((4, 4, 8, 8), np.uint8), keys("c0", "c2", "c3", "lost"))
     assert set(faults) == {1, 3}
     assert "do not have the sha256 beside them; the file is damaged" in faults[1]
     assert "holds no mask of lost; it also holds bad.parquet, which cannot be read" in faults[3]
@@ -105,7 +105,7 @@ def test_a_link_out_of_the_folder_is_not_followed(tmp_path: Path) -> None:
     root = tmp_path / "m"
     root.mkdir()
     (root / "part.parquet").symlink_to(outside / "part.parquet")
-    _, faults = teacher_of(root).clip_masks(np.zeros((1, 4, 8, 8), np.uint8), keys("c0"))
+    _, faults = masks_of(teacher_of(root), np.zeros((1, 4, 8, 8), np.uint8), keys("c0"))
     assert "part.parquet is no plain file inside of the folder" in faults[0]
 
 
@@ -224,8 +224,8 @@ def test_whole_video_masks_are_cut_as_their_clips_are(echonet: Path, fps: int) -
     source, teacher = training_source(config), load_teacher(config, "cpu")
     block = make_block(source, list(range(9)), slot_rules(config), actor="s")
     taught = teach_block(teacher, block, lambda: source, slot_rules(config), actor="t")
-    assert not DistillationBatch.from_columns(taught).quarantined
-    np.testing.assert_array_equal(taught["teacher_prob"], taught["video"])
+    assert not taught.quarantined
+    np.testing.assert_array_equal(taught.teacher_prob[:, :, 0], taught.video)
     cases = evaluation_source(config)
     for index in range(6):
         case = cases.case(index)
@@ -245,9 +245,9 @@ def test_a_hostile_mask_quarantines_its_clip_and_the_run_goes_on(echonet: Path, 
     config = recorded_config(tmp_path, "data.max_attempts=64")
     source, teacher = training_source(config), load_teacher(config, "cpu")
     block = make_block(source, list(range(6)), slot_rules(config), actor="s")
-    batch = DistillationBatch.from_columns(teach_block(teacher, block, lambda: source, slot_rules(config), actor="t"))
+    batch = teach_block(teacher, block, lambda: source, slot_rules(config), actor="t")
     assert not batch.fault
-    np.testing.assert_array_equal(batch.teacher_prob, batch.video)
+    np.testing.assert_array_equal(batch.teacher_prob[:, :, 0], batch.video)
     words = {
         files[0]: "objects are never unpickled",
         files[1]: "is no readable .npz archive",

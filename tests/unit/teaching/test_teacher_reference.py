@@ -14,10 +14,11 @@ from torch import nn
 
 from echodfkd.config.file import load_config
 from echodfkd.core.errors import InputError
-from echodfkd.models.teachers.torch_teacher import NetworkLayout, PixelStatistics, TorchTeacher
+from echodfkd.models.teachers.torch_teacher import NetworkLayout, NetworkSpec, PixelStatistics, TorchTeacher
 from echodfkd.runtime.stream.parts import load_teacher
 from echodfkd.teaching.reference import SUFFIX, check_reference, encode_reference, make_reference
 from jobs import teacher_reference
+from tests.helpers.teachers import FloatTeacher
 
 FRAME = np.random.default_rng(0).integers(0, 256, (1, 24, 24), dtype=np.uint8)
 
@@ -40,7 +41,7 @@ def teacher(
 ) -> TorchTeacher:
     values = {"input_size": None, "layout": NetworkLayout(), **options}
     return TorchTeacher(
-        Weighted(), name="t", statistics=PixelStatistics(mean, std), device="cpu", batch_frames=8, **values
+        Weighted(), NetworkSpec("t", PixelStatistics(mean, std), **values), device="cpu", batch_frames=8
     )
 
 
@@ -77,13 +78,13 @@ def test_a_teacher_that_is_set_up_wrongly_is_refused_in_one_sentence(stored: str
 
 
 def test_a_mask_that_is_not_finite_is_refused(stored: str) -> None:
-    class Broken:
+    class Broken(FloatTeacher):
         teacher_id, class_names = "b", ("background", "LV")
 
-        def soft_masks(self, video_NTHW: np.ndarray) -> np.ndarray:
+        def prob(self, video_NTHW: np.ndarray) -> np.ndarray:
             return np.full(video_NTHW.shape, np.nan, np.float32)
 
-    with pytest.raises(InputError, match="LV differs by up to nan"):
+    with pytest.raises(InputError, match="cannot be compared: the teacher b gave a mask that is not finite"):
         check_reference(Broken(), stored, tolerance=1.0)
 
 

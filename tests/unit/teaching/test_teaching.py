@@ -1,7 +1,6 @@
 """Slots, replacement and quantisation: what one source task and one teacher actor do, without Ray."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
@@ -10,10 +9,12 @@ from torch import nn
 
 from echodfkd.core.errors import ClipError, RunError
 from echodfkd.core.mask_codes import MASK_CODES, encode, quantise
-from echodfkd.core.records import DistillationBatch, TaughtClip, VideoClip, clip_columns, taught_columns
-from echodfkd.models.teachers.protocol import codes_of_clips
-from echodfkd.models.teachers.torch_teacher import PixelStatistics, TorchTeacher
+from echodfkd.core.records import DistillationBatch, DroppedMember, Quarantined, StageSpan, VideoClip
+from echodfkd.models.teachers.torch_teacher import NetworkSpec, PixelStatistics, TorchTeacher
 from echodfkd.teaching.blocks import SlotRules, make_block, teach_block
+from echodfkd.teaching.clip_block import ClipBlock
+from echodfkd.teaching.members import MemberOutput
+from tests.helpers.teachers import FloatTeacher, lv_prob, masks_of
 
 RULES = SlotRules(plan_slots=10, max_attempts=3, video_shape=(2, 4, 4))
 
@@ -37,7 +38,7 @@ class FakeSource:
         return self.clip(index)
 
 
-class FakeTeacher:
+class FakeTeacher(FloatTeacher):
     """Probability = grey level / 100, NaN for clips whose level is in ``nan``, or masks of a wrong shape."""
 
     teacher_id = "fake-1"
@@ -47,7 +48,7 @@ class FakeTeacher:
         self.nan = nan
         self.wrong_shape = wrong_shape
 
-    def soft_masks(self, video_NTHW: np.ndarray) -> np.ndarray:
+    def prob(self, video_NTHW: np.ndarray) -> np.ndarray:
         prob = video_NTHW.astype(np.float32) / 100
         prob[np.isin(video_NTHW[:, 0, 0, 0], self.nan)] = np.nan
         return prob[:, :1] if self.wrong_shape else prob
@@ -55,14 +56,14 @@ class FakeTeacher:
 
 def taught(source: FakeSource, teacher: FakeTeacher, slots: list[int]) -> DistillationBatch:
     block = make_block(source, slots, RULES, actor="source-1")
-    return DistillationBatch.from_columns(teach_block(teacher, block, lambda: source, RULES, actor="teacher-1"))
+    return teach_block(teacher, block, lambda: source, RULES, actor="teacher-1")
 
 
 def test_a_block_without_faults_is_its_slots_in_order() -> None:
     batch = taught(FakeSource(), FakeTeacher(), [3, 4, 5])
     assert batch.slot.tolist() == batch.index.tolist() == [3, 4, 5]
     assert batch.clip_id == ("fake-3", "fake-4", "fake-5")
-    assert batch.teacher_prob[:, 0, 0, 0].tolist() == [round(255 * level / 100) for level in (3, 4, 5)]
+    assert batch.teacher_prob[:, 0, 0, 0, 0].tolist() == [round(255 * level / 100) for level in (3, 4, 5)]
     assert [(span.stage, span.actor, span.clips, span.frames) for span in batch.spans] == [
         ("source", "source-1", 3, 6),
         ("teacher", "teacher-1", 3, 6),
@@ -84,7 +85,7 @@ def test_a_mask_that_is_not_finite_is_quarantined_and_its_clip_replaced() -> Non
     assert batch.index.tolist() == [3, 14]
     assert batch.clip_id == ("fake-3", "fake-14")
     assert batch.video[1, 0, 0, 0] == 14
-    assert batch.teacher_prob[1, 0, 0, 0] == round(255 * 14 / 100)
+    assert batch.teacher_prob[1, 0, 0, 0, 0] == round(255 * 14 / 100)
     assert [(row.index, row.stage) for row in batch.quarantined] == [(4, "teacher")]
     assert "not finite" in batch.quarantined[0].reason
 
@@ -101,18 +102,19 @@ def test_a_slot_without_any_usable_clip_leaves_a_sentence(source: FakeSource, te
 
 
 def test_a_teacher_of_another_shape_is_an_error() -> None:
-    with pytest.raises(RunError, match=r"masks of shape \(1, 1, 4, 4\) for video \(1, 2, 4, 4\)"):
+    with pytest.raises(RunError, match=r"masks of shape \(1, 1, 1, 4, 4\) for video \(1, 2, 4, 4\)"):
         taught(FakeSource(), FakeTeacher(wrong_shape=True), [3])
 
 
 def test_the_input_block_is_not_changed() -> None:
     source = FakeSource()
-    block = make_block(source, [3, 4], RULES, actor="a")
-    for column in block.values():
+    columns = make_block(source, [3, 4], RULES, actor="a").to_columns()
+    for column in columns.values():
         column.flags.writeable = False  # as Ray Data hands it over
+    block = ClipBlock.from_columns(columns)
     batch = teach_block(FakeTeacher(nan=(4,)), block, lambda: source, RULES, actor="b")
-    assert block["index"].tolist() == [3, 4]
-    assert batch["index"].tolist() == [3, 14]
+    assert block.index.tolist() == [3, 4]
+    assert batch.index.tolist() == [3, 14]
 
 
 def test_quantisation_rounds_to_the_nearest_level() -> None:
@@ -137,10 +139,8 @@ def test_a_torch_teacher_normalises_per_channel_and_does_not_depend_on_its_chunk
     video = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 8), dtype=np.uint8)
     results = []
     for batch_frames in (1, 4, 100):
-        teacher = TorchTeacher(
-            Brightness(), name="b", statistics=statistics, input_size=None, device="cpu", batch_frames=batch_frames
-        )
-        results.append(teacher.soft_masks(video))
+        teacher = TorchTeacher(Brightness(), NetworkSpec("b", statistics), device="cpu", batch_frames=batch_frames)
+        results.append(lv_prob(teacher, video))
     level = video.astype(np.float64)
     expected = 1 / (1 + np.exp(-(level - 10 + (level - 20) / 2 + (level - 30) / 4) / 3))
     for prob in results:
@@ -150,9 +150,9 @@ def test_a_torch_teacher_normalises_per_channel_and_does_not_depend_on_its_chunk
 
 def test_a_teacher_with_its_own_input_size_returns_the_clips_size() -> None:
     statistics = PixelStatistics(mean=(0.0,), std=(255.0,))
-    teacher = TorchTeacher(Brightness(), name="b", statistics=statistics, input_size=16, device="cpu", batch_frames=8)
+    teacher = TorchTeacher(Brightness(), NetworkSpec("b", statistics, input_size=16), device="cpu", batch_frames=8)
     video = np.full((1, 2, 8, 8), 128, np.uint8)
-    prob = teacher.soft_masks(video)
+    prob = lv_prob(teacher, video)
     assert prob.shape == (1, 2, 8, 8)
     np.testing.assert_allclose(prob, 1 / (1 + np.exp(-128 / 255)), atol=1e-6)
 
@@ -160,9 +160,7 @@ def test_a_teacher_with_its_own_input_size_returns_the_clips_size() -> None:
 def test_the_teacher_id_follows_the_weights() -> None:
     def name_of(network: nn.Module) -> str:
         statistics = PixelStatistics(mean=(0.0,), std=(1.0,))
-        return TorchTeacher(
-            network, name="b", statistics=statistics, input_size=None, device="cpu", batch_frames=8
-        ).teacher_id
+        return TorchTeacher(network, NetworkSpec("b", statistics), device="cpu", batch_frames=8).teacher_id
 
     same, other = Brightness(), Brightness()
     with torch.no_grad():
@@ -172,13 +170,33 @@ def test_the_teacher_id_follows_the_weights() -> None:
 
 
 def test_truth_does_not_cross_to_the_students() -> None:
-    clip = FakeSource().clip(1)
-    names = set(taught_columns([TaughtClip(1, clip, clip.video, "t")]))
-    assert names == {
+    assert set(taught(FakeSource(), FakeTeacher(), [1]).to_columns()) == {
         *("slot", "index", "clip_id", "epoch", "window_start", "video", "teacher_prob", "sample_weight"),
-        *("source", "domain", "quarantined", "spans", "fault"),
+        *("source", "domain", "quarantined", "spans", "fault", "dropped"),
     }
-    assert json.loads(str(clip_columns([clip], slots=[1], attempts=[1])["spans"][0])) == []
+
+
+def test_blocks_come_out_of_their_columns_as_they_went_in() -> None:
+    block = ClipBlock.of(
+        [FakeSource().clip(1), FakeSource().clip(12)],
+        slots=[1, 2],
+        attempts=[1, 2],
+        quarantined=[Quarantined(2, 2, "fake-2", "source", "broken")],
+        spans=[StageSpan("source", "a", 1.0, 2.0, 2, 4)],
+        fault="stop",
+    )
+    member = MemberOutput("m-1", ("LV",), np.full((2, 2, 1, 4, 4), 7, np.uint8), {1: "lost"}, "broken")
+    block = dataclasses.replace(block, members={"m": member})
+    again = ClipBlock.from_columns(block.to_columns())
+    assert again.members["m"].to_columns("m").keys() == member.to_columns("m").keys()
+    assert (again.members["m"].faults, again.members["m"].error) == ({1: "lost"}, "broken")
+    batch = dataclasses.replace(
+        taught(FakeSource(), FakeTeacher(), [1, 2]), dropped=(DroppedMember(1, 1, "fake-1", "m", "lost"),)
+    )
+    for one, other in ((block, again), (batch, DistillationBatch.from_columns(batch.to_columns()))):
+        for field in dataclasses.fields(one):
+            if field.name != "members":
+                np.testing.assert_equal(getattr(one, field.name), getattr(other, field.name), field.name)
 
 
 class FakeChambersTeacher(FakeTeacher):
@@ -186,8 +204,8 @@ class FakeChambersTeacher(FakeTeacher):
 
     class_names = ("background", "LA", "LV", "RV")
 
-    def soft_masks(self, video_NTHW: np.ndarray) -> np.ndarray:
-        lv = super().soft_masks(video_NTHW)
+    def prob(self, video_NTHW: np.ndarray) -> np.ndarray:
+        lv = super().prob(video_NTHW)
         return np.stack([lv / 2, lv, lv / 4], axis=2)
 
 
@@ -198,25 +216,20 @@ class FakeChambersTeacher(FakeTeacher):
 def test_only_the_classes_that_are_asked_for_cross_by_name(classes: tuple[str, ...], shares: list[float]) -> None:
     rules = dataclasses.replace(RULES, classes=classes)
     block = make_block(FakeSource(), [40, 60], rules, actor="s")
-    columns = teach_block(FakeChambersTeacher(), block, FakeSource, rules, actor="t")
-    prob = DistillationBatch.from_columns(columns).teacher_prob
+    batch = teach_block(FakeChambersTeacher(), block, FakeSource, rules, actor="t")
+    prob = batch.teacher_prob
     assert prob.dtype == np.uint8
     wanted = np.stack([np.rint(255 * np.array(shares) * level) for level in (0.4, 0.6)])
-    if len(classes) == 1:
-        assert prob.shape == (2, 2, 4, 4)
-        assert prob[:, 1, 2, 3].tolist() == wanted[:, 0].tolist()
-    else:
-        assert prob.shape == (2, 2, len(classes), 4, 4)
-        assert prob[:, 1, :, 2, 3].tolist() == wanted.tolist()
-    assert not {"teacher_phase", "teacher_ef"} & set(columns)
+    assert prob.shape == (2, 2, len(classes), 4, 4)
+    assert prob[:, 1, :, 2, 3].tolist() == wanted.tolist()
+    assert batch.teacher_phase is None
+    assert batch.teacher_ef is None
 
 
 def test_a_mask_of_several_classes_that_is_not_finite_is_replaced_too() -> None:
     rules = dataclasses.replace(RULES, classes=("LV", "RV"))
     block = make_block(FakeSource(), [3, 4], rules, actor="s")
-    batch = DistillationBatch.from_columns(
-        teach_block(FakeChambersTeacher(nan=(4,)), block, FakeSource, rules, actor="t")
-    )
+    batch = teach_block(FakeChambersTeacher(nan=(4,)), block, FakeSource, rules, actor="t")
     assert batch.index.tolist() == [3, 14]
     assert batch.teacher_prob[1, 0, :, 0, 0].tolist() == [round(255 * 0.14), round(255 * 0.035)]
 
@@ -237,7 +250,7 @@ BEATING = SlotRules(10, 3, (48, 32, 32), tasks=("ef", "phase"), fps=24.0)
 
 def test_phase_and_ef_come_from_the_teachers_own_masks() -> None:
     block = make_block(BeatingSource(), [0, 1], BEATING, actor="s")
-    batch = DistillationBatch.from_columns(teach_block(FakeTeacher(), block, BeatingSource, BEATING, actor="t"))
+    batch = teach_block(FakeTeacher(), block, BeatingSource, BEATING, actor="t")
     assert (batch.teacher_phase.dtype, batch.teacher_ef.dtype) == (np.float32, np.float32)
     assert np.isnan(batch.teacher_phase[0]).all()
     assert np.isnan(batch.teacher_ef[0])
@@ -252,7 +265,7 @@ def test_only_the_tasks_that_are_asked_for_cross(tasks: tuple[str, ...]) -> None
     columns = teach_block(
         FakeTeacher(), make_block(BeatingSource(), [1], rules, actor="s"), BeatingSource, rules, actor="t"
     )
-    assert {"teacher_phase", "teacher_ef"} & set(columns) == {f"teacher_{tasks[0]}"}
+    assert {"teacher_phase", "teacher_ef"} & set(columns.to_columns()) == {f"teacher_{tasks[0]}"}
 
 
 def test_a_block_with_a_fault_has_the_columns_of_the_others() -> None:
@@ -261,7 +274,8 @@ def test_a_block_with_a_fault_has_the_columns_of_the_others() -> None:
     teacher = FakeChambersTeacher()
 
     def teach(source: FakeSource) -> dict[str, np.ndarray]:
-        return teach_block(teacher, make_block(source, [1, 2], rules, actor="s"), lambda: source, rules, actor="t")
+        block = make_block(source, [1, 2], rules, actor="s")
+        return teach_block(teacher, block, lambda: source, rules, actor="t").to_columns()
 
     good, bad = teach(BeatingSource()), teach(BadSource())
     assert str(bad["fault"][0])
@@ -285,24 +299,24 @@ class Darkness(nn.Module):
 
 @pytest.mark.parametrize("code", MASK_CODES)
 def test_masks_that_are_rounded_where_they_are_made_are_those_that_are_rounded_later(code: str) -> None:
-    """A teacher without `clip_codes` is rounded by numpy, one with it by torch: no level differs, no fault either."""
+    """A network's masks are encoded by torch, other teachers' by numpy: no level differs, no fault either."""
     teacher = TorchTeacher(
         Darkness(),
-        name="b",
-        statistics=PixelStatistics(mean=(0.0,), std=(100.0,)),
-        input_size=None,
+        NetworkSpec("b", PixelStatistics(mean=(0.0,), std=(100.0,)), class_names=("background", "LV", "LA")),
         device="cpu",
         batch_frames=3,
-        class_names=("background", "LV", "LA"),
     )
 
-    class FloatTeacher:
-        teacher_id, class_names, soft_masks = teacher.teacher_id, teacher.class_names, teacher.soft_masks
+    class Later(FloatTeacher):
+        teacher_id, class_names = teacher.teacher_id, teacher.class_names
+
+        def prob(self, video_NTHW: np.ndarray) -> np.ndarray:
+            return teacher._prob(video_NTHW).numpy()
 
     video = np.random.default_rng(0).integers(0, 255, (3, 4, 8, 8), dtype=np.uint8)
     video[1, 2, 3, 4] = 255
-    codes, faults = codes_of_clips(teacher, video, (), code)
-    expected, expected_faults = codes_of_clips(FloatTeacher(), video, (), code)
+    codes, faults = masks_of(teacher, video, (), code)
+    expected, expected_faults = masks_of(Later(), video, (), code)
     np.testing.assert_array_equal(codes, expected)
     assert faults == expected_faults == {1: f"the teacher {teacher.teacher_id} gave a mask that is not finite"}
     assert codes.shape == (3, 4, 2, 8, 8)
@@ -317,15 +331,12 @@ def test_a_torch_teacher_of_several_classes_keeps_their_order() -> None:
 
     teacher = TorchTeacher(
         Levels(),
-        name="b",
-        statistics=PixelStatistics(mean=(0.0,), std=(100.0,)),
-        input_size=None,
+        NetworkSpec("b", PixelStatistics(mean=(0.0,), std=(100.0,)), class_names=("background", "LV", "LA", "RV")),
         device="cpu",
         batch_frames=3,
-        class_names=("background", "LV", "LA", "RV"),
     )
     video = np.random.default_rng(0).integers(0, 256, (2, 4, 8, 8), dtype=np.uint8)
-    prob = teacher.soft_masks(video)
+    prob, _ = masks_of(teacher, video)
     assert prob.shape == (2, 4, 3, 8, 8)
     logits = video[:, :, None] / 100 + np.array([0, 1, -1])[:, None, None]
     np.testing.assert_allclose(prob, 1 / (1 + np.exp(-logits)), atol=1e-6)  # float32 sigmoid

@@ -18,7 +18,7 @@ from echodfkd.config.sections.objective import TermConfig
 from echodfkd.config.sections.student import StudentConfig
 from echodfkd.config.sections.teacher import TeacherConfig
 from echodfkd.core.errors import ConfigError
-from echodfkd.core.records import DistillationBatch, TaughtClip, VideoClip, taught_columns
+from echodfkd.core.records import DistillationBatch, VideoClip
 from echodfkd.losses.features import attention_transfer
 from echodfkd.losses.targets import soft_mask_bce
 from echodfkd.models.students.build import build_student
@@ -26,7 +26,7 @@ from echodfkd.models.students.convlstm import count_parameters
 from echodfkd.models.students.output import StudentOutput
 from echodfkd.models.teachers.build import build_teacher
 from echodfkd.models.teachers.teacher_features import FeatureTeacher, pool_features
-from echodfkd.models.teachers.torch_teacher import PixelStatistics, TorchTeacher
+from echodfkd.models.teachers.torch_teacher import NetworkSpec, PixelStatistics, TorchTeacher
 from echodfkd.runtime.stream.parts import load_teacher
 from echodfkd.storage.checkpoints import read_resume, read_student
 from echodfkd.storage.files import RunStorage
@@ -35,6 +35,7 @@ from echodfkd.teaching.blocks import SlotRules, make_block, teach_block
 from echodfkd.training.engine import PrecisionModule
 from echodfkd.training.feature_tap import attach_tap
 from echodfkd.training.objective import BatchTensors, Objective, Totals, batch_tensors
+from tests.helpers.teachers import lv_prob
 from tests.helpers.training import ENGINES, Workers, run_training, save_result, small_config, training_rows
 
 CHANNELS = 2
@@ -56,7 +57,7 @@ def feature_config(students: dict[str, StudentConfig], **options: object) -> Run
 
 def with_features(batch: DistillationBatch) -> DistillationBatch:
     """Features that follow from the masks: their means over squares, and what is left to 1."""
-    prob = torch.from_numpy(batch.teacher_prob.astype(np.float32) / 255)
+    prob = torch.from_numpy(batch.teacher_prob[:, :, 0].astype(np.float32) / 255)
     small = F.adaptive_avg_pool2d(prob, (3, 3))
     return dataclasses.replace(batch, teacher_features=torch.stack([small, 1 - small], dim=2).half().numpy())
 
@@ -85,16 +86,17 @@ def test_the_embedded_teacher_shows_its_layer() -> None:
         size=16,
     )
     video = np.random.default_rng(0).integers(0, 256, (2, 4, 16, 16), np.uint8)
-    assert np.array_equal(teacher.soft_masks(video), plain.soft_masks(video))
+    output = teacher.teach(video)
+    assert np.array_equal(output.masks[:, :, 0], lv_prob(plain, video))
     assert teacher.teacher_id == plain.teacher_id
-    assert (teacher.features.shape, teacher.features.dtype) == ((2, 4, 16, 4, 4), np.float16)
+    assert (output.features.shape, output.features.dtype) == ((2, 4, 16, 4, 4), np.float16)
     caught = []
     plain.network.up[0].register_forward_hook(lambda module, inputs, output: caught.append(output))
     for clip in range(2):
         for t in range(4):
-            plain.soft_masks(video[clip : clip + 1, t : t + 1])
+            lv_prob(plain, video[clip : clip + 1, t : t + 1])
             wanted = caught.pop()[0].reshape(16, 3, 4, 4).mean(1)  # 48 channels, three neighbours each
-            assert np.abs(teacher.features[clip, t] - wanted.numpy()).max() < 4e-3  # half precision of values up to 4
+            assert np.abs(output.features[clip, t] - wanted.numpy()).max() < 4e-3  # half precision of values up to 4
 
 
 @pytest.mark.parametrize(
@@ -145,28 +147,21 @@ class FakeSource:
 def test_features_travel_with_their_clips_and_are_replaced_with_them() -> None:
     """Slot 7's clip has features that are not finite: it is quarantined, and its slot shows those of index 17."""
     network = TorchTeacher(
-        FakeNetwork(),
-        name="fake",
-        statistics=PixelStatistics((0.0,), (1.0,)),
-        input_size=None,
-        device="cpu",
-        batch_frames=3,
+        FakeNetwork(), NetworkSpec("fake", PixelStatistics((0.0,), (1.0,))), device="cpu", batch_frames=3
     )
     teacher = FeatureTeacher(network, layer="layer", shape=(1, 2, 2), size=4)
     rules = SlotRules(10, 3, (2, 4, 4))
     block = make_block(FakeSource(), [6, 7, 8], rules, actor="s")
-    batch = DistillationBatch.from_columns(teach_block(teacher, block, FakeSource, rules, actor="t"))
+    batch = teach_block(teacher, block, FakeSource, rules, actor="t")
     assert batch.teacher_features is not None
     assert batch.teacher_features.shape == (3, 2, 1, 2, 2)
     assert batch.teacher_features[:, 0, 0, 0, 0].tolist() == [6, 17, 8]
     assert [(row.index, row.stage) for row in batch.quarantined] == [(7, "teacher")]
     assert batch.quarantined[0].reason.endswith("gave features that are not finite")
     assert batch_tensors(batch, torch.device("cpu")).features.dtype == torch.float32
-    faulty = teach_block(teacher, {**block, "fault": np.array(["x"] * 3, object)}, FakeSource, rules, actor="t")
-    assert (faulty["teacher_features"] == 0).all()
-    clip = FakeSource().clip(1)
-    shown = TaughtClip(1, clip, clip.video, "t", teacher_features=np.ones((2, 1, 2, 2), np.float16))
-    assert DistillationBatch.from_columns(taught_columns([shown])).teacher_features.shape == (1, 2, 1, 2, 2)
+    faulty = teach_block(teacher, dataclasses.replace(block, fault="x"), FakeSource, rules, actor="t")
+    assert (faulty.teacher_features == 0).all()
+    assert faulty.teacher_features.shape == batch.teacher_features.shape
 
 
 @pytest.mark.parametrize(("layer", "widths"), [("", (6, 4)), ("encoder.0", (3, 8)), ("decoder.0", (3, 8))])
@@ -266,7 +261,7 @@ def test_a_config_names_teacher_layer_and_students_term() -> None:
     assert config.feature_shape == (16, 4, 4)
     plain = load_config(None, [ONE_STUDENT, "window.size=32"])
     assert config.clip_bytes - plain.clip_bytes == 2 * config.window.frames * 16 * 4 * 4
-    assert load_teacher(config, "cpu").features.shape[2:] == (16, 4, 4)
+    assert load_teacher(config, "cpu").feature_shape == (16, 4, 4)
     hashes = {config_hash(config), config_hash(plain)}
     for other in (
         "teacher.feature_layer=up.1",

@@ -23,6 +23,7 @@ from echodfkd.training.teacher.limited import (
     teachers_table,
     train_limited_teachers,
 )
+from tests.helpers.teachers import lv_prob
 
 SMALL = ["limited.clips=3", "limited.steps=2", "limited.batch_clips=2", "limited.cases=2", "window.size=32"]
 SMALL += ["evaluation.frames=12", "window.fps=12", "students.a.blocks=1", "limited.sites=[clear, handheld]"]
@@ -58,10 +59,10 @@ def test_weights_load_as_a_configs_teachers_and_the_scores_are_those_of_a_slow_l
     for number in range(2):
         case = source.case(number)
         truth = case.truth_labels == 1
-        prob = {site: teacher.soft_masks(case.video[None])[0] for site, teacher in alone.items()}
+        prob = {site: lv_prob(teacher, case.video[None])[0] for site, teacher in alone.items()}
         # members are rounded to 256 levels before they are fused
         prob["ensemble"] = sum(np.rint(255 * prob[site]) / 255 for site in files) / 2
-        np.testing.assert_allclose(ensemble.soft_masks(case.video[None])[0], prob["ensemble"], atol=1e-6)
+        np.testing.assert_allclose(lv_prob(ensemble, case.video[None])[0], prob["ensemble"], atol=1e-6)
         for name, mask in prob.items():
             dices = []
             for frame in range(0, 12, CASE_STRIDE):

@@ -31,7 +31,7 @@ def with_heads(batch: DistillationBatch) -> DistillationBatch:
     ef = (0.3 + 0.4 * (rows % 5) / 5).astype(np.float32)
     unknown = batch.slot % 3 == 0
     phase[unknown], ef[unknown] = np.nan, np.nan
-    masks = np.stack([batch.teacher_prob, batch.teacher_prob[:, :, ::-1]], axis=2)
+    masks = np.concatenate([batch.teacher_prob, batch.teacher_prob[..., ::-1, :]], axis=2)
     return dataclasses.replace(batch, teacher_prob=masks, teacher_phase=phase, teacher_ef=ef)
 
 

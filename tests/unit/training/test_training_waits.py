@@ -19,7 +19,7 @@ from echodfkd.config.sections.student import StudentConfig
 from echodfkd.models.students.build import build_student
 from echodfkd.models.students.output import StudentOutput
 from echodfkd.models.students.recurrences import RECURRENCES
-from echodfkd.models.teachers.torch_teacher import NetworkLayout, PixelStatistics, TorchTeacher
+from echodfkd.models.teachers.torch_teacher import NetworkLayout, NetworkSpec, PixelStatistics, TorchTeacher
 from echodfkd.training.collectives import sum_over_workers
 from echodfkd.training.objective import BatchTensors, Objective, Totals, own_totals
 from echodfkd.training.step import accumulate_gradients, check_finite, update
@@ -157,14 +157,16 @@ def test_in_a_pass_of_the_teacher_the_host_waits_for_nothing(
     network = (nn.Conv2d if layout.axes == "NCHW" else nn.Conv3d)(1, 3, 3, padding=1)
     teacher = TorchTeacher(
         network,
-        name="three",
-        statistics=PixelStatistics((100.0,), (50.0,), normalise),
-        input_size=6,
+        NetworkSpec(
+            "three",
+            PixelStatistics((100.0,), (50.0,), normalise),
+            input_size=6,
+            class_names=("background", *"abc"[: len(layout.channels or "abc")]),
+            layout=layout,
+            weights_hash="0",
+        ),
         device="meta",
         batch_frames=4,
-        class_names=("background", *"abc"[: len(layout.channels or "abc")]),
-        layout=layout,
-        weights_hash="0",
     )
     with Crossings() as seen:
         prob = teacher._prob(np.zeros((3, 4, 8, 8), np.uint8))
