@@ -14,10 +14,10 @@ from echodfkd.sources.video.windows import resample_positions
 
 @dataclass(frozen=True)
 class Stretch:
-    """Consecutive samples of a `Grid`, numbered from 0.
+    """Consecutive samples of a `CaseGrid`, numbered from 0.
 
-    ``start`` is the grid's number of the first one. ``positions`` and ``traced`` are as in `Grid`. ``ed_frames`` and
-    ``es_frames`` are None if the sample is unknown or outside.
+    ``start`` is the grid's number of the first one. ``positions`` and ``traced`` are as in `CaseGrid`. ``ed_frames``
+    and ``es_frames`` are None if the sample is unknown or outside.
     """
 
     start: int
@@ -28,7 +28,7 @@ class Stretch:
 
 
 @dataclass(frozen=True)
-class Grid:
+class CaseGrid:
     """Samples of a whole recording at the target rate.
 
     ``positions`` float64 (samples,), in the recording's own frames. ``traced`` maps a sample to its annotated frame.
@@ -59,7 +59,7 @@ class Grid:
         )
 
 
-def case_grid(masks: dict[int, np.ndarray], num_frames: int, fps: float, target_fps: float, file: str) -> Grid:
+def case_grid(masks: dict[int, np.ndarray], num_frames: int, fps: float, target_fps: float, file: str) -> CaseGrid:
     """Samples through the ED frame, with the nearest ones moved onto the other traced frames.
 
     Args:
@@ -75,14 +75,14 @@ def case_grid(masks: dict[int, np.ndarray], num_frames: int, fps: float, target_
     if len(masks) < 2:  # a single traced frame may be ED or ES
         anchor = next(iter(masks), 0)
         positions = resample_positions(num_frames, fps=fps, target_fps=target_fps, anchor=anchor)
-        return Grid(positions, {_nearest(positions, frame): frame for frame in masks})
+        return CaseGrid(positions, {_nearest(positions, frame): frame for frame in masks})
     ed_frame, es_frame = order_by_area(masks)
     return grid_through(ed_frame, es_frame, sorted(masks), num_frames, fps, target_fps, file)
 
 
 def grid_through(
     ed_frame: int, es_frame: int, annotated: Sequence[int], num_frames: int, fps: float, target_fps: float, file: str
-) -> Grid:
+) -> CaseGrid:
     """As `case_grid` if the ED and ES frames are known. ``annotated`` holds both, ascending.
 
     Raises:
@@ -106,7 +106,7 @@ def grid_through(
             traced.setdefault(_nearest(positions, frame), frame)
     for sample, frame in traced.items():
         positions[sample] = frame
-    return Grid(positions, traced, ed, es)
+    return CaseGrid(positions, traced, ed, es)
 
 
 def _nearest(positions: np.ndarray, frame: int) -> int:

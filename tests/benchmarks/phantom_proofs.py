@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from echodfkd.sources.phantom.image import tissue_texture
-from echodfkd.sources.phantom.renderer import Patient, PhantomRenderer, Stage
+from echodfkd.sources.phantom.renderer import Patient, PhantomRenderer, PreparedScene
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def uniform_power(renderer: PhantomRenderer, patients: Sequence[Patient]) -> np.
     samples = []
     for patient in patients:
         scene = renderer.scene([patient], num_frames=1)
-        stage = Stage([patient], scene, device=renderer.device, size=renderer.size)
+        stage = PreparedScene([patient], scene, device=renderer.device, size=renderer.size)
         power = tissue_texture(stage.heart(), stage.grid, stage.optics, stage.still.texture)[0]
         half = renderer.size // 4
         samples.append(power[0, 0, half:-half:7, half:-half:7].cpu().numpy().ravel())

@@ -13,7 +13,7 @@ from echodfkd.config.sections.source import CHOICES, LIMITS
 from echodfkd.core.errors import ConfigError, EchoDFKDError, InputError
 from echodfkd.storage.files import read_bytes
 
-MAX_ROWS = 1_000_000
+MAX_PATIENTS = 1_000_000
 """Largest number of patients: a few bytes of Parquet can promise any number."""
 
 EF_SLACK = 1.0
@@ -102,8 +102,8 @@ def _check_shape(path: str, names: list[str], num_rows: int) -> None:
         raise ConfigError(f"conditions.table: {path} has the column {twice[0]!r} twice; which one counts?")
     if not num_rows or not names:
         raise InputError(f"conditions.table: {path} holds no rows")
-    if num_rows > MAX_ROWS:
-        raise InputError(f"conditions.table: {path} promises {num_rows} rows, at most {MAX_ROWS} are allowed")
+    if num_rows > MAX_PATIENTS:
+        raise InputError(f"conditions.table: {path} promises {num_rows} rows, at most {MAX_PATIENTS} are allowed")
 
 
 def _check_row(where: str, row: dict[str, Any]) -> dict[str, float | str | None]:

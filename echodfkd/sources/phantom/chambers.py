@@ -36,7 +36,7 @@ class Echo:
     """Roughness of the cavity's border in mm."""
 
 
-def ellipse(x: torch.Tensor, y: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+def ellipse_distance(x: torch.Tensor, y: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """First-order distance to an axis-parallel ellipse, (r - 1) / |grad r| with r the scaled radius; < 0 inside."""
     p, q = x / a, y / b
     radius = (p * p).addcmul_(q, q).sqrt_()
@@ -83,7 +83,7 @@ class Heart:
         y = self.v + (top - anatomy.widest * length)
         lower = (y > 0.0).to(y.dtype)
         semi = torch.lerp(anatomy.widest * length, anatomy.lower * length, lower)
-        return ellipse(self.straight, y, a, semi)
+        return ellipse_distance(self.straight, y, a, semi)
 
     def _place_right_heart(self) -> None:
         anatomy, motion = self.anatomy, self.motion
@@ -91,7 +91,7 @@ class Heart:
         self.hinge = motion.length - anatomy.tricuspid_shift
         self.rv_width = anatomy.rv_width * (1.0 - 0.22 * motion.ejected)
         self.below_hinge = self.v - self.hinge + 0.12 * (self.u + self.face)
-        self.rv_distance = ellipse(
+        self.rv_distance = ellipse_distance(
             self.u + 0.93 * self.face, self.v - 0.84 * motion.length, self.rv_width, anatomy.rv_reach * motion.length
         )
 
@@ -115,7 +115,7 @@ class Heart:
     ) -> torch.Tensor:
         share = (ring / width).clamp(max=0.95)
         semi = (floor - top) / (1.0 + torch.sqrt(1.0 - share * share))
-        return ellipse(self.u - centre, self.v - (floor - semi), width, semi)
+        return ellipse_distance(self.u - centre, self.v - (floor - semi), width, semi)
 
     def labels(self) -> torch.Tensor:
         """Label map uint8 (N, T, H, W) into `PHANTOM_CLASSES`: pixels whose centre lies in a structure."""
@@ -208,7 +208,7 @@ class Canvas:
         )
         level = anatomy.papillary_level + 0.12 * motion.twist
         wide = heart.straight.abs() - 0.80 * motion.half_width
-        muscle = ellipse(wide, heart.v - level * motion.length, reach, 8.0 * thick)
+        muscle = ellipse_distance(wide, heart.v - level * motion.length, reach, 8.0 * thick)
         self._paint(self._inside(muscle).mul_(cavity).mul_(0.75), echo.myocardium - 3.0)
 
     def _mitral_valve(self) -> None:

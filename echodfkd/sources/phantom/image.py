@@ -28,7 +28,7 @@ _LATERAL_TEXELS = 224
 
 
 @dataclass(frozen=True)
-class Grid:
+class PixelGrid:
     """Pixel centres from the probe: x (N, 1, 1, W) and y (N, 1, H, 1) in mm, and the pixel's side (N, 1, 1, 1)."""
 
     x: torch.Tensor
@@ -57,16 +57,16 @@ class Still:
     texture: torch.Tensor
 
 
-def pixel_grid(optics: Optics, size: int) -> Grid:
+def pixel_grid(optics: Optics, size: int) -> PixelGrid:
     """Centres of ``size`` x ``size`` pixels."""
     pixel = optics.side / size
     centres = torch.arange(size, dtype=torch.float32, device=pixel.device) + 0.5
     x = centres * pixel - optics.probe_x
     y = centres[:, None] * pixel - optics.probe_y
-    return Grid(x, y, pixel, size)
+    return PixelGrid(x, y, pixel, size)
 
 
-def heart_axes(grid: Grid, pose: Pose) -> tuple[torch.Tensor, torch.Tensor]:
+def heart_axes(grid: PixelGrid, pose: Pose) -> tuple[torch.Tensor, torch.Tensor]:
     """Pixel centres in heart coordinates u and v, each (N, T, H, W)."""
     x, y = grid.x - pose.apex_x, grid.y - pose.apex_y
     u = (x * (pose.cos * pose.stretch_u)) - (y * (pose.sin * pose.stretch_u))
@@ -74,7 +74,7 @@ def heart_axes(grid: Grid, pose: Pose) -> tuple[torch.Tensor, torch.Tensor]:
     return u, v
 
 
-def prepare_still(grid: Grid, optics: Optics, counters: dict[str, torch.Tensor]) -> Still:
+def prepare_still(grid: PixelGrid, optics: Optics, counters: dict[str, torch.Tensor]) -> Still:
     """Compute the fields that are the same in all frames; ``counters`` as from `Draws.counters`."""
     radius = torch.sqrt(grid.x * grid.x + grid.y * grid.y)
     depth = radius / optics.depth
@@ -108,7 +108,7 @@ def prepare_still(grid: Grid, optics: Optics, counters: dict[str, torch.Tensor])
 
 
 def tissue_texture(
-    heart: Heart, grid: Grid, optics: Optics, texture: torch.Tensor
+    heart: Heart, grid: PixelGrid, optics: Optics, texture: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Sample the texture at each pixel's tissue: two fields (N, T, H, W).
 
@@ -175,7 +175,9 @@ def _power(field: torch.Tensor) -> torch.Tensor:
     return (field[:, 0] * field[:, 0]).addcmul_(field[:, 1], field[:, 1])
 
 
-def _read_polar(texture: torch.Tensor, x: torch.Tensor, y: torch.Tensor, optics: Optics, grid: Grid) -> torch.Tensor:
+def _read_polar(
+    texture: torch.Tensor, x: torch.Tensor, y: torch.Tensor, optics: Optics, grid: PixelGrid
+) -> torch.Tensor:
     """Sample a texture at points relative to the probe, bilinear, mirrored at its border: (N, channels, T, H, W).
 
     A pixel's own footprint (half a pixel) widens the point spread. Rows are texels along the beam, columns across.

@@ -138,7 +138,7 @@ class PhantomRenderer:
         self, patients: Sequence[Patient], num_frames: int, perturbed: bool, labels_only: bool
     ) -> RenderedClips:
         scene = self.scene(patients, num_frames=num_frames, perturbed=perturbed)
-        stage = Stage(patients, scene, device=self.device, size=self.size)
+        stage = PreparedScene(patients, scene, device=self.device, size=self.size)
         shape = (len(patients), num_frames, self.size, self.size)
         labels = torch.empty(shape, dtype=torch.uint8, device=self.device)
         video = None if labels_only else torch.empty_like(labels)
@@ -153,7 +153,7 @@ class PhantomRenderer:
         return _result(video, labels, scene, self.size)
 
 
-class Stage:
+class PreparedScene:
     """A scene on a device, float32, from which its pixels are computed.
 
     Args:

@@ -23,7 +23,7 @@ import numpy as np
 
 from echodfkd.core.errors import ClipError, InputError
 from echodfkd.core.records import TRUTH_UNKNOWN, Conditions
-from echodfkd.sources.video.volumes import MAX_HEADER_BYTES, Volume, read_metaimage, read_nifti
+from echodfkd.sources.video.volumes import MAX_VOLUME_HEADER_BYTES, Volume, read_metaimage, read_nifti
 from echodfkd.storage.files import read_inside
 from echodfkd.storage.object_store import open_filesystem
 
@@ -33,7 +33,7 @@ CAMUS_CLASSES = ("background", "LV", "myocardium", "LA")
 SPLITS = {"TRAIN": "training", "VAL": "validation", "TEST": "testing"}
 QUALITY = {"good": 5 / 6, "medium": 1 / 2, "poor": 1 / 6}
 """CAMUS's grades on our scale, 0 (barely readable) .. 1 (textbook): the middles of its thirds. Chosen."""
-MAX_FILE_BYTES = 1 << 28
+MAX_VOLUME_BYTES = 1 << 28
 _EXPECTED = "expected a folder with patient0001, patient0002 ... or database_nifti"
 
 
@@ -126,7 +126,7 @@ class _Folder:
         self._folder, self._view = f"{base}/{patient}", view
 
     def info(self) -> dict[str, str]:
-        data = self._read(f"Info_{self._view}.cfg", MAX_HEADER_BYTES)
+        data = self._read(f"Info_{self._view}.cfg", MAX_VOLUME_HEADER_BYTES)
         lines = (data or b"").decode("latin-1").splitlines()
         pairs = (line.partition(":") for line in lines if ":" in line)
         return {key.strip(): value.strip() for key, _, value in pairs}
@@ -135,10 +135,10 @@ class _Folder:
         """The frames of a file in either format; None if there is no such file."""
         stem = f"{self.name}_{what}"
         for ending in (".nii.gz", ".nii"):
-            data = self._read(stem + ending, MAX_FILE_BYTES)
+            data = self._read(stem + ending, MAX_VOLUME_BYTES)
             if data is not None:
                 return read_nifti(data, stem + ending)
-        header = self._read(f"{stem}.mhd", MAX_HEADER_BYTES)
+        header = self._read(f"{stem}.mhd", MAX_VOLUME_HEADER_BYTES)
         return None if header is None else read_metaimage(header, self._pixels, f"{stem}.mhd")
 
     def labels(self, what: str) -> np.ndarray | None:
@@ -150,7 +150,7 @@ class _Folder:
         return None if found is None else found.values
 
     def _pixels(self, file: str) -> bytes:
-        data = self._read(file, MAX_FILE_BYTES)
+        data = self._read(file, MAX_VOLUME_BYTES)
         if data is None:
             raise ClipError(f"{self.name}: {file} is missing, but its header names it")
         return data

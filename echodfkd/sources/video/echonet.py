@@ -29,7 +29,7 @@ _REQUIRED = ("FileName", "FPS", "NumberOfFrames", "Split")
 TRACING_COLUMNS = ("FileName", "X1", "Y1", "X2", "Y2", "Frame")
 MAX_LIST_BYTES = 1 << 28
 """Largest CSV file; EchoNet-Dynamic's VolumeTracings.csv has 20 MB."""
-MAX_FILE_BYTES = 1 << 30
+MAX_STORED_VIDEO_BYTES = 1 << 30
 """Largest video file."""
 _EXPECTED = "expected a folder with Videos/ and FileList.csv"
 
@@ -103,11 +103,11 @@ def read_video(root: str, row: EchoNetRow, *, window: Window | None = None) -> D
 
     Raises:
         ClipError: the file is missing or unreadable, a link that leads out of the folder, larger than
-            `MAX_FILE_BYTES`, or has too few frames.
+            `MAX_STORED_VIDEO_BYTES`, or has too few frames.
     """
     fs, base = open_filesystem(root.rstrip("/"))
     try:
-        data = read_inside(fs, base, f"Videos/{row.file}", MAX_FILE_BYTES)
+        data = read_inside(fs, base, f"Videos/{row.file}", MAX_STORED_VIDEO_BYTES)
     except FileNotFoundError as error:
         raise ClipError(f"{row.file} is in FileList.csv but not in {root}/Videos") from error
     except (OSError, ValueError) as error:

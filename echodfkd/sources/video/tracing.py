@@ -16,7 +16,7 @@ from echodfkd.core.errors import ClipError
 NUM_CHORDS = 20
 """Chords that `mask_to_tracing` writes."""
 
-MAX_ROWS = 100
+MAX_TRACING_ROWS = 100
 """Most rows of one tracing: each edge costs a pass over the image."""
 MAX_COORDINATE = 1e6
 """Largest coordinate in pixels: products of two stay exact in 64 bits."""
@@ -42,13 +42,13 @@ def tracing_to_mask(rows: np.ndarray, height: int, width: int) -> np.ndarray:
         bool (H, W).
 
     Raises:
-        ClipError: fewer than two chords or more than `MAX_ROWS` rows, or a coordinate that is not a number or
+        ClipError: fewer than two chords or more than `MAX_TRACING_ROWS` rows, or a coordinate that is not a number or
             beyond `MAX_COORDINATE`.
     """
     if rows.ndim != 2 or rows.shape[1:] != (4,) or len(rows) < 3:
         raise ClipError(f"a tracing of {len(rows)} rows has no area; expected a long axis and at least 2 chords")
-    if len(rows) > MAX_ROWS:
-        raise ClipError(f"a tracing has {len(rows)} rows; expected about {1 + NUM_CHORDS}, at most {MAX_ROWS}")
+    if len(rows) > MAX_TRACING_ROWS:
+        raise ClipError(f"a tracing has {len(rows)} rows; expected about {1 + NUM_CHORDS}, at most {MAX_TRACING_ROWS}")
     if not np.isfinite(rows).all():
         raise ClipError("a tracing holds a coordinate that is not a number")
     if np.abs(rows).max() > MAX_COORDINATE:

@@ -21,7 +21,7 @@ import numpy as np
 from echodfkd.core.errors import ClipError, InputError
 from echodfkd.sources.video.decode import MAX_FRAME_PIXELS, MAX_VIDEO_BYTES
 
-MAX_HEADER_BYTES = 1 << 16
+MAX_VOLUME_HEADER_BYTES = 1 << 16
 _MAX_EXTRA_BYTES = 1 << 20
 """NIfTI's header and extensions beside the pixels."""
 _GZIP = 31
@@ -63,7 +63,7 @@ def read_nifti(data: bytes, name: str) -> Volume:
     except ImportError as error:
         raise InputError("reading NIfTI needs nibabel: pip install 'echodfkd[medical]'") from error
     compressed = data[:2] == b"\x1f\x8b"
-    head = _inflate(data, _GZIP, MAX_HEADER_BYTES, name) if compressed else data[:MAX_HEADER_BYTES]
+    head = _inflate(data, _GZIP, MAX_VOLUME_HEADER_BYTES, name) if compressed else data[:MAX_VOLUME_HEADER_BYTES]
     try:
         header = nibabel.Nifti1Header(head[:348], check=False)  # a header's length, by the format
         shape, item = header.get_data_shape(), header.get_data_dtype().itemsize
@@ -134,8 +134,8 @@ def read_metaimage(header: bytes, read_data: Callable[[str], bytes], name: str) 
 
 
 def _header_fields(header: bytes, name: str) -> dict[str, str]:
-    if len(header) > MAX_HEADER_BYTES:
-        raise ClipError(f"{name} has {len(header)} bytes, a MetaImage header may have {MAX_HEADER_BYTES}")
+    if len(header) > MAX_VOLUME_HEADER_BYTES:
+        raise ClipError(f"{name} has {len(header)} bytes, a MetaImage header may have {MAX_VOLUME_HEADER_BYTES}")
     fields: dict[str, str] = {}
     for line in header.decode("latin-1").splitlines():
         key, separator, value = line.partition("=")

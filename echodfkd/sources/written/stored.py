@@ -21,8 +21,8 @@ from echodfkd.storage.files import LAYOUT, RunStorage, check_layout, describe
 from echodfkd.storage.schemas import CASE_SCHEMA
 from echodfkd.storage.untrusted import parse_json_object
 
-IDENTITY = "synthesis.json"
-MANIFEST = "manifest.json"
+_IDENTITY = "synthesis.json"
+_MANIFEST = "manifest.json"
 
 _RECORDS_AT_ONCE = 128
 """Records read in one round trip: bounds memory on a local disk, and connections to an object store."""
@@ -43,17 +43,17 @@ def open_folder(root: str, identity: Mapping[str, object], *, on_exists: str) ->
     storage = RunStorage(root)
     storage.check_readable("synthesize.out")
     wanted = json.loads(json.dumps(identity))
-    if not storage.exists(IDENTITY):
+    if not storage.exists(_IDENTITY):
         if storage.list(""):
             raise ConfigError(
                 f"synthesize.out: {root} is not empty and holds no clips of this job; name another folder"
             )
         storage.check_writable("synthesize.out")
         text = json.dumps({"layout": LAYOUT, **wanted}, indent=1, sort_keys=True)
-        if storage.create_once(IDENTITY, text.encode()):
+        if storage.create_once(_IDENTITY, text.encode()):
             return storage
-    stored = parse_json_object(storage.read(IDENTITY), f"{root}/{IDENTITY}")
-    check_layout(stored, f"{root}/{IDENTITY}")
+    stored = parse_json_object(storage.read(_IDENTITY), f"{root}/{_IDENTITY}")
+    check_layout(stored, f"{root}/{_IDENTITY}")
     stored.pop("layout", None)  # an older one still takes clips
     if on_exists == "refuse":
         raise ConfigError(f"synthesize.out: {root} holds clips already and on_exists is refuse")
@@ -171,7 +171,7 @@ def merge_lists(storage: RunStorage, shards: Sequence[Shard], *, layout: str) ->
 
 def write_manifest(storage: RunStorage, manifest: Mapping[str, Any]) -> None:
     """Write manifest.json; a reader that finds it with ``complete`` may rely on everything it names."""
-    storage.write(MANIFEST, json.dumps(manifest, indent=1).encode())
+    storage.write(_MANIFEST, json.dumps(manifest, indent=1).encode())
 
 
 def _csv(rows: Iterable[Sequence[str]]) -> bytes:

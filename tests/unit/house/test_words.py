@@ -22,6 +22,7 @@ ROOMS = (
     "echodfkd/metrics",
     "echodfkd/sources",
     "echodfkd/storage",
+    "jobs",
 )
 """Rooms that keep the limits."""
 

@@ -135,7 +135,7 @@ def test_links_pipes_and_huge_files_of_a_data_set_are_refused(tmp_path: Path, mo
     with pytest.raises(ClipError, match=r"0XA1.avi is not a plain file$"):
         read_video(str(root), rows[1])
     assert len(read_video(str(root), rows[2]).video) == 10  # a link inside of the folder is a usual way to share files
-    monkeypatch.setattr("echodfkd.sources.video.echonet.MAX_FILE_BYTES", 100)
+    monkeypatch.setattr("echodfkd.sources.video.echonet.MAX_STORED_VIDEO_BYTES", 100)
     with pytest.raises(ClipError, match="bytes, at most 100 are read"):
         read_video(str(root), rows[3])
     storage = RunStorage("memory://hostile")

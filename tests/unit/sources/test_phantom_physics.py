@@ -9,12 +9,12 @@ from scipy import fft, ndimage, stats
 
 from echodfkd.core.records import Conditions
 from echodfkd.sources.phantom.anatomy import Timing, draw_timing, ejected_fraction
-from echodfkd.sources.phantom.chambers import ellipse
+from echodfkd.sources.phantom.chambers import ellipse_distance
 from echodfkd.sources.phantom.domains import DOMAINS
 from echodfkd.sources.phantom.draws import Draws, clip_key, gaussian_texture, scramble, uniform_of
 from echodfkd.sources.phantom.image import tissue_texture
 from echodfkd.sources.phantom.overlays import LUMINANCE_STEPS, block_artefacts, draw_ecg, ecg, text_layer
-from echodfkd.sources.phantom.renderer import Patient, PhantomRenderer, Stage
+from echodfkd.sources.phantom.renderer import Patient, PhantomRenderer, PreparedScene
 from echodfkd.sources.phantom.source import default_phantom
 from echodfkd.sources.phantom.truth import LANDMARKS, find_events
 from tests.benchmarks.phantom_proofs import (
@@ -93,7 +93,7 @@ def test_myocardium_keeps_its_volume_over_the_beat() -> None:
 
 def test_ellipse_distance_is_exact_on_a_circle() -> None:
     y, x = torch.meshgrid(torch.linspace(-8, 8, 33), torch.linspace(-9, 9, 37), indexing="ij")
-    distance = ellipse(x.clone(), y.clone(), torch.tensor(5.0), torch.tensor(5.0)).numpy()
+    distance = ellipse_distance(x.clone(), y.clone(), torch.tensor(5.0), torch.tensor(5.0)).numpy()
     radius = np.hypot(x, y).numpy()
     np.testing.assert_allclose(distance[radius > 0.1], radius[radius > 0.1] - 5, atol=1e-4)
 
@@ -182,7 +182,7 @@ def test_speckle_is_locked_to_the_tissue_and_noise_is_not() -> None:
     """Follow points of the wall by the ventricle's widths and lengths: their speckle stays; in place it does not."""
     scanner, patient = renderer(224), replace(patients(1)[0], fps=12.0, start_phase=0.0)
     scene = scanner.scene([patient], num_frames=5, perturbed=False)
-    stage = Stage([patient], scene, device=scanner.device, size=scanner.size)
+    stage = PreparedScene([patient], scene, device=scanner.device, size=scanner.size)
     power = tissue_texture(stage.heart(), stage.grid, stage.optics, stage.still.texture)[0][0].numpy()
     labels = stage.heart().labels()[0].numpy()
     motion, spacing = scene.motion, float(scene.optics.side[0]) / 224
@@ -210,7 +210,7 @@ def test_grains_widen_with_depth() -> None:
     for patient in patients(10):
         scanner = renderer(224)
         scene = scanner.scene([replace(patient, start_phase=0.0)], num_frames=1, perturbed=False)
-        stage = Stage([patient], scene, device=scanner.device, size=scanner.size)
+        stage = PreparedScene([patient], scene, device=scanner.device, size=scanner.size)
         power = tissue_texture(stage.heart(), stage.grid, stage.optics, stage.still.texture)[0][0, 0].numpy()
         row = []
         for start in (50, 160):
