@@ -1,9 +1,9 @@
-"""What the training loop asks of an engine, and the one place that chooses between plain torch and DeepSpeed.
+"""The interface between the training loop and its engines, plain torch or DeepSpeed.
 
-An engine owns one student: its forward pass, its gradients and its Adam. Both engines average gradients
-over the workers that hold the student, so that a loss that is already normalised over all workers is multiplied
-by `Engine.workers` before `Engine.backward`. Neither writes files: `Engine.weights` and `Engine.optimizer_state`
-hand out full fp32 tensors by name, which any engine, ZeRO stage and number of workers can start from.
+An engine owns one student: its forward pass, its gradients and its Adam (Kingma and Ba 2015). It averages gradients
+over the workers, so that a loss that is already normalised over all workers is multiplied by `Engine.workers` before
+`Engine.backward`. It writes no file: `Engine.weights` and `Engine.optimizer_state` return full fp32 tensors by name,
+which any engine, ZeRO stage and number of workers can start from.
 
 Legend: B clips, T frames, H rows, W columns.
 """
@@ -16,34 +16,35 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from echodfkd.config.sections.training import OptimizerConfig, TrainConfig
 from echodfkd.models.students.output import StudentOutput
 from echodfkd.storage.checkpoints import TAP, OptimizerState
 
 
 @dataclass(frozen=True)
-class AdamSettings:
-    """Settings of Adam (Kingma and Ba 2015).
+class EngineSettings:
+    """Settings of an engine.
 
-    Weight decay is an L2 term of the gradient, as in torch's Adam, or where ``decoupled`` that of AdamW (Loshchilov and
-    Hutter 2019): every parameter, biases and norms too, loses learning rate * weight_decay of itself per update.
+    Attributes:
+        optimizer: Adam's options. The engine's learning rate is an argument of `Engine.step`.
+        train: engine, zero_stage, precision, accumulation and torch_adam are read.
+        micro_batch: clips in one forward pass of one worker.
+        device: where the student runs.
     """
 
-    beta1: float
-    beta2: float
-    eps: float
-    weight_decay: float
-    decoupled: bool
-    clip_norm: float
-    """Largest global gradient norm; 0 does not clip."""
+    optimizer: OptimizerConfig
+    train: TrainConfig
+    micro_batch: int
+    device: torch.device
 
 
 def is_fused(device: torch.device) -> bool:
-    """Whether torch's Adam is one kernel for all tensors of a student: on a GPU, where they are too small for more."""
+    """Whether to use torch's fused Adam: on a GPU, where a kernel per tensor would cost more than its work."""
     return device.type == "cuda"
 
 
 def step_count(steps: int, device: torch.device) -> torch.Tensor:
-    """Updates done so far, float32, where torch's Adam looks for them: in the device's memory where it `is_fused`."""
+    """Updates done so far, as torch's Adam keeps them: a float32 tensor, on the device if Adam `is_fused`."""
     return torch.tensor(float(steps), device=device if is_fused(device) else None)
 
 
@@ -66,13 +67,13 @@ class Engine(Protocol):
     def average_gradients(self) -> torch.Tensor | None:
         """Average the gradients over the workers, once before `step`; every worker must call it.
 
-        Returns their norm before clipping, a scalar on the device that nobody has waited for: `step` must not be
-        called where it is not finite. None where only the update itself tells it (ZeRO stages 1 to 3).
+        Returns their norm before clipping, a scalar on the device, which the host has not waited for; None under ZeRO
+        stages 1 to 3, whose update computes it. `step` must not be called if it is not finite.
         """
         ...
 
     def step(self, learning_rate: float) -> float | None:
-        """Clip, update, forget the gradients. Returns their norm where `average_gradients` did not."""
+        """Clip, update, and forget the gradients. Returns their norm if `average_gradients` returned None."""
         ...
 
     def zero_grad(self) -> None:
@@ -84,7 +85,7 @@ class Engine(Protocol):
         ...
 
     def optimizer_state(self) -> OptimizerState:
-        """Adam's moments by parameter name, on the CPU. Every worker must call it."""
+        """Adam's moments by parameter name, on the CPU; zeros before the first step. Every worker must call it."""
         ...
 
 

@@ -1,16 +1,16 @@
-"""The training loop of one worker, without Ray: on any iterator of micro-batches, alone or in a process group.
+"""The training loop of one worker, without Ray: on any iterator of micro-batches, in one process or in a group.
 
 consumes: micro-batches of taught clips / produces: published checkpoints, ledger parts, progress numbers
 waits for: the next micro-batches, and its fellow workers / unblocked by: the stream
 
-Everything that may stop a run is agreed on before it does: what one worker sees (a fault in the stream, the
-end of the plan, a NaN) travels in two small all-reduced vectors per step, one before the forward pass and one
-before the update, so that all workers stop at the same place with the same sentence and none hangs.
+All workers stop at the same step with the same sentence, and none hangs: a fault in the stream, the end of the plan
+or a NaN that one worker sees is exchanged in two small all-reduced vectors per step, one before the forward pass and
+one before the update.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from echodfkd.storage.files import RunStorage
 from echodfkd.storage.manifests import latest_checkpoint
 from echodfkd.training.collectives import gather_texts, sum_over_workers
 from echodfkd.training.objective import Totals, own_totals
-from echodfkd.training.run_state import RunState, WorkerContext, publish_run, settle_log, start_run
+from echodfkd.training.run_state import RunState, WorkerContext, flush_log, publish_run, start_run
 from echodfkd.training.schedule import learning_rate
 from echodfkd.training.step import LOSS, NORM, accumulate_gradients, check_finite, term_values, update
 from echodfkd.training.student import Student
@@ -46,7 +46,7 @@ def train(
 ) -> dict[str, Any]:
     """Train the students of the run on this worker's micro-batches, from the newest checkpoint to the last step.
 
-    A student that early stopping has ended stays as it is; where all have, the run ends and publishes.
+    A student that early stopping has ended stays as it is; when all have ended, the run publishes and ends.
     With ``data.order: fixed``, update s (from 0) trains on the slots s * G .. (s + 1) * G - 1 (G =
     train.global_batch) whatever the number of workers; a worker gets train.accumulation micro-batches of them.
 
@@ -55,7 +55,7 @@ def train(
         batches: micro-batches that the newest checkpoint has not consumed.
         config: the run.
         storage: the run folder.
-        teacher_id: who made the soft masks.
+        teacher_id: of the teacher that made the soft masks.
 
     Returns:
         start_step, steps (updates of the run, unless `context.stop_asked` ended it early), clips (of this call, all
@@ -71,21 +71,21 @@ def train(
     run = start_run(context, config, storage, teacher_id)
     done = run.first_step
     for step in range(run.first_step, config.train.steps):
-        if not run.active:
+        students = run.active
+        if not students:
             break
         asked = clock.now()
         rounds, fault = _fetch(run, batches, step)
         started = clock.now()
         totals = _agree(run, rounds, fault, step)
-        own = [student for student in run.students if student.name in run.active]
-        parts = accumulate_gradients(own, rounds, totals=totals, step=step, device=run.device)
-        rows = _sum_over_workers(own, parts)
+        parts = accumulate_gradients(students, rounds, totals=totals, step=step, device=run.device)
+        rows = _sum_over_workers(students, parts)
         check_finite(rows, step + 1)
         losses, norms = ({name: row[place] for name, row in rows.items()} for place in (LOSS, NORM))
-        terms = {student.name: term_values(rows[student.name], student, step) for student in own}
         rate = _rate(config, step)
-        norms |= update(own, rate, step + 1)
-        _record(run, rounds, step + 1, started, rate, own, losses, terms, norms)
+        norms |= update(students, rate, step + 1)
+        _record_clips(run, rounds, step + 1, started)
+        _log_update(run, step, rate, rows, norms)
         run.progress.add_step(step + 1, rounds, asked=asked, started=started, losses=losses, rate=rate)
         for name, loss in losses.items():
             run.early[name].add(loss, step + 1, config.train)
@@ -109,16 +109,16 @@ def train(
 
 
 def _fetch(run: RunState, batches: Iterator[DistillationBatch], step: int) -> tuple[list[DistillationBatch], str]:
-    """The micro-batches of one step, and the sentence of what is wrong with them ("" if nothing is)."""
-    train = run.config.train
+    """The micro-batches of one step, and a sentence about their fault ("" if there is none)."""
+    options = run.config.train
     rounds: list[DistillationBatch] = []
     fault = ""
-    for _ in range(train.accumulation):
+    for _ in range(options.accumulation):
         batch = next(batches, None)
         if batch is None:
             return rounds, (
-                f"the clip stream ended early: worker {run.context.rank} got {len(rounds)} of {train.accumulation}"
-                f" micro-batches for step {step + 1} of {train.steps} (plan: {run.config.plan_slots} clips)"
+                f"the clip stream ended early: worker {run.context.rank} got {len(rounds)} of {options.accumulation}"
+                f" micro-batches for step {step + 1} of {options.steps} (plan: {run.config.plan_slots} clips)"
             )
         rounds.append(batch)
         run.ledger.add_quarantined(batch.quarantined)
@@ -129,7 +129,7 @@ def _fetch(run: RunState, batches: Iterator[DistillationBatch], step: int) -> tu
 
 
 def _misplaced(run: RunState, batch: DistillationBatch, step: int) -> str:
-    """What is wrong with the slots of a micro-batch: their number, or their place in the plan."""
+    """A sentence about wrong slots of a micro-batch, in number or in place; "" if they are right."""
     size = run.config.train.global_batch
     slots = [int(slot) for slot in batch.slot]
     if len(slots) != run.config.micro_batch:
@@ -139,7 +139,7 @@ def _misplaced(run: RunState, batch: DistillationBatch, step: int) -> str:
     again = [slot for slot in slots if slot in run.consumed]
     if again:
         return f"the clip stream sent slot {again[0]} at step {step + 1}, but a checkpoint has consumed it already"
-    # after a resume from an unordered run the plan has gaps, and steps no longer stand for ranges of slots
+    # After a resume from an unordered run the plan has gaps, and a step is no longer a range of slots.
     if run.config.data.order == "fixed" and run.consumed.is_prefix:
         outside = [slot for slot in slots if not step * size <= slot < (step + 1) * size]
         if outside:
@@ -151,7 +151,10 @@ def _misplaced(run: RunState, batch: DistillationBatch, step: int) -> str:
 
 
 def _agree(run: RunState, rounds: Sequence[DistillationBatch], fault: str, step: int) -> Totals:
-    """One all-reduce before the forward pass: the global weights, and whether any worker must stop the run."""
+    """One all-reduce before the forward pass: the global weights, and whether any worker must stop the run.
+
+    Raises `RunError` on every worker alike.
+    """
     bad = [row for batch in rounds for row in batch.quarantined]
     flags = (float(len(bad)), float(bool(fault)), float(run.context.stop_asked()))
     vector = torch.tensor([*own_totals(rounds), *flags], dtype=torch.float64)
@@ -194,29 +197,25 @@ def _rate(config: RunConfig, step: int) -> float:
     )
 
 
-def _record(
-    run: RunState,
-    rounds: Sequence[DistillationBatch],
-    step: int,
-    started: float,
-    rate: float,
-    own: Sequence[Student],
-    losses: dict[str, float],
-    terms: dict[str, dict[str, float]],
-    norms: dict[str, float],
-) -> None:
-    """Rows of a finished update. What all workers know of a student, one of them writes."""
-    now = clock.now()
-    settle_log(run)
+def _record_clips(run: RunState, rounds: Sequence[DistillationBatch], step: int, started: float) -> None:
+    """Ledger rows and slots of this worker's clips of update ``step`` (from 1), and its span in the timeline."""
     for batch in rounds:
         run.ledger.add_trained(batch, step)
         run.slots.extend(int(slot) for slot in batch.slot)
     clips = sum(len(batch.slot) for batch in rounds)
     frames = sum(batch.video.shape[0] * batch.video.shape[1] for batch in rounds)
-    run.ledger.add_spans([StageSpan("students", run.context.name, started, now, clips, frames)])
-    for student in own:
+    run.ledger.add_spans([StageSpan("students", run.context.name, started, clock.now(), clips, frames)])
+
+
+def _log_update(
+    run: RunState, step: int, rate: float, rows: Mapping[str, Sequence[float]], norms: Mapping[str, float]
+) -> None:
+    """Log an update of every student in training; ``step`` as in `accumulate_gradients`, whose ``rows`` these are."""
+    flush_log(run)
+    now = clock.now()
+    for student in run.active:
         name, seconds = student.name, student.timer.take()
-        row = {"student": name, "step": step, "loss": losses[name], "learning_rate": rate, "grad_norm": norms[name]}
-        row["terms"] = terms[name]
-        if run.context.rank == 0:
-            run.untimed.append(({**row, "time": now}, seconds))
+        row = {"student": name, "step": step + 1, "loss": rows[name][LOSS], "learning_rate": rate, "time": now}
+        row |= {"grad_norm": norms[name], "terms": term_values(rows[name], student, step)}
+        if run.context.rank == 0:  # all workers have the same row
+            run.pending_log.append((row, seconds))

@@ -1,4 +1,4 @@
-"""The engine that needs torch alone: Adam, and one flattened all-reduce of the gradients per step."""
+"""The engine of plain torch: Adam, and one flattened all-reduce of the gradients per step."""
 
 from __future__ import annotations
 
@@ -10,27 +10,20 @@ from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from echodfkd.models.students.output import StudentOutput
 from echodfkd.storage.checkpoints import OptimizerState, copy_to_cpu
 from echodfkd.training.collectives import num_workers
-from echodfkd.training.engine import AdamSettings, PrecisionModule, is_fused, step_count
+from echodfkd.training.engine import EngineSettings, PrecisionModule, is_fused, step_count
 
 
 class PlainEngine:
     """See `Engine`. Every worker holds the whole student and takes the same step."""
 
-    def __init__(
-        self,
-        module: nn.Module,
-        *,
-        adam: AdamSettings,
-        precision: str,
-        device: torch.device,
-        state: OptimizerState | None,
-    ) -> None:
+    def __init__(self, module: nn.Module, settings: EngineSettings, state: OptimizerState | None) -> None:
+        adam, device = settings.optimizer, settings.device
         self.module = module
         self.workers = num_workers()
-        self._forward = PrecisionModule(module, precision=precision, device=device)
+        self._forward = PrecisionModule(module, precision=settings.train.precision, device=device)
         self._clip_norm = adam.clip_norm
         self._named = dict(module.named_parameters())
-        self._adam = (torch.optim.AdamW if adam.decoupled else torch.optim.Adam)(
+        self._adam = (torch.optim.AdamW if adam.kind == "adamw" else torch.optim.Adam)(
             self._named.values(),
             lr=0.0,
             betas=(adam.beta1, adam.beta2),
@@ -58,7 +51,7 @@ class PlainEngine:
     def average_gradients(self) -> torch.Tensor:
         """See `Engine.average_gradients`."""
         for parameter in self._named.values():
-            if parameter.grad is None:  # a parameter that no output depends on still travels with the others
+            if parameter.grad is None:  # no output depends on it, but all workers must send the same
                 parameter.grad = torch.zeros_like(parameter)
         gradients = [parameter.grad for parameter in self._named.values() if parameter.grad is not None]
         if self.workers > 1:
@@ -88,7 +81,7 @@ class PlainEngine:
         return {name: copy_to_cpu(tensor) for name, tensor in self.module.state_dict().items()}
 
     def optimizer_state(self) -> OptimizerState:
-        """See `Engine.optimizer_state`. Before the first step the moments are zero."""
+        """See `Engine.optimizer_state`."""
         step, exp_avg, exp_avg_sq = 0, {}, {}
         for name, parameter in self._named.items():
             own = self._adam.state.get(parameter)

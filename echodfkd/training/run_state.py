@@ -1,4 +1,4 @@
-"""What a worker carries through its loop: how it starts, from nothing or a checkpoint, and how it commits."""
+"""The state of a worker's training loop: its start, from nothing or from a checkpoint, and its commits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from echodfkd.config.identity import config_hash, run_hashes
 from echodfkd.config.run import RunConfig
 from echodfkd.core.errors import ConfigError, EchoDFKDError, InputError, RunError
 from echodfkd.core.records import PublishedCheckpoint, TrainingRow
-from echodfkd.storage.checkpoints import code_version, prune_resume, publish, read_resume
+from echodfkd.storage.checkpoints import StudentState, code_version, prune_resume, publish, read_resume
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.intervals import Intervals
 from echodfkd.storage.ledger import LedgerBuffer
@@ -27,17 +27,17 @@ from echodfkd.training.student import Student, make_student
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """Who this worker is.
+    """One worker's place in the group, and its links to the run.
 
     Attributes:
         rank: 0 .. world_size - 1.
         world_size: workers of the process group; 1 needs no group.
         device: torch device, such as cpu or cuda.
         name: this worker's name in the timeline.
-        attempt: a name that no other start of this run's workers has.
+        attempt: a name unique to this start of the run's workers.
         report: takes progress numbers; called on rank 0 at the start and then at most once a second.
-        lease_epoch: the lease of this run (`echodfkd.storage.lease`); 0 where nothing can run beside it.
-        stop_asked: whether the run shall publish and stop after this update; asked at every step.
+        lease_epoch: the lease of this run (`echodfkd.storage.lease`); 0 if no other run can write to the folder.
+        stop_asked: whether the run must publish and stop after this update; called at every step.
     """
 
     rank: int
@@ -52,7 +52,7 @@ class WorkerContext:
 
 @dataclass
 class RunState:
-    """What the loop carries from step to step."""
+    """The state of the loop between two steps."""
 
     context: WorkerContext
     config: RunConfig
@@ -62,7 +62,7 @@ class RunState:
     students: Sequence[Student]
     """In the order of the config; every worker holds all of them."""
     early: Mapping[str, EarlyStopping]
-    """Of every student of the run."""
+    """By student."""
     ledger: LedgerBuffer
     progress: Progress
     first_step: int
@@ -73,19 +73,19 @@ class RunState:
     published: str
     slots: list[int] = field(default_factory=list)
     """Slots that this worker received since the newest checkpoint."""
-    untimed: list[tuple[dict[str, Any], Callable[[], float]]] = field(default_factory=list)
-    """Log rows of the newest update, and what tells their busy seconds once the device has done it."""
+    pending_log: list[tuple[dict[str, Any], Callable[[], float]]] = field(default_factory=list)
+    """Log rows of the newest update, and callbacks that return their busy seconds after the device has finished it."""
     stopping: bool = False
     """Some worker was asked to stop; all of them know."""
 
     @property
-    def active(self) -> list[str]:
-        """Students that early stopping has left in training, over all workers; the same on each of them."""
-        return [name for name, state in self.early.items() if state.stopped_at is None]
+    def active(self) -> list[Student]:
+        """Students still in training, that is not ended by early stopping; the same on every worker."""
+        return [student for student in self.students if self.early[student.name].stopped_at is None]
 
 
 def start_run(context: WorkerContext, config: RunConfig, storage: RunStorage, teacher_id: str) -> RunState:
-    """Build the students, from the seed or from the newest checkpoint, and everything else the loop carries.
+    """Build the students, from the seed or from the newest checkpoint, and the rest of the loop's state.
 
     Raises:
         InputError: the newest checkpoint does not belong to this run, or is damaged.
@@ -141,41 +141,11 @@ def publish_run(run: RunState, step: int) -> None:
             every worker.
     """
     states = {student.name: student.state() for student in run.students}
-    settle_log(run)
-    own: dict[str, Any] = {"slots": Intervals.of(run.slots).to_json(), "full": ""}
-    try:
-        own |= run.ledger.flush(step)
-    except OSError as error:
-        own["full"] = _explain_full(error, run.storage)
-    parts = [json.loads(text) for text in gather_texts(json.dumps(own))]
-    if full := next((part["full"] for part in parts if part["full"]), ""):
-        raise RunError(full)
+    parts = _flush_ledgers(run, step)
     consumed = run.consumed
     for part in parts:
         consumed = consumed.union(Intervals.from_json(part["slots"]))
-    failed = ""
-    if run.context.rank == 0:
-        try:
-            if len(consumed) != step * run.config.train.global_batch:
-                raise RunError(
-                    f"after step {step} the workers have trained {len(consumed)} distinct slots, expected"
-                    f" {step * run.config.train.global_batch}: the clip stream repeated some"
-                )
-            publish(
-                run.storage,
-                step=step,
-                students=states,
-                consumed=consumed,
-                ledger={name: known for part in parts for name, known in part["ledger"].items()},
-                quarantine={name: known for part in parts for name, known in part["quarantine"].items()},
-                meta=_meta(run, step),
-                lease_epoch=run.context.lease_epoch,
-            )
-            prune_resume(run.storage, run.config.train.keep_resume)
-        except EchoDFKDError as error:
-            failed = str(error)
-        except OSError as error:
-            failed = _explain_full(error, run.storage)
+    failed = _commit(run, step, states, consumed, parts) if run.context.rank == 0 else ""
     failed = gather_texts(failed)[0]
     if failed:
         raise RunError(failed)
@@ -185,15 +155,62 @@ def publish_run(run: RunState, step: int) -> None:
     run.progress.gaps = consumed.ranges[-1][1] - len(consumed) if consumed.ranges else 0
 
 
-def settle_log(run: RunState) -> None:
-    """Log the newest update with its busy seconds: once the next one is under way, or before a checkpoint."""
-    for row, seconds in run.untimed:
+def _flush_ledgers(run: RunState, step: int) -> list[dict[str, Any]]:
+    """Every worker's ``slots`` since the last commit, and by kind the part files that it has written now.
+
+    Raises:
+        RunError: a worker's disk is full; the same on every worker.
+    """
+    flush_log(run)
+    own: dict[str, Any] = {"slots": Intervals.of(run.slots).to_json(), "full": ""}
+    try:
+        own |= run.ledger.flush(step)
+    except OSError as error:
+        own["full"] = _explain_full(error, run.storage)
+    parts = [json.loads(text) for text in gather_texts(json.dumps(own))]
+    if full := next((part["full"] for part in parts if part["full"]), ""):
+        raise RunError(full)
+    return parts
+
+
+def _commit(
+    run: RunState, step: int, states: dict[str, StudentState], consumed: Intervals, parts: Sequence[dict[str, Any]]
+) -> str:
+    """Publish the checkpoint. Returns the sentence of an error, which all workers must raise, or ""."""
+    expected = step * run.config.train.global_batch
+    if len(consumed) != expected:
+        return (
+            f"after step {step} the workers have trained {len(consumed)} distinct slots, expected {expected}: the"
+            " clip stream repeated some"
+        )
+    try:
+        publish(
+            run.storage,
+            step=step,
+            students=states,
+            consumed=consumed,
+            ledger={name: known for part in parts for name, known in part["ledger"].items()},
+            quarantine={name: known for part in parts for name, known in part["quarantine"].items()},
+            meta=_meta(run, step),
+            lease_epoch=run.context.lease_epoch,
+        )
+        prune_resume(run.storage, run.config.train.keep_resume)
+    except EchoDFKDError as error:
+        return str(error)
+    except OSError as error:
+        return _explain_full(error, run.storage)
+    return ""
+
+
+def flush_log(run: RunState) -> None:
+    """Log the newest update with its busy seconds. Call it after the next one has begun, or before a checkpoint."""
+    for row, seconds in run.pending_log:
         run.ledger.add_training(TrainingRow(**row, busy_s=seconds()))
-    run.untimed = []
+    run.pending_log = []
 
 
 def _explain_full(error: OSError, storage: RunStorage) -> str:
-    """The sentence for a disk without room, which a restart would meet again; any other error is raised."""
+    """The sentence for a full disk, which a restart would meet again; any other error is raised."""
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         raise error
     return f"the run folder {storage.root} cannot be written: {error.strerror}; make room, the same command goes on"

@@ -11,12 +11,13 @@ import torch
 from echodfkd.config.run import RunConfig
 from echodfkd.config.sections.objective import TermConfig
 from echodfkd.config.sections.student import StudentConfig
+from echodfkd.config.sections.training import OptimizerConfig, TrainConfig
 from echodfkd.core.errors import InputError
 from echodfkd.models.students.build import build_student
 from echodfkd.storage.checkpoints import StudentState, read_resume, read_student
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.manifests import latest_checkpoint, list_checkpoints
-from echodfkd.training.engine import AdamSettings
+from echodfkd.training.engine import EngineSettings
 from echodfkd.training.objective import ramped_weight
 from echodfkd.training.student import build_engine, student_seed
 from echodfkd.training.weight_average import WeightAverage
@@ -177,18 +178,10 @@ def test_weight_decay_is_adam_s_or_adamw_s(decoupled: bool) -> None:
         def forward(self, video_BTHW: torch.Tensor) -> torch.Tensor:
             return video_BTHW.float() * self.weight.sum()
 
-    adam = AdamSettings(beta1=0.9, beta2=0.99, eps=1e-8, weight_decay=0.3, decoupled=decoupled, clip_norm=0.0)
-    engine = build_engine(
-        "plain",
-        Scale(),
-        adam=adam,
-        zero_stage=0,
-        precision="fp32",
-        accumulation=1,
-        micro_batch=1,
-        torch_adam=True,
-        device=torch.device("cpu"),
-    )
+    kind = "adamw" if decoupled else "adam"
+    adam = OptimizerConfig(kind=kind, beta1=0.9, beta2=0.99, eps=1e-8, weight_decay=0.3, clip_norm=0.0)
+    settings = EngineSettings(adam, TrainConfig(engine="plain"), micro_batch=1, device=torch.device("cpu"))
+    engine = build_engine(Scale(), settings)
     weight, first, second = np.array([1.0, -2.0, 0.5]), np.zeros(3), np.zeros(3)
     for step in range(1, 6):
         engine.backward((engine.module.weight**2).sum())

@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 
+from echodfkd.config.sections.training import OptimizerConfig, TrainConfig
 from echodfkd.core.errors import RunError
 from echodfkd.core.records import DistillationBatch
 from echodfkd.storage.checkpoints import read_resume, read_student
@@ -97,7 +98,7 @@ def stop_together(rank: int, folder: str) -> None:
 def step_on_poison(engine: str, where: str, rank: int) -> dict:
     """Two good steps, then one where rank 1 alone meets a number that is not finite."""
     from echodfkd.training.collectives import sum_over_workers
-    from echodfkd.training.engine import AdamSettings
+    from echodfkd.training.engine import EngineSettings
     from echodfkd.training.objective import Totals
     from echodfkd.training.step import accumulate_gradients, check_finite, update
     from echodfkd.training.student import GradientWatch, Student, build_engine
@@ -107,18 +108,8 @@ def step_on_poison(engine: str, where: str, rank: int) -> dict:
     torch.manual_seed(0)
     module = Poisoned(where)
     watch = GradientWatch(module, device)
-    adam = AdamSettings(beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, decoupled=False, clip_norm=1.0)
-    built = build_engine(
-        kind,
-        module,
-        adam=adam,
-        zero_stage=stage,
-        precision="fp32",
-        accumulation=1,
-        micro_batch=2,
-        torch_adam=True,
-        device=device,
-    )
+    train = TrainConfig(engine=kind, zero_stage=stage)
+    built = build_engine(module, EngineSettings(OptimizerConfig(), train, micro_batch=2, device=device))
     students = [Student("fragile", built, watch)]
     before: dict[str, torch.Tensor] = {}
     for step in (1, 2, 3):
