@@ -1,4 +1,4 @@
-"""Students between this package and the authors' code: their ``.ckpt`` to our folder, ours to their ``.ckpt``."""
+"""Convert students: the authors' ``.ckpt`` to a folder of ours, and ours to their ``.ckpt``."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from echodfkd.storage.manifests import list_checkpoints
 from echodfkd.training.initial_weights import StudentFile, read_student_file
 
 _TOLERANCE = 1e-5
-"""Of logits, relative to the largest: both sides run the same convolutions, only their order of sums may differ."""
+"""Of logits, relative to the largest: both networks run the same convolutions, and may only sum in another order."""
 
 
 def import_student(source: str, out: str) -> dict[str, Any]:
-    """Write ``student.safetensors`` and ``student.json`` out of a ``.ckpt`` of the authors.
+    """Write ``student.safetensors`` and ``student.json`` from a ``.ckpt`` of the authors.
 
     Returns:
         student.json's content: ``student`` (its options), ``sha256`` of the weights' file, ``source`` (path and
@@ -60,11 +60,11 @@ def export_student(source: str, out: str, *, name: str = "") -> dict[str, Any]:
         source: a run folder (its newest checkpoint), a checkpoint's folder, a folder of `import_student`, or a
             ``student.safetensors`` in one of these.
         out: folder that is written to.
-        name: which student of a run; may be empty where there is but one.
+        name: of the student in a run; may be empty if the run has only one.
 
     Returns:
         ``{"checkpoint", "hyperparameters", "blocks", "layers", "filters", "step", "source", "sha256"}``; the last two
-        are those of the weights' file.
+        describe the file of the weights.
 
     Raises:
         InputError: there is no such student, or the authors' network cannot give the same output.
@@ -109,9 +109,9 @@ def find_student(source: str, name: str) -> StudentFile:
 
 
 def _check_same_outputs(file: StudentFile) -> None:
-    """Run the student as it was built, and the authors' network with its weights, on noise.
+    """Compare the student and the authors' network, with the same weights, on noise.
 
-    Equal names and shapes do not prove equal networks: an option may change what is done with the weights.
+    Equal names and shapes do not prove equal networks: an option may change how the weights are used.
     """
     assert file.options is not None
     blocks, layers, filters = check_architecture(file.weights, what=file.path)

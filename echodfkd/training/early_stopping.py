@@ -1,9 +1,9 @@
-"""Early stopping of one student, on the losses it meets anyway: a small machine whose state lies in the checkpoint.
+"""Early stopping of one student, by its training losses; the state is kept in the checkpoint.
 
 Every update's loss is taken before the update. On an endless stream its clips were never trained on, so that the
-mean over a window of updates estimates the held-out loss without bias (of the network in training mode, averaged
-over the weights of the window): no held-out set and no pass of its own is needed. A recorded source that begins
-its second epoch shows clips again, and the same number is then a training loss.
+mean over a window of updates is an unbiased estimate of the held-out loss (of the network in training mode, averaged
+over the weights of the window), without a held-out set. In the second epoch of a recorded source clips come again, and
+the mean is a training loss.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from echodfkd.config.sections.training import TrainConfig
 class EarlyStopping:
     """Stops after ``patience`` windows in a row that are not better than the best one so far.
 
-    Losses are those summed over all workers, the same float64 on each, so that all decide alike; a resumed run goes
-    on inside a window from the very sum that the checkpoint holds. Window k covers the updates k * window + 1 ..
-    (k + 1) * window; a student that a checkpoint of an older version left without a state begins one there.
+    The losses are summed over all workers, the same float64 on each, so that all decide alike. A resumed run goes on
+    inside a window from the sum in the checkpoint. Window k covers the updates k * window + 1 .. (k + 1) * window.
     """
 
     best: float | None = None
@@ -28,16 +27,17 @@ class EarlyStopping:
     bad_windows: int = 0
     """Whole windows since then."""
     window_sum: float = 0.0
-    """Losses of the window under way, and how many they are."""
+    """Sum of the losses of the current window."""
     window_steps: int = 0
+    """Number of these losses."""
     stopped_at: int | None = None
     """Updates done when the student stopped; None while it trains."""
 
     def add(self, loss: float, step: int, train: TrainConfig) -> None:
-        """Count the loss of update ``step`` (from 1). Without a window nothing is kept."""
+        """Count the loss of update ``step`` (from 1), unless early stopping is off."""
         if not train.early_stop_window:
             return
-        assert self.stopped_at is None, "a stopped student meets no loss"
+        assert self.stopped_at is None, "a stopped student has no further losses"
         self.window_sum += loss
         self.window_steps += 1
         if self.window_steps < train.early_stop_window:
@@ -53,7 +53,7 @@ class EarlyStopping:
 
     @staticmethod
     def from_meta(meta: Mapping[str, object], student: str) -> EarlyStopping:
-        """The state in a checkpoint's meta, where JSON keeps every bit of a float64; fresh where there is none."""
+        """The state in a checkpoint's meta (JSON keeps every bit of a float64); a fresh one if there is none."""
         states = meta.get("early_stopping")
         state = states.get(student) if isinstance(states, dict) else None
         return EarlyStopping(**state) if isinstance(state, dict) else EarlyStopping()

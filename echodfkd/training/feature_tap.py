@@ -1,7 +1,7 @@
-"""A student's inner features on their way to the term ``features``, with the adapter that this term may need.
+"""Read a student's inner features for the term ``features``, through an adapter if the term needs one.
 
-The tap is a module inside the student, so that any engine trains, shards and stores the adapter as it does the rest.
-What is published is the student without it (`without_tap`).
+The tap is a module inside the student, so that any engine trains, shards and stores the adapter like the other weights.
+The published student has no tap (`without_tap`).
 
 Legend: B clips, T frames, F features, h rows, w columns.
 """
@@ -20,7 +20,7 @@ from echodfkd.storage.checkpoints import TAP
 
 
 class FeatureTap(nn.Module):
-    """Keeps what a layer gives in a forward pass, and hands it out once, through the adapter if there is one."""
+    """Keeps a layer's output in a forward pass, and returns it once, through the adapter if there is one."""
 
     def __init__(self, layer: nn.Module, adapter: FeatureAdapter | None) -> None:
         super().__init__()
@@ -32,16 +32,16 @@ class FeatureTap(nn.Module):
         self._kept = output
 
     def forward(self, frames: int) -> torch.Tensor:
-        """(B, T, F, h, w) of the newest pass over clips of T frames."""
+        """Features (B, T, F, h, w) of the last pass, over clips of T frames."""
         features, self._kept = self._kept, None
         assert features is not None, "the student has not run"
-        if features.ndim == 4:  # decoder levels see frames, not clips
+        if features.ndim == 4:  # decoder levels run on frames, not on clips
             features = features.unflatten(0, (-1, frames))
         return features if self.adapter is None else self.adapter(features)
 
 
 def attach_tap(student: nn.Module, term: TermConfig, teacher_channels: int) -> None:
-    """Put a tap into a student that is whole otherwise. An adapter's weights come from torch's global generator.
+    """Add a tap to a complete student. The adapter's weights are drawn from torch's global generator.
 
     Args:
         student: of `build_student`, without a tap.

@@ -46,7 +46,7 @@ def read_student_file(path: str, *, option: str) -> StudentFile:
 
     Args:
         path: the file.
-        option: what named it, for the error's sentence.
+        option: the option that named the file, for the error's sentence.
 
     Raises:
         InputError: it cannot be read, is damaged, holds no student, or its options do not fit its weights.
@@ -107,7 +107,7 @@ def _read_network(data: bytes, where: str) -> StudentConfig | None:
 
     Args:
         data: the file, which safetensors has accepted.
-        where: names the file in the error's sentence.
+        where: name of the file, for the error's sentence.
 
     Raises:
         InputError: the options describe no student.

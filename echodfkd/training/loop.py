@@ -48,7 +48,7 @@ def train(
 
     A student that early stopping has ended stays as it is; when all have ended, the run publishes and ends.
     With ``data.order: fixed``, update s (from 0) trains on the slots s * G .. (s + 1) * G - 1 (G =
-    train.global_batch) whatever the number of workers; a worker gets train.accumulation micro-batches of them.
+    train.global_batch), with any number of workers; a worker gets train.accumulation micro-batches of them.
 
     Args:
         context: who this worker is.

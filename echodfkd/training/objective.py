@@ -1,8 +1,8 @@
 """The loss of a student: its output against a batch of taught clips.
 
 The weighted terms on the masks (a cross-entropy, or those of ``students.<name>.objective``) + phase_weight * phase BCE
-+ ef_weight * smooth L1 of the ejection fraction. Each is averaged over what is known in the whole optimiser step, so
-that the parts of any cut of a batch add up to the whole.
++ ef_weight * smooth L1 of the ejection fraction. Each is averaged over the known targets of the whole optimiser step,
+so that the losses of the parts of a batch add up to the loss of the batch.
 
 Legend: B clips, T frames, C classes, H rows, W columns.
 """
@@ -30,7 +30,7 @@ from echodfkd.models.students.output import StudentOutput
 
 
 class Totals(NamedTuple):
-    """What the terms of the loss are divided by: sums over all workers and rounds of an optimiser step."""
+    """Divisors of the terms of the loss: sums over all workers and rounds of an optimiser step."""
 
     weight: float
     """Sample weights of all clips."""
@@ -53,7 +53,7 @@ def own_totals(batches: Sequence[DistillationBatch]) -> Totals:
 
 
 class BatchTensors(NamedTuple):
-    """A batch on the device of its students; targets are float32, NaN where unknown."""
+    """A batch on the device of its students; targets are float32, unknown ones NaN."""
 
     video: torch.Tensor
     """uint8 (B, T, H, W)."""
@@ -74,7 +74,7 @@ class BatchTensors(NamedTuple):
 
 
 def batch_tensors(batch: DistillationBatch, device: torch.device) -> BatchTensors:
-    """Tensors of a batch. Arrays out of a stream may be read-only and are copied; to a GPU the host does not wait."""
+    """Copy a batch to the device; the host does not wait for a GPU."""
     codes = batch.teacher_prob
     weight = np.asarray(batch.sample_weight, np.float32)
     phase, ef, features = (
@@ -95,7 +95,7 @@ def batch_tensors(batch: DistillationBatch, device: torch.device) -> BatchTensor
 
 
 def _to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    """A copy, to a GPU by way of memory that it reads by itself: the copy runs while the host prepares what follows."""
+    # A copy, because arrays of a stream are read-only. A GPU reads pinned memory by itself, while the host goes on.
     return torch.tensor(array, pin_memory=device.type == "cuda").to(device, non_blocking=True)
 
 
@@ -120,7 +120,7 @@ TERM_NAMES = (*_MASK_LOSSES, "features", "phase", "ef")
 
 
 def ramped_weight(term: TermConfig, step: int) -> float:
-    """A term's weight in the update ``step`` (0 for the first): a function of the step alone, so nothing to restore."""
+    """A term's weight in the update ``step``, 0 for the first."""
     if step < term.start:
         return 0.0
     return term.weight * min(1.0, (step - term.start + 1) / max(1, term.ramp))
@@ -163,17 +163,17 @@ class Objective:
         return Objective(places, weights.phase_weight, weights.ef_weight, terms, tuple(student.tasks))
 
     def __call__(self, output: StudentOutput, batch: BatchTensors, totals: Totals) -> torch.Tensor:
-        """The loss of `measure` with every term at its whole weight."""
+        """The loss of `measure` with every term at its full weight."""
         return self.measure(output, batch, totals, step=None).loss
 
     def measure(self, output: StudentOutput, batch: BatchTensors, totals: Totals, *, step: int | None) -> LossTerms:
-        """This part's share of the loss of the whole optimiser step, and of its terms.
+        """The share of these clips in the loss of the whole optimiser step, and in its terms.
 
         Args:
             output: of the student, for ``batch.video``.
-            batch: a part of the step's clips.
-            totals: over all parts.
-            step: updates done before this one, which the terms' schedules go by; None is after all of them.
+            batch: some of the step's clips.
+            totals: over all clips of the step.
+            step: updates done before this one, for the terms' schedules; None is after all of them.
         """
         target = self._own(batch.mask_prob)
         weights = self.mask_weights(step)
@@ -198,7 +198,7 @@ class Objective:
         return LossTerms(loss, terms)
 
     def mask_weights(self, step: int | None) -> dict[str, float]:
-        """Weights of the terms of the student's objective, of those that are above 0; ``step`` as in `measure`."""
+        """Weights of the student's terms that are above 0; ``step`` as in `measure`."""
         terms = {name: self.terms[name] for name in TERM_NAMES if name in self.terms}
         weights = {n: term.weight if step is None else ramped_weight(term, step) for n, term in terms.items()}
         return {name: weight for name, weight in weights.items() if weight > 0}

@@ -1,4 +1,4 @@
-"""Numbers for the person who watches: a handful of sums on rank 0, reported at most once a second."""
+"""Progress numbers of a run, summed on rank 0 and reported at most once a second."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _EVERY_S = 1.0
 
 
 class Progress:
-    """Sums over the steps of this start of the worker, and what is made of them.
+    """Sums over the steps since this worker started, and the numbers derived from them.
 
     Args:
         config: the run.
-        send: takes the numbers; None keeps them here.
+        send: takes the numbers; None sends nothing.
     """
 
     def __init__(self, config: RunConfig, send: Callable[[dict[str, Any]], None] | None) -> None:
@@ -35,7 +35,7 @@ class Progress:
         self.published = 0
         """Step of the newest checkpoint."""
         self.gaps = 0
-        """Slots that it leaves out below its highest one."""
+        """Slots below its highest one that it leaves out."""
         self.quarantined = 0
         """Indices quarantined so far, over all workers."""
 
@@ -54,7 +54,7 @@ class Progress:
         losses: dict[str, float],
         rate: float,
     ) -> None:
-        """Count a finished update: ``asked`` for its clips and ``started`` with them, in seconds since 1970."""
+        """Count a finished update. It waited for clips from ``asked`` to ``started``, in seconds since 1970."""
         now = clock.now()
         self.wait_s += started - asked
         self.losses = {**self.losses, **losses}
@@ -75,10 +75,10 @@ class Progress:
         """Send the newest numbers, unless that was done less than a second ago.
 
         Keys: step, steps, losses, learning_rate, published, clips (all workers, of this start), wait_s,
-        wait_share, quarantined, ledger_gaps, first_step and first_step_time (of this start), and where known age_s
+        wait_share, quarantined, ledger_gaps, first_step and first_step_time (of this start), and if known age_s
         (how long a taught clip waited), ``<stage>_clips_s`` (clips per busy second of one actor; of an ensemble's
         members in pools of their own, ``teacher_clips_s`` is that of the slowest) and ``<stage>_busy_share`` (of the
-        time of its actors, as far as this worker's share of the clips tells).
+        time of its actors, estimated from this worker's share of the clips).
         """
         now = clock.now()
         if self._send is None or not self._numbers or (now - self._sent < _EVERY_S and not force):
@@ -109,7 +109,7 @@ class Progress:
         )
 
     def _teacher_rate(self) -> float:
-        """Clips per busy second of one teacher actor, over all stages that it, or the pools in its place, work at."""
+        """Clips per busy second of one teacher actor over all of its stages, or of the slowest member's pool."""
         seconds = [
             busy / max(clips, 1) for stage, (clips, busy) in self._busy.items() if stage.partition(".")[0] == "teacher"
         ]

@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the step: nothing to store, nothing to restore."""
+"""The learning rate, a pure function of the step: a checkpoint need not hold it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def learning_rate(
         schedule: cosine (half a cosine: Loshchilov and Hutter 2017), linear (a straight line), or constant (stays at
             ``base``).
         base: the largest learning rate, reached at step ``warmup_steps - 1``.
-        warmup_steps: steps of the warm-up; the first uses ``base / warmup_steps``. 0 has none.
+        warmup_steps: steps of the warm-up; the first uses ``base / warmup_steps``. 0: no warm-up.
         total_steps: length of the run.
-        final_fraction: the last step's share of ``base``.
+        final_fraction: share of ``base`` at the last step.
     """
     if step < warmup_steps:
         return base * (step + 1) / warmup_steps

@@ -1,4 +1,4 @@
-"""One optimiser step of a family of students: losses, gradients, and the watch for numbers that are not finite.
+"""One optimiser step of a family of students: losses, gradients, and the check that they are finite.
 
 Legend: B clips of a micro-batch, T frames, H rows, W columns.
 """
@@ -16,9 +16,9 @@ from echodfkd.training.objective import TERM_NAMES, Totals, batch_tensors
 from echodfkd.training.student import Student
 
 LOSS, BAD, NORM, TERMS = range(4)
-"""Places in a student's row of `accumulate_gradients`: its part of the loss, how many of its gradients were not finite,
-its part of their norm before clipping (0 where only the update tells it), and from the last one on the values of
-`TERM_NAMES` before they are weighted, 0 for those that it does not have."""
+"""Places in a student's row of `accumulate_gradients`: its part of the loss, the number of its non-finite gradients,
+its part of their norm before clipping (0 if only the update computes it), and from the last place on the unweighted
+values of `TERM_NAMES`, 0 for those that it does not have."""
 
 
 def accumulate_gradients(
@@ -32,12 +32,12 @@ def accumulate_gradients(
     """Forward and backward of every student over this worker's micro-batches.
 
     The loss of a clip counts by its share of ``totals``, which are sums over all workers and rounds, so that the
-    parts add up to the loss of the global batch. Engines average over the workers that hold a student, hence the
-    factor. ``step`` counts the updates done so far, which the objectives' schedules go by.
+    parts add up to the loss of the global batch. ``step`` counts the updates done so far, for the terms' schedules.
 
     Returns:
-        float64 (students, 3 + len(TERM_NAMES)) on ``device``, of this worker, as `LOSS`, `BAD`, `NORM` and `TERMS` say.
-        Sum it over the workers and read it before any update: the host waits for nothing else in a step.
+        float64 (students, 3 + len(TERM_NAMES)) on ``device``, of this worker; `LOSS`, `BAD`, `NORM` and `TERMS` are
+        places in a row. Sum it over the workers and read it before any update: the host waits for nothing else in a
+        step.
     """
     sums = torch.zeros(len(students), TERMS + len(TERM_NAMES), dtype=torch.float64, device=device)
     for student in students:
@@ -50,22 +50,22 @@ def accumulate_gradients(
                 own[LOSS] += measured.loss.detach()
                 for name, value in measured.terms.items():
                     own[TERMS + TERM_NAMES.index(name)] += value.detach()
-                student.engine.backward(measured.loss * student.engine.workers)
+                student.engine.backward(measured.loss * student.engine.workers)  # engines average over the workers
     for own, student in zip(sums, students, strict=True):
         with student.working():
             norm = student.engine.average_gradients()
         own[BAD] = student.watch.bad
         if norm is not None:
-            own[NORM] = norm.double() / student.engine.workers  # all of them have the same
+            own[NORM] = norm.double() / student.engine.workers  # every worker adds the same norm
     return sums
 
 
 def check_finite(rows: Mapping[str, Sequence[float]], step: int) -> None:
-    """Refuse an update, ``step`` from 1, by every student's row of `accumulate_gradients`, summed over the workers.
+    """Refuse update ``step`` (from 1) if a student's row of `accumulate_gradients`, summed over the workers, is bad.
 
     Raises:
         RunError: a loss or gradient is not finite, or gradients overflow in their sum; names the first such student.
-            The rows are the same on every worker, so all of them stop here, before the update.
+            The rows are the same on every worker, so that all of them stop here, before the update.
     """
     for name, row in rows.items():
         if not math.isfinite(row[LOSS]) or row[BAD]:
@@ -82,13 +82,14 @@ def check_finite(rows: Mapping[str, Sequence[float]], step: int) -> None:
 
 
 def term_values(row: Sequence[float], student: Student, step: int) -> dict[str, float]:
-    """A student's terms before they are weighted, out of its row; ``step`` as in `accumulate_gradients`."""
+    """The unweighted terms in a student's row; ``step`` as in `accumulate_gradients`."""
     return {name: row[TERMS + TERM_NAMES.index(name)] for name in student.objective.term_names(step)}
 
 
 def update(students: Sequence[Student], learning_rate: float, step: int) -> dict[str, float]:
-    """Update every student, ``step`` from 1, and its average. Returns the gradient norms before clipping that were not
-    known before (ZeRO stages 1 to 3).
+    """Update every student, ``step`` from 1, and its average.
+
+    Returns the gradient norms before clipping that only the update computes (ZeRO stages 1 to 3).
 
     Raises:
         RunError: such a norm is not finite.

@@ -1,4 +1,4 @@
-"""An exponential moving average of a student's weights, kept beside them and published in their place."""
+"""An exponential moving average of a student's weights, which is published in their place."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class WeightAverage:
     """a <- d a + (1 - d) w after every update, for every weight w and running statistic (Tarvainen and Valpola 2017).
 
     The decay d of update n (from 1) is min(decay, (1 + n) / (10 + n)), as in TensorFlow's ExponentialMovingAverage:
-    smaller at first, so that the initial weights fade. It is a function of n alone, so that the average is all there is
-    to store. Whole numbers, such as BatchNorm's count, are those of the newest weights.
+    smaller at first, so that the initial weights fade. It depends only on n, so that a checkpoint holds nothing but the
+    average. Integers, such as BatchNorm's count, are those of the newest weights.
 
     Args:
-        module: the student, with the weights to begin from.
+        module: the student, with the initial weights.
         decay: above 0 and below 1.
         state: an average to go on from; None begins from the module's weights.
 
@@ -39,7 +39,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
-        """Take in the weights after update ``step`` (from 1)."""
+        """Add the weights after update ``step`` (from 1)."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, tensor in module.state_dict().items():
             if tensor.is_floating_point():

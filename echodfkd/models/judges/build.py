@@ -29,7 +29,7 @@ def load_judge(
         prompts: the fields of `echodfkd.config.sections.judge.JudgePromptsConfig`; None takes the published ones.
         phase_sign: see `echodfkd.models.judges.reading.valve_cycle`.
         precision: echoclip: auto, fp32 or bf16.
-        captions: echoclip: folder or URL of embedded prompts (`echodfkd.models.judges.captions`); "" keeps none.
+        captions: echoclip: folder or URL of embedded prompts (`echodfkd.models.judges.captions`); "" stores none.
 
     Raises:
         InputError: the judge's weights cannot be used, or a package that it needs is not installed.
@@ -43,7 +43,7 @@ def load_judge(
 
 
 def _embedded_judge(weights: str, device: str, prompts: dict[str, Any], options: dict[str, Any]) -> Judge:
-    """Runs on the CPU whatever the device."""
+    """Always runs on the CPU."""
     from echodfkd.models.judges.embedded import embedded_judge, read_towers
 
     return embedded_judge(read_towers(), prompts=prompts, phase_sign=options["phase_sign"])

@@ -1,7 +1,7 @@
-"""Embedded captions that are kept, so that whoever finds them needs no text tower.
+"""A cache of embedded captions, so that later processes need no text tower.
 
 A file per judge and list of captions, ``JUDGE_ID/HASH.safetensors``: one tensor ``embeddings``, float32 (N, E), of unit
-vectors in the order of the captions. It is written whole or not at all; one that does not fit is made again.
+vectors in the order of the captions. A file that is damaged or does not fit is made again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from echodfkd.storage.files import RunStorage, read_inside
 
 MAX_BYTES = 64 << 20
 NORM_TOLERANCE = 1e-3
-"""How far a kept vector's length may be from 1. bfloat16 towers normalise in float32: rounding alone is 1e-6."""
+"""How far a cached vector's length may be from 1. bfloat16 towers normalise in float32, so that rounding is 1e-6."""
 
 
 class CaptionStore:
@@ -27,7 +27,7 @@ class CaptionStore:
 
     Args:
         root: shared by any number of judges and processes.
-        judge_id: covers the weights: captions of other weights are never taken.
+        judge_id: holds a hash of the weights, so that no embeddings of other weights are read.
 
     Raises:
         InputError: nothing can be written there.
@@ -39,7 +39,7 @@ class CaptionStore:
         self._judge_id = judge_id
 
     def embed(self, captions: list[str], run_tower: Callable[[list[str]], torch.Tensor]) -> torch.Tensor:
-        """Unit vectors, float32 (N, E), of N captions: kept ones, or those that ``run_tower`` makes now."""
+        """Unit vectors, float32 (N, E), of N captions: cached ones, or new ones of ``run_tower``."""
         digest = hashlib.sha256(json.dumps(captions).encode()).hexdigest()
         name = f"{self._judge_id}/{digest[:32]}.safetensors"
         kept = self._read(name, len(captions))
@@ -53,7 +53,7 @@ class CaptionStore:
         return made
 
     def _read(self, name: str, count: int) -> torch.Tensor | None:
-        """What the file holds, or None where it is not there or not what it must be."""
+        """The embeddings in the file; None if it is absent or not valid."""
         try:
             found = load(read_inside(self._storage.fs, self._storage.path(""), name, MAX_BYTES)).get("embeddings")
         except Exception:  # not there; or cut off, or of another format: safetensors has errors of its own

@@ -1,7 +1,7 @@
-"""What the judge's score is worth: the same score of masks that cannot be right.
+"""Control masks, which cannot be right, for the judge's score.
 
-A score that a mask earns by its place and shape falls for every control. Where one scores as high as the mask itself,
-the judge has answered to something else: to any black area, or to the video alone.
+A score that depends on the mask's place and shape is lower for every control. If a control scores as high as the mask
+itself, the judge reacts to something else: to any black area, or only to the video.
 
 Legend: T frames, H rows, W columns.
 """
@@ -27,7 +27,7 @@ def control_scores(judge: Judge, video: np.ndarray, lv_mask: np.ndarray, *, name
         judge: any judge.
         video: uint8 (T, H, W).
         lv_mask: bool (T, H, W), the mask under test.
-        name: of the case; it alone decides the random mask, which is then the same for every student.
+        name: of the case; seeds the random mask, so that it is the same for every student.
     """
     return {
         f"judge_{control}": judge.score(video, mask)["judge_score"]
@@ -38,9 +38,9 @@ def control_scores(judge: Judge, video: np.ndarray, lv_mask: np.ndarray, *, name
 def control_masks(lv_mask: np.ndarray, *, seed: int) -> dict[str, np.ndarray]:
     """The controls of a mask by name, bool (T, H, W).
 
-    * unmasked: no pixel; the score of the video alone.
+    * unmasked: no pixel; the score of the bare video.
     * inverse: every other pixel.
-    * shifted: moved by a quarter of each side towards the farther edge; what leaves the frame is lost.
+    * shifted: moved by a quarter of each side towards the farther edge; pixels that leave the frame are lost.
     * random: in every frame as many pixels as the mask has, at the highest places of one smooth random field.
     """
     return {

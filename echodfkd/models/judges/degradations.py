@@ -1,4 +1,4 @@
-"""Ways to spoil a truth mask: what the judge is trained on and what its agreement with Dice is measured on.
+"""Degradations of a truth mask, to train the judge and to measure its agreement with Dice.
 
 Legend: N frames, H rows, W columns. All masks are bool (N, H, W).
 """
@@ -19,7 +19,7 @@ def erode(mask_NHW: torch.Tensor, radius: int) -> torch.Tensor:
 
 
 def shift(mask_NHW: torch.Tensor, down: int, right: int) -> torch.Tensor:
-    """The mask moved by whole pixels; what leaves the frame is lost."""
+    """The mask moved by whole pixels; those that leave the frame are lost."""
     H, W = mask_NHW.shape[1:]
     moved = torch.zeros_like(mask_NHW)
     rows, columns = slice(max(down, 0), H + min(down, 0)), slice(max(right, 0), W + min(right, 0))
@@ -28,7 +28,7 @@ def shift(mask_NHW: torch.Tensor, down: int, right: int) -> torch.Tensor:
 
 
 def wobble(mask_NHW: torch.Tensor, amount: float, grain: int, generator: torch.Generator) -> torch.Tensor:
-    """A border that wanders as a student's does: the blurred mask plus smooth noise, cut at one half.
+    """A wavy border like that of a student's mask: the blurred mask plus smooth noise, cut at one half.
 
     Args:
         mask_NHW: the masks.
@@ -70,7 +70,7 @@ def halve(mask_NHW: torch.Tensor, keep: float, angle: float) -> torch.Tensor:
 
 
 def random_mask(mask_NHW: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """One random degradation of the frames' masks, from none to a mask that has nothing to do with them."""
+    """One random degradation of the frames' masks, from none to an unrelated mask."""
     N, H, W = mask_NHW.shape
     px = H / REFERENCE_SIDE
 

@@ -1,7 +1,7 @@
 """EchoCLIP's towers: the authors' auxiliary model, from the Hugging Face hub or from a folder, through open_clip.
 
 Christensen et al., "Vision-language foundation model for echocardiogram interpretation", Nature Medicine 2024. A folder
-holds what open_clip saves: ``open_clip_config.json`` and ``open_clip_model.safetensors`` (or
+holds the files of open_clip: ``open_clip_config.json`` and ``open_clip_model.safetensors`` (or
 ``open_clip_pytorch_model.bin``, which is read with ``weights_only=True``). open_clip needs torchvision.
 
 Legend: N frames or captions, H rows, W columns, E embedding width, S side of the model's input.
@@ -30,7 +30,7 @@ MAX_CONFIG_BYTES = 1 << 20
 _DOWNLOADS = ("hf_model_name", "hf_tokenizer_name", "timm_model_pretrained")
 """Settings of a config that make open_clip fetch further models."""
 TEXT_PARTS = ("text", "transformer", "token_embedding", "positional_embedding", "ln_final", "text_projection")
-"""What the text tower consists of, in open_clip's two kinds of models."""
+"""Parts of the text tower, in open_clip's two kinds of models."""
 CHUNK_CAPTIONS = 64
 
 
@@ -75,7 +75,7 @@ class OpenClipTowers(nn.Module):
         size = (max(self._side, round(H * scale)), max(self._side, round(W * scale)))
         if size != (H, W):
             x = F.interpolate(x, size=size, mode="bicubic", align_corners=False, antialias=True)
-            x = x.round().clamp(0, 255)  # theirs goes through 8-bit images
+            x = x.round().clamp(0, 255)  # open_clip resizes 8-bit images
         top, left = (size[0] - self._side) // 2, (size[1] - self._side) // 2
         x = x[..., top : top + self._side, left : left + self._side] / 255.0
         return (x - self._mean.to(x.device)) / self._std.to(x.device)
@@ -86,13 +86,13 @@ class OpenClipTowers(nn.Module):
         return F.normalize(self.model.encode_image(x).float(), dim=-1)
 
     def embed_captions(self, captions: list[str]) -> torch.Tensor:
-        """Unit vectors, float32 (N, E): out of ``captions`` where they are kept there."""
+        """Unit vectors, float32 (N, E): from the cache ``captions`` if there is one."""
         if self.captions is None:
             return self._run_text_tower(captions)
         return self.captions.embed(captions, self._run_text_tower).to(self._device)
 
     def drop_text_tower(self) -> None:
-        """Give back the memory of the text tower: no more captions can be embedded."""
+        """Free the memory of the text tower: no more captions can be embedded."""
         for name in TEXT_PARTS:
             if hasattr(self.model, name):
                 setattr(self.model, name, None)
@@ -135,7 +135,7 @@ def load_towers(weights: str, device: str, *, precision: str = "auto") -> OpenCl
     if precision == "auto":
         precision = "bf16" if device.startswith("cuda") else "fp32"
     try:
-        # require_pretrained: without it open_clip goes on with random weights where it finds none.
+        # Without require_pretrained open_clip goes on with random weights if it finds none.
         model = open_clip.create_model(
             name, precision=precision, device=device, weights_only=True, require_pretrained=True
         )

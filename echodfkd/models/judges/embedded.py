@@ -1,7 +1,7 @@
-"""The judge that ships with this package: a small pair of towers, trained on phantom clips alone.
+"""The judge that ships with this package: a small pair of towers, trained only on phantom clips.
 
-It answers the same prompts as EchoCLIP through the same code (`echodfkd.models.judges.reading.ReadingJudge`), and knows
-the captions of `echodfkd.training.judge.captions` and no others.
+It takes the same prompts as EchoCLIP through the same code (`echodfkd.models.judges.reading.ReadingJudge`), and knows
+only the captions of `echodfkd.training.judge.captions`.
 
 Legend: N captions or frames, H rows, W columns, E embedding width.
 """

@@ -1,4 +1,4 @@
-"""The auxiliary judge: a pair of image and text towers that scores masks without any truth.
+"""The auxiliary judge: a pair of image and text towers that scores masks without truth.
 
 The score is the one that EchoDFKD's authors compute with EchoCLIP, as their text describes it (their code
 applies neither the dilated mask nor separate frames):

@@ -1,4 +1,4 @@
-"""What a vision-language judge reads from a video alone: the valve's cycle and the ejection fraction, zero-shot.
+"""Zero-shot readings of a vision-language judge from a video: the valve's cycle and the ejection fraction.
 
 Legend: T frames, N prompts, V numbers that a prompt can hold.
 """
@@ -16,7 +16,7 @@ from echodfkd.config.sections.judge import EF_PLACE
 from echodfkd.models.judges.protocol import CHUNK_FRAMES, MaskJudge, TwoTowers
 
 EF_VALUES = tuple(range(101))
-"""Percents that the prompts on the ejection fraction are read with."""
+"""Percents in the prompts on the ejection fraction."""
 TOP_SHARE = 0.2
 """Share of the best ranked candidates whose median is the answer."""
 
@@ -74,10 +74,10 @@ def zero_shot_value(similarity_TN: np.ndarray, values_N: np.ndarray) -> float:
 
 
 class ReadingJudge(MaskJudge):
-    """Scores masks, and reads the valve's cycle and the ejection fraction from the video alone.
+    """Scores masks, and reads the valve's cycle and the ejection fraction from the video.
 
     Args:
-        towers: the model. All prompts are embedded here: its text tower is not asked again.
+        towers: the model. All prompts are embedded here, once.
         judge_id: name and a hash of the weights.
         prompts: the fields of `echodfkd.config.sections.judge.JudgePromptsConfig`.
         phase_sign: see `valve_cycle`.

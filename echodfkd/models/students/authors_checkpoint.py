@@ -42,7 +42,7 @@ class AuthorsStudent:
 
 
 def read_authors_checkpoint(data: bytes, *, name: str) -> AuthorsStudent:
-    """One student out of a ``.ckpt`` file's bytes; nothing that the file says is run (`torch_archive`).
+    """Read one student from the bytes of a ``.ckpt`` file; no code in the file is run (`torch_archive`).
 
     Args:
         data: the whole file.
@@ -57,18 +57,18 @@ def read_authors_checkpoint(data: bytes, *, name: str) -> AuthorsStudent:
             raise InputError(f"{name} is no student of the authors: its key {key} does not begin with {PREFIX!r}")
         weights[key.removeprefix(PREFIX)] = tensor
     blocks, layers, filters = check_architecture(weights, what=name)
-    kept = {key: t.float() if t.is_floating_point() else t for key, t in weights.items()}
-    for key, tensor in kept.items():
+    floats = {key: t.float() if t.is_floating_point() else t for key, t in weights.items()}
+    for key, tensor in floats.items():
         if not torch.isfinite(tensor).all():
             raise InputError(f"{name}: {key} holds values that are not finite; its training has diverged")
-    return AuthorsStudent(blocks, layers, filters, kept)
+    return AuthorsStudent(blocks, layers, filters, floats)
 
 
 def write_authors_checkpoint(weights: Mapping[str, torch.Tensor], *, step: int) -> bytes:
     """Weights of a student of `authors_network`'s architecture as a ``.ckpt`` file.
 
-    It has what Lightning's ``load_from_checkpoint`` needs; optimiser and loops are not in it, so that the authors'
-    trainer cannot resume from it.
+    Lightning's ``load_from_checkpoint`` reads it. It has no optimiser and no loops: the authors' trainer cannot resume
+    from it.
     """
     state = OrderedDict((PREFIX + key, tensor.detach().cpu().contiguous()) for key, tensor in weights.items())
     sink = io.BytesIO()
@@ -88,9 +88,9 @@ def write_authors_checkpoint(weights: Mapping[str, torch.Tensor], *, step: int) 
 
 
 def hyperparameters(*, filters: int) -> bytes:
-    """The JSON file that the authors' code keeps beside a checkpoint: what it needs to build the network.
+    """The JSON file beside a checkpoint from which the authors' code builds the network.
 
-    Its options of training (sequence_length, batch_size, ...) are left out: they are those of another training loop.
+    Training options (sequence_length, batch_size, ...) are left out: they belong to another training loop.
     """
     values = {
         "input_shape": [None, IMAGE_SIZE, IMAGE_SIZE, 1],

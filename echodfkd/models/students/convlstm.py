@@ -6,7 +6,7 @@ An encoder block holds n ConvLSTM layers, each followed by a norm, and every blo
 2 x 2 max-pool while the channels double. A decoder level is: nearest upsampling by 2, Conv2d 3 x 3, norm;
 in the authors' network it has no skip connection and no activation. A 1 x 1 convolution gives one logit per
 pixel. State-dict keys are those of the authors' checkpoints without their leading ``model.``; variants
-keep them where they have the same weights.
+use the same keys for the same weights.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class ConvLSTMLayer(nn.Module):
 
 
 class FrameLayer(nn.Module):
-    """A layer that treats every frame alone, under the name that the authors' checkpoints give it."""
+    """A layer that is applied frame by frame, under its name in the authors' checkpoints."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -186,12 +186,12 @@ class ConvLSTMStudent(nn.Module):
             if level:
                 x = F.max_pool2d(x.flatten(0, 1), 2).unflatten(0, (B, T))
             x = block(x)
-            if self.skips:  # otherwise nothing is kept that nobody reads
+            if self.skips:  # otherwise let the memory go
                 features.append(x)
         return tuple(features) if self.skips else x
 
     def decode(self, encoded: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
-        """Features (B * T, filters, H, W) that the output layer reads, out of `encode`'s."""
+        """Features (B * T, filters, H, W) for the output layer, from those of `encode`."""
         features = encoded if isinstance(encoded, tuple) else (encoded,)
         *shallower, x = [feature.flatten(0, 1) for feature in features]
         for level in self.conv_lstm_upsampling:
@@ -200,7 +200,7 @@ class ConvLSTMStudent(nn.Module):
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Number of trainable parameters (of the whole module, also where ZeRO stage 3 has sharded it)."""
+    """Number of trainable parameters, of the whole module even if ZeRO stage 3 has sharded it."""
     return sum(int(getattr(p, "ds_numel", p.numel())) for p in module.parameters() if p.requires_grad)
 
 

@@ -2,7 +2,7 @@
 
 Legend: B clips, b clips of one chunk, T frames, C input channels, Z hidden channels, H rows, W columns; 4Z are the
 channels of the four gates. The conv dtype is that of the weight, or autocast's. The cell dtype is the same, but float32
-where that is a half precision: the cell state sums over frames and must not be rounded at each of them.
+for a half precision: the cell state sums over frames and must not be rounded at each of them.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ KERNEL_SIZE = 3
 PADDING = KERNEL_SIZE // 2
 
 CHUNK_BYTES = 5 << 19
-"""Bytes of gates of one frame, in the cell dtype, that a CPU works on together: about a core's level 2 cache.
-Clips do not depend on each other, so that a few of them run through all frames before the next few start."""
+"""Most bytes of gates of one frame, in the cell dtype, per chunk on a CPU: about a core's level 2 cache.
+Clips are independent, so that the clips of one chunk run through all frames before the next chunk starts."""
 
 
 class RecurrentConv2d(nn.Conv2d):
@@ -30,9 +30,8 @@ class RecurrentConv2d(nn.Conv2d):
     candidate (sigmoid, sigmoid, sigmoid, tanh); then c = f * c + i * g and h = o * tanh(c), from zero
     states and without peepholes (Shi et al. 2015, as the authors simplified it).
 
-    Weight and bias are used in this module's own forward alone, which is what parameter sharding (ZeRO
-    stage 3) asks for: autograd hands the weight to the backward pass, wherever it has been in between.
-    Second derivatives are refused with a RuntimeError.
+    Weight and bias are used only in this module's own forward, as parameter sharding (ZeRO stage 3) requires:
+    autograd keeps the weight for the backward pass. Second derivatives raise a RuntimeError.
     """
 
     def __init__(self, in_channels: int, hidden_channels: int) -> None:
@@ -49,61 +48,61 @@ class RecurrentConv2d(nn.Conv2d):
         with torch.autocast(device_type, enabled=False) if has_autocast else contextlib.nullcontext():
             if torch.is_grad_enabled() and any(t.requires_grad for t in (input, self.weight, self.bias)):
                 return _Recurrence.apply(input, self.weight, self.bias, dtype)
-            return _run(input, self.weight.to(dtype), self.bias.to(dtype), kept=None)
+            return _run(input, self.weight.to(dtype), self.bias.to(dtype), saved=None)
 
 
 class _Recurrence(torch.autograd.Function):
     """`_run` with gradients.
 
-    Of each frame it keeps the gates (4Z channels) and the cell state (Z) beside the layer's input and output, where
-    autograd's graph of the frame-by-frame loop keeps C + 7Z beside its output; and it works in place.
+    Beside the layer's input and output it saves the gates (4Z channels) and the cell state (Z) of each frame;
+    autograd's graph of the frame-by-frame loop would save C + 7Z beside its output. It works in place.
     """
 
     @staticmethod
     def forward(
         ctx: Any, x_BTCHW: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, dtype: torch.dtype
     ) -> torch.Tensor:
-        kept: list[torch.Tensor] = []
-        h_BTZHW = _run(x_BTCHW, weight.to(dtype), bias.to(dtype), kept)
-        ctx.save_for_backward(x_BTCHW, weight, h_BTZHW, *kept)
+        saved: list[torch.Tensor] = []
+        h_BTZHW = _run(x_BTCHW, weight.to(dtype), bias.to(dtype), saved)
+        ctx.save_for_backward(x_BTCHW, weight, h_BTZHW, *saved)
         return h_BTZHW
 
     @staticmethod
     def backward(ctx: Any, grad_BTZHW: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        if torch.is_grad_enabled():  # what follows works in place: no graph of it could be right
+        if torch.is_grad_enabled():  # the code below works in place: a graph of it would be wrong
             raise RuntimeError("RecurrentConv2d has no second derivatives: call backward without create_graph")
-        x_BTCHW, weight, h_BTZHW, *kept = ctx.saved_tensors
+        x_BTCHW, weight, h_BTZHW, *saved = ctx.saved_tensors
         grad_x = torch.empty_like(x_BTCHW) if ctx.needs_input_grad[0] else None
-        grad_weight = torch.zeros_like(weight, dtype=kept[1].dtype)
+        grad_weight = torch.zeros_like(weight, dtype=saved[1].dtype)
         grad_bias = grad_weight.new_zeros(len(weight))
         conv_weight = weight.to(h_BTZHW.dtype)
         per_chunk = 2 * x_BTCHW.shape[1]
         for number, clips in enumerate(_chunks(h_BTZHW)):
             chunk = _Chunk(x_BTCHW[clips], h_BTZHW[clips], conv_weight, None if grad_x is None else grad_x[clips])
-            chunk.go_back(grad_BTZHW[clips], kept[number * per_chunk : (number + 1) * per_chunk])
+            chunk.go_back(grad_BTZHW[clips], saved[number * per_chunk : (number + 1) * per_chunk])
             grad_weight += chunk.grad_weight
             grad_bias += chunk.grad_bias
         return grad_x, grad_weight.to(weight.dtype), grad_bias.to(weight.dtype), None
 
 
 def _chunks(h_BTZHW: torch.Tensor) -> list[slice]:
-    """How the clips are taken: all at once, but on a CPU a few that fit its cache."""
+    """Chunks of clips: all clips at once, but on a CPU only as many as fit its cache."""
     B, _, Z, H, W = h_BTZHW.shape
-    if not _has_cache_to_mind(h_BTZHW.device):
+    if not _is_cpu(h_BTZHW.device):
         return [slice(0, B)]
     bytes_per_clip = 4 * Z * H * W * _cell_dtype(h_BTZHW.dtype).itemsize
     step = max(1, CHUNK_BYTES // bytes_per_clip)
     return [slice(start, min(start + step, B)) for start in range(0, B, step)]
 
 
-def _has_cache_to_mind(device: torch.device) -> bool:
-    """Whether small pieces beat large ones; meta tensors follow the GPU, whose memory they stand for."""
+def _is_cpu(device: torch.device) -> bool:
+    """Whether to work in pieces that fit a cache; meta tensors stand for a GPU."""
     return device.type == "cpu"
 
 
 def _conv_layout(device: torch.device) -> torch.memory_format:
-    """Memory format of what convolutions read and write."""
-    return torch.channels_last if _has_cache_to_mind(device) else torch.contiguous_format
+    """Memory format of the convolutions' inputs and outputs."""
+    return torch.channels_last if _is_cpu(device) else torch.contiguous_format
 
 
 def _cell_dtype(conv_dtype: torch.dtype) -> torch.dtype:
@@ -111,12 +110,12 @@ def _cell_dtype(conv_dtype: torch.dtype) -> torch.dtype:
 
 
 def _run(
-    x_BTCHW: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, kept: list[torch.Tensor] | None
+    x_BTCHW: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, saved: list[torch.Tensor] | None
 ) -> torch.Tensor:
     """Hidden states (B, T, Z, H, W).
 
-    Appends to ``kept``, chunk by chunk and frame by frame, the gates and the cell state: the gates after their
-    activations where the conv dtype is the cell dtype, and before them, in half the bytes, where it is not.
+    Appends to ``saved``, chunk by chunk and frame by frame, the gates and the cell state. If the conv dtype is the cell
+    dtype, the gates are saved after their activations; if it is a half precision, before them and in half the bytes.
     """
     B, T, C, H, W = x_BTCHW.shape
     Z = weight.shape[0] // 4
@@ -129,23 +128,23 @@ def _run(
         work = _work_space(both_bCHW, 4 * Z)
         c_bZHW: torch.Tensor | None = None
         for t in range(T):
+            # Convolving x of all frames ahead of the loop was tried: slower on a CPU.
             both_bCHW[:, :C] = x_BTCHW[clips, t]
             gates = F.conv2d(both_bCHW, weight, bias, padding=PADDING)
             if work is None:
-                gates = gates.contiguous()  # by planes, where the next lines run fastest
+                gates = gates.contiguous()  # gate by gate, so that the elementwise lines below read whole planes
             i, f, o, g = _activate_(gates if work is None else work.copy_(gates)).split(Z, dim=1)
             c_bZHW = i * g if c_bZHW is None else (f * c_bZHW).addcmul_(i, g)
             h_BTZHW[clips, t] = c_bZHW.tanh().mul_(o)
             both_bCHW[:, C:] = h_BTZHW[clips, t]
-            if kept is not None:
-                kept += (gates, c_bZHW)
+            if saved is not None:
+                saved += (gates, c_bZHW)
     return h_BTZHW
 
 
 def _work_space(like_bCHW: torch.Tensor, channels: int) -> torch.Tensor | None:
-    """Room (b, channels, H, W) in the cell dtype, where that is not the conv dtype: fresh memory costs more to get
-    than to fill.
-    """
+    """A buffer (b, channels, H, W) in the cell dtype, for all frames; None if that is the conv dtype."""
+    # One buffer for all frames, because allocating fresh memory costs a CPU more than filling it.
     dtype = _cell_dtype(like_bCHW.dtype)
     if dtype == like_bCHW.dtype:
         return None
@@ -154,7 +153,7 @@ def _work_space(like_bCHW: torch.Tensor, channels: int) -> torch.Tensor | None:
 
 
 def _activate_(gates_bGHW: torch.Tensor) -> torch.Tensor:
-    """Put sigmoids and tanh over gates (b, 4Z, H, W), in place."""
+    """Apply sigmoids and tanh to gates (b, 4Z, H, W), in place."""
     Z = gates_bGHW.shape[1] // 4
     gates_bGHW[:, : 3 * Z].sigmoid_()
     gates_bGHW[:, 3 * Z :].tanh_()
@@ -164,14 +163,14 @@ def _activate_(gates_bGHW: torch.Tensor) -> torch.Tensor:
 class _Chunk:
     """The backward pass of a few clips.
 
-    A GPU gets ONE weight-gradient convolution over all frames in place of T small ones; a CPU takes each frame at
-    once, while its gates' gradient lies in the cache: all frames together cost it a tenth more.
+    A GPU runs ONE weight-gradient convolution over all frames in place of T small ones. A CPU runs one per frame, while
+    the gradient of the gates is still in its cache: one over all frames takes a tenth longer there.
 
     Args:
         x_bTCHW: the input.
         h_bTZHW: the output, in the conv dtype.
         weight: (4Z, C + Z, 3, 3), in the conv dtype.
-        grad_x: the input's gradient, to be written; None where it is not wanted.
+        grad_x: receives the input's gradient; None if it is not needed.
     """
 
     def __init__(
@@ -180,13 +179,13 @@ class _Chunk:
         self.x_TbCHW, self.h_TbZHW = x_bTCHW.transpose(0, 1), h_bTZHW.transpose(0, 1)
         self.layout = _conv_layout(weight.device)
         self.weight, self.grad_x = weight.contiguous(memory_format=self.layout), grad_x
-        self.at_once = not _has_cache_to_mind(x_bTCHW.device)
-        self.read = self._room(weight.shape[1])  # by the convolutions
-        self.d_gates = self._room(len(weight))
+        self.at_once = not _is_cpu(x_bTCHW.device)
+        self.both = self._buffer(weight.shape[1])  # inputs of the convolutions: x and h
+        self.d_gates = self._buffer(len(weight))
         self.grad_weight = torch.zeros_like(weight, dtype=_cell_dtype(weight.dtype))
         self.grad_bias = self.grad_weight.new_zeros(len(weight))
 
-    def _room(self, channels: int) -> torch.Tensor:
+    def _buffer(self, channels: int) -> torch.Tensor:
         """(L, b, channels, H, W) for all frames or for one, in the conv dtype and layout."""
         T, b, _, H, W = self.x_TbCHW.shape
         L = T if self.at_once else 1
@@ -195,23 +194,24 @@ class _Chunk:
         )
         return flat.unflatten(0, (L, b))
 
-    def go_back(self, grad_bTZHW: torch.Tensor, kept: list[torch.Tensor]) -> None:
-        """From the last frame to the first; ``kept`` is what `_run` kept of this chunk."""
+    def go_back(self, grad_bTZHW: torch.Tensor, saved: list[torch.Tensor]) -> None:
+        """Run from the last frame to the first; ``saved`` is this chunk's part of the list of `_run`."""
         T, b, C, H, W = self.x_TbCHW.shape
-        work = _work_space(kept[0], len(self.weight))
-        in_place = self.weight.dtype == kept[1].dtype and self.layout == torch.contiguous_format
-        d_work = None if in_place else kept[1].new_empty(b, len(self.weight), H, W)
+        work = _work_space(saved[0], len(self.weight))
+        in_place = self.weight.dtype == saved[1].dtype and self.layout == torch.contiguous_format
+        d_work = None if in_place else saved[1].new_empty(b, len(self.weight), H, W)
         dh: torch.Tensor | None = None
-        dc = torch.zeros_like(kept[1])
+        dc = torch.zeros_like(saved[1])
         for t in reversed(range(T)):
-            gates, c = kept[2 * t : 2 * t + 2]
+            gates, c = saved[2 * t : 2 * t + 2]
             if work is not None:
                 gates = _activate_(work.copy_(gates))
+            # The hidden state of frame t feeds the output, and the convolution of frame t + 1.
             own = grad_bTZHW[:, t].to(c.dtype)
             dh = own if dh is None else own + dh
             now = self.d_gates[t : t + 1] if self.at_once else self.d_gates
             d = now[0] if d_work is None else d_work
-            dc = _cell_backward(gates, c, kept[2 * t - 1] if t else None, dh, dc, out=d)
+            dc = _cell_backward(gates, c, saved[2 * t - 1] if t else None, dh, dc, out=d)
             if d_work is not None:
                 now[0] = d_work
             d_both = self._convolve_back(now, t, wants_input=t > 0 or self.grad_x is not None)
@@ -223,7 +223,7 @@ class _Chunk:
             self._add(self.d_gates, 0, wants_input=False)
 
     def _convolve_back(self, d_gates_1bGHW: torch.Tensor, t: int, *, wants_input: bool) -> torch.Tensor | None:
-        """Gradient (b, C + Z, H, W) of what frame t's convolution read, and on a CPU those of weight and bias."""
+        """Gradient (b, C + Z, H, W) of frame t's convolution input; on a CPU also adds those of weight and bias."""
         if not self.at_once:
             return self._add(d_gates_1bGHW, t, wants_input=wants_input)
         if not wants_input:
@@ -235,12 +235,12 @@ class _Chunk:
         """Add the gradients of weight and bias from the frames that begin at ``start``."""
         stop = start + len(d_gates_LbGHW)
         C = self.x_TbCHW.shape[2]
-        self.read[:, :, :C] = self.x_TbCHW[start:stop]
-        if start == 0:
-            self.read[0, :, C:] = 0
-        self.read[int(start == 0) :, :, C:] = self.h_TbZHW[max(start - 1, 0) : stop - 1]
+        self.both[:, :, :C] = self.x_TbCHW[start:stop]
+        if start == 0:  # the first frame's convolution read a hidden state of zeros
+            self.both[0, :, C:] = 0
+        self.both[int(start == 0) :, :, C:] = self.h_TbZHW[max(start - 1, 0) : stop - 1]
         d_both, d_weight, d_bias = torch.ops.aten.convolution_backward(
-            d_gates_LbGHW.flatten(0, 1), self.read.flatten(0, 1), self.weight, [len(self.weight)],
+            d_gates_LbGHW.flatten(0, 1), self.both.flatten(0, 1), self.weight, [len(self.weight)],
             [1, 1], [PADDING, PADDING], [1, 1], False, [0, 0], 1, [wants_input, True, True],
         )  # fmt: skip
         self.grad_weight += d_weight
@@ -264,7 +264,7 @@ def _cell_backward(
         c_bZHW: cell state of the frame.
         before_bZHW: cell state of the frame before; None at the first.
         dh: gradient of the hidden state.
-        dc: gradient of the cell state through the frames after; it is changed.
+        dc: gradient of the cell state through the later frames; changed in place.
         out: (b, 4Z, H, W), in the cell dtype.
     """
     aten = torch.ops.aten
@@ -279,6 +279,7 @@ def _cell_backward(
         df.zero_()
     else:
         torch.mul(dc, before_bZHW, out=df)
+    # From gradients of the activated gates to those before the activations, in place.
     d_ifo = out[:, : 3 * Z]
     aten.sigmoid_backward.grad_input(d_ifo, gates_bGHW[:, : 3 * Z], grad_input=d_ifo)
     aten.tanh_backward.grad_input(dc * i, g, grad_input=dg)

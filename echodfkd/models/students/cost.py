@@ -1,4 +1,4 @@
-"""What a student costs: multiply-accumulates per frame, counted in a run that computes nothing.
+"""Count a student's parameters and its multiply-accumulates per frame, without computing anything.
 
 Legend: T frames.
 """
@@ -20,9 +20,9 @@ from echodfkd.models.students.convlstm import ConvLSTMStudent, count_parameters
 def count_macs_per_frame(student: nn.Module, size: int) -> int:
     """Multiply-accumulates of all convolutions and matrix products for one more frame of size x size pixels.
 
-    That is the cost of a clip of three frames less that of a clip of two: it holds the recurrent half, which the
-    first frame skips, whatever the network. Runs on meta tensors, so that nothing is computed. Norms, gates and
-    other elementwise work (a linear recurrence's scan) are not counted, as is usual; `student` is left as it is.
+    That is the cost of a clip of three frames less that of a clip of two: it includes the recurrent half, which the
+    first frame skips. Runs on meta tensors. Norms, gates and other elementwise work (a linear recurrence's scan) are
+    not counted, as is usual; ``student`` is left as it is.
     """
     shadow = copy.deepcopy(student).to("meta").eval()
     return _flops(shadow, 3, size) // 2 - _flops(shadow, 2, size) // 2

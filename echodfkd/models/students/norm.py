@@ -1,4 +1,4 @@
-"""Normalisation layers whose result does not depend on how a batch is spread over processes.
+"""Normalisation layers whose result does not depend on how a batch is divided among processes.
 
 Legend: N images, C channels, H rows, W columns, R processes.
 """
@@ -36,8 +36,8 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
     torch's own layer, with the same state-dict keys.
 
     Each process sends its mean, centred sum of squares and count in one all-reduce, and the parts are
-    combined as in Chan, Golub and LeVeque (1979): a plain sum of squares would lose digits where the
-    mean is large beside the deviation.
+    combined as in Chan, Golub and LeVeque (1979): a plain sum of squares would lose digits if the mean
+    is much larger than the deviation.
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:

@@ -1,10 +1,10 @@
-"""What a student's layer may do over time: the ConvLSTM's relatives, all from zero states.
+"""Recurrent layers of students: the ConvLSTM and its relatives, all from zero states.
 
 Legend: B clips, T frames, C channels, H rows, W columns. `*` is a 3 x 3 convolution, `.` an elementwise product.
 
-Every module here maps (B, T, C, H, W) to (B, T, hidden, H, W), computes all that does not depend on the hidden
-state once over all frames, holds no state between calls, and uses its weights in its own forward alone (which is
-what parameter sharding, ZeRO stage 3, asks for). Under autocast, states stay float32: they sum over frames.
+Every module here maps (B, T, C, H, W) to (B, T, hidden, H, W), computes everything that does not depend on the hidden
+state once over all frames, holds no state between calls, and uses its weights only in its own forward (parameter
+sharding, ZeRO stage 3, requires that). Under autocast, states stay float32: they sum over frames.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class GRUConv2d(nn.Conv2d):
 
 
 class MinGRUConv2d(nn.Conv2d):
-    """A minimal gated recurrence: gate and candidate depend on the input alone.
+    """A minimal gated recurrence: gate and candidate depend only on the input.
 
     z = sigmoid(Wz * x), c = Wc * x and h = (1 - z) . h + z . c (Feng et al. 2024, "Were RNNs all we needed?",
     minGRU, with convolutions in place of its linear maps). The state is linear in itself, so that all frames are

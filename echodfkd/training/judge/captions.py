@@ -1,8 +1,8 @@
-"""What the embedded judge learns to say of a frame: captions of every condition that the phantom draws a heart from.
+"""Captions that the embedded judge is trained on, for every condition of the phantom.
 
-Each `Choice` or `Number` is a kind of caption. Captions of one kind compete with each other and with no other kind:
-"THE MITRAL VALVE IS OPEN" and "LV EJECTION FRACTION IS 55%. " may both be true of a frame. Prompts that a run asks a
-judge with are trained word for word as `echodfkd.config.sections.judge.JudgePromptsConfig` has them.
+Each `Choice` or `Number` is a kind of caption. Captions compete only with others of their kind: "THE MITRAL VALVE IS
+OPEN" and "LV EJECTION FRACTION IS 55%. " may both be true of a frame. The prompts of a run are trained word for word as
+in `echodfkd.config.sections.judge.JudgePromptsConfig`.
 
 Legend: B images of a batch, N captions, V numbers.
 """
@@ -24,12 +24,12 @@ FINDINGS = (
     (_PROMPTS.nothing, "NOTHING OF THE VENTRICLE", "NEITHER CAVITY NOR WALL"),
     ("HIDDEN", "THE HEART IS COVERED", "IMAGE COVERED"),
 )
-"""Ways to say what a blackout leaves, in the order of `echodfkd.training.judge.contrastive.finding_chances`."""
+"""Captions of the anatomy that a blackout leaves visible, in the order of `contrastive.finding_chances`."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Two captions of which one is true; ``fact`` is the chance of the second, 0..1."""
+    """Two captions, one of which is true; ``fact`` is the chance of the second, 0..1."""
 
     fact: str
     captions: tuple[str, str]
@@ -37,10 +37,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Number:
-    """Sentences with a number, read with every one of ``values``.
+    """Sentences with a number, for each of ``values``.
 
-    A caption is as true of a frame as a Gaussian around the frame's own number says, whose standard deviation is
-    ``width``: 54 is not quite wrong where 55 is right.
+    How true a caption is of a frame is a Gaussian around the frame's number, of standard deviation ``width``: if 55 is
+    right, 54 is nearly so.
     """
 
     fact: str
@@ -72,9 +72,9 @@ NUMBERS = (
 
 
 def draw_findings(chances_BN: torch.Tensor, generator: torch.Generator) -> tuple[list[str], torch.Tensor]:
-    """One way to say each finding, and how true they are of each image, float (B, N)."""
+    """One caption of each finding, and how true it is of each image, float (B, N)."""
     ways = torch.randint(0, len(FINDINGS[0]), (len(FINDINGS),), generator=generator).tolist()
-    return [said[way] for said, way in zip(FINDINGS, ways, strict=True)], chances_BN
+    return [captions[way] for captions, way in zip(FINDINGS, ways, strict=True)], chances_BN
 
 
 def draw_choice(kind: Choice, chance_B: torch.Tensor) -> tuple[list[str], torch.Tensor]:

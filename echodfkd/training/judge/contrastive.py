@@ -1,16 +1,16 @@
-"""Training of the embedded judge: phantom frames, and captions of what they show.
+"""Training of the embedded judge, on phantom frames and captions of them.
 
 Half of a batch are whole frames: their captions are about the patient, the beat and the picture
-(`echodfkd.training.judge.captions`). The other half have blackouts, and captions that say what is still seen: with u
-the uncovered share of the ventricle and e the covered area beside it in ventricle areas, the chances are
+(`echodfkd.training.judge.captions`). The other half have blackouts, and captions of the visible anatomy: with u the
+uncovered share of the ventricle and e the covered area beside it in ventricle areas, the chances are
 
     LEFT VENTRICLE   1 - exp(-u / 0.4)
     WALL             the rest, times exp(-e / 0.2): the cavity is gone, the wall around it is not
-    HIDDEN           what remains, times 1 - exp(-max(e - 0.3, 0) / 0.5): most of the heart is covered
-    NOTHING          what remains: cavity and inner wall are gone, the rest of the heart is there
+    HIDDEN           the rest, times 1 - exp(-max(e - 0.3, 0) / 0.5): most of the heart is covered
+    NOTHING          the rest: cavity and inner wall are gone, the rest of the heart is there
 
-so that the caption never depends on more than the image shows, and the learned similarity is graded although
-every caption is crisp. Loss: for each kind of caption the symmetric InfoNCE of CLIP (Radford et al. 2021), in which a
+so that the caption depends only on visible things, and the learned similarity is graded although every caption is
+crisp. Loss: for each kind of caption the symmetric InfoNCE of CLIP (Radford et al. 2021), in which a
 pair is as positive as its caption is true of the image.
 
 Legend: B images of a batch, N captions, E embedding width, H rows, W columns.
@@ -33,7 +33,7 @@ from echodfkd.training.judge.patients import FramePool
 EF_CAPTIONS = 40
 """Captions of the ejection fraction in a step, of all 202."""
 NUMBER_KINDS, NUMBER_CAPTIONS = 2, 12
-"""Other numbers that a step is about, and captions of each."""
+"""Further kinds of numbers in a step, and captions of each."""
 
 
 def finding_chances(lv_mask: torch.Tensor, blackout: torch.Tensor) -> torch.Tensor:
@@ -64,7 +64,7 @@ def contrastive_loss(
         text_NE: unit vectors.
         scale: one over the temperature.
         true_BN: how true each caption is of each image, 0..1. The target spreads over the captions (images) of each
-            image (caption) in proportion; captions that are true of no image are negatives alone.
+            image (caption) in proportion; captions that are true of no image are only negatives.
     """
     logits = scale * image_BE @ text_NE.T
     target = true_BN.float()
@@ -85,16 +85,16 @@ def batch_loss(towers: JudgeTowers, pool: FramePool, batch: int, generator: torc
     bare = torch.zeros_like(whole.lv_mask)
     chances = finding_chances(torch.cat([whole.lv_mask, covered.lv_mask]), torch.cat([bare, blackout]))
     others = torch.randperm(len(NUMBERS), generator=generator)[:NUMBER_KINDS].tolist()
-    said = [draw_findings(chances, generator)]
-    said += [draw_choice(kind, whole.facts[kind.fact]) for kind in CHOICES]
-    said += [draw_numbers(EF, whole.facts[EF.fact], EF_CAPTIONS, generator)]
+    drawn = [draw_findings(chances, generator)]
+    drawn += [draw_choice(kind, whole.facts[kind.fact]) for kind in CHOICES]
+    drawn += [draw_numbers(EF, whole.facts[EF.fact], EF_CAPTIONS, generator)]
     for kind in (NUMBERS[other] for other in others):
-        said.append(draw_numbers(kind, whole.facts[kind.fact], NUMBER_CAPTIONS, generator))
-    texts = towers.embed_captions([caption for captions, _ in said for caption in captions])
+        drawn.append(draw_numbers(kind, whole.facts[kind.fact], NUMBER_CAPTIONS, generator))
+    texts = towers.embed_captions([caption for captions, _ in drawn for caption in captions])
     scale = towers.log_scale.clamp(max=3.5).exp()
     losses = [
         contrastive_loss(image[: len(true)], text, scale, true)
-        for text, (_, true) in zip(texts.split([len(captions) for captions, _ in said]), said, strict=True)
+        for text, (_, true) in zip(texts.split([len(captions) for captions, _ in drawn]), drawn, strict=True)
     ]
     return torch.stack(losses).mean()
 

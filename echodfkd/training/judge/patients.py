@@ -1,4 +1,4 @@
-"""Phantom patients of both views for the embedded judge: what it is trained on and what it is measured on.
+"""Phantom patients of both views, to train and to measure the embedded judge.
 
 Legend: N frames, T frames of a video, H rows, W columns.
 """
@@ -22,7 +22,7 @@ DOMAIN = "default"
 
 @dataclass(frozen=True)
 class JudgedPatient:
-    """A video, uint8 (T, H, W), its ventricle, bool (T, H, W), and what is true of it.
+    """A video, uint8 (T, H, W), its ventricle, bool (T, H, W), and facts about it.
 
     ``facts`` are float32 (T,): numbers of the patient, the same in all frames (``image_quality_percent`` and
     ``two_chamber`` and ``male``, 0 or 1, among them), and of each frame ``valve_open``, 0 or 1, and ``emptied``: the
@@ -80,7 +80,7 @@ class JudgedPatients:
 
 @dataclass(frozen=True)
 class FramePool:
-    """Frames to draw batches from: uint8 and bool (N, H, W), and what is true of each, float32 (N,)."""
+    """Frames to draw batches from: uint8 and bool (N, H, W), and facts about each, float32 (N,)."""
 
     frames: torch.Tensor
     lv_mask: torch.Tensor

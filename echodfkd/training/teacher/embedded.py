@@ -1,4 +1,4 @@
-"""How the shipped teachers are made: a recipe on phantom clips, the weights, and a card that says both."""
+"""Train the shipped teachers on phantom clips, and write their weights and a card of the recipe and the scores."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ def train_embedded_teacher(
     report: Callable[[str], None],
     classes: tuple[str, ...] = CLASS_NAMES[1:],
 ) -> dict[str, Any]:
-    """Train, score on cases that were never trained on, and write ``out`` and a JSON card beside it.
+    """Train, score on held-out cases, and write ``out`` and a JSON card beside it.
 
     Args:
         out: the safetensors file to write.
         steps: optimiser steps.
         seed: of the phantom's clips and cases (separate streams), of the first weights and of the jitter.
         sizes: sides of training frames; one is drawn for each batch.
-        max_seconds: shorten the schedule to so long; 0 does not.
+        max_seconds: shorten the schedule to this time; 0 does not.
         num_cases: held-out cases scored at each of `SCORED_SIZES`.
         report: takes lines of progress.
-        classes: what the teacher segments: LV alone, or all of `CHAMBER_NAMES` after the background.
+        classes: that the teacher segments: only LV, or all of `CHAMBER_NAMES` after the background.
 
     Returns:
         The card: recipe, versions and held-out scores.
@@ -68,7 +68,7 @@ def train_embedded_teacher(
 
 
 def prepare_folder(folder: Path, option: str) -> None:
-    """Make the folder of an output, before the work and not after it. Raises `InputError`, which names the option."""
+    """Make the folder of an output before the work starts. Raises `InputError`, which names the option."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -119,7 +119,7 @@ def _score(network: EmbeddedTeacherNet, recipe: SupervisedRecipe, num_cases: int
 def teacher_card(
     network: EmbeddedTeacherNet, recipe: SupervisedRecipe, *, steps_done: int, data: str, held_out: dict[str, Any]
 ) -> dict[str, Any]:
-    """What a teacher's JSON file says: recipe, data and scores."""
+    """The content of a teacher's JSON file: recipe, data and scores."""
     return {
         "name": "embedded_teacher" if len(recipe.classes) == 1 else "embedded_chambers_teacher",
         "input": "grey frames (N, 1, H, W), H and W divisible by 8, normalised by mean and std",

@@ -1,8 +1,8 @@
-"""Limited teachers: several sites, each with one scanner and a few labelled clips, each train a teacher on these alone.
+"""Limited teachers: each of several sites trains one on the few labelled clips of its only scanner.
 
-After Ben Loussaief et al., arXiv 2303.09494 ("Adaptive strategy"): none of the teachers is good everywhere, and a
-student that learns from all of them may be. Here the sites are the phantom's scanners, and what the student learns
-from is any ensemble of the teachers (`teacher.fusion`).
+After Ben Loussaief et al., arXiv 2303.09494 ("Adaptive strategy"): none of the teachers is good everywhere, but a
+student that learns from all of them may be. Here the sites are the phantom's scanners, and the student learns from any
+ensemble of the teachers (`teacher.fusion`).
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from echodfkd.training.teacher.embedded import embedded_recipe, prepare_folder, 
 from echodfkd.training.teacher.supervised import SupervisedRecipe, train_segmentation
 
 SEED_OFFSET = 2_000_003
-"""The sites' patients are drawn with the run's seed and this: neither the student's clips nor its cases show them."""
+"""Added to the run's seed for the sites' patients, so that the student's clips and cases show other patients."""
 
 LABELLED_FRAMES = 2
 """Labelled frames of a clip, half a second apart; EchoNet-Dynamic has two of each video as well (ED and ES)."""
 
 ENSEMBLE = "ensemble"
 CASE_STRIDE = 4
-"""Every so manyth frame of a case is scored: neighbours are alike."""
+"""Only every fourth frame of a case is scored, because neighbours are alike."""
 
 
 def train_limited_teachers(config: RunConfig, *, report: Callable[[str], None]) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def train_limited_teachers(config: RunConfig, *, report: Callable[[str], None]) 
     for site, (network, card) in trained.items():
         write_teacher(Path(files[site]), network, card, "limited.out")
     scores = score_teachers(_teachers(files, limited.fusion), config)
-    for site, (network, card) in trained.items():  # again, with what only the weights could tell
+    for site, (network, card) in trained.items():  # again, now with the scores
         write_teacher(Path(files[site]), network, {**card, "held_out": scores[site]}, "limited.out")
     found = {"limited": asdict(limited), "seed": config.seed, "size": size, "held_out": scores}
     (folder / "teachers.json").write_text(json.dumps(found, indent=2) + "\n")
@@ -128,7 +128,7 @@ def score_teachers(teachers: Mapping[str, Teacher], config: RunConfig) -> dict[s
 
 
 def teachers_table(found: Mapping[str, Any]) -> str:
-    """teachers.json as a Markdown table, and the teacher that is best on its own."""
+    """teachers.json as a Markdown table, and the best single teacher."""
     domains = ["all", *found["limited"]["sites"]]
     lines = [f"| teacher | {' | '.join(domains)} |", f"| --- |{' ---: |' * len(domains)}"]
     for name, scores in found["held_out"].items():
@@ -164,7 +164,7 @@ def _recipe(config: RunConfig, place: int) -> SupervisedRecipe:
 
 
 def _epochs(clips: list[VideoClip], seed: int) -> Callable[[int, int], VideoClip]:
-    """Every clip once, in an order of its own, and again: the clip of an index."""
+    """Map an index to a clip: epochs of all clips, each in its own random order."""
 
     def clip(index: int, size: int) -> VideoClip:
         epoch, place = divmod(index, len(clips))

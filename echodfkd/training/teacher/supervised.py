@@ -1,6 +1,6 @@
 """Supervised training of a per-frame segmentation network on labelled clips, and its held-out score.
 
-It makes the embedded teachers; it takes any network that maps (N, 1, H, W) to logits (N, C, H, W).
+The embedded teachers are trained by it; it takes any network that maps (N, 1, H, W) to logits (N, C, H, W).
 
 Legend: N frames, T frames of one clip, C classes, H rows, W columns.
 """
@@ -24,14 +24,13 @@ from echodfkd.metrics.overlap import dice
 
 @dataclass(frozen=True)
 class SupervisedRecipe:
-    """How to train.
+    """Options of a training run.
 
     ``steps`` optimiser steps of AdamW with linear warm-up and cosine decay; ``max_seconds`` (0: none) shortens the
-    schedule where the clock would pass it, at the price of a result that depends on the machine. Batches are drawn
-    at ``sizes`` in turn at random; ``batch_pixels`` bounds frames x H x W, so that large frames come in small
-    batches. ``mean`` and ``std`` are the grey levels of the network's input. ``jitter`` scales the contrast by up to
-    that share either way, and shifts the grey level by up to 64 times as much. ``classes`` names
-    what the network's logits stand for, in order.
+    schedule to that time, at the price of a result that depends on the machine. Each batch has a random one of
+    ``sizes``; ``batch_pixels`` bounds frames x H x W, so that large frames come in small batches. ``mean`` and ``std``
+    normalise the grey levels of the input. ``jitter`` scales the contrast by up to that share either way, and shifts
+    the grey level by up to 64 times as much. ``classes`` names the logits, in order.
     """
 
     steps: int
@@ -86,8 +85,7 @@ def train_segmentation(
         clips = [make_clip(index + offset, size) for offset in range(num_clips)]
         index += num_clips
         frames, labels = _batch(clips, recipe, rng)
-        values = class_values(clips[0], recipe.classes)
-        loss = segmentation_loss(network(frames), labels, values)
+        loss = segmentation_loss(network(frames), labels, class_values(clips[0], recipe.classes))
         if not torch.isfinite(loss):
             raise RunError(f"supervised training: the loss is {loss.item()} at step {step}; lower the learning rate")
         optimizer.zero_grad(set_to_none=True)
@@ -147,7 +145,7 @@ def score_cases(
         mean: grey level subtracted from frames.
         std: grey levels they are divided by.
         threshold: probability from which a pixel belongs to a class.
-        classes: what the logits stand for; the first is the left ventricle.
+        classes: names of the logits; the first is the left ventricle.
 
     Returns:
         The three scores, ``dice_<class>`` of all frames for each further class, and ``num_cases``. An empty frame
