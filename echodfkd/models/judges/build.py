@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from echodfkd.core.errors import ConfigError
 from echodfkd.models.judges.protocol import Judge
-from echodfkd.models.teachers.build import _choose
 
 
 def load_judge(
@@ -37,9 +37,11 @@ def load_judge(
     """
     from echodfkd.config.sections.judge import JudgePromptsConfig
 
+    if name not in _JUDGES:
+        raise ConfigError(f"evaluation.judge: got {name!r}, allowed are {', '.join(_JUDGES)}")
     asked = {**asdict(JudgePromptsConfig()), **(prompts or {})}
     options = {"phase_sign": phase_sign, "precision": precision, "captions": captions}
-    return _choose(_JUDGES, name, "evaluation.judge")(weights, device, asked, options)
+    return _JUDGES[name](weights, device, asked, options)
 
 
 def _embedded_judge(weights: str, device: str, prompts: dict[str, Any], options: dict[str, Any]) -> Judge:

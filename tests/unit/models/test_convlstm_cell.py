@@ -37,7 +37,7 @@ def _gradients(cell: torch.nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, ..
 def test_equals_the_frame_by_frame_formulation(monkeypatch, as_on_gpu, in_channels, frames, clips_at_once, wants_input):
     """float64, 1e-12: only the order of sums differs. 3 clips in chunks of 1, 2 and 3; one frame; both schedules."""
     monkeypatch.setattr(convlstm_cell, "CHUNK_BYTES", clips_at_once * 4 * HIDDEN * 6 * 5 * 8)
-    monkeypatch.setattr(convlstm_cell, "_has_cache_to_mind", lambda device: not as_on_gpu)
+    monkeypatch.setattr(convlstm_cell, "_is_cpu", lambda device: not as_on_gpu)
     ours, reference = _pair(in_channels)
     x = torch.randn(3, frames, in_channels, 6, 5, dtype=torch.float64, requires_grad=wants_input)
     for got, want in zip(_gradients(ours, x), _gradients(reference, x), strict=True):
