@@ -44,19 +44,19 @@ def accumulate_gradients(
         student.watch.bad.zero_()
     for batch in batches:
         tensors = batch_tensors(batch, device)
-        for own, student in zip(sums, students, strict=True):
+        for row, student in zip(sums, students, strict=True):
             with student.working():
-                measured = student.objective.measure(student.engine.forward(tensors.video), tensors, totals, step=step)
-                own[LOSS] += measured.loss.detach()
-                for name, value in measured.terms.items():
-                    own[TERMS + TERM_NAMES.index(name)] += value.detach()
-                student.engine.backward(measured.loss * student.engine.workers)  # engines average over the workers
-    for own, student in zip(sums, students, strict=True):
+                share = student.objective.measure(student.engine.forward(tensors.video), tensors, totals, step=step)
+                row[LOSS] += share.loss.detach()
+                for name, value in share.terms.items():
+                    row[TERMS + TERM_NAMES.index(name)] += value.detach()
+                student.engine.backward(share.loss * student.engine.workers)  # engines average over the workers
+    for row, student in zip(sums, students, strict=True):
         with student.working():
             norm = student.engine.average_gradients()
-        own[BAD] = student.watch.bad
+        row[BAD] = student.watch.bad
         if norm is not None:
-            own[NORM] = norm.double() / student.engine.workers  # every worker adds the same norm
+            row[NORM] = norm.double() / student.engine.workers  # every worker adds the same norm
     return sums
 
 

@@ -20,8 +20,11 @@ ROOMS = (
     "echodfkd/core",
     "echodfkd/losses",
     "echodfkd/metrics",
+    "echodfkd/models/judges",
+    "echodfkd/models/students",
     "echodfkd/sources",
     "echodfkd/storage",
+    "echodfkd/training",
     "jobs",
 )
 """Rooms that keep the limits."""
