@@ -25,7 +25,7 @@ from echodfkd.metrics.volume import area_length_volume, simpson_volume
 LV = 1
 """Value of the left ventricle in truth label maps (`records.CLASS_NAMES`)."""
 
-RUNS_THRESHOLD = -1.0
+RUN_THRESHOLD = -1.0
 """Stands for the threshold that the prediction was cut at, which `score_case` knows."""
 
 PUBLISHED_DICE_CODE = 80
@@ -59,7 +59,7 @@ def unit_of(metric: str) -> str:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MetricValue:
     """One value before it becomes a `CaseScore`: ``n`` frames (or events) lie behind it.
 
     ``threshold`` is None where the probability itself was measured, not a mask.
@@ -69,10 +69,10 @@ class Measured:
     value: float
     n: int
     reference: str = "truth"
-    threshold: float | None = RUNS_THRESHOLD
+    threshold: float | None = RUN_THRESHOLD
 
 
-def against_truth(prob: np.ndarray, mask: np.ndarray, case: VideoClip) -> list[Measured]:
+def against_truth(prob: np.ndarray, mask: np.ndarray, case: VideoClip) -> list[MetricValue]:
     """Overlap, borders and calibration on the annotated frames. Pixels of unknown truth count in neither mask.
 
     Args:
@@ -96,17 +96,17 @@ def against_truth(prob: np.ndarray, mask: np.ndarray, case: VideoClip) -> list[M
         if not chosen:
             continue
         for name, values in overlaps.items():
-            rows.append(Measured(f"{name}_{group}", float(values[chosen].mean()), len(chosen)))
+            rows.append(MetricValue(f"{name}_{group}", float(values[chosen].mean()), len(chosen)))
         for name, by_frame in distances.items():
             value = float(np.mean([by_frame[t] for t in chosen]))
-            rows.append(Measured(f"{name}_{group}_{unit}", value, len(chosen)))
+            rows.append(MetricValue(f"{name}_{group}_{unit}", value, len(chosen)))
     if every:
         curve = reliability(prob[every], truth[every], known[every])
-        rows.append(Measured("ece", curve.ece, len(every), threshold=None))
-        rows.append(Measured("brier", curve.brier, len(every), threshold=None))
+        rows.append(MetricValue("ece", curve.ece, len(every), threshold=None))
+        rows.append(MetricValue("brier", curve.brier, len(every), threshold=None))
         rows += _reliability_rows(curve)
     if annotated.all():
-        rows.append(Measured("area_jitter", area_jitter(predicted, truth), max(0, len(mask) - 2)))
+        rows.append(MetricValue("area_jitter", area_jitter(predicted, truth), max(0, len(mask) - 2)))
     return rows
 
 
@@ -119,27 +119,27 @@ def dice_curve(prob: np.ndarray, case: VideoClip) -> list[np.ndarray]:
     return [dice_by_code(prob[frames], case.truth_labels[frames] == LV, known[frames])] if frames.any() else []
 
 
-def tuned(prob: np.ndarray, case: VideoClip, *, code: int) -> list[Measured]:
+def tuned(prob: np.ndarray, case: VideoClip, *, code: int) -> list[MetricValue]:
     """``tuned_dice_*``: Dice where floor(255 p) is above a code that was chosen on other cases."""
     mask = np.floor(255.0 * np.asarray(prob, np.float64)) > code
     return [
-        Measured(f"tuned_{row.metric}", row.value, row.n, threshold=code / 255.0)
+        MetricValue(f"tuned_{row.metric}", row.value, row.n, threshold=code / 255.0)
         for row in against_truth(prob, mask, case)
         if row.metric.startswith("dice_")
     ]
 
 
-def _reliability_rows(curve: Reliability) -> list[Measured]:
+def _reliability_rows(curve: Reliability) -> list[MetricValue]:
     """A row per bin that holds a pixel: sums over cases give the curve of all of them."""
     bins = zip(*curve.curve(), curve.count, strict=True)
     return [
-        Measured(f"{RELIABILITY}{number:02d}", float(share), int(count), threshold=round(float(prob), 4))
+        MetricValue(f"{RELIABILITY}{number:02d}", float(share), int(count), threshold=round(float(prob), 4))
         for number, (prob, share, count) in enumerate(bins)
         if count
     ]
 
 
-def phases(mask: np.ndarray, case: VideoClip) -> list[Measured]:
+def phases(mask: np.ndarray, case: VideoClip) -> list[MetricValue]:
     """What the mask (T, H, W) says about ED, ES and EF, where the case knows its ED and ES frames."""
     area = cardiac.area_curve(mask)
     ed_frames, es_frames = case.ed_frames or (), case.es_frames or ()
@@ -153,21 +153,21 @@ def phases(mask: np.ndarray, case: VideoClip) -> list[Measured]:
         for phase, wanted in events.items():
             if wanted:
                 found = match_events(detected[phase], wanted, num_frames=len(mask))
-                rows.append(Measured(f"{phase}_precision", found.precision, len(detected[phase])))
-                rows.append(Measured(f"{phase}_recall", found.recall, len(wanted)))
+                rows.append(MetricValue(f"{phase}_precision", found.precision, len(detected[phase])))
+                rows.append(MetricValue(f"{phase}_recall", found.recall, len(wanted)))
     if ed_frames and es_frames:
         count, volume = len(ed_frames) + len(es_frames), area_length_volume(mask)
         both = len(detected["ed"]) + len(detected["es"])
         rows += [
-            Measured("ef_area", cardiac.ejection_fraction(area, ed_frames, es_frames), count),
-            Measured("ef_area_length", cardiac.ejection_fraction(volume, ed_frames, es_frames), count),
-            Measured("ef_simpson", cardiac.ejection_fraction(simpson_volume(mask), ed_frames, es_frames), count),
-            Measured("ef_blind", cardiac.ejection_fraction(volume, detected["ed"], detected["es"]), both),
+            MetricValue("ef_area", cardiac.ejection_fraction(area, ed_frames, es_frames), count),
+            MetricValue("ef_area_length", cardiac.ejection_fraction(volume, ed_frames, es_frames), count),
+            MetricValue("ef_simpson", cardiac.ejection_fraction(simpson_volume(mask), ed_frames, es_frames), count),
+            MetricValue("ef_blind", cardiac.ejection_fraction(volume, detected["ed"], detected["es"]), both),
         ]
     return rows
 
 
-def published(prob: np.ndarray, case: VideoClip) -> list[Measured]:
+def published(prob: np.ndarray, case: VideoClip) -> list[MetricValue]:
     """Dice, aFD and the naive EF at the authors' own thresholds, whatever the run's.
 
     ``published_dice_*`` and ``published_ef_area`` take codes floor(255 p) above 80, ``published_afd_*`` above 25; one
@@ -182,14 +182,14 @@ def published(prob: np.ndarray, case: VideoClip) -> list[Measured]:
         if not frames:
             continue
         distance = cardiac.average_frame_distance(small, frames, phase=phase)
-        rows.append(Measured(f"published_afd_{phase}", distance, 1, threshold=area_at))
+        rows.append(MetricValue(f"published_afd_{phase}", distance, 1, threshold=area_at))
         labels = None if case.truth_labels is None else case.truth_labels[frames[0]]
         if labels is not None and (labels != TRUTH_UNKNOWN).any():
             value = float(dice(large[frames[0]] & (labels != TRUTH_UNKNOWN), labels == LV))
-            rows.append(Measured(f"published_dice_{phase}", value, 1, threshold=dice_at))
+            rows.append(MetricValue(f"published_dice_{phase}", value, 1, threshold=dice_at))
     if ed and es:
         value = cardiac.ejection_fraction(cardiac.area_curve(large), ed, es)
-        rows.append(Measured("published_ef_area", value, 2, threshold=dice_at))
+        rows.append(MetricValue("published_ef_area", value, 2, threshold=dice_at))
     return rows
 
 
@@ -199,12 +199,12 @@ def _timing(
     detected: Mapping[str, Sequence[int]],
     phase: str,
     fps: float,
-) -> list[Measured]:
+) -> list[MetricValue]:
     """Distances in time of one phase: oracle-assisted, and blind."""
     wanted = events[phase]
     error = cardiac.detection_error(detected[phase], wanted)
     return [
-        Measured(f"afd_{phase}", cardiac.average_frame_distance(area, wanted, phase=phase), len(wanted)),
-        Measured(f"{phase}_error_frames", error, len(wanted)),
-        Measured(f"{phase}_error_ms", 1000.0 * error / fps, len(wanted)),
+        MetricValue(f"afd_{phase}", cardiac.average_frame_distance(area, wanted, phase=phase), len(wanted)),
+        MetricValue(f"{phase}_error_frames", error, len(wanted)),
+        MetricValue(f"{phase}_error_ms", 1000.0 * error / fps, len(wanted)),
     ]

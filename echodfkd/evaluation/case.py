@@ -1,118 +1,100 @@
-"""One prediction + one case + a judge -> rows of scores. Pure: torch and numpy, no storage and no cluster.
+"""One prediction of one case -> rows of scores. Pure: torch and numpy, no storage and no cluster.
 
-Legend: B cases, T frames, H rows, W columns.
+Legend: T frames, H rows, W columns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass
 
-import numpy as np
-import torch
-from torch import nn
-
-from echodfkd.core.errors import RunError
 from echodfkd.core.records import CaseScore, VideoClip
-from echodfkd.evaluation.against_truth import RUNS_THRESHOLD, Measured, against_truth, phases, published, unit_of
+from echodfkd.evaluation.against_truth import (
+    RUN_THRESHOLD,
+    MetricValue,
+    against_truth,
+    phases,
+    published,
+    unit_of,
+)
+from echodfkd.evaluation.heads import score_heads
 from echodfkd.evaluation.judge import judge_mask
+from echodfkd.evaluation.predictions import Prediction, check_prediction
 from echodfkd.metrics.overlap import dice
 from echodfkd.metrics.temporal import temporal_dice
 from echodfkd.models.judges.protocol import Judge
-from echodfkd.models.students.output import StudentOutput
 
 
-@torch.inference_mode()
-def run_network(network: nn.Module, video: np.ndarray, device: str | torch.device) -> StudentOutput:
-    """A student's output for one uint8 video (T, H, W), as a batch of one.
+@dataclass(frozen=True)
+class ScoringRules:
+    """How the cases of a run are scored.
 
-    The network is moved to ``device`` and run in evaluation mode, and left in the mode it came in.
+    Attributes:
+        teacher_id: of the run's teacher.
+        threshold: a pixel belongs to a class if its probability is above this, for teacher and students alike.
+        judge: rates masks without truth; None gives no ``judge_*`` rows.
+        judge_controls: also rate masks that are wrong on purpose (`echodfkd.models.judges.controls`).
     """
-    was_training = network.training
-    network.to(device).eval()
-    try:
-        return network(torch.from_numpy(np.ascontiguousarray(video)).unsqueeze(0).to(device))
-    finally:
-        network.train(was_training)
 
-
-def predict_student(network: nn.Module, video: np.ndarray, device: str | torch.device) -> np.ndarray:
-    """Probability of LV, float32 (T, H, W), for one uint8 video (T, H, W).
-
-    Args:
-        network: a student whose first class is the LV.
-        video: one whole case.
-        device: torch device.
-    """
-    output = run_network(network, video, device)
-    return output.mask_logits[0, :, 0].float().sigmoid().cpu().numpy()
+    teacher_id: str
+    threshold: float = 0.5
+    judge: Judge | None = None
+    judge_controls: bool = False
 
 
 def score_case(
-    prob: np.ndarray,
+    prediction: Prediction,
     case: VideoClip,
+    rules: ScoringRules,
     *,
-    threshold: float,
-    judge: Judge | None,
-    teacher_id: str,
-    student: str,
-    step: int,
-    teacher_prob: np.ndarray | None = None,
-    further: Sequence[Measured] = (),
-    judge_controls: bool = False,
+    student: str = "",
+    step: int = -1,
+    teacher: Prediction | None = None,
+    further: Iterable[MetricValue] = (),
 ) -> list[CaseScore]:
     """All scores of one prediction.
 
     Args:
-        prob: float (T, H, W), probability of LV.
-        case: the case, with whatever truth it has.
-        threshold: a pixel is LV where its probability is above this (teacher and student alike).
-        judge: rates the mask without truth; None gives no ``judge_*`` rows.
-        teacher_id: of the run's teacher.
-        student: the student's name; "" where ``prob`` is the teacher's own.
+        prediction: masks (T, H, W) of the case's size, and any further outputs.
+        case: with any truth it has.
+        rules: of the run.
+        student: the student's name; "" if the prediction is the teacher's.
         step: the student's step; -1 for the teacher.
-        teacher_prob: the teacher's prediction of the same case; None gives no ``dice_teacher`` row.
-        further: what was measured of the student's other heads (`scoring_heads.score_heads`).
-        judge_controls: also rate masks that cannot be right (`echodfkd.models.judges.controls`).
+        teacher: the teacher's prediction of the same case; None gives no ``dice_teacher`` rows.
+        further: values to add, measured elsewhere.
 
     Returns:
-        Rows of what could be measured: metrics against truth appear only where truth is, and a value
-        that is undefined (no beat found in a constant area curve) is NaN.
+        Metrics against truth appear only if the case has truth; an undefined value (no beat found in a constant area
+        curve) is NaN.
 
     Raises:
-        RunError: the prediction holds a value that is not finite.
+        RunError: a mask holds a value that is not finite.
     """
+    prob, threshold = prediction.lv_prob, rules.threshold
     assert prob.shape == case.video.shape, f"{case.clip_id}: prediction {prob.shape}, video {case.video.shape}"
-    check_finite(prob, f"student {student} at step {step}" if student else f"teacher {teacher_id}", case)
+    model = f"student {student} at step {step}" if student else f"teacher {rules.teacher_id}"
+    check_prediction(prediction, model, case)
     mask = prob > threshold
-    rows = [*against_truth(prob, mask, case), *phases(mask, case), *published(prob, case), *further]
-    rows.append(Measured("temporal_dice", temporal_dice(mask), max(0, len(mask) - 1), reference=""))
-    if teacher_prob is not None:
-        agreement = dice(mask, teacher_prob > threshold)
-        rows.append(Measured("dice_teacher", float(agreement.mean()), len(agreement), reference="teacher"))
-    if judge is not None:
-        rows += judge_mask(judge, case, mask, controls=judge_controls)
+    values = [*against_truth(prob, mask, case), *phases(mask, case), *published(prob, case)]
+    values += [*score_heads(prediction, case, threshold=threshold, teacher=teacher), *further]
+    values.append(MetricValue("temporal_dice", temporal_dice(mask), max(0, len(mask) - 1), reference=""))
+    if teacher is not None:
+        agreement = dice(mask, teacher.lv_prob > threshold)
+        values.append(MetricValue("dice_teacher", float(agreement.mean()), len(agreement), reference="teacher"))
+    if rules.judge is not None:
+        values += judge_mask(rules.judge, case, mask, controls=rules.judge_controls)
     return [
         CaseScore(
             clip_id=case.clip_id,
-            teacher_id=teacher_id,
+            teacher_id=rules.teacher_id,
             student=student,
             step=step,
-            metric=row.metric,
-            reference=row.reference,
-            unit=unit_of(row.metric),
-            threshold=threshold if row.threshold == RUNS_THRESHOLD else row.threshold,
-            value=row.value,
-            n=row.n,
+            metric=value.metric,
+            reference=value.reference,
+            unit=unit_of(value.metric),
+            threshold=threshold if value.threshold == RUN_THRESHOLD else value.threshold,
+            value=value.value,
+            n=value.n,
         )
-        for row in rows
+        for value in values
     ]
-
-
-def check_finite(prob: np.ndarray, who: str, case: VideoClip) -> None:
-    """Raise `RunError` where a prediction (T, H, W) holds a value that is not finite."""
-    if not np.isfinite(prob).all():
-        bad = int((~np.isfinite(prob)).any(axis=(1, 2)).sum())
-        raise RunError(
-            f"{who} predicts values that are not finite in {bad} of {len(prob)} frames of case {case.clip_id};"
-            " its weights are broken, look at the training loss before this step"
-        )

@@ -12,7 +12,7 @@ import numpy as np
 
 from echodfkd.config.sections.evaluation import EvaluationConfig
 from echodfkd.core.records import JUDGE_STEP, CaseScore, VideoClip
-from echodfkd.evaluation.against_truth import Measured, unit_of
+from echodfkd.evaluation.against_truth import MetricValue, unit_of
 from echodfkd.metrics import cardiac
 from echodfkd.models.judges.build import load_judge
 from echodfkd.models.judges.controls import control_scores
@@ -44,12 +44,12 @@ class VideoReader(Protocol):
         ...
 
 
-def judge_mask(judge: Judge, case: VideoClip, mask: np.ndarray, *, controls: bool) -> list[Measured]:
+def judge_mask(judge: Judge, case: VideoClip, mask: np.ndarray, *, controls: bool) -> list[MetricValue]:
     """The judge's scores of a mask, bool (T, H, W), and with ``controls`` those of masks that cannot be right."""
     verdict = judge.score(case.video, mask)
     if controls:
         verdict = {**verdict, **control_scores(judge, case.video, mask, name=case.clip_id)}
-    return [Measured(name, float(value), len(mask), judge.judge_id) for name, value in verdict.items()]
+    return [MetricValue(name, float(value), len(mask), judge.judge_id) for name, value in verdict.items()]
 
 
 def read_case(judge: Judge | None, case: VideoClip, *, teacher_id: str) -> list[CaseScore]:
@@ -65,14 +65,14 @@ def read_case(judge: Judge | None, case: VideoClip, *, teacher_id: str) -> list[
         return []
     reading = judge.read_video(case.video)
     ed, es = list(case.ed_frames or ()), list(case.es_frames or ())
-    rows = [Measured("judge_ef", reading.ef_percent, len(case.video))]
+    rows = [MetricValue("judge_ef", reading.ef_percent, len(case.video))]
     for phase, frames, detect in (("ed", ed, cardiac.detect_ed_frames), ("es", es, cardiac.detect_es_frames)):
         if frames:
             error = cardiac.detection_error(detect(reading.cycle, fps=case.fps), frames)
-            rows.append(Measured(f"judge_phase_{phase}_error_frames", error, len(frames)))
+            rows.append(MetricValue(f"judge_phase_{phase}_error_frames", error, len(frames)))
     if ed and es:
         gap = float(reading.cycle[ed].mean() - reading.cycle[es].mean())
-        rows.append(Measured("judge_phase_gap", gap, len(ed) + len(es)))
+        rows.append(MetricValue("judge_phase_gap", gap, len(ed) + len(es)))
     return [
         CaseScore(
             clip_id=case.clip_id,

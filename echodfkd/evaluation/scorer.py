@@ -1,29 +1,31 @@
-"""Score models on a set of cases: rows first, then the summary. `runtime.evaluation_run` does it on a cluster.
+"""Score models on held-out cases: the same steps for a run's evaluators, for jobs/evaluate.py and for overlays.
 
-Models are the students of a run's checkpoint, masks that the authors' scripts wrote, and the teacher. What is left is
-laid out like a run folder: ``scores/``, ``cases.parquet``, ``quarantine/``, ``config.yaml``, ``run.json`` and
-``summary.json``.
+case -> teacher's prediction -> each model's prediction -> rows of scores. Pure: no storage is written, no cluster.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from echodfkd.config.run import RunConfig
+from echodfkd.config.sections.evaluate import EvaluateConfig
 from echodfkd.core.errors import ClipError, InputError
 from echodfkd.core.records import CaseScore, Quarantined, VideoClip
-from echodfkd.evaluation.against_truth import dice_curve, tuned
+from echodfkd.evaluation.against_readers import against_readers
+from echodfkd.evaluation.against_truth import MetricValue, dice_curve, tuned
 from echodfkd.evaluation.agreement import JudgedMask, judge_case
-from echodfkd.evaluation.case import score_case
-from echodfkd.evaluation.heads import Prediction, predict_with_teacher, score_heads
+from echodfkd.evaluation.case import ScoringRules, score_case
 from echodfkd.evaluation.judge import configured_judge, read_case
-from echodfkd.evaluation.models import ScoredModel, against_readers, load_students, stored_masks
+from echodfkd.evaluation.predictions import Prediction, predict_teacher
+from echodfkd.evaluation.scored_models import ScoredModel, load_students, stored_masks
 from echodfkd.metrics.threshold import best_code
+from echodfkd.models.students.cost import student_facts
 from echodfkd.models.teachers.build import pick_device
 from echodfkd.sources.build import build_source
 from echodfkd.sources.clip_source import ClipSource
@@ -31,20 +33,31 @@ from echodfkd.sources.video.annotations import AnnotationFolder
 from echodfkd.storage import schemas
 from echodfkd.storage.checkpoints import code_version
 from echodfkd.teaching.build import build_configured_teacher
+from echodfkd.teaching.placement import SourcePlacement
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """A case and the teacher's prediction of it; ``fault`` says why the teacher has none, "" without a fault."""
+
+    case: VideoClip
+    teacher: Prediction | None = None
+    fault: str = ""
 
 
 @dataclass(frozen=True)
 class ScoredCase:
-    """All that was found of one case; ``bad`` is why it could not be used, and then there is nothing else.
+    """All results of one case. A case that cannot be used has only its id and its quarantine row.
 
-    ``case`` is its row of cases.parquet.
+    ``case`` is its row of cases.parquet, ``frames`` its length.
     """
 
     clip_id: str
     scores: tuple[CaseScore, ...] = ()
     case: dict[str, object] | None = None
+    frames: int = 0
     judged: tuple[JudgedMask, ...] = ()
-    bad: Quarantined | None = None
+    quarantined: tuple[Quarantined, ...] = ()
 
 
 def evaluation_cases(config: RunConfig) -> ClipSource:
@@ -52,8 +65,8 @@ def evaluation_cases(config: RunConfig) -> ClipSource:
     return build_source(config.evaluation.source, config.window, seed=config.seed, case_frames=config.evaluation.frames)
 
 
-def _case_numbers(config: RunConfig, source: ClipSource) -> range:
-    """Cases to score; those to tune thresholds on come after them."""
+def case_numbers(config: RunConfig, source: ClipSource) -> range:
+    """Cases to score; those to tune thresholds on come after them. Raises `InputError` if none is left to score."""
     available, wanted, tuning = source.num_cases, config.evaluation.cases, config.evaluate.tune_cases
     if available is None:
         return range(wanted)
@@ -62,104 +75,167 @@ def _case_numbers(config: RunConfig, source: ClipSource) -> range:
     return range(min(wanted, available - tuning))
 
 
+def run_scorer(config: RunConfig, device: str) -> CaseScorer:
+    """The scorer of a run's own checkpoints: every class and task that its teacher teaches, nothing of `evaluate`."""
+    return CaseScorer(
+        replace(config, evaluate=EvaluateConfig()),
+        device,
+        classes=config.taught_classes,
+        tasks=config.taught_tasks,
+        keep_cases=True,
+    )
+
+
 class CaseScorer:
-    """The models and the judge, loaded once, that score one case after the other.
+    """Source of cases, teacher and judge of a config, loaded once to score any model on any case.
+
+    Args:
+        config: ``evaluation`` and ``teacher``, and of ``evaluate`` whether to score a teacher, the readers'
+            annotations and the study of agreement.
+        device: cpu or cuda, of teacher and judge.
+        classes: asked of the teacher.
+        tasks: likewise.
+        keep_cases: keep all cases and the teacher's predictions of them for the next model.
+
+    Raises:
+        InputError: the source, teacher, judge or annotations cannot be used.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        device: str,
+        *,
+        classes: Sequence[str] = ("LV",),
+        tasks: Sequence[str] = (),
+        keep_cases: bool = False,
+    ) -> None:
+        self.source = source = evaluation_cases(config)
+        self.judge = configured_judge(config.evaluation, device)
+        self.teacher_id = ""
+        self._teacher, self._classes, self._tasks = None, classes, tasks
+        if config.evaluate.teacher:
+            placement = SourcePlacement(lambda clip: source)  # all its clips are cases
+            self._teacher = build_configured_teacher(config.teacher, device=device, placement=placement)
+            self.teacher_id = self._teacher.teacher_id
+        options = config.evaluation
+        self._rules = ScoringRules(self.teacher_id, options.threshold, self.judge, options.judge_controls)
+        self._annotations = AnnotationFolder(config.evaluate.annotations) if config.evaluate.annotations else None
+        if config.evaluate.agreement and self.judge is None:
+            raise InputError("evaluate.agreement: set, but evaluation.judge is none")
+        self._agreement = config.evaluate.agreement
+        self._codes: dict[tuple[str, int], int] = {}
+        self.prepare = functools.lru_cache(None if keep_cases else 1)(self._prepare)
+
+    def score(self, number: int, models: Iterable[ScoredModel], *, teacher: bool) -> ScoredCase:
+        """Score models on one case; with ``teacher`` also the teacher, and the judge's reading of the video."""
+        try:
+            prepared = self.prepare(number)
+            found = [(model, model.predict(prepared.case)) for model in models]
+        except ClipError as error:
+            clip_id = getattr(error, "clip_id", f"{self.source.name}-case{number}")
+            return ScoredCase(clip_id, quarantined=(Quarantined(-1, number, clip_id, "evaluator", str(error)),))
+        case = prepared.case
+        rows = [row for model, prediction in found for row in self._score_model(model, prediction, prepared)]
+        masks = {model.label: prediction.lv_prob > self._rules.threshold for model, prediction in found}
+        if teacher and prepared.teacher is not None:
+            further = self._readers(prepared.teacher, case)
+            rows += score_case(prepared.teacher, case, self._rules, further=further)
+            masks["teacher"] = prepared.teacher.lv_prob > self._rules.threshold
+        if teacher:
+            rows += read_case(self.judge, case, teacher_id=self.teacher_id)
+        judged: list[JudgedMask] = []
+        if self._agreement:
+            assert self.judge is not None
+            judged = judge_case(self.judge, case, masks)
+        quarantined = [Quarantined(-1, number, case.clip_id, "teacher", prepared.fault)] if prepared.fault else []
+        return ScoredCase(
+            case.clip_id, tuple(rows), schemas.case_row(case), len(case.video), tuple(judged), tuple(quarantined)
+        )
+
+    def masks(self, model: ScoredModel, number: int) -> tuple[VideoClip, np.ndarray, np.ndarray | None]:
+        """One case, and the masks (T, H, W) of a model and of the teacher (None if it has none). Raises `ClipError`."""
+        prepared = self.prepare(number)
+        of_teacher = None if prepared.teacher is None else prepared.teacher.lv_prob > self._rules.threshold
+        return prepared.case, model.predict(prepared.case).lv_prob > self._rules.threshold, of_teacher
+
+    def tune(self, models: Sequence[ScoredModel], numbers: range) -> None:
+        """Choose the best threshold of every model on these cases, for ``tuned_dice_*``.
+
+        Raises:
+            InputError: none of the cases has truth.
+        """
+        curves: dict[tuple[str, int], list[np.ndarray]] = {(model.name, model.step): [] for model in models}
+        for number in numbers:
+            with contextlib.suppress(ClipError):  # a case that cannot be used has no curve
+                case = self.source.case(number)
+                for model in models:
+                    curves[model.name, model.step] += dice_curve(model.predict(case).lv_prob, case)
+        if empty := [name for (name, _), found in curves.items() if not found]:
+            raise InputError(
+                f"evaluate.tune_cases: none of the {len(numbers)} cases from number {numbers.start} has truth to tune"
+                f" the threshold of {empty[0]} on"
+            )
+        self._codes = {model: best_code(found) for model, found in curves.items()}
+
+    def _prepare(self, number: int) -> PreparedCase:
+        case = self.source.case(number)
+        if self._teacher is None:
+            return PreparedCase(case)
+        try:
+            return PreparedCase(case, predict_teacher(self._teacher, case, classes=self._classes, tasks=self._tasks))
+        except ClipError as error:
+            return PreparedCase(case, fault=str(error))
+
+    def _score_model(self, model: ScoredModel, prediction: Prediction, prepared: PreparedCase) -> list[CaseScore]:
+        further = self._readers(prediction, prepared.case)
+        if (model.name, model.step) in self._codes:
+            further += tuned(prediction.lv_prob, prepared.case, code=self._codes[model.name, model.step])
+        return score_case(
+            prediction,
+            prepared.case,
+            self._rules,
+            student=model.name,
+            step=model.step,
+            teacher=prepared.teacher,
+            further=further,
+        )
+
+    def _readers(self, prediction: Prediction, case: VideoClip) -> list[MetricValue]:
+        if self._annotations is None:
+            return []
+        return against_readers(prediction.lv_prob > self._rules.threshold, case, self._annotations)
+
+
+class ModelScorer:
+    """Every model that ``config.evaluate`` names, loaded once, with the `CaseScorer` that scores them.
 
     Raises:
         InputError: a model, the judge or the source cannot be used.
     """
 
     def __init__(self, config: RunConfig) -> None:
-        self._config = config
-        self._source = evaluation_cases(config)
         device = pick_device(config.teacher.device, "teacher.device")
-        self._teacher = build_configured_teacher(config.teacher, device=device) if config.evaluate.teacher else None
-        models, self._students, self._sizes = load_students(config, device)
-        self._models = [*models, *stored_masks(config)]
-        self._judge = configured_judge(config.evaluation, device)
-        if config.evaluate.agreement and self._judge is None:
-            raise InputError("evaluate.agreement: set, but evaluation.judge is none")
-        self._annotations = AnnotationFolder(config.evaluate.annotations) if config.evaluate.annotations else None
-        self._codes = self._tune() if config.evaluate.tune_cases else {}
+        students, self._students = load_students(config.evaluate, device)
+        self._models = [*students, *stored_masks(config.evaluate)]
+        self._scorer = CaseScorer(config, device)
+        if count := config.evaluate.tune_cases:
+            first = len(case_numbers(config, self._scorer.source))
+            self._scorer.tune(self._models, range(first, first + count))
 
     def describe(self) -> dict[str, Any]:
-        """``students``, ``judge_id``, and ``facts``: what no row tells, as a run's run.json has it.
-
-        Nothing was trained: the plan is empty.
-        """
-        teacher_id = self._teacher.teacher_id if self._teacher is not None else ""
-        sizes = {name: {"parameters": size} for name, size in self._sizes.items()}
+        """``students`` (their options), ``judge_id``, and ``facts``, the content of run.json with an empty plan."""
+        judge, sizes = self._scorer.judge, {name: student_facts(of.network) for name, of in self._students.items()}
         return {
             "students": self._students,
-            "judge_id": self._judge.judge_id if self._judge is not None else "",
-            "facts": {**code_version(), "teacher_id": teacher_id, "students": sizes, "plan_slots": 0},
+            "judge_id": judge.judge_id if judge is not None else "",
+            "facts": {**code_version(), "teacher_id": self._scorer.teacher_id, "students": sizes, "plan_slots": 0},
         }
 
     def score_all(self, numbers: Sequence[int]) -> Iterator[ScoredCase]:
-        """Every case, in the order of its number."""
+        """The results of every case, in the order of its number."""
         return map(self.score, numbers)
 
     def score(self, number: int) -> ScoredCase:
-        """All that can be said of one case by every model."""
-        try:
-            case = self._source.case(number)
-            found = [(model, model.predict(case)) for model in self._models]
-        except ClipError as error:
-            clip_id = getattr(error, "clip_id", f"{self._source.name}-case{number}")
-            return ScoredCase(clip_id, bad=Quarantined(-1, number, clip_id, "evaluator", str(error)))
-        teacher_id, against = "", None
-        if self._teacher is not None:
-            teacher_id = self._teacher.teacher_id
-            against = predict_with_teacher(self._teacher, case, classes=("LV",), tasks=())
-            found.append((ScoredModel("", -1, lambda _: against), against))
-        rows = [row for model, seen in found for row in self._score_model(model, seen, case, teacher_id, against)]
-        rows += read_case(self._judge, case, teacher_id=teacher_id)
-        judged: list[JudgedMask] = []
-        if self._config.evaluate.agreement:
-            assert self._judge is not None
-            threshold = self._config.evaluation.threshold
-            judged = judge_case(self._judge, case, {_label(model): seen.lv_prob > threshold for model, seen in found})
-        return ScoredCase(case.clip_id, tuple(rows), schemas.case_row(case), tuple(judged))
-
-    def _tune(self) -> dict[tuple[str, int], int]:
-        """The best code of every student's masks on the cases behind the scored ones."""
-        first = len(_case_numbers(self._config, self._source))
-        curves: dict[tuple[str, int], list[np.ndarray]] = {(model.name, model.step): [] for model in self._models}
-        for number in range(first, first + self._config.evaluate.tune_cases):
-            with contextlib.suppress(ClipError):  # a case that cannot be used tells nothing
-                case = self._source.case(number)
-                for model in self._models:
-                    curves[model.name, model.step] += dice_curve(model.predict(case).lv_prob, case)
-        if empty := [name for (name, _), found in curves.items() if not found]:
-            raise InputError(
-                f"evaluate.tune_cases: none of the {self._config.evaluate.tune_cases} cases from number {first} has"
-                f" truth to tune the threshold of {empty[0]} on"
-            )
-        return {model: best_code(found) for model, found in curves.items()}
-
-    def _score_model(
-        self, model: ScoredModel, seen: Prediction, case: VideoClip, teacher_id: str, against: Prediction | None
-    ) -> list[CaseScore]:
-        threshold = self._config.evaluation.threshold
-        further = score_heads(seen, case, threshold=threshold, who=model.name or f"teacher {teacher_id}")
-        if self._annotations is not None:
-            further += against_readers(seen.lv_prob > threshold, case, self._annotations)
-        if (model.name, model.step) in self._codes:
-            further += tuned(seen.lv_prob, case, code=self._codes[model.name, model.step])
-        return score_case(
-            seen.lv_prob,
-            case,
-            threshold=threshold,
-            judge=self._judge,
-            teacher_id=teacher_id,
-            student=model.name,
-            step=model.step,
-            teacher_prob=against.lv_prob if against is not None and model.name else None,
-            further=further,
-            judge_controls=self._config.evaluation.judge_controls,
-        )
-
-
-def _label(model: ScoredModel) -> str:
-    """Name of a model in the agreement study, which may hold many checkpoints of a student."""
-    return f"{model.name}@{model.step}" if model.step > 0 else model.name or "teacher"
+        """The results of every model, and of the teacher, on one case."""
+        return self._scorer.score(number, self._models, teacher=True)

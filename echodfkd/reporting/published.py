@@ -8,13 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SIZE = 112
-"""Side in pixels of the frames that published costs are stated for; a run's costs are counted at the same."""
-
 
 @dataclass(frozen=True)
 class Published:
-    """``weights`` parameters, ``macs`` multiply-accumulates per frame of `SIZE` (None: not known), ``dice`` 0..1."""
+    """``weights`` parameters, ``macs`` multiply-accumulates per 112 x 112 frame (None: not known), ``dice`` 0..1."""
 
     name: str
     weights: float

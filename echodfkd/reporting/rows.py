@@ -30,13 +30,17 @@ _RUN_TYPES = {
 }
 
 
+STARTED = "logs/students.json"
+"""Sizes of the students, as in run.json, for the page of a run that has not ended."""
+
+
 @dataclass(frozen=True)
 class RunRows:
-    """What lies in a run folder.
+    """The content of a run folder.
 
-    ``config`` is config.yaml as plain values. ``run`` is run.json, empty while a run has not ended.
-    ``identity`` is identity.json: what is known from the start. ``ledger`` holds only rows of parts that a
-    manifest names, and ``training`` and ``dropped`` only those of the same workers and updates: of
+    ``config`` is config.yaml as plain values. ``run`` is run.json, empty while a run has not ended. ``identity`` is
+    identity.json and ``started`` logs/students.json, both written when a run starts. ``ledger`` holds only rows of
+    parts that a manifest names, and ``training`` and ``dropped`` only those of the same workers and updates: of
     training one per student and step, from the attempt whose weights were published.
     """
 
@@ -51,6 +55,7 @@ class RunRows:
     training: pa.Table
     cases: pa.Table
     dropped: pa.Table = field(default_factory=schemas.DROPPED_SCHEMA.empty_table)
+    started: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def students(self) -> tuple[str, ...]:
@@ -59,6 +64,13 @@ class RunRows:
         seen = {name for m in self.manifests for name in m.students}
         seen |= set(self.scores["student"].to_pylist()) | set(self.training["student"].to_pylist())
         return (*names, *sorted(seen - {"", *names}))
+
+    @cached_property
+    def sizes(self) -> dict[str, dict[str, int | None]]:
+        """Student -> ``parameters`` and ``macs_per_frame`` (at 112 x 112 pixels), None if the run did not keep them."""
+        known = {**(self.started.get("students") or {}), **(self.run.get("students") or {})}
+        keys = ("parameters", "macs_per_frame")
+        return {name: {key: (known.get(name) or {}).get(key) for key in keys} for name in self.students}
 
     @cached_property
     def score_groups(self) -> dict[tuple[str, int], np.ndarray]:
@@ -95,6 +107,7 @@ def read_rows(storage: RunStorage) -> RunRows:
         config=_read_config(storage),
         run=_read_json(storage, "run.json"),
         identity=identity,
+        started=_read_json(storage, STARTED),
         manifests=manifests,
         scores=_latest(_read_folder(storage, "scores", "part-", schemas.SCORE_SCHEMA)),
         ledger=_read_parts(storage, ledger, schemas.LEDGER_SCHEMA, known),
@@ -126,7 +139,7 @@ def _read_config(storage: RunStorage) -> dict[str, Any]:
 
 
 def _read_json(storage: RunStorage, name: str) -> dict[str, Any]:
-    """run.json or identity.json; empty where it does not exist (yet)."""
+    """A JSON file of the run; empty if it does not exist (yet)."""
     try:
         text = storage.read(name)
     except FileNotFoundError:
@@ -134,9 +147,9 @@ def _read_json(storage: RunStorage, name: str) -> dict[str, Any]:
     where = f"{storage.root}/{name}"
     values = parse_json_object(text, where)
     _check_types(values, _RUN_TYPES, where)
-    for student, known in values.get("students", {}).items():
+    for student, known in (values.get("students") or {}).items():
         _check_types({student: known}, {student: dict}, f"{where}: students")
-        _check_types(known, {"parameters": int}, f"{where}: students.{student}")
+        _check_types(known, {"parameters": int, "macs_per_frame": int}, f"{where}: students.{student}")
     return values
 
 

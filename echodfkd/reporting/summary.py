@@ -66,7 +66,6 @@ def write_summary(storage: RunStorage) -> dict[str, Any]:
 def summarise(rows: RunRows) -> dict[str, Any]:
     """The summary of rows already read."""
     seed = int(rows.config.get("seed") or 0)
-    known = rows.run.get("students") or {}
     facts = {**rows.identity, **rows.run}
     return {
         "run": str(rows.config.get("name", "")),
@@ -75,7 +74,7 @@ def summarise(rows: RunRows) -> dict[str, Any]:
         "seed": seed,
         "students": {
             name: {
-                "parameters": (known.get(name) or {}).get("parameters"),
+                **rows.sizes[name],
                 "steps": trained_steps(rows, name),
                 "stopped_early": bool(rows.manifests) and rows.manifests[-1].stopped_at(name) is not None,
                 "step_s": median_step_s(rows, name),

@@ -33,9 +33,9 @@ from echodfkd.config.run import RunConfig
 from echodfkd.core import clock
 from echodfkd.core.errors import ConfigError, EchoDFKDError, RunError, one_line
 from echodfkd.evaluation.judge import configured_judge
-from echodfkd.models.students.build import build_student
-from echodfkd.models.students.convlstm import count_parameters
+from echodfkd.models.students.cost import student_facts
 from echodfkd.reporting.page.report import write_report
+from echodfkd.reporting.rows import STARTED
 from echodfkd.reporting.summary import write_summary
 from echodfkd.runtime.cluster.connection import connected, last_sentence, machine_line, with_absolute_paths
 from echodfkd.runtime.cluster.preemption import StopNotice, StopSignal
@@ -110,6 +110,7 @@ def _run_stages(
 ) -> dict[str, Any]:
     """Run all stages until the plan is consumed and the last checkpoint is scored."""
     progress_actor = start_progress_actor()
+    student_sizes(config, lease.storage)  # while that actor starts
     wait_for_first_actor(progress_actor)
     progress = ProgressLine(config, progress_actor, print_line)
     evaluators = EvaluatorPool(config, progress_actor) if config.evaluation.enabled else None
@@ -196,12 +197,17 @@ def check_inputs(config: RunConfig) -> str:
     return teacher.teacher_id
 
 
+def student_sizes(config: RunConfig, storage: RunStorage) -> dict[str, Any]:
+    """`student_facts` of every student. Counting takes seconds, so they are counted once and kept in the run folder."""
+    if storage.exists(STARTED):
+        return json.loads(storage.read(STARTED))["students"]
+    sizes = {name: student_facts(student.network) for name, student in config.students.items()}
+    storage.write(STARTED, json.dumps({"students": sizes}).encode())
+    return sizes
+
+
 def finish(config: RunConfig, storage: RunStorage, teacher_id: str, facts: dict[str, Any]) -> dict[str, Any]:
     """Write run.json, summary.json and report.html from the rows. Returns the summary."""
-    students = {
-        name: {"parameters": count_parameters(build_student(**student.network))}
-        for name, student in config.students.items()
-    }
     run = {
         "name": config.name,
         "version": echodfkd.__version__,
@@ -209,7 +215,7 @@ def finish(config: RunConfig, storage: RunStorage, teacher_id: str, facts: dict[
         "teacher_id": teacher_id,
         "seed": config.seed,
         "plan_slots": config.plan_slots,
-        "students": students,
+        "students": student_sizes(config, storage),
         "machine": machine_line(),
         **facts,
     }

@@ -25,7 +25,7 @@ from echodfkd.config.file import config_to_yaml
 from echodfkd.config.run import RunConfig
 from echodfkd.core.errors import EchoDFKDError, InputError, RunError
 from echodfkd.evaluation.agreement import JudgedMask, agreement_of
-from echodfkd.evaluation.scorer import CaseScorer, ScoredCase, _case_numbers, evaluation_cases
+from echodfkd.evaluation.scorer import ModelScorer, ScoredCase, case_numbers, evaluation_cases
 from echodfkd.reporting.summary import write_summary
 from echodfkd.runtime.cluster.connection import connected, last_sentence, node_labels, with_absolute_paths
 from echodfkd.storage import schemas
@@ -47,7 +47,7 @@ def run_evaluation(config: RunConfig, say: Callable[[str], None]) -> dict[str, A
 
 
 class _Actor:
-    """A `CaseScorer` in a process of its own."""
+    """A `ModelScorer` in a process of its own."""
 
     def __init__(self, config: RunConfig) -> None:
         if not config.evaluation.num_gpus:
@@ -55,9 +55,9 @@ class _Actor:
         self._config = config
 
     @functools.cached_property
-    def _scorer(self) -> CaseScorer:
+    def _scorer(self) -> ModelScorer:
         """Made by the first call: what fails in it is then that call's error, and not the actor's death."""
-        return CaseScorer(self._config)
+        return ModelScorer(self._config)
 
     def describe(self) -> dict[str, Any]:
         return self._scorer.describe()
@@ -104,10 +104,10 @@ def _explained() -> Iterator[None]:
 
 
 class Scorers(Protocol):
-    """Whoever scores cases: this process (`CaseScorer`), or actors of a cluster."""
+    """Whoever scores cases: this process (`ModelScorer`), or actors of a cluster."""
 
     def describe(self) -> dict[str, Any]:
-        """What `CaseScorer.describe` says."""
+        """What `ModelScorer.describe` says."""
         ...
 
     def score_all(self, numbers: Sequence[int]) -> Iterator[ScoredCase]:
@@ -136,17 +136,17 @@ def evaluate(
     storage = RunStorage(options.out)
     if storage.list("scores") or storage.exists("identity.json"):
         raise InputError(f"evaluate.out: {options.out} holds scores or a run already; name another folder")
-    count = len(_case_numbers(config, evaluation_cases(config)))
-    team = (scorers or CaseScorer)(config)
+    count = len(case_numbers(config, evaluation_cases(config)))
+    team = (scorers or ModelScorer)(config)
     known = team.describe()
     storage.write("config.yaml", config_to_yaml(replace(config, students=known["students"])).encode())
     cases: list[dict[str, object]] = []
     judged: list[JudgedMask] = []
     for number, found in enumerate(team.score_all(range(count))):
-        if found.bad is not None:
-            schemas.write_records(storage, f"quarantine/part-cases-{number:06d}.parquet", [found.bad])
+        if found.quarantined:
+            schemas.write_records(storage, f"quarantine/part-cases-{number:06d}.parquet", found.quarantined)
+        if found.case is None:
             continue
-        assert found.case is not None
         cases.append(found.case)
         judged += found.judged
         schemas.write_records(storage, f"scores/part-{number:06d}.parquet", found.scores)

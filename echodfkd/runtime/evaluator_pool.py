@@ -1,10 +1,9 @@
 """The evaluators: an actor pool that scores published checkpoints while training goes on.
 
 consumes: manifests under checkpoints/ / produces: scores/part-*, cases.parquet, overlays/, spans of work
-waits for: a free actor / unblocked by: a published manifest. Nothing waits for it but the end of the run.
+waits for: a free actor / unblocked by: a published manifest. Only the end of the run waits for it.
 
 Ray Train and Ray Data do not count the actors: on one node they reserve no CPU and yield, else have their own nodes.
-(A little over 300 lines: the actor and the pool that feeds it share their task and its rows.)
 """
 
 from __future__ import annotations
@@ -22,22 +21,18 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from echodfkd.config.run import RunConfig
 from echodfkd.core import clock
-from echodfkd.core.errors import ClipError, EchoDFKDError, InputError, RunError
-from echodfkd.core.records import CaseScore, PublishedCheckpoint, Quarantined, StageSpan, VideoClip
-from echodfkd.evaluation.case import score_case
-from echodfkd.evaluation.heads import Prediction, predict_with_heads, predict_with_teacher, score_heads
-from echodfkd.evaluation.judge import configured_judge, read_case
-from echodfkd.models.students.build import build_student
-from echodfkd.models.students.weights import load_weights
-from echodfkd.reporting.figures.overlays import DRAWN, overlay_mp4
+from echodfkd.core.errors import EchoDFKDError, InputError, RunError
+from echodfkd.core.records import PublishedCheckpoint, StageSpan
+from echodfkd.evaluation.scored_models import ScoredModel, load_student
+from echodfkd.evaluation.scorer import run_scorer
+from echodfkd.reporting.figures.overlays import DRAWN, case_overlay
 from echodfkd.reporting.page.groups import cases_to_draw
 from echodfkd.reporting.rows import read_rows
 from echodfkd.runtime.cluster.connection import actor_name, last_sentence, node_labels
-from echodfkd.runtime.stream.parts import evaluation_source, load_teacher, num_cases
-from echodfkd.storage.checkpoints import read_student
+from echodfkd.runtime.stream.parts import num_cases
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.manifests import list_checkpoints
-from echodfkd.storage.schemas import CASE_SCHEMA, QUARANTINE_SCHEMA, SCORE_SCHEMA, case_row
+from echodfkd.storage.schemas import CASE_SCHEMA, QUARANTINE_SCHEMA, SCORE_SCHEMA
 
 SHARD_CASES = 8
 """Cases of one task: small enough that an actor's death costs seconds."""
@@ -48,7 +43,7 @@ MAX_TRIES = 4
 
 @dataclass(frozen=True)
 class ScoringTask:
-    """Score these cases with one student of one checkpoint, or with the teacher (``checkpoint`` None)."""
+    """Cases to score with one student of one checkpoint, or with the teacher (``checkpoint`` None)."""
 
     checkpoint: PublishedCheckpoint | None
     student: str
@@ -68,7 +63,7 @@ class ScoringTask:
 
 
 class Evaluator:
-    """One evaluator: holds the cases it has made, the teacher's masks for them, and the judge."""
+    """One evaluator: a `CaseScorer` in a process of its own, and the student that it scored last."""
 
     def __init__(self, config: RunConfig) -> None:
         if not config.evaluation.num_gpus:
@@ -78,98 +73,32 @@ class Evaluator:
         self.config = config
         self.storage = RunStorage(config.root)
         self.device = "cuda" if config.evaluation.num_gpus and torch.cuda.is_available() else "cpu"
-        self.source = evaluation_source(config)
-        self.judge = configured_judge(config.evaluation, self.device)
-        self.teacher = load_teacher(config, device=self.device)
+        self.scorer = run_scorer(config, self.device)
         self.name = actor_name("evaluator")
-        self._cases: dict[int, VideoClip] = {}
-        self._of_teacher: dict[int, Prediction | None] = {}
-        self._untaught: dict[int, str] = {}
-        self._network: tuple[tuple[int, str], torch.nn.Module] | None = None
+        self._student: ScoredModel | None = None
 
     def score(self, task: ScoringTask) -> dict[str, Any]:
         """Score one task. Returns rows (dictionaries of `CaseScore`), case rows, quarantine rows and the span."""
         start = clock.now()
-        scores: list[CaseScore] = []
-        cases = []
-        quarantined = []
-        frames = 0
-        for number in task.cases:
-            try:
-                case = self._case(number)
-            except ClipError as error:
-                clip_id = getattr(error, "clip_id", f"{self.source.name}-case{number}")
-                quarantined.append(asdict(Quarantined(-1, number, clip_id, "evaluator", str(error))))
-                continue
-            frames += len(case.video)
-            cases.append(case_row(case))
-            scores.extend(self._score_case(task, number, case))
-            if reason := self._untaught.get(number):
-                quarantined.append(asdict(Quarantined(-1, number, case.clip_id, "teacher", reason)))
-            if task.checkpoint is None:
-                scores.extend(read_case(self.judge, case, teacher_id=self.teacher.teacher_id))
-        span = StageSpan("evaluator", self.name, start, clock.now(), len(cases), frames)
+        models = [self._load(task.checkpoint, task.student)] if task.checkpoint else []
+        found = [self.scorer.score(number, models, teacher=not models) for number in task.cases]
+        cases = [of.case for of in found if of.case is not None]
+        span = StageSpan("evaluator", self.name, start, clock.now(), len(cases), sum(of.frames for of in found))
         return {
-            "scores": [asdict(score) for score in scores],
+            "scores": [asdict(score) for of in found for score in of.scores],
             "cases": cases,
-            "quarantined": quarantined,
+            "quarantined": [asdict(row) for of in found for row in of.quarantined],
             "span": asdict(span),
         }
 
     def overlay(self, checkpoint: PublishedCheckpoint, student: str, number: int) -> tuple[str, bytes]:
         """One case as MP4: contours of teacher, student and truth. Returns its name and bytes."""
-        case = self._case(number)
-        level = self.config.evaluation.threshold
-        mask, taught = self._students(checkpoint, student, case).lv_prob > level, self._teachers(number)
-        video = overlay_mp4(case, mask, taught.lv_prob > level if taught is not None else None)
-        return f"overlays/{student}-{number:04d}.mp4", video
+        return case_overlay(self.scorer, self._load(checkpoint, student), number)
 
-    def _score_case(self, task: ScoringTask, number: int, case: VideoClip) -> list[CaseScore]:
-        threshold, taught = self.config.evaluation.threshold, self._teachers(number)
-        if task.checkpoint is None:
-            if taught is None:
-                return []
-            found, against, who = taught, None, f"teacher {self.teacher.teacher_id}"
-        else:
-            found, against = self._students(task.checkpoint, task.student, case), taught
-            who = f"student {task.student} at step {task.step}"
-        return score_case(
-            found.lv_prob,
-            case,
-            threshold=threshold,
-            judge=self.judge,
-            teacher_id=self.teacher.teacher_id,
-            student=task.student,
-            step=task.step,
-            teacher_prob=against.lv_prob if against else None,
-            further=score_heads(found, case, threshold=threshold, who=who, teacher=against),
-            judge_controls=self.config.evaluation.judge_controls,
-        )
-
-    def _case(self, number: int) -> VideoClip:
-        if number not in self._cases:
-            self._cases[number] = self.source.case(number)
-        return self._cases[number]
-
-    def _teachers(self, number: int) -> Prediction | None:
-        """None where it has no mask of this case: students are then scored without it."""
-        if number not in self._of_teacher:
-            classes, tasks, case = self.config.taught_classes, self.config.taught_tasks, self._case(number)
-            try:
-                self._of_teacher[number] = predict_with_teacher(self.teacher, case, classes=classes, tasks=tasks)
-            except ClipError as error:
-                self._of_teacher[number], self._untaught[number] = None, str(error)
-        return self._of_teacher[number]
-
-    def _students(self, checkpoint: PublishedCheckpoint, student: str, case: VideoClip) -> Prediction:
-        key = (checkpoint.step, student)
-        if self._network is None or self._network[0] != key:
-            network = build_student(**self.config.students[student].network)
-            weights = read_student(self.storage, checkpoint, student)
-            load_weights(network, weights, what=f"{checkpoint.folder}/{student}")
-            self._network = (key, network.to(self.device).eval())
-        wanted = self.config.students[student].classes
-        return predict_with_heads(self._network[1], case.video, classes=wanted, device=self.device)
+    def _load(self, checkpoint: PublishedCheckpoint, name: str) -> ScoredModel:
+        if self._student is None or (self._student.step, self._student.name) != (checkpoint.step, name):
+            self._student = load_student(self.storage, checkpoint, name, self.config.students[name], self.device)
+        return self._student
 
 
 class EvaluatorPool:

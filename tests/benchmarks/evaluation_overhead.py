@@ -150,7 +150,7 @@ def _train(config: RunConfig, core: int, ended: Any, steps: Any) -> None:
 
 def _evaluate(config: RunConfig, core: int, ready: Any, scored: Any) -> None:
     """Score the newest checkpoint on one core, forever."""
-    from echodfkd.evaluation.scorer import CaseScorer
+    from echodfkd.evaluation.scorer import ModelScorer
     from echodfkd.storage.files import RunStorage
     from echodfkd.storage.manifests import latest_checkpoint
 
@@ -161,7 +161,7 @@ def _evaluate(config: RunConfig, core: int, ready: Any, scored: Any) -> None:
     evaluate = EvaluateConfig(out=config.storage, run=config.root)
     scoring = RunConfig(evaluate=evaluate, evaluation=EvaluationConfig(cases=8))
     while True:
-        for found in CaseScorer(scoring).score_all(range(scoring.evaluation.cases)):
+        for found in ModelScorer(scoring).score_all(range(scoring.evaluation.cases)):
             assert found.scores
             scored.value += 1
             ready.set()

@@ -14,7 +14,6 @@ from torch import nn
 
 from echodfkd.losses.targets import soft_mask_bce
 from echodfkd.models.students.build import build_student
-from echodfkd.models.students.convlstm import macs_per_frame
 from echodfkd.models.students.convlstm_cell import RecurrentConv2d
 from echodfkd.runtime.cluster.host_memory import kept_memory
 from tests.benchmarks.authors_student import authors_student
@@ -30,6 +29,7 @@ from tests.benchmarks.timing import (
     process_apart,
     works_apart,
 )
+from tests.helpers.costs import authors_macs_per_frame
 
 FILTERS = 12
 LEARNING_RATE = 1e-3
@@ -243,7 +243,8 @@ def least_seconds(student: nn.Module, setting: Setting, precision: str, *, peak:
     Arithmetic: two operations per multiply-accumulate, once forward and twice backward. Memory: in each recurrent layer
     the input, the output, the gates and the cell state once per pass, and the gradients of input and output.
     """
-    macs = macs_per_frame(setting.blocks, setting.layers, FILTERS, setting.size) * setting.clips * setting.frames
+    per_frame = authors_macs_per_frame(setting.blocks, setting.layers, FILTERS, setting.size)
+    macs = per_frame * setting.clips * setting.frames
     item = 2 if precision == "bf16" else 4
     traffic, side = 0, setting.size
     cells = [module for module in student.modules() if isinstance(module, RecurrentConv2d)]

@@ -202,19 +202,3 @@ class ConvLSTMStudent(nn.Module):
 def count_parameters(module: nn.Module) -> int:
     """Number of trainable parameters, of the whole module even if ZeRO stage 3 has sharded it."""
     return sum(int(getattr(p, "ds_numel", p.numel())) for p in module.parameters() if p.requires_grad)
-
-
-def macs_per_frame(blocks: int, layers: int, filters: int, size: int) -> int:
-    """Multiply-accumulates of the authors' network for one frame of size x size pixels, in closed form.
-
-    Gates, norms and biases are not counted, as is usual. `cost.count_macs_per_frame` counts those of any student.
-    """
-    total = filters * size**2  # the 1 x 1 head
-    for level in range(blocks):
-        width, pixels = filters * 2**level, (size // 2**level) ** 2
-        first = 1 if level == 0 else width // 2
-        inputs = [first] + [width] * (layers - 1)
-        total += sum(KERNEL_SIZE**2 * (before + width) * 4 * width * pixels for before in inputs)
-        if level < blocks - 1:
-            total += KERNEL_SIZE**2 * 2 * width * width * pixels
-    return total

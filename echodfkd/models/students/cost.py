@@ -16,8 +16,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from echodfkd.models.students.build import build_student
 from echodfkd.models.students.convlstm import ConvLSTMStudent, count_parameters
 
+STATED_SIZE = 112
+"""Side in pixels of the frames that multiply-accumulates are stated for, here and in publications."""
 
-def count_macs_per_frame(student: nn.Module, size: int) -> int:
+
+def macs_per_frame(student: nn.Module, size: int) -> int:
     """Multiply-accumulates of all convolutions and matrix products for one more frame of size x size pixels.
 
     That is the cost of a clip of three frames less that of a clip of two: it includes the recurrent half, which the
@@ -43,5 +46,11 @@ def student_cost(options: Mapping[str, Any], size: int) -> dict[str, Any]:
     return {
         "parameters": count_parameters(student),
         "widths": list(body.widths),
-        "macs_per_frame": count_macs_per_frame(student, size),
+        "macs_per_frame": macs_per_frame(student, size),
     }
+
+
+def student_facts(options: Mapping[str, Any]) -> dict[str, int]:
+    """``parameters`` and ``macs_per_frame`` (at `STATED_SIZE`) of a student, as run.json keeps them."""
+    cost = student_cost(options, STATED_SIZE)
+    return {key: cost[key] for key in ("parameters", "macs_per_frame")}

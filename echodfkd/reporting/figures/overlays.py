@@ -15,6 +15,8 @@ import torch.nn.functional as F
 
 from echodfkd.core.errors import ClipError
 from echodfkd.core.records import VideoClip
+from echodfkd.evaluation.scored_models import ScoredModel
+from echodfkd.evaluation.scorer import CaseScorer
 from echodfkd.sources.video.decode import open_video
 from echodfkd.sources.video.encode import encode_mp4
 
@@ -43,6 +45,11 @@ def overlay_mp4(case: VideoClip, student_mask: np.ndarray, teacher_mask: np.ndar
         masks["truth"] = case.truth_labels == 1
     drawing = draw_overlay(case.video, masks, ed_frames=case.ed_frames or (), es_frames=case.es_frames or ())
     return encode_mp4(drawing, case.fps)
+
+
+def case_overlay(scorer: CaseScorer, student: ScoredModel, number: int) -> tuple[str, bytes]:
+    """Name in the run folder and MP4 bytes of a student's overlay for one case. Raises `ClipError`."""
+    return f"overlays/{student.name}-{number:04d}.mp4", overlay_mp4(*scorer.masks(student, number))
 
 
 def draw_overlay(

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from echodfkd.metrics.summary import NUM_RESAMPLES
+from echodfkd.models.students.cost import STATED_SIZE
 from echodfkd.reporting import published
 from echodfkd.reporting.case_table import TEACHER, mean_at, models
-from echodfkd.reporting.costs import student_costs
 from echodfkd.reporting.figures import charts
 from echodfkd.reporting.page.pieces import Chart
 from echodfkd.reporting.rows import RunRows
@@ -21,7 +21,7 @@ SCORES = (
 """Metric, axis, and 1 where more is better."""
 COSTS = (
     ("parameters", "weights", "weights"),
-    ("macs", "MACs", f"MACs per frame of {published.SIZE} x {published.SIZE}"),
+    ("macs", "MACs", f"MACs per frame of {STATED_SIZE} x {STATED_SIZE}"),
 )
 
 
@@ -43,15 +43,17 @@ def pareto_front(costs: Sequence[float], scores: Sequence[float], *, better: int
 
 def pareto_charts(runs: Mapping[str, RunRows]) -> list[Chart]:
     """A chart per score and cost; several runs share each."""
-    known = [(run, rows, student_costs(rows)) for run, rows in runs.items()]
     found = []
     for metric, label, better in SCORES:
         own = [
-            {"run": run, "model": name, "source": "run", **costs[name], "metric": metric, **score.to_json()}
-            for run, rows, costs in known
+            {
+                "run": run, "model": name, "source": "run", "parameters": rows.sizes[name]["parameters"],
+                "macs": rows.sizes[name]["macs_per_frame"], "metric": metric, **score.to_json(),
+            }
+            for run, rows in runs.items()
             for name, (student, step) in models(rows, teacher=False).items()
             if (score := mean_at(rows, student, step, metric, resamples=NUM_RESAMPLES)).n
-        ]
+        ]  # fmt: skip
         for cost, title, axis in COSTS:
             found.append(_chart(runs, own, metric, label, better, (cost, title, axis)))
     return found

@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from echodfkd.models.students.cost import STATED_SIZE
 from echodfkd.reporting.case_table import TEACHER
-from echodfkd.reporting.costs import student_costs
 from echodfkd.reporting.figures import charts
 from echodfkd.reporting.figures.chart_style import STAGE_COLOURS
 from echodfkd.reporting.page.pieces import Cell, Chart, Column, Table, score_cell
 from echodfkd.reporting.page.tables import METRICS, work_seconds
-from echodfkd.reporting.published import SIZE
 from echodfkd.reporting.rows import RunRows, column
 from echodfkd.reporting.summary import spans_by_actor
 
@@ -43,14 +42,14 @@ def score_table(rows: RunRows, summary: dict[str, Any]) -> Table:
 
 def student_table(rows: RunRows, summary: dict[str, Any]) -> Table:
     """Size and cost of each student, its updates and the time of one."""
-    costs, cells, listed = student_costs(rows), [], []
+    cells, listed = [], []
     for name, student in summary["students"].items():
-        found, times = costs[name], _update_ms(rows, name)
+        macs, times = student["macs_per_frame"], _update_ms(rows, name)
         cells.append(
             [
                 Cell(name, notes=["stopped early"] if student["stopped_early"] else []),
-                _count(found["parameters"]),
-                Cell(f"{found['macs'] / 1e6:,.1f}" if found["macs"] else "–", found["macs"]),
+                _count(student["parameters"]),
+                Cell(f"{macs / 1e6:,.1f}" if macs else "–", macs),
                 _count(student["steps"]),
                 _time_cell(times),
             ]
@@ -58,7 +57,7 @@ def student_table(rows: RunRows, summary: dict[str, Any]) -> Table:
         median, low, high = np.quantile(times, [0.5, 0.25, 0.75]) if len(times) else (np.nan,) * 3
         listed.append(
             {
-                "student": name, "parameters": found["parameters"], "macs_per_frame": found["macs"],
+                "student": name, "parameters": student["parameters"], "macs_per_frame": macs,
                 "steps": student["steps"], "update_ms_median": float(median), "update_ms_quarter": float(low),
                 "update_ms_three_quarters": float(high), "updates": len(times),
                 "stopped_early": student["stopped_early"],
@@ -67,9 +66,11 @@ def student_table(rows: RunRows, summary: dict[str, Any]) -> Table:
     labels = ("weights", "MMAC / frame", "updates", "ms / update")
     columns = [Column("student"), *(Column(label, True) for label in labels)]
     note = (
-        f"MACs are of a frame of {SIZE} x {SIZE} pixels. An update's time is the median (and the middle half) of what"
-        " its passes and its step kept a worker busy, waiting for other workers included."
+        f"MACs are of a frame of {STATED_SIZE} x {STATED_SIZE} pixels. An update's time is the median (and the middle"
+        " half) of what its passes and its step kept a worker busy, waiting for other workers included."
     )
+    if any(row["macs_per_frame"] is None for row in listed):
+        note += " This run did not keep the MACs of all its students."
     return Table("students", "What each student takes", columns, cells, listed, empty="No student is known.", note=note)
 
 

@@ -29,9 +29,6 @@ _HEADS = ("Dice", "Dice ED", "Dice ES", "HD95 mm", "aFD ED", "aFD ES", "jitter",
 _COMPARED = {"dice_all": "Dice", "hd95_all_mm": "HD95", "area_jitter": "jitter", "ece": "ECE"}
 """Whose difference from the baseline has a column."""
 
-PUBLISHED_SIZE = 112
-"""Side in pixels of the frames that the published costs are stated for."""
-
 _T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """97.5 % quantiles of Student's distribution with 1 to 9 degrees of freedom (any statistical table)."""
 
@@ -124,9 +121,9 @@ def cost_table(students: Mapping[str, Mapping[str, Any]]) -> str:
     for name, options in students.items():
         cells = [name]
         for blocks in (2, 3):
-            cost = student_cost(StudentConfig(**{**options, "blocks": blocks}).network, PUBLISHED_SIZE)
+            cost = student_cost(StudentConfig(**{**options, "blocks": blocks}).network, STATED_SIZE)
             paper = StudentConfig(blocks, options["layers"])
-            share = cost["parameters"] / student_cost(paper.network, PUBLISHED_SIZE)["parameters"]
+            share = cost["parameters"] / student_cost(paper.network, STATED_SIZE)["parameters"]
             cells += [", ".join(map(str, cost["widths"])), f"{cost['parameters']:,}", f"{share:.1%}"]
             cells.append(f"{cost['macs_per_frame'] / 1e6:.0f}")
         lines.append(_row(cells))

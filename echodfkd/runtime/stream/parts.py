@@ -12,14 +12,11 @@ from typing import TYPE_CHECKING
 from echodfkd.config.run import RunConfig
 from echodfkd.config.sections.source import SourceConfig
 from echodfkd.config.sections.training import WindowConfig
-from echodfkd.core.errors import ClipError
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from echodfkd.models.teachers.protocol import ClipKey, Teacher
+    from echodfkd.models.teachers.protocol import Teacher
     from echodfkd.sources.clip_source import ClipSource
-    from echodfkd.sources.recorded import RecordedSource
+    from echodfkd.teaching.placement import SourcePlacement
     from echodfkd.teaching.slots import SlotRules
 
 
@@ -63,7 +60,7 @@ def load_teacher(config: RunConfig, device: str | None = None) -> Teacher:
     from echodfkd.teaching.build import build_configured_teacher, with_features
 
     options, shape = config.teacher, config.feature_shape
-    teacher = build_configured_teacher(options, device=device or options.device, placement=_Placement(config))
+    teacher = build_configured_teacher(options, device=device or options.device, placement=_placement(config))
     return teacher if shape is None else with_features(teacher, options, shape, config.window.size)
 
 
@@ -72,30 +69,13 @@ def load_member(config: RunConfig, name: str) -> Teacher:
     from echodfkd.teaching.build import build_member
 
     device = config.teacher.members[name].device
-    return build_member(config.teacher, name, device=device, placement=_Placement(config)).teacher
+    return build_member(config.teacher, name, device=device, placement=_placement(config)).teacher
 
 
-class _Placement:
-    """The `Placement` of the run's own sources (`teaching.recorded`)."""
+def _placement(config: RunConfig) -> SourcePlacement:
+    from echodfkd.teaching.placement import SourcePlacement
 
-    def __init__(self, config: RunConfig) -> None:
-        self.config = config
-
-    def video_name(self, clip: ClipKey) -> str:
-        return self._source(clip).video_name(clip.index, is_case=clip.is_case)
-
-    def frames(self, clip: ClipKey, shape: tuple[int, int, int]) -> tuple[np.ndarray, int]:
-        return self._source(clip).own_frames(clip.index, shape, is_case=clip.is_case)
-
-    def _source(self, clip: ClipKey) -> RecordedSource:
-        from echodfkd.sources.recorded import RecordedSource
-
-        source = evaluation_source(self.config) if clip.is_case else training_source(self.config)
-        if not isinstance(source, RecordedSource):
-            raise ClipError(
-                f"{clip.clip_id} is cut from no recorded video, so that no stored mask of one belongs to it"
-            )
-        return source
+    return SourcePlacement(lambda clip: evaluation_source(config) if clip.is_case else training_source(config))
 
 
 def num_cases(config: RunConfig) -> int:

@@ -12,7 +12,7 @@ import torch
 from echodfkd.config.file import config_to_yaml, load_config
 from echodfkd.core.errors import ConfigError, InputError
 from echodfkd.core.records import JUDGE_STEP
-from echodfkd.evaluation.case import predict_student
+from echodfkd.evaluation.predictions import predict_student
 from echodfkd.metrics.overlap import dice
 from echodfkd.models.students.build import build_student
 from echodfkd.reporting.rows import read_rows
@@ -93,7 +93,7 @@ def test_students_of_a_run_and_its_teacher(folder, tmp_path):
     torch.manual_seed(9)
     network = build_student(blocks=1, layers=1, filters=2, norm="batch")
     case = source.case(2)
-    prob = predict_student(network, case.video, "cpu")
+    prob = predict_student(network, case.video, classes=["LV"], device="cpu").lv_prob
     ed = case.ed_frames[0]
     mask, truth = prob[ed] > 0.5, case.truth_labels[ed] == 1
     assert value(rows, "a", "dice_ed", 2) == pytest.approx(2 * (mask & truth).sum() / (mask.sum() + truth.sum()))
@@ -205,7 +205,8 @@ def test_every_checkpoint_at_once_and_a_threshold_chosen_on_other_cases(folder, 
         torch.manual_seed(step)
         network = build_student(blocks=1, layers=1, filters=2, norm="batch")
         case = source.case(VIDEOS - 1)
-        prob, annotated = predict_student(network, case.video, "cpu"), list(case.ed_frames + case.es_frames)
+        prob = predict_student(network, case.video, classes=["LV"], device="cpu").lv_prob
+        annotated = list(case.ed_frames + case.es_frames)
         overlap = [
             dice(prob[annotated] * 255 >= code + 1, case.truth_labels[annotated] == 1).mean() for code in range(256)
         ]
@@ -228,3 +229,19 @@ def test_what_cannot_be_tuned_is_said(folder, tmp_path):
     )
     refuse(ConfigError, r"evaluate.step: got -2, must be at least -1", run_folder, "evaluate.step=-2")
     refuse(ConfigError, r"evaluate.actors: got -1, must be at least 0", run_folder, "evaluate.actors=-1")
+
+
+def test_a_teacher_of_recorded_masks_is_placed_as_in_a_run_and_may_lack_a_case(folder, tmp_path):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for number in (0, 2):
+        (masks / f"0XA{number}.seg.npz").write_bytes((folder / f"masks/0XA{number}.seg.npz").read_bytes())
+    _, summary, rows = run(
+        folder, tmp_path / "out", f"evaluate.run={folder / 'run'}", "teacher.kind=recorded",
+        f"teacher.weights={masks}", "evaluation.judge=none",
+    )  # fmt: skip
+    assert summary["teacher"]["scores"]["dice_ed"]["n"] == VIDEOS - 1
+    assert summary["teacher"]["scores"]["dice_ed"]["mean"] > 0.9
+    assert summary["students"]["a"]["scores"]["dice_ed"]["n"] == VIDEOS  # without the teacher's mask
+    assert summary["students"]["a"]["scores"]["dice_teacher"]["n"] == VIDEOS - 1
+    assert [row["stage"] for row in rows.quarantine.to_pylist()] == ["teacher"]

@@ -11,7 +11,8 @@ from torch import nn
 
 from echodfkd.core.errors import RunError
 from echodfkd.core.records import TRUTH_UNKNOWN, CaseScore, VideoClip
-from echodfkd.evaluation.case import predict_student, score_case
+from echodfkd.evaluation.case import ScoringRules, score_case
+from echodfkd.evaluation.predictions import Prediction, predict_student
 from echodfkd.models.students.output import StudentOutput
 from tests.helpers.beating import ED, ES, SIZE, T, beating_case, disc, radius_at
 
@@ -27,9 +28,19 @@ class CountingJudge:
         return {"judge_score": float(lv_mask.mean())}
 
 
-def scores(prob: np.ndarray, case: VideoClip, **changes: object) -> dict[str, CaseScore]:
-    options = {"threshold": 0.5, "judge": None, "teacher_id": "teacher-1", "student": "c31", "step": 100, **changes}
-    rows = score_case(prob, case, **options)
+def scores(
+    prob: np.ndarray,
+    case: VideoClip,
+    *,
+    threshold: float = 0.5,
+    judge: CountingJudge | None = None,
+    teacher_prob: np.ndarray | None = None,
+    student: str = "c31",
+    step: int = 100,
+) -> dict[str, CaseScore]:
+    rules = ScoringRules("teacher-1", threshold, judge)
+    teacher = None if teacher_prob is None else Prediction(teacher_prob)
+    rows = score_case(Prediction(prob), case, rules, student=student, step=step, teacher=teacher)
     assert len({row.metric for row in rows}) == len(rows)
     return {row.metric: row for row in rows}
 
@@ -163,7 +174,7 @@ class Threshold(nn.Module):
 def test_predict_student_is_the_sigmoid_of_the_logits_in_evaluation_mode():
     video = beating_case().video
     network = Threshold().train()
-    prob = predict_student(network, video, device="cpu")
+    prob = predict_student(network, video, classes=["LV"], device="cpu").lv_prob
     assert (prob.dtype, prob.shape) == (np.float32, video.shape)
     wanted = 1 / (1 + np.exp(-(video.astype(np.float64) - 100) * 0.05))
     np.testing.assert_allclose(prob, wanted, atol=1e-6)  # float32

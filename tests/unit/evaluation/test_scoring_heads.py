@@ -10,8 +10,9 @@ import torch
 
 from echodfkd.core.errors import RunError
 from echodfkd.core.records import CHAMBER_NAMES, TRUTH_UNKNOWN, Conditions, VideoClip
-from echodfkd.evaluation.case import predict_student, score_case
-from echodfkd.evaluation.heads import Prediction, predict_with_heads, predict_with_teacher, score_heads
+from echodfkd.evaluation.case import ScoringRules, score_case
+from echodfkd.evaluation.heads import score_heads
+from echodfkd.evaluation.predictions import Prediction, predict_student, predict_teacher
 from echodfkd.metrics.beat import beat_targets
 from echodfkd.models.students.build import build_student
 from tests.helpers.beating import PERIOD, SIZE, T, beating_case, disc, radius_at
@@ -36,7 +37,7 @@ def lv_prob() -> np.ndarray:
 
 
 def values(prediction: Prediction, case: VideoClip, teacher: Prediction | None = None) -> dict[str, float]:
-    rows = score_heads(prediction, case, threshold=0.5, who="student c31", teacher=teacher)
+    rows = score_heads(prediction, case, threshold=0.5, teacher=teacher)
     assert len({row.metric for row in rows}) == len(rows)
     return {row.metric: row.value for row in rows}
 
@@ -67,7 +68,7 @@ def test_unknown_frames_and_pixels_count_in_no_class() -> None:
     truth[0, :, 30:] = TRUTH_UNKNOWN
     half = np.zeros((T, SIZE, SIZE), np.float32)
     half[:, :, 28:30] = 1.0
-    rows = score_heads(Prediction(lv_prob(), {"LA": half}), a_case(truth_labels=truth), threshold=0.5, who="x")
+    rows = score_heads(Prediction(lv_prob(), {"LA": half}), a_case(truth_labels=truth), threshold=0.5)
     assert [(row.metric, row.n) for row in rows] == [("dice_la", 5)]
     assert rows[0].value == pytest.approx((1 + 4 * (2 * 2 / (2 + 4))) / 5)
 
@@ -103,10 +104,9 @@ def test_the_ejection_fraction_is_scored_where_it_is_known() -> None:
 
 def test_rows_join_those_of_the_lv_with_their_units() -> None:
     prediction = Prediction(lv_prob(), {"LA": lv_prob()}, phase=LV_RADIUS / 20, ef_percent=50.0)
-    further = score_heads(prediction, a_case(), threshold=0.5, who="x", teacher=prediction)
-    options = {"threshold": 0.5, "judge": None, "teacher_id": "t", "student": "c31", "step": 1}
-    alone = {row.metric: row for row in score_case(prediction.lv_prob, a_case(), **options)}
-    rows = {row.metric: row for row in score_case(prediction.lv_prob, a_case(), further=further, **options)}
+    rules, options = ScoringRules("t"), {"student": "c31", "step": 1, "teacher": prediction}
+    alone = {row.metric: row for row in score_case(Prediction(lv_prob()), a_case(), rules, **options)}
+    rows = {row.metric: row for row in score_case(prediction, a_case(), rules, **options)}
     assert {name: rows[name] for name in alone} == alone
     assert set(rows) - set(alone) == {
         *("dice_la", "dice_teacher_la", "phase_ed_error_frames", "phase_es_error_frames", "phase_pearson"),
@@ -119,15 +119,16 @@ def test_rows_join_those_of_the_lv_with_their_units() -> None:
 def test_a_class_that_is_not_finite_is_refused() -> None:
     broken = lv_prob()
     broken[3, 0, 0] = np.nan
-    with pytest.raises(RunError, match=r"student c31 predicts values that are not finite in 1 of 40 frames"):
-        values(Prediction(lv_prob(), {"LA": broken}), a_case())
+    prediction = Prediction(lv_prob(), {"LA": broken})
+    with pytest.raises(RunError, match=r"student c31 at step 1 predicts values that are not finite in 1 of 40 frames"):
+        score_case(prediction, a_case(), ScoringRules("t"), student="c31", step=1)
 
 
 @pytest.mark.parametrize("classes", [["LV"], ["LA", "LV", "RV"]])
 def test_a_students_outputs_get_their_names(classes: list[str]) -> None:
     torch.manual_seed(0)
     network = build_student(blocks=2, layers=1, filters=3, norm="group", classes=classes, tasks=["phase", "ef"])
-    found = predict_with_heads(network.train(), a_case().video, classes=classes, device="cpu")
+    found = predict_student(network.train(), a_case().video, classes=classes, device="cpu")
     assert network.training
     network.eval()
     with torch.no_grad():
@@ -143,8 +144,10 @@ def test_a_students_outputs_get_their_names(classes: list[str]) -> None:
 
 def test_a_plain_students_prediction_is_the_same_array() -> None:
     network = build_student(blocks=2, layers=1, filters=3, norm="group")
-    found = predict_with_heads(network, a_case().video, classes=["LV"], device="cpu")
-    assert np.array_equal(found.lv_prob, predict_student(network, a_case().video, device="cpu"))
+    found = predict_student(network, a_case().video, classes=["LV"], device="cpu")
+    with torch.no_grad():
+        logits = network.eval()(torch.from_numpy(a_case().video)[None])
+    assert np.array_equal(found.lv_prob, logits.sigmoid()[0].numpy())
     assert (found.others, found.phase, found.ef_percent) == ({}, None, None)
 
 
@@ -160,10 +163,10 @@ class FakeTeacher(FloatTeacher):
 
 
 def test_the_teacher_says_what_is_asked_and_no_more() -> None:
-    found = predict_with_teacher(FakeTeacher(), a_case(), classes=["LV"], tasks=[])
+    found = predict_teacher(FakeTeacher(), a_case(), classes=["LV"], tasks=[])
     assert np.array_equal(found.lv_prob, lv_prob())
     assert (found.others, found.phase, found.ef_percent) == ({}, None, None)
-    found = predict_with_teacher(FakeTeacher(), a_case(), classes=["LV", "LA"], tasks=["ef", "phase"])
+    found = predict_teacher(FakeTeacher(), a_case(), classes=["LV", "LA"], tasks=["ef", "phase"])
     assert found.others["LA"].min() == 1
     phase, ef = beat_targets(lv_prob()[None], fps=32.0)
     assert np.array_equal(found.phase, phase[0])

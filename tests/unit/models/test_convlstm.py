@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from echodfkd.models.students.build import STUDENT_INPUT_MEAN, STUDENT_INPUT_STD, build_student
-from echodfkd.models.students.convlstm import count_parameters, macs_per_frame
+from echodfkd.models.students.convlstm import count_parameters
+from tests.helpers.costs import authors_macs_per_frame
 
 PUBLISHED = {  # (k, n): parameters, GMAC per 112 x 112 frame
     (1, 1): (5_701, 0.071), (1, 2): (16_141, 0.201), (1, 3): (26_581, 0.331), (1, 4): (37_021, 0.461),
@@ -87,7 +88,7 @@ def test_parameters_and_cost_of_the_published_family(kn):
     with torch.device("meta"):
         student = build_student(blocks=kn[0], layers=kn[1], filters=12, norm="batch")
     assert count_parameters(student) == parameters
-    assert abs(macs_per_frame(*kn, 12, 112) / 1e9 - gmac) < 6e-4
+    assert abs(authors_macs_per_frame(*kn, 12, 112) / 1e9 - gmac) < 6e-4
 
 
 def test_macs_equal_what_the_convolutions_really_do():
@@ -103,7 +104,7 @@ def test_macs_equal_what_the_convolutions_really_do():
         if isinstance(module, torch.nn.Conv2d):
             module.register_forward_hook(count)
     student(torch.zeros(1, 1, size, size))
-    assert sum(seen) == macs_per_frame(3, 2, 4, size)
+    assert sum(seen) == authors_macs_per_frame(3, 2, 4, size)
 
 
 def test_uint8_and_float_give_the_same_logits_and_causality_holds():

@@ -8,7 +8,8 @@ import torch
 from scipy import ndimage
 
 from echodfkd.core.records import VideoClip
-from echodfkd.evaluation.case import score_case
+from echodfkd.evaluation.case import ScoringRules, score_case
+from echodfkd.evaluation.predictions import Prediction
 from echodfkd.models.judges.build import load_judge
 from echodfkd.models.judges.controls import CONTROLS, control_masks, control_scores
 from echodfkd.models.judges.protocol import MaskJudge
@@ -108,9 +109,10 @@ def test_controls_are_rows_of_a_case_where_they_are_asked_for():
     prob[:, 8:20, 8:20] = 1
     case = VideoClip("c", 0, 0, 0, 0, video, 32.0, "test", "test")
     judge = MaskJudge(BlackShare(), judge_id="share")
-    options = {"threshold": 0.5, "judge": judge, "teacher_id": "t", "student": "s", "step": 1}
-    plain = {row.metric for row in score_case(prob, case, **options)}
-    rows = {row.metric: row for row in score_case(prob, case, **options, judge_controls=True)}
-    assert set(rows) - plain == {f"judge_{name}" for name in CONTROLS}
+    plain, rows = (
+        {row.metric: row for row in score_case(Prediction(prob), case, ScoringRules("t", 0.5, judge, controls))}
+        for controls in (False, True)
+    )
+    assert set(rows) - set(plain) == {f"judge_{name}" for name in CONTROLS}
     assert rows["judge_unmasked"].value == pytest.approx(1, abs=1e-6)
     assert rows["judge_inverse"].reference == "share"

@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from echodfkd.config.file import load_config
 from echodfkd.core.errors import ConfigError
 from echodfkd.models.students.build import STUDENT_INPUT_MEAN, STUDENT_INPUT_STD, build_student
-from echodfkd.models.students.convlstm import ACTIVATIONS, count_parameters, macs_per_frame
-from echodfkd.models.students.cost import count_macs_per_frame
+from echodfkd.models.students.convlstm import ACTIVATIONS, count_parameters
+from echodfkd.models.students.cost import macs_per_frame
 from echodfkd.models.students.recurrences import RECURRENCES, build_recurrence, linear_scan
 from echodfkd.models.students.widths import matched_widths
+from tests.helpers.costs import authors_macs_per_frame
 
 PAPER = {"blocks": 2, "layers": 1, "filters": 8, "norm": "batch"}
 LAYERS = [(kind, both) for kind in RECURRENCES for both in (False, True)]
@@ -259,13 +260,13 @@ def test_macs_of_every_recurrence(kind: str, bidirectional: bool) -> None:
         return each[kind] * (width // h)
 
     inner = layer(f, 2 * f) * (size // 2) ** 2
-    assert count_macs_per_frame(student, size) == (layer(1, f) + 9 * 3 * f * f + f) * size**2 + inner
+    assert macs_per_frame(student, size) == (layer(1, f) + 9 * 3 * f * f + f) * size**2 + inner
 
 
 @pytest.mark.parametrize(("blocks", "layers", "filters"), [(1, 1, 12), (3, 2, 4), (4, 1, 12)])
 def test_counted_macs_of_the_papers_network_equal_the_closed_form(blocks: int, layers: int, filters: int) -> None:
     student = build_student(blocks=blocks, layers=layers, filters=filters, norm="batch").train()
-    assert count_macs_per_frame(student, 16) == macs_per_frame(blocks, layers, filters, 16)
+    assert macs_per_frame(student, 16) == authors_macs_per_frame(blocks, layers, filters, 16)
     assert student.training
     assert {parameter.device.type for parameter in student.parameters()} == {"cpu"}
 

@@ -31,7 +31,7 @@ from echodfkd.reporting.page.pieces import csv_file
 from echodfkd.reporting.page.report import write_report
 from echodfkd.reporting.rows import read_rows
 from echodfkd.reporting.study.across import compare_runs
-from echodfkd.reporting.summary import summarise
+from echodfkd.reporting.summary import build_summary, summarise
 from echodfkd.sources.build import build_source
 from echodfkd.storage import schemas
 from echodfkd.storage.files import RunStorage
@@ -255,3 +255,26 @@ def test_overlays_are_drawn_again_without_a_cluster(tmp_path):
     (tmp_path / "scores/part-0.parquet").unlink()
     with pytest.raises(InputError, match="no case of a student has been scored, so there is none to draw"):
         redraw_overlays(storage, 2, said.append)
+
+
+def test_a_run_that_kept_no_macs_says_so_once(tmp_path):
+    storage = fake_run(tmp_path)
+    values = fake_run_json()
+    for facts in values["students"].values():
+        del facts["macs_per_frame"]
+    storage.write("run.json", json.dumps(values).encode())
+    write_report(storage)
+    page = storage.read("report.html").decode()
+    assert page.count("This run did not keep the MACs of all its students.") == 1
+    assert "The students&#39; MACs per frame of 112 x 112 are not known." in page
+    assert build_summary(storage)["students"]["c31"]["macs_per_frame"] is None
+
+
+def test_a_run_that_has_not_ended_shows_the_sizes_that_it_kept_at_its_start(tmp_path):
+    storage = fake_run(tmp_path)
+    known = fake_run_json()["students"]
+    storage.write("logs/students.json", json.dumps({"students": known}).encode())
+    (tmp_path / "run.json").unlink()
+    students = build_summary(storage)["students"]
+    assert {name: of["parameters"] for name, of in students.items()} == {n: of["parameters"] for n, of in known.items()}
+    assert students["c11"]["macs_per_frame"] == 70_597_632

@@ -31,6 +31,7 @@ from echodfkd.storage import schemas
 from echodfkd.storage.files import RunStorage
 
 STUDENTS = {"c31": 174_721, "c11": 5_701}
+MACS = {"c31": 330_710_016, "c11": 70_597_632}
 STEPS, BATCH, EVERY = 40, 4, 20
 CASES = 10
 BEGIN = 1.7e9
@@ -84,7 +85,7 @@ def fake_run_json() -> dict[str, object]:
         "peak_memory_mb": 1234.5,
         "stages": {"teacher": 2},
         "machine": {"cpus": 2, "gpus": 0},
-        "students": {name: {"parameters": size} for name, size in STUDENTS.items()},
+        "students": {name: {"parameters": size, "macs_per_frame": MACS[name]} for name, size in STUDENTS.items()},
         "plan_slots": STEPS * BATCH,
     }
 

@@ -12,7 +12,8 @@ from echodfkd.config.file import config_from_dict, config_to_yaml, load_config
 from echodfkd.config.identity import config_hash
 from echodfkd.core.errors import ClipError, ConfigError, InputError
 from echodfkd.core.records import TRUTH_UNKNOWN
-from echodfkd.evaluation.case import score_case
+from echodfkd.evaluation.case import ScoringRules, score_case
+from echodfkd.evaluation.predictions import Prediction
 from echodfkd.sources.build import build_source
 from echodfkd.sources.camus import CamusSource, pad_to_square
 from echodfkd.sources.clip_source import ClipSource, WindowSettings
@@ -115,7 +116,7 @@ def test_a_case_is_square_in_millimetres_and_keeps_areas(nifti):
 def test_a_case_can_be_scored_against_every_frame(nifti):
     case = source_of(nifti).case(0)
     prob = (case.truth_labels == 1).astype(np.float32)
-    rows = score_case(prob, case, threshold=0.5, judge=None, teacher_id="t", student="s", step=1)
+    rows = score_case(Prediction(prob), case, ScoringRules("t"), student="s", step=1)
     found = {row.metric: row for row in rows}
     assert (found["dice_all"].value, found["dice_all"].n) == (1, 9)
     assert found["hd95_es_mm"].value == 0

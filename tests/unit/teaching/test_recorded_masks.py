@@ -13,7 +13,7 @@ import pytest
 from echodfkd.config.file import load_config
 from echodfkd.config.run import RunConfig
 from echodfkd.core.errors import ClipError, InputError, RunError
-from echodfkd.evaluation.heads import predict_with_teacher
+from echodfkd.evaluation.predictions import predict_teacher
 from echodfkd.models.teachers.protocol import ClipKey
 from echodfkd.runtime.stream.parts import evaluation_source, load_teacher, slot_rules, training_source
 from echodfkd.sources.video.echonet import read_file_list, read_video
@@ -230,7 +230,7 @@ def test_whole_video_masks_are_cut_as_their_clips_are(echonet: Path, fps: int) -
     for index in range(6):
         case = cases.case(index)
         assert case.truth_labels is not None  # traced frames moved its samples
-        prob = predict_with_teacher(teacher, case, classes=("LV",), tasks=()).lv_prob
+        prob = predict_teacher(teacher, case, classes=("LV",), tasks=()).lv_prob
         np.testing.assert_array_equal(np.rint(255 * prob), case.video)
 
 
@@ -264,4 +264,4 @@ def test_a_case_without_a_mask_says_so(echonet: Path, tmp_path: Path) -> None:
     config = recorded_config(echonet, "evaluation.source.kind=phantom")
     case = evaluation_source(config).case(0)
     with pytest.raises(ClipError, match="is cut from no recorded video, so that no stored mask"):
-        predict_with_teacher(load_teacher(config, "cpu"), case, classes=("LV",), tasks=())
+        predict_teacher(load_teacher(config, "cpu"), case, classes=("LV",), tasks=())
