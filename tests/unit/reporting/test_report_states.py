@@ -52,6 +52,7 @@ def bare_run(folder: Path, scores: list[CaseScore], **config: object) -> RunStor
     storage = RunStorage(str(folder))
     storage.write("config.yaml", yaml.safe_dump({**fake_config(), **config}).encode())
     schemas.write_records(storage, "scores/part-0.parquet", scores)
+    storage.write("logs/students.json", json.dumps({"students": fake_run_json()["students"]}).encode())
     return storage
 
 
