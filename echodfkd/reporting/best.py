@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from echodfkd.reporting.comparisons import case_values
+from echodfkd.reporting.case_table import values_at
 from echodfkd.reporting.rows import RunRows
 
 METRICS = ("dice_all", "dice_teacher")
@@ -25,7 +25,7 @@ def best_checkpoint(rows: RunRows, student: str) -> dict[str, Any] | None:
     none better. Of equals the earliest is taken.
     """
     for metric in METRICS:
-        by_step = {step: case_values(rows, student, metric, step) for step in rows.scored_steps(student)}
+        by_step = {step: values_at(rows, student, step, metric) for step in rows.scored_steps(student)}
         by_step = {step: values for step, values in by_step.items() if values}
         if not by_step:
             continue

@@ -34,6 +34,11 @@ def values_at(rows: RunRows, student: str, step: int, metric: str) -> dict[str, 
     return {str(clip): float(value) for clip, value in zip(clips, values, strict=True)}
 
 
+def last_values(rows: RunRows, student: str, metric: str) -> dict[str, float]:
+    """`values_at` the student's last scored step."""
+    return values_at(rows, student, rows.scored_steps(student)[-1], metric)
+
+
 def mean_at(rows: RunRows, student: str, step: int, metric: str, *, resamples: int) -> Interval:
     """Mean over cases and its 95 % interval."""
     values = np.array([*values_at(rows, student, step, metric).values()], np.float64)

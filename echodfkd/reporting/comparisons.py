@@ -13,6 +13,7 @@ import numpy as np
 from echodfkd.metrics.comparison import holm, paired_test
 from echodfkd.metrics.strata import EDGES, WORDS, strata_of
 from echodfkd.metrics.summary import bootstrap_mean
+from echodfkd.reporting.case_table import last_values
 from echodfkd.reporting.rows import RunRows, column
 
 COMPARED = ("dice_all", "dice_ed", "dice_es")
@@ -29,7 +30,7 @@ def compare_students(rows: RunRows, *, seed: int) -> list[dict[str, Any]]:
     found = []
     names = [name for name in rows.students if rows.scored_steps(name)][:MAX_STUDENTS]
     for metric in COMPARED:
-        values = {name: case_values(rows, name, metric) for name in names}
+        values = {name: last_values(rows, name, metric) for name in names}
         pairs = [(a, b) for a, b in combinations(names, 2) if values[a] and values[b]]
         tests = [paired_test(values[a], values[b], seed=seed) for a, b in pairs]
         adjusted = holm([test.wilcoxon_p for test in tests])
@@ -48,7 +49,7 @@ def strata_scores(rows: RunRows, student: str, *, seed: int) -> dict[str, dict[s
         return {}
     clips = [str(clip) for clip in column(rows.cases, "clip_id")]
     known = {name: rows.cases[name].to_pylist() for name in (*EDGES, *WORDS)}
-    metrics = {metric: case_values(rows, student, metric) for metric in STRATIFIED}
+    metrics = {metric: last_values(rows, student, metric) for metric in STRATIFIED}
     metrics = {metric: values for metric, values in metrics.items() if values}
     return {
         condition: {
@@ -62,11 +63,3 @@ def strata_scores(rows: RunRows, student: str, *, seed: int) -> dict[str, dict[s
         }
         for condition, groups in strata_of(known).items()
     }
-
-
-def case_values(rows: RunRows, student: str, metric: str, step: int | None = None) -> dict[str, float]:
-    """Clip id -> value of a metric at a student's step (None: the last scored); empty where it was not measured."""
-    table = rows.scores.take(rows.score_groups[student, rows.scored_steps(student)[-1] if step is None else step])
-    chosen = column(table, "metric") == metric
-    clips, values = column(table, "clip_id")[chosen], column(table, "value")[chosen].astype(np.float64)
-    return {str(clip): float(value) for clip, value in zip(clips, values, strict=True)}

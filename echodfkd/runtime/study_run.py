@@ -16,7 +16,7 @@ from echodfkd.config.file import override
 from echodfkd.config.run import RunConfig, StudyConfig
 from echodfkd.core.errors import ConfigError, RunError
 from echodfkd.reporting.rows import read_rows
-from echodfkd.reporting.study.study import build_study, markdown_table, side_by_side
+from echodfkd.reporting.study.study import build_study, student_table
 from echodfkd.reporting.study.study_chart import study_chart
 from echodfkd.reporting.study.teacher_study import build_teacher_study, teacher_table
 from echodfkd.runtime.cluster.connection import connected, with_absolute_paths
@@ -54,8 +54,7 @@ def run_study(config: RunConfig, print_line: Callable[[str], None]) -> dict[str,
     if config.study.teachers:
         study = build_teacher_study({name: [seed[""] for seed in group] for name, group in read.items()})
     else:
-        rows = [side_by_side(seed) if config.study.variants else seed[""] for seed in read[""]]
-        study = build_study(rows, baseline=config.study.baseline or config.compared[0])
+        study = build_study(read[""], baseline=config.study.baseline or config.compared[0])
         study["study"] = config.name
         storage.write("study.png", study_chart(study))
     storage.write("study.json", (json.dumps(study, indent=1, allow_nan=False) + "\n").encode())
@@ -65,7 +64,7 @@ def run_study(config: RunConfig, print_line: Callable[[str], None]) -> dict[str,
 
 def study_table(study: dict[str, Any]) -> str:
     """The study as a Markdown table."""
-    return teacher_table(study) if "teachers" in study else markdown_table(study)
+    return teacher_table(study) if "teachers" in study else student_table(study)
 
 
 def study_configs(config: RunConfig) -> dict[str, list[RunConfig]]:

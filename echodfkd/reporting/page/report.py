@@ -64,7 +64,7 @@ def build_report(rows: RunRows) -> Report:
     timeline, stages = run_tables.timeline_pieces(rows, summary)
     runs = {summary["run"]: rows}
     found = [
-        run_tables.score_table(rows, summary), run_tables.student_table(rows, summary), judge_table, ef_table,
+        run_tables.run_scores(rows, summary), run_tables.student_table(rows, summary), judge_table, ef_table,
         agreement.judge_reading_table(summary),
         strata_table, groups.extremes_table(rows), stages, run_tables.quarantine_table(rows),
         run_tables.ledger_table(summary["ledger"], plan_slots(rows), ended=bool(rows.run)),

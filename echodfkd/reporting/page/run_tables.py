@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,26 +20,40 @@ from echodfkd.reporting.summary import spans_by_actor
 MAX_QUARANTINE_ROWS = 50
 
 
-def score_table(rows: RunRows, summary: dict[str, Any]) -> Table:
-    """Students and teacher against metrics: mean, interval and n per cell."""
-    models = {name: student["scores"] for name, student in summary["students"].items() if rows.scored_steps(name)}
-    if summary["teacher"]["scores"]:
-        models[TEACHER] = summary["teacher"]["scores"]
-    shown = [metric for metric in METRICS if any(metric.name in scores for scores in models.values())]
-    cells = []
-    for name, scores in models.items():
-        known = summary["students"].get(name, {}).get("parameters")
-        about = [f"{known:,} weights"] if known else []
-        about += [f"step {rows.scored_steps(name)[-1]:,}"] if name != TEACHER else []
-        cells.append([Cell(name, notes=about), *(score_cell(scores.get(m.name), m.digits) for m in shown)])
-    listed = [
-        {"model": name, "step": rows.scored_steps(name)[-1] if name != TEACHER else -1, "metric": metric, **score}
-        for name, scores in models.items()
-        for metric, score in scores.items()
-    ]
+@dataclass(frozen=True)
+class ScoreRow:
+    """One model in a table of scores: its first cells, its columns in the CSV, and its scores by metric."""
+
+    cells: Sequence[Cell]
+    facts: Mapping[str, Any]
+    scores: Mapping[str, Mapping[str, Any]]
+
+
+def score_table(
+    heads: Sequence[str], rows: Sequence[ScoreRow], *, empty: str = "", marked: frozenset[int] = frozenset()
+) -> Table:
+    """Models against metrics: mean, interval and n per cell; a column for each of `METRICS` that any model has."""
+    shown = [metric for metric in METRICS if any(metric.name in row.scores for row in rows)]
+    cells = [[*row.cells, *(score_cell(row.scores.get(m.name), m.digits) for m in shown)] for row in rows]
+    listed = [{**row.facts, "metric": metric, **score} for row in rows for metric, score in row.scores.items()]
     columns = [Column(f"{m.label} {m.arrow}".strip(), True, m.group, f"{m.name}: {m.help}") for m in shown]
-    marked = frozenset([len(cells) - 1]) if TEACHER in models else frozenset()
-    return Table("scores", "Scores", [Column("model"), *columns], cells, listed, marked=marked)
+    return Table("scores", "Scores", [*map(Column, heads), *columns], cells, listed, empty=empty, marked=marked)
+
+
+def run_scores(rows: RunRows, summary: dict[str, Any]) -> Table:
+    """Scores of one run's students and teacher."""
+    found = []
+    for name, student in summary["students"].items():
+        if steps := rows.scored_steps(name):
+            size = student["parameters"]
+            about = [f"{size:,} weights"] if size else []
+            cells = [Cell(name, notes=[*about, f"step {steps[-1]:,}"])]
+            found.append(ScoreRow(cells, {"model": name, "step": steps[-1]}, student["scores"]))
+    marked: frozenset[int] = frozenset()
+    if summary["teacher"]["scores"]:
+        marked = frozenset([len(found)])
+        found.append(ScoreRow([Cell(TEACHER)], {"model": TEACHER, "step": -1}, summary["teacher"]["scores"]))
+    return score_table(["model"], found, marked=marked)
 
 
 def student_table(rows: RunRows, summary: dict[str, Any]) -> Table:

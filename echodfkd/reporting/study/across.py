@@ -1,4 +1,4 @@
-"""Several runs on one page: what differs in their configs, then curves, score against cost, and paired tests."""
+"""Several runs on one page: options that differ, scores, paired tests, curves, and score against cost."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from echodfkd.core.errors import InputError
 from echodfkd.metrics.comparison import holm, paired_test
 from echodfkd.metrics.summary import NUM_RESAMPLES
 from echodfkd.reporting import published
-from echodfkd.reporting.case_table import mean_at, models, values_at
+from echodfkd.reporting.case_table import mean_at, models
 from echodfkd.reporting.page.curves import curve_charts
 from echodfkd.reporting.page.page import render, write_files
 from echodfkd.reporting.page.pareto import pareto_charts
 from echodfkd.reporting.page.pieces import Cell, Column, Table, score_cell
+from echodfkd.reporting.page.run_tables import ScoreRow, score_table
 from echodfkd.reporting.page.tables import METRICS
 from echodfkd.reporting.rows import RunRows, read_rows
+from echodfkd.reporting.study.compared import RunModel
 from echodfkd.storage.files import RunStorage
 
 TESTED = (("dice_all", "Dice", 3), ("afd", "aFD, frames", 2), ("judge_score", "judge", 3))
@@ -48,7 +50,8 @@ def compare_runs(roots: Sequence[str], out: str) -> str:
     storage.check_writable("--out")
     runs = name_runs([(root, read_rows(RunStorage(root))) for root in roots])
     charts = {"curves": curve_charts(runs), "pareto": pareto_charts(runs)}
-    tables = {"configs": config_table(runs), "scores": score_table(runs), "tests": pair_table(runs)}
+    table = [RunModel(run, name, rows, *which) for run, rows in runs.items() for name, which in models(rows).items()]
+    tables = {"configs": config_table(runs), "scores": scores_of(table), "tests": tests_of(table)}
     page = render(
         "compare.html",
         title=" · ".join(runs),
@@ -95,49 +98,41 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield f"{prefix}{key}", json.dumps(value, default=str)
 
 
-def score_table(runs: Mapping[str, RunRows]) -> Table:
-    """Every network of every run against the metrics that any of them has."""
-    scored = {(run, name): (rows, *which) for run, rows in runs.items() for name, which in models(rows).items()}
-    known = {metric for rows in runs.values() for metric in set(rows.scores["metric"].to_pylist())}
-    shown = [metric for metric in METRICS if metric.name in known]
-    cells, listed = [], []
-    for (run, name), (rows, student, step) in scored.items():
-        scores = {m.name: mean_at(rows, student, step, m.name, resamples=NUM_RESAMPLES).to_json() for m in shown}
-        about = [f"step {step:,}"] if step >= 0 else []
-        row = [
-            score_cell(score if score["n"] else None, m.digits) for m, score in zip(shown, scores.values(), strict=True)
-        ]
-        cells.append([Cell(run), Cell(name, notes=about), *row])
-        listed += [{"run": run, "model": name, "step": step, "metric": key, **score} for key, score in scores.items()]
-    columns = [Column(f"{m.label} {m.arrow}".strip(), True, m.group, f"{m.name}: {m.help}") for m in shown]
-    empty = "None of these runs has scores yet."
-    return Table("scores", "Scores", [Column("run"), Column("model"), *columns], cells, listed, empty=empty)
+def scores_of(models: Sequence[RunModel]) -> Table:
+    """Every model of every run against the metrics that any of them has."""
+    found = []
+    for model in models:
+        means = {
+            m.name: mean_at(model.rows, model.student, model.step, m.name, resamples=NUM_RESAMPLES) for m in METRICS
+        }
+        scores = {metric: mean.to_json() for metric, mean in means.items() if mean.n}
+        cells = [Cell(model.run), Cell(model.name, notes=[f"step {model.step:,}"] if model.student else [])]
+        found.append(ScoreRow(cells, {"run": model.run, "model": model.name, "step": model.step}, scores))
+    return score_table(["run", "model"], found, empty="None of these runs has scores yet.")
 
 
-def pair_table(runs: Mapping[str, RunRows]) -> Table:
-    """Paired tests between networks of different runs, on the cases that both were scored on."""
-    networks = [(run, name, which) for run, rows in runs.items() for name, which in models(rows).items()]
-    pairs = [(a, b) for a, b in combinations(networks, 2) if a[0] != b[0]]
-    pairs = sorted(pairs, key=lambda pair: pair[0][1] != pair[1][1])[:MAX_PAIRS]
+def tests_of(models: Sequence[RunModel]) -> Table:
+    """Paired tests between models of different runs, on the cases that both were scored on."""
+    pairs = [(a, b) for a, b in combinations(models, 2) if a.run != b.run]
+    pairs = sorted(pairs, key=lambda pair: pair[0].name != pair[1].name)[:MAX_PAIRS]
     cells, listed = [], []
     for metric, label, digits in TESTED:
-        values = {(run, name): values_at(runs[run], *which, metric) for run, name, which in networks}
-        usable = [(a[:2], b[:2]) for a, b in pairs if values[a[:2]].keys() & values[b[:2]].keys()]
-        tests = [paired_test(values[a], values[b]) for a, b in usable]
+        values = {id(model): model.values(metric) for model in models}
+        usable = [(a, b) for a, b in pairs if values[id(a)].keys() & values[id(b)].keys()]
+        tests = [paired_test(values[id(a)], values[id(b)]) for a, b in usable]
         for (a, b), test, adjusted in zip(usable, tests, holm([test.wilcoxon_p for test in tests]), strict=True):
-            found = test.to_json()["difference"]
+            found = test.difference.to_json()
             clear = np.isfinite(adjusted) and adjusted < 0.05
             cells.append(
                 [
-                    Cell(label), Cell(" / ".join(a)), Cell(" / ".join(b)), score_cell(found, digits),  # type: ignore[arg-type]
+                    Cell(label), Cell(f"{a.run} / {a.name}"), Cell(f"{b.run} / {b.name}"), score_cell(found, digits),
                     _p_cell(test.wilcoxon_p), _p_cell(adjusted), Cell("clear" if clear else "not clear"),
                 ]
             )  # fmt: skip
             listed.append(
                 {
-                    "metric": metric, "run_a": a[0], "model_a": a[1], "run_b": b[0], "model_b": b[1],
-                    **dict(found), "wilcoxon_p": test.wilcoxon_p, "wilcoxon_p_holm": adjusted,  # type: ignore[call-overload]
-                    "left_out": test.left_out,
+                    "metric": metric, "run_a": a.run, "model_a": a.name, "run_b": b.run, "model_b": b.name,
+                    **found, "wilcoxon_p": test.wilcoxon_p, "wilcoxon_p_holm": adjusted, "left_out": test.left_out,
                 }
             )  # fmt: skip
     columns = [Column("metric"), Column("a"), Column("b"), Column("a - b", True), Column("p", True)]

@@ -17,14 +17,8 @@ from echodfkd.config.identity import config_hash
 from echodfkd.core.errors import ConfigError, InputError
 from echodfkd.models.students.cost import student_cost
 from echodfkd.reporting.rows import RunRows
-from echodfkd.reporting.study.study import (
-    build_study,
-    compare,
-    cost_table,
-    markdown_table,
-    side_by_side,
-    student_interval,
-)
+from echodfkd.reporting.study.compared import compare, student_interval
+from echodfkd.reporting.study.study import build_study, cost_table, student_table, students_of
 from echodfkd.reporting.study.study_chart import study_chart
 from echodfkd.runtime.study_run import seed_configs, variant_configs
 from echodfkd.storage import schemas
@@ -70,7 +64,7 @@ def test_the_interval_is_scipys(count: int) -> None:
     values = np.random.default_rng(count).normal(3, 1, count)
     found = student_interval(values)
     low, high = stats.t.interval(0.95, count - 1, values.mean(), stats.sem(values))
-    assert (found.mean, found.low, found.high) == pytest.approx((values.mean(), low, high), rel=2e-4)  # tabled t
+    assert (found.mean, found.low, found.high) == pytest.approx((values.mean(), low, high), rel=1e-12)
     assert found.n == count
 
 
@@ -83,7 +77,7 @@ def test_differences_are_paired_over_cases() -> None:
 
 
 def test_a_study_sees_a_small_effect_behind_hard_cases_and_lucky_runs() -> None:
-    study = build_study([fake_run(seed) for seed in range(3)], baseline="paper")
+    study = build_study([{"": fake_run(seed)} for seed in range(3)], baseline="paper")
     paper, skips = (study["students"][name]["metrics"]["dice_all"] for name in ("paper", "skips"))
     means = [scores_of(seed, "skips").mean() for seed in range(3)]
     assert skips["runs"] == pytest.approx(means, abs=1e-12)
@@ -104,8 +98,8 @@ def test_a_study_sees_a_small_effect_behind_hard_cases_and_lucky_runs() -> None:
 
 
 def test_the_table_and_the_chart_show_every_student() -> None:
-    study = build_study([fake_run(seed) for seed in range(2)], baseline="paper")
-    lines = markdown_table(study).splitlines()
+    study = build_study([{"": fake_run(seed)} for seed in range(2)], baseline="paper")
+    lines = student_table(study).splitlines()
     assert len({line.count("|") for line in lines[:4]}) == 1
     assert lines[2].startswith("| paper | 39,577 | 4.1 | ")
     assert lines[3].startswith("| skips | 38,635 | 4.3 | ")
@@ -118,9 +112,9 @@ def test_the_table_and_the_chart_show_every_student() -> None:
 
 
 def test_what_was_not_measured_is_a_dash() -> None:
-    study = build_study([fake_run(seed, without="dice_es") for seed in range(2)], baseline="paper")
+    study = build_study([{"": fake_run(seed, without="dice_es")} for seed in range(2)], baseline="paper")
     assert "dice_es" not in study["students"]["paper"]["metrics"]
-    assert "| - |" in markdown_table(study).splitlines()[2]
+    assert "| - |" in student_table(study).splitlines()[2]
     assert study_chart(study)
 
 
@@ -128,7 +122,7 @@ def test_a_run_without_scores_is_named() -> None:
     run = fake_run(0)
     run.config["students"] = {**STUDENTS, "gone": STUDENTS["paper"]}
     with pytest.raises(InputError, match="run study-seed0: student gone has no scores; was the run evaluated"):
-        build_study([run, run], baseline="paper")
+        build_study([{"": run}, {"": run}], baseline="paper")
 
 
 def test_sizes_and_costs_without_a_run() -> None:
@@ -179,13 +173,13 @@ def test_variants_stand_side_by_side_and_stay_paired() -> None:
     """The same rows under two names differ by 0 in every case; other rows by their own difference."""
     runs = [fake_run(seed, students={"paper": STUDENTS["paper"]}) for seed in range(2)]
     others = [fake_run(seed, students={"skips": STUDENTS["skips"]}) for seed in range(2)]
-    rows = [side_by_side({"old": run, "twin": run, "new": other}) for run, other in zip(runs, others, strict=True)]
-    study = build_study(rows, baseline="old")
+    variants = [{"old": run, "twin": run, "new": other} for run, other in zip(runs, others, strict=True)]
+    study = build_study(variants, baseline="old")
     assert list(study["students"]) == ["old", "twin", "new"]
     found = {name: student["metrics"]["dice_all"]["difference"] for name, student in study["students"].items()}
     assert found["twin"]["over_cases"] == {"mean": 0.0, "low": 0.0, "high": 0.0, "n": 12}
     wanted = np.mean([scores_of(seed, "skips") - scores_of(seed, "paper") for seed in range(2)])
     assert found["new"]["over_runs"]["mean"] == pytest.approx(wanted, abs=1e-12)
-    pair = side_by_side({"old": fake_run(0), "new": fake_run(0)})
-    assert list(pair.config["students"]) == ["paper_old", "skips_old", "paper_new", "skips_new"]
-    assert pair.scored_steps("skips_new") == [5, 10]
+    found = students_of({"old": fake_run(0), "new": fake_run(0)})
+    assert list(found) == ["paper_old", "skips_old", "paper_new", "skips_new"]
+    assert (found["skips_new"].student, found["skips_new"].step) == ("skips", 10)

@@ -65,8 +65,7 @@ def test_teachers_and_their_students_are_compared_by_scanner_over_the_same_cases
             means = [np.mean([value("all", student, seed, case) for case in cases]) for seed in range(3)]
             others = [np.mean([value("one", student, seed, case) for case in cases]) for seed in range(3)]
             low, high = stats.t.interval(0.95, 2, np.mean(means), stats.sem(means))
-            # the table of Student's quantiles has four digits
-            assert (found["mean"], found["low"], found["high"]) == pytest.approx((np.mean(means), low, high), rel=2e-4)
+            assert (found["mean"], found["low"], found["high"]) == pytest.approx((np.mean(means), low, high), rel=1e-9)
             difference = found["difference"]["over_runs"]["mean"]
             assert difference == pytest.approx(np.mean(means) - np.mean(others), abs=1e-12)
             assert found["difference"]["clear"] == (domain != "clear")
@@ -84,7 +83,9 @@ def test_teachers_and_their_students_are_compared_by_scanner_over_the_same_cases
     assert "6 held-out cases per seed" in lines[-1]
 
 
-@pytest.mark.parametrize(("without", "words"), [("", "its teacher has no scores"), ("paper", "paper has no scores")])
+@pytest.mark.parametrize(
+    ("without", "words"), [("", "its teacher has no scores"), ("paper", "student paper has no scores")]
+)
 def test_a_run_without_scores_is_named(without: str, words: str) -> None:
     runs = {"one": [fake_run("one", seed) for seed in range(2)]}
     runs["all"] = [fake_run("all", 0), fake_run("all", 1, without=without)]
