@@ -6,6 +6,8 @@ The unit of the plan is the *slot*: a run of N clips has the slots 0 .. N-1, and
 exactly one trained clip. Slot ``s`` first draws the clip of index ``s``; if that clip is
 quarantined, it draws ``s + N``, then ``s + 2N`` and so on. A replacement depends only on the slot: no
 actor has to ask another which index is free, in any order and on any machine.
+
+(More than 300 lines: all contracts between stages stand side by side, each with its example.)
 """
 
 from __future__ import annotations

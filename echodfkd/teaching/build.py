@@ -118,17 +118,7 @@ def _recorded_teacher(model: TeacherModelConfig, device: str, placement: Placeme
 
 
 def _remote_teacher(model: TeacherModelConfig, device: str, placement: Placement | None) -> Teacher:
-    remote = model.remote
-    return RemoteTeacher(
-        remote.url,
-        token=read_token(remote.token_file, "teacher.remote.token_file"),
-        ca_file=remote.ca_file,
-        requests_in_flight=remote.requests_in_flight,
-        frames_per_request=remote.frames_per_request,
-        connect_timeout_s=remote.connect_timeout_s,
-        read_timeout_s=remote.read_timeout_s,
-        deadline_s=remote.deadline_s,
-    )
+    return RemoteTeacher(model.remote, read_token(model.remote.token_file, "teacher.remote.token_file"))
 
 
 def _check(teacher: Teacher, model: TeacherModelConfig) -> None:

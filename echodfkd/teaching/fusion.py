@@ -10,8 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 EPS = 1e-6
-"""Probabilities are kept so far from 0 and 1 where a logarithm is taken: a teacher's certainty has a price of at most
-13.8 nats."""
+"""Probabilities are clipped to [EPS, 1 - EPS] before a logarithm, which bounds logits to 13.8 nats."""
 
 STAPLE_START = 0.99
 """First sensitivity and specificity of each teacher. (Warfield et al. start at 0.99999.)"""
@@ -109,7 +108,7 @@ def gate(prob_MN: np.ndarray, weights_M: np.ndarray) -> np.ndarray:
 
     That is the largest w_m (1 - mean H(p_m) / log 2), with H the binary entropy and the mean over those pixels of the
     clip at which any teacher has p >= 1/2 (over all of them, if there is none): background, of which all are certain,
-    would hide what they differ in. Of equals, the first is taken. The rule is ours, in the spirit of Woods, Kegelmeyer
+    would hide their differences. Of equals, the first is taken. The rule is ours, in the spirit of Woods, Kegelmeyer
     and Bowyer, "Combination of multiple classifiers using local accuracy estimates", IEEE TPAMI 19 (1997): a classifier
     is chosen per sample; without labels, by its certainty in place of its accuracy. A teacher that is sure and wrong
     wins.
@@ -134,7 +133,7 @@ FUSIONS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 
 
 def confidence(prob_M: np.ndarray, weights_M: np.ndarray) -> np.ndarray:
-    """1 less twice the weighted standard deviation over teachers: 1 where all agree, 0 where half say 0 and half 1.
+    """1 less twice the weighted standard deviation over teachers: 1 if all agree, 0 if half of them say 0 and half 1.
 
     A variable in 0..1 has a standard deviation of at most 1/2 (Popoviciu's inequality), so that this lies in 0..1.
     """
@@ -161,7 +160,7 @@ def fuse_by_name(
         class_names: the classes wanted, each given by at least one teacher.
 
     Returns:
-        Fused probability and `confidence` (1 where a class has one teacher), float32 (N, T, len(class_names), H, W).
+        Fused probability and `confidence` (1 for a class of one teacher), float32 (N, T, len(class_names), H, W).
     """
     fused, sure = [], []
     for name in class_names:

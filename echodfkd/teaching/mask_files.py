@@ -41,7 +41,7 @@ MASK_SCHEMA = pa.schema(
 """One row per clip: `StoredMask`. ``blob`` is zstd of the array; ``sha256`` is that of the blob as stored."""
 
 NPZ_KEYS = ("arr_0", "output")
-"""Names of the one array in a ``.seg.npz``: what the authors' scripts write, and what their loader also takes."""
+"""Names of the one array in a ``.seg.npz``: the authors' scripts write the first, their loader takes both."""
 MAX_NPY_HEADER = 10_000
 
 MAX_BYTES = 1 << 28
@@ -52,10 +52,10 @@ MAX_GROUP_ROWS = 1 << 16
 _DTYPES = tuple(dtype.name for dtype in MASK_CODES.values())
 
 PARQUET_ERRORS = (pa.ArrowException, OSError, ValueError, KeyError, IndexError, OverflowError, MemoryError)
-"""What pyarrow raises on bytes that are no Parquet file or lie. (`ClipError` is a ValueError: catch it first.)"""
+"""Raised by pyarrow for bytes that are no valid Parquet file. (`ClipError` is a ValueError: catch it first.)"""
 
 _DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, RuntimeError, *PARQUET_ERRORS)
-"""What the standard library raises on bytes that are not what they should be."""
+"""Raised by the standard library for damaged bytes."""
 
 _NPY_ENTRY = re.compile(r"\x93NUMPY[\x01\x02\x03]\x00", re.DOTALL)
 _NPY_HEADER = re.compile(
@@ -81,7 +81,7 @@ class StoredMask:
 
 
 def encode_masks(masks: Sequence[StoredMask]) -> bytes:
-    """One Parquet file of these masks, a function of them alone."""
+    """One Parquet file of these masks; equal masks give equal bytes."""
     sink = io.BytesIO()
     table = pa.Table.from_pylist([_row(mask) for mask in masks], schema=MASK_SCHEMA)
     plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}  # else blobs are there 3 times
@@ -107,7 +107,7 @@ def decode_masks(data: bytes, name: str) -> list[StoredMask]:
 
 
 def check_mask_file(file: pq.ParquetFile, name: str) -> None:
-    """Raise `ClipError` where a Parquet file has other columns than `MASK_SCHEMA` or a row group of undue size."""
+    """Raise `ClipError` if a Parquet file has other columns than `MASK_SCHEMA` or a row group of undue size."""
     found = file.schema_arrow
     for field in MASK_SCHEMA:
         if found.names.count(field.name) != 1 or found.field(field.name).type != field.type:

@@ -1,4 +1,4 @@
-"""Masks that were made before, as a teacher: found by the clip's id, or by the name of the video it was cut from.
+"""A teacher of masks made earlier, found by a clip's id or by the name of the video that it was cut from.
 
 Legend: N clips, T frames, C classes, H rows, W columns.
 """
@@ -26,7 +26,7 @@ NPZ_SUFFIX = ".seg.npz"
 
 
 class Placement(Protocol):
-    """Where clips lie in the videos that they were cut from. Both raise `ClipError` where that cannot be said."""
+    """Places clips in the videos that they were cut from. Both methods raise `ClipError` for a clip of no video."""
 
     def video_name(self, clip: ClipKey) -> str:
         """Name of the clip's video, without a suffix."""
@@ -46,10 +46,10 @@ class RecordedMasks(Teacher):
 
     Args:
         path: the folder.
-        source_classes: what the masks' channels stand for, in order, by the names in the files.
+        source_classes: names of the masks' channels in the files, in order.
         channels: which of them are kept.
         class_names: our names of these, background first.
-        place: places clips in their videos, for ``.seg.npz``; None where clips are not cut from videos.
+        place: places clips in their videos, for ``.seg.npz``; None if clips are not cut from videos.
 
     Raises:
         InputError: no such folder, or neither or both kinds of files in it.
@@ -168,7 +168,7 @@ class RecordedMasks(Teacher):
         return sample_video(mask_THW, positions)
 
     def _index(self, tables: Sequence[str]) -> Iterator[tuple[str, tuple[str, int, int]]]:
-        """Where each clip's row is: file, row group, row. A file that cannot be read loses its clips, no others."""
+        """The file, row group and row of each clip. An unreadable file loses only its own clips."""
         for name in tables:
             try:
                 with self._open(name) as file:
@@ -180,7 +180,7 @@ class RecordedMasks(Teacher):
 
     @contextmanager
     def _open(self, name: str) -> Iterator[pq.ParquetFile]:
-        """A Parquet file of `MASK_SCHEMA` in the folder. Raises `ClipError` and what pyarrow raises."""
+        """Open a Parquet file of `MASK_SCHEMA` in the folder. Raises `ClipError` and one of `PARQUET_ERRORS`."""
         path = f"{self._base}/{name}"
         if "file" in self._fs.protocol:
             real, root = os.path.realpath(path), os.path.realpath(self._base)

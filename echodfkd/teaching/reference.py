@@ -1,8 +1,8 @@
 """A stored frame and its mask, which a teacher must reproduce before a run starts.
 
-Wrong pixel statistics, another order of channels or another input size raise no error: the teacher gives masks, only
-worse ones. Its author's own mask of one frame tells. The file is safetensors: ``frame`` uint8 (T, H, W), ``prob``
-float32 (T, C, H, W), and in the header's metadata ``classes``, the names of the C classes, joined by commas.
+Wrong pixel statistics, another order of channels or another input size raise no error, they only make masks worse. A
+comparison with its author's own mask of one frame shows them. The file is safetensors: ``frame`` uint8 (T, H, W),
+``prob`` float32 (T, C, H, W), and in the header's metadata ``classes``, the names of the C classes, joined by commas.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def encode_reference(frame_THW: np.ndarray, prob_TCHW: np.ndarray, classes: tupl
 
 
 def make_reference(teacher: Teacher, frame_THW: np.ndarray) -> bytes:
-    """A reference file of what this teacher gives now, uint8 (T, H, W): guards a later run against a change."""
+    """A reference file of this teacher's masks of a frame uint8 (T, H, W), to check that later runs get the same."""
     return encode_reference(frame_THW, teacher.teach(frame_THW[None]).masks[0], teacher.class_names[1:])
 
 

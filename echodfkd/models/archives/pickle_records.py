@@ -1,6 +1,6 @@
-"""What a pickle describes, followed opcode by opcode without running anything that it says.
+"""Read the tensors that a pickle describes, opcode by opcode, without running anything.
 
-A pickle is a program: what it names may be called while it is loaded. Training checkpoints name classes of other
+A pickle is a program: loading it may call any function that it names. Training checkpoints name classes of other
 packages (callbacks, hyper-parameters), so that refusing all but tensors would refuse the whole file. Here plain values
 and containers are built, calls that rebuild a tensor become a record of it, and every other call, class or state
 becomes a mark that does nothing. No name is ever looked up and no function ever called, so there is nothing that a
@@ -22,12 +22,12 @@ class _Name:
 
 
 class _Opaque:
-    """Stands for whatever the pickle would have made by a call."""
+    """Stands for an object that the pickle would have made by a call."""
 
 
 @dataclass(frozen=True)
 class StorageRecord:
-    """Where a tensor's values lie: class name (``"torch FloatStorage"``), entry of the archive, number of values."""
+    """A tensor's storage: class name (``"torch FloatStorage"``), entry of the archive, number of values."""
 
     kind: str
     key: str
@@ -46,7 +46,7 @@ class TensorRecord:
 
 @dataclass
 class _Stack:
-    """What a pickle's program works on."""
+    """The state of a pickle's program."""
 
     values: list[Any] = field(default_factory=list)
     marks: list[int] = field(default_factory=list)
@@ -146,7 +146,7 @@ def _fill(stack: _Stack, name: str) -> bool:
 
 
 def _set_items(target: Any, items: list[Any]) -> None:
-    """Keys and values by turns into a dictionary. A key that is no plain value becomes one that nobody asks for:
+    """Put alternating keys and values into a dictionary. A key that is no plain value becomes an `_Opaque`:
 
     hashing a tuple of tuples of tuples ... would exhaust the interpreter's own stack.
     """
@@ -183,7 +183,7 @@ def _call(stack: _Stack, name: str, argument: Any) -> None:
 
 
 def _result(function: object, arguments: object) -> object:
-    """What a call stands for: a tensor, an ordered dictionary, or nothing that matters here."""
+    """The result of a call: a tensor, an ordered dictionary, or an `_Opaque`."""
     name = function.name if isinstance(function, _Name) else ""
     if name == "collections OrderedDict" and arguments == ():
         return {}

@@ -1,4 +1,4 @@
-"""Tensors out of a file that ``torch.save`` wrote, read without running anything that the file says.
+"""Read tensors from a file of ``torch.save`` without running anything in it.
 
 Such a file is a zip archive: ``NAME/data.pkl`` is a pickle that describes the saved object, ``NAME/data/0`` and so on
 are the bytes of its storages. The pickle is not loaded but followed (`pickle_records`), and only the tensors asked for
@@ -44,7 +44,7 @@ _DAMAGED = (
     OverflowError,
     struct.error,
 )
-"""What the standard library and torch raise on bytes that are not what they should be."""
+"""Raised by the standard library and torch for damaged bytes."""
 
 
 def read_state_dict(data: bytes, *, name: str, entries: Sequence[str] = ("state_dict",)) -> dict[str, torch.Tensor]:

@@ -33,16 +33,16 @@ _DAMAGED = (
 
 
 class BundleFiles(Protocol):
-    """Where a bundle's files come from."""
+    """The files of a bundle, in a folder or zip."""
 
     path: str
 
     def read(self, name: str, most: int) -> bytes | None:
-        """The content of a file, None where there is none. Raises `InputError` above ``most`` bytes, or if damaged."""
+        """The content of a file, None if it does not exist. Raises `InputError` above ``most`` bytes, or if damaged."""
         ...
 
     def read_first(self, names: Sequence[str], most: int) -> tuple[str, bytes]:
-        """Name and content of the first that is there. Raises `InputError` where none is."""
+        """Name and content of the first that is there. Raises `InputError` if none is."""
         ...
 
 
@@ -79,7 +79,7 @@ class _Folder(_Files):
 
 
 class _Zip(_Files):
-    """Entries are found by their whole name, behind the bundle's own folder where it has one."""
+    """Entries are found by their whole name, behind the bundle's own folder if it has one."""
 
     def __init__(self, path: str, data: bytes) -> None:
         super().__init__(path)

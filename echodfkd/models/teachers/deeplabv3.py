@@ -31,9 +31,9 @@ ATROUS_RATES = (12, 24, 36)
 
 
 class Conv(nn.Conv2d):
-    """A convolution that keeps its size, and that does not multiply by the padding where it sees nothing else.
+    """A convolution that keeps its size, and that skips taps which see only padding.
 
-    Where the maps are no larger than the dilation, every tap of a 3 x 3 kernel but the middle one lies in the padding:
+    If the maps are no larger than the dilation, every tap of a 3 x 3 kernel but the middle one lies in the padding:
     at 112 x 112 pixels, maps are 14 x 14 and two of the pyramid's branches dilate by 24 and 36.
     """
 
@@ -188,7 +188,7 @@ def load_echonet_checkpoint(path: str) -> DeepLabV3:
 
 
 def _numpy_numbers() -> list[Any]:
-    """What a pickled numpy number (a best loss, say) consists of, under its old and new module names."""
+    """The parts of a pickled numpy number (a best loss, say), under their old and new module names."""
     scalar = np.float64(0).__reduce__()[0]
     return [np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType, scalar, (scalar, "numpy.core.multiarray.scalar")]
 

@@ -1,4 +1,4 @@
-"""Segmentation networks that a library builds, and a file holds the weights of: torchvision, smp, and what MONAI has.
+"""Segmentation networks of libraries (torchvision, smp, MONAI) with weights from a file.
 
 Each is built without memory and without random numbers (on torch's meta device), held against the tensors of the file,
 and gets these as its weights: nothing is downloaded, and a file cannot ask for more than it brings.
@@ -29,7 +29,7 @@ class LibraryNetwork(ForeignNetwork):
         build: makes the network, weights drawn at random.
         state: the file's tensors by name.
         where: the file's name, for errors.
-        what: what it should be, for errors, e.g. ``unet of 2 channels (teacher.outputs)``.
+        what: the expected network, for errors, e.g. ``unet of 2 channels (teacher.outputs)``.
         weights_hash: of the file.
 
     Raises:
@@ -60,7 +60,7 @@ def torchvision_network(name: str, data: bytes, *, where: str, num_channels: int
         name: e.g. deeplabv3_resnet50.
         data: the file; tensors under torchvision's names. An auxiliary classifier in it is taken or left out.
         where: its name, for errors.
-        num_channels: classes that the network gives, the background among them where it was trained so.
+        num_channels: classes that the network gives, including the background if it was trained so.
 
     Raises:
         InputError: torchvision or the weights cannot be used.

@@ -2,9 +2,9 @@
 
 A bundle is a folder or zip with ``configs/inference.json`` (or ``train.json``), ``configs/metadata.json`` and
 ``models/model.pt`` (or ``model.safetensors``): https://docs.monai.io/en/stable/mb_specification.html. MONAI's own
-reader imports whatever ``_target_`` names and evaluates ``$`` expressions. Here the one entry ``network_def`` is read,
+reader imports any name in ``_target_`` and evaluates ``$`` expressions. Here the one entry ``network_def`` is read,
 as plain values: a class of `NETWORKS`, numbers, words, and ``@`` references to such values in the same file. Its
-preprocessing and inferer are not read; what they do is said by the options of the teacher.
+preprocessing and inferer are not read; the options of the teacher replace them.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _COMMENTS = ("_desc_",)
 
 @dataclass(frozen=True)
 class NetworkDefinition:
-    """What a bundle's ``network_def`` says, checked.
+    """A bundle's ``network_def``, checked.
 
     Example: ``NetworkDefinition("UNet", {"spatial_dims": 2, "in_channels": 1, "out_channels": 2, ...}, 1, 2)``.
     """
@@ -82,7 +82,7 @@ class MonaiNetwork(LibraryNetwork):
         path: folder or zip file.
         sha256: that a zip file must have; "" takes any.
 
-    ``channel_names`` are those of the output in its metadata, () where it gives none.
+    ``channel_names`` are those of the output in its metadata, () if it gives none.
 
     Raises:
         InputError: MONAI is not installed, or the bundle cannot be used; which file and why.
@@ -114,7 +114,7 @@ def read_definition(files: BundleFiles) -> NetworkDefinition:
     """The network that a bundle's configs define.
 
     Raises:
-        InputError: none of them does, or it asks for what is not read: another class, an expression, a nested
+        InputError: none of them does, or it asks for something that is not read: another class, an expression, a nested
             ``_target_``, a reference to something else than a literal, three dimensions, or numbers out of range.
     """
     name, data = files.read_first(CONFIGS, MAX_CONFIG_BYTES)
@@ -140,14 +140,14 @@ def read_definition(files: BundleFiles) -> NetworkDefinition:
 
 
 def build_network(definition: NetworkDefinition) -> torch.nn.Module:
-    """The network with random weights. What its class raises is raised."""
+    """The network with random weights. Raises the errors of its class."""
     return getattr(_import_nets(), definition.target)(**definition.arguments)
 
 
 def read_channel_names(files: BundleFiles) -> tuple[str, ...]:
-    """Names of the output's channels in ``configs/metadata.json``, in order; () where it does not say.
+    """Names of the output's channels in ``configs/metadata.json``, in order; () if it does not say.
 
-    ``network_data_format.outputs.pred.channel_def`` maps "0", "1", ... to names. Raises `InputError` where the file
+    ``network_data_format.outputs.pred.channel_def`` maps "0", "1", ... to names. Raises `InputError` if the file
     is no JSON.
     """
     data = files.read("configs/metadata.json", MAX_CONFIG_BYTES)
@@ -191,7 +191,7 @@ class _Literals:
         return value
 
     def refuse_special(self, key: str, where: str) -> None:
-        """MONAI's own keys steer what it runs; ``_mode_`` or ``_requires_`` mean nothing here and are not ignored."""
+        """Refuse MONAI's own keys, such as ``_mode_`` and ``_requires_``: they change how it builds a network."""
         if key.startswith("_") or len(key) > MAX_WORD:
             raise InputError(f"{where} has the key {_shown(key)}, which is not read here; remove it")
 

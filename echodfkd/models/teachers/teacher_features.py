@@ -1,4 +1,4 @@
-"""What a layer of the teacher gives, small enough to travel with the clips.
+"""Feature maps of one layer of the teacher, pooled so that they are small enough to travel with the clips.
 
 Legend: N clips, T frames, n frames of one pass, F channels, h rows, w columns.
 """

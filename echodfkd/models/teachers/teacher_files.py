@@ -1,7 +1,7 @@
-"""Networks of others out of their files, whole: ONNX, and an archive of torch.export.
+"""Networks loaded whole from files of others: ONNX, and archives of torch.export.
 
 Each is a module (N, C, h, w) float -> output, with ``weights_hash`` and ``input_shape`` (the sizes that it insists on,
-None where any will do). What a file may do when it is opened stands in docs/reference/teacher-files.md.
+None if any will do). The risks of opening a file are described in docs/reference/teacher-files.md.
 
 Legend: N frames (or windows), C channels, H rows, W columns.
 """
@@ -23,13 +23,13 @@ from torch import nn
 from echodfkd.core.errors import ConfigError, InputError, RunError, one_line
 
 MAX_FILE_BYTES = (1 << 31) - 1
-"""Largest file of weights: what a protobuf message (an ONNX file) can hold."""
+"""Largest file of weights: the limit of a protobuf message, which an ONNX file is."""
 
 _NUMPY_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
 
 def read_pinned(path: str, sha256: str) -> bytes:
-    """The bytes of a weights file, which are what is hashed and what is parsed.
+    """Read a weights file once, so that the bytes that were hashed are those that are parsed.
 
     Args:
         path: a local file.
@@ -51,7 +51,7 @@ def read_pinned(path: str, sha256: str) -> bytes:
 
 
 def check_sha256(data: bytes, sha256: str, where: str) -> None:
-    """Raise `InputError` where a file's bytes have another sha256 than the pinned one."""
+    """Raise `InputError` if a file's bytes have another sha256 than the pinned one."""
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
         raise InputError(
@@ -122,7 +122,7 @@ class OnnxNetwork(ForeignNetwork):
 
 
 def onnx_device(device: str) -> str:
-    """What auto stands for with onnxruntime: cuda where both torch and onnxruntime have it. Raises `InputError`."""
+    """Resolve auto for onnxruntime: cuda if both torch and onnxruntime have it. Raises `InputError`."""
     if device != "auto":
         return device
     has_cuda = torch.cuda.is_available() and "CUDAExecutionProvider" in _import_onnxruntime().get_available_providers()
@@ -179,7 +179,7 @@ class ExportedNetwork(ForeignNetwork):
         sha256: that the file must have; never empty.
         where: its name, for errors.
         device: torch device.
-        output: key of the output, where the network gives a dictionary.
+        output: key of the output, if the network gives a dictionary.
 
     Raises:
         InputError: it has another sha256, is no such file, or takes something else than one tensor.
@@ -217,7 +217,7 @@ class ExportedNetwork(ForeignNetwork):
 
 
 def one_output(output: Any, name: str) -> torch.Tensor:
-    """The tensor of this name in what a network gave: a dictionary's entry, or the first of several."""
+    """One tensor of a network's output: the entry of this name in a dictionary, or the first of several."""
     if isinstance(output, dict):
         output = output[name or ("out" if "out" in output else next(iter(output)))]
     elif isinstance(output, list | tuple):

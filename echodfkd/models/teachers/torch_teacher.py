@@ -23,10 +23,10 @@ from echodfkd.models.teachers.protocol import ClipKey, Teacher, TeacherOutput
 
 @dataclass(frozen=True)
 class PixelStatistics:
-    """What a network expects of its input, in grey levels 0..255, one entry per channel.
+    """Normalisation of a network's input, in grey levels 0..255, one entry per channel.
 
-    Where ``normalise`` is frame (or clip), each frame (or clip) is brought to mean 0 and deviation 1 over its own
-    pixels first, and mean and std are applied to what that gives.
+    If ``normalise`` is frame (or clip), each frame (or clip) is brought to mean 0 and deviation 1 over its own
+    pixels first, and mean and std are applied to the result.
     """
 
     mean: tuple[float, ...]
@@ -41,14 +41,14 @@ normalization/default_normalization_schemes.py)."""
 
 @dataclass(frozen=True)
 class NetworkLayout:
-    """What a network takes and gives, where it is not (N, C, h, w) -> logits (N, classes, h, w).
+    """Input and output of a network; by default (N, C, h, w) -> logits (N, classes, h, w).
 
     Attributes:
         axes: NCHW, or NCTHW or NTCHW for a network that sees several frames of a clip at once; of input and output.
         window_frames: L, frames that such a network sees at once; 0: the whole clip, however long.
         activation: sigmoid, softmax (over all channels), or none (the output is a probability already).
         channels: output channels that are kept, in this order; None keeps all.
-        fixed_batch: the only number of frames (of windows, if it sees several) in a batch; None where any will do.
+        fixed_batch: the only number of frames (of windows, if it sees several) in a batch; None if any will do.
     """
 
     axes: str = "NCHW"
@@ -226,7 +226,7 @@ class TorchTeacher(Teacher):
         return x.transpose(1, 2) if self.layout.axes == "NCTHW" else x
 
     def _as_frames(self, output: torch.Tensor, length: int, count: int) -> torch.Tensor:
-        """The network's output as frames (N * L, classes, h, w). Raises `RunError` where it has other axes."""
+        """The network's output as frames (N * L, classes, h, w). Raises `RunError` if it has other axes."""
         wanted = "(N, classes, H, W)"
         if self.layout.axes != "NCHW":
             wanted = "(N, classes, T, H, W)" if self.layout.axes == "NCTHW" else "(N, T, classes, H, W)"
@@ -246,7 +246,7 @@ class TorchTeacher(Teacher):
         return output.softmax(1) if self.layout.activation == "softmax" else output
 
     def _within_range(self, prob: torch.Tensor) -> torch.Tensor:
-        """What a network without activation gave for a block, which the host waits for. Raises `RunError`."""
+        """Check the output of a network without activation; the host waits for it. Raises `RunError`."""
         low, high = (float(edge) for edge in prob.aminmax())
         if low < -RANGE_SLACK or high > 1 + RANGE_SLACK:
             raise RunError(
@@ -262,7 +262,7 @@ def _to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def _to_host(tensor: torch.Tensor) -> np.ndarray:
-    """What a tensor holds, once its device has made it; from a GPU likewise."""
+    """The values of a tensor, once its device has made them; from a GPU through pinned memory too."""
     if tensor.device.type != "cuda":
         return tensor.numpy()
     host = torch.empty_like(tensor, device="cpu", pin_memory=True)

@@ -15,6 +15,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 import numpy as np
 
+from echodfkd.config.sections.remote import RemoteConfig
 from echodfkd.core import clock
 from echodfkd.core.errors import EchoDFKDError, InputError, RunError
 from echodfkd.models.teachers.protocol import ClipKey, Teacher, TeacherOutput
@@ -40,43 +41,19 @@ class RemoteTeacher(Teacher):
     """Masks that a service makes.
 
     Args:
-        url: of the service, without ``/v1``.
+        options: of the config (``teacher.remote``).
         token: that requests carry; "" for none.
-        ca_file: PEM file that vouches for the service, or "" for the system's.
-        requests_in_flight: requests under way at the same time.
-        frames_per_request: most frames of one request, in whole clips; 0 takes the service's limit.
-        connect_timeout_s: of one attempt.
-        read_timeout_s: longest silence in one attempt.
-        deadline_s: for all attempts of one call of `teach`.
 
     Raises:
         InputError: the service cannot be reached, refuses the token, or does not speak the protocol.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        token: str,
-        ca_file: str = "",
-        requests_in_flight: int = 2,
-        frames_per_request: int = 0,
-        connect_timeout_s: float = 5.0,
-        read_timeout_s: float = 60.0,
-        deadline_s: float = 120.0,
-    ) -> None:
-        self._service = ServiceConnection(
-            url,
-            token=token,
-            ca_file=ca_file,
-            connections=requests_in_flight,
-            connect_timeout_s=connect_timeout_s,
-            read_timeout_s=read_timeout_s,
-        )
+    def __init__(self, options: RemoteConfig, token: str) -> None:
+        self._service = ServiceConnection(options, token)
         self.url = self._service.url
-        self._deadline_s = deadline_s
-        self._frames_per_request = frames_per_request
-        self._threads = ThreadPoolExecutor(requests_in_flight, thread_name_prefix="remote-teacher")
+        self._deadline_s = options.deadline_s
+        self._frames_per_request = options.frames_per_request
+        self._threads = ThreadPoolExecutor(options.requests_in_flight, thread_name_prefix="remote-teacher")
         info = self._ask()
         self.teacher_id, self.class_names, self.limits = info.teacher_id, info.class_names, info.limits
 

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import urllib3
 
+from echodfkd.config.sections.remote import RemoteConfig
 from echodfkd.core import clock
 from echodfkd.core.errors import InputError, one_line, plain_sentence
 from echodfkd.core.redaction import HIDDEN
@@ -60,25 +61,21 @@ class ServiceConnection:
     """Connections to one service, for any number of threads.
 
     Args:
-        url: of the service, without ``/v1``.
+        options: of the config (``teacher.remote``).
         token: that requests carry; "" for none.
-        ca_file: PEM file that vouches for the service, or "" for the system's.
-        connections: that are kept.
-        connect_timeout_s: of one attempt.
-        read_timeout_s: longest silence in one attempt.
 
     Raises:
         InputError: ``ca_file`` cannot be used.
     """
 
-    def __init__(
-        self, url: str, *, token: str, ca_file: str, connections: int, connect_timeout_s: float, read_timeout_s: float
-    ) -> None:
-        self.url = url.rstrip("/")
+    def __init__(self, options: RemoteConfig, token: str) -> None:
+        self.url = options.url.rstrip("/")
         self._token = token
-        self._timeouts = (connect_timeout_s, read_timeout_s)
+        self._timeouts = (options.connect_timeout_s, options.read_timeout_s)
         self._pool = urllib3.PoolManager(
-            num_pools=1, maxsize=connections, ssl_context=_trust(ca_file) if ca_file else None
+            num_pools=1,
+            maxsize=options.requests_in_flight,
+            ssl_context=_trust(options.ca_file) if options.ca_file else None,
         )
 
     def request(self, method: str, path: str, body: bytes | None, most: int, until: float) -> bytes:
@@ -129,7 +126,7 @@ class ServiceConnection:
         raise self._refused(response, data)
 
     def _read(self, response: urllib3.BaseHTTPResponse, most: int, until: float) -> bytes:
-        """Read the body in pieces, which bounds its size and its time whatever its headers say."""
+        """Read the body in pieces; its size and time are bounded independently of its headers."""
         length = response.headers.get("Content-Length", "0")
         if not (length.isascii() and length.isdigit()) or len(length) > 18 or int(length) > most:
             raise RetryableError(f"its answer would have {length[:40]!r} bytes, expected at most {most}")

@@ -13,6 +13,7 @@ import pytest
 
 from echodfkd.config.file import load_config
 from echodfkd.config.identity import config_hash
+from echodfkd.config.sections.remote import RemoteConfig
 from echodfkd.core.errors import InputError, RunError
 from echodfkd.core.mask_codes import quantise
 from echodfkd.models.teachers.protocol import ClipKey
@@ -36,8 +37,9 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def client(server: FakeServer, **options: object) -> RemoteTeacher:
-    known = {"token": TOKEN, "deadline_s": 20.0, "read_timeout_s": 2.0, "frames_per_request": 5}
-    return RemoteTeacher(server.url, **{**known, **options})  # type: ignore[arg-type]
+    token = str(options.pop("token", TOKEN))
+    known = {"deadline_s": 20.0, "read_timeout_s": 2.0, "frames_per_request": 5}
+    return RemoteTeacher(RemoteConfig(url=server.url, **{**known, **options}), token)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("num_classes", [1, 3])
@@ -182,7 +184,7 @@ def test_a_service_that_says_our_token_back_does_not_get_it_into_a_sentence() ->
 def test_nobody_there_at_the_start_is_one_sentence() -> None:
     url = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(InputError, match=rf"no teacher at {url}, which was asked for 0.3 s; it was not reached"):
-        RemoteTeacher(url, token=TOKEN, deadline_s=0.3)
+        RemoteTeacher(RemoteConfig(url=url, deadline_s=0.3), TOKEN)
 
 
 def test_tls_is_checked_against_the_file_that_vouches_for_it(tmp_path: Path) -> None:
