@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
         return fail(error, code=2)
 
     def work() -> dict[str, Any]:
-        from echodfkd.runtime.stream.parts import load_teacher, training_source
+        from echodfkd.runtime.stream.builders import load_teacher, training_source
         from echodfkd.teaching.reference import make_reference
 
         frame = training_source(config).clip(0).video[: max(1, args.frames)]

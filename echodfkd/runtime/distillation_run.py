@@ -42,7 +42,7 @@ from echodfkd.runtime.cluster.preemption import StopNotice, StopSignal
 from echodfkd.runtime.cluster.scaling import nodes_for
 from echodfkd.runtime.evaluator_pool import EvaluatorPool
 from echodfkd.runtime.progress import ProgressLine, first_update_time, start_progress_actor, wait_for_first_actor
-from echodfkd.runtime.stream.parts import evaluation_source, load_teacher, training_source
+from echodfkd.runtime.stream.builders import evaluation_source, load_teacher, training_source
 from echodfkd.runtime.student_workers import build_trainer
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.lease import Lease, held

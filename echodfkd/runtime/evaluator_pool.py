@@ -29,7 +29,7 @@ from echodfkd.reporting.figures.overlays import DRAWN, case_overlay
 from echodfkd.reporting.page.groups import cases_to_draw
 from echodfkd.reporting.rows import read_rows
 from echodfkd.runtime.cluster.connection import actor_name, last_sentence, node_labels
-from echodfkd.runtime.stream.parts import num_cases
+from echodfkd.runtime.stream.builders import num_cases
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.manifests import list_checkpoints
 from echodfkd.storage.schemas import CASE_SCHEMA, QUARANTINE_SCHEMA, SCORE_SCHEMA

@@ -21,7 +21,7 @@ from echodfkd.models.teachers.protocol import ClipKey
 from echodfkd.runtime.cluster.connection import connected, with_absolute_paths
 from echodfkd.runtime.cluster.resources import live_nodes, place, roles
 from echodfkd.runtime.distillation_run import check_inputs
-from echodfkd.runtime.stream.parts import load_teacher, num_cases, training_source
+from echodfkd.runtime.stream.builders import load_teacher, num_cases, training_source
 from echodfkd.storage.files import RunStorage
 
 NODE_TIMEOUT_S = 30.0

@@ -26,7 +26,7 @@ from echodfkd.core import clock
 from echodfkd.core.errors import ConfigError, RunError
 from echodfkd.runtime.cluster.connection import connected, last_sentence, with_absolute_paths
 from echodfkd.runtime.cluster.resources import live_nodes
-from echodfkd.runtime.stream.parts import synthesis_source
+from echodfkd.runtime.stream.builders import synthesis_source
 from echodfkd.sources.written.preview import animated_preview, preview_sheet
 from echodfkd.sources.written.stored import merge_lists, open_folder, pending_shards, write_manifest
 from echodfkd.sources.written.writing import Shard, Splits, plan_shards, write_shard

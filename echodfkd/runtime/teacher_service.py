@@ -30,7 +30,7 @@ from echodfkd.core.errors import ConfigError, InputError, RunError, one_line
 from echodfkd.runtime.cluster.connection import connected, last_sentence, node_labels, with_absolute_paths
 from echodfkd.runtime.cluster.environment import cluster_address
 from echodfkd.runtime.cluster.resources import Role, live_nodes, place
-from echodfkd.runtime.stream.parts import load_teacher
+from echodfkd.runtime.stream.builders import load_teacher
 from echodfkd.runtime.stream.teacher_pool import known_teacher
 from echodfkd.teaching.remote.messages import Limits
 from echodfkd.teaching.remote.service import Answer, MaskService, busy, cut_off, read_token, too_slow

@@ -20,7 +20,7 @@ from echodfkd.core.records import DistillationBatch
 from echodfkd.reporting import intervals
 from echodfkd.reporting.rows import RunRows
 from echodfkd.runtime.cluster.host_memory import kept_memory
-from echodfkd.runtime.stream.parts import load_teacher, slot_rules, training_source
+from echodfkd.runtime.stream.builders import load_teacher, slot_rules, training_source
 from echodfkd.teaching.blocks import make_block, teach_block
 from echodfkd.training.objective import own_totals
 from echodfkd.training.step import accumulate_gradients, update

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from echodfkd.config.run import RunConfig
 from echodfkd.core.records import DistillationBatch
 from echodfkd.runtime.distillation_run import run_distillation
-from echodfkd.runtime.stream.parts import load_teacher, slot_rules, training_source
+from echodfkd.runtime.stream.builders import load_teacher, slot_rules, training_source
 from echodfkd.storage.files import RunStorage
 from echodfkd.teaching.blocks import make_block, teach_block
 from echodfkd.training.loop import WorkerContext, train

@@ -14,7 +14,7 @@ from echodfkd.config.file import load_config
 from echodfkd.config.run import RayConfig, RunConfig
 from echodfkd.runtime.cluster.connection import connected
 from echodfkd.runtime.distillation_run import run_distillation
-from echodfkd.runtime.stream.parts import synthesis_source
+from echodfkd.runtime.stream.builders import synthesis_source
 from echodfkd.runtime.synthesis_run import run_synthesis
 from echodfkd.storage.checkpoints import read_resume
 from echodfkd.storage.files import RunStorage

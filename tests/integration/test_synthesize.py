@@ -18,7 +18,7 @@ import skimage.draw
 from echodfkd.config.file import load_config
 from echodfkd.config.run import RunConfig
 from echodfkd.core.errors import ConfigError, InputError, RunError
-from echodfkd.runtime.stream.parts import synthesis_source
+from echodfkd.runtime.stream.builders import synthesis_source
 from echodfkd.runtime.synthesis_run import run_synthesis, shards_of
 from echodfkd.sources.video.decode import decode_video
 from echodfkd.sources.written.stored import merge_lists

@@ -7,8 +7,8 @@ import pytest
 
 from echodfkd.config.run import RunConfig
 from echodfkd.core.records import DistillationBatch
+from echodfkd.runtime.stream.builders import load_teacher
 from echodfkd.runtime.stream.clip_stream import build_stream, remaining_blocks
-from echodfkd.runtime.stream.parts import load_teacher
 from echodfkd.storage.checkpoints import publish
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.intervals import Intervals

@@ -16,8 +16,8 @@ from echodfkd.core.records import DistillationBatch
 from echodfkd.evaluation.against_truth import RELIABILITY
 from echodfkd.runtime.distillation_run import check_inputs, run_distillation
 from echodfkd.runtime.evaluator_pool import Evaluator, ScoringTask
+from echodfkd.runtime.stream.builders import load_teacher, slot_rules, training_source
 from echodfkd.runtime.stream.clip_stream import block_of, remaining_blocks
-from echodfkd.runtime.stream.parts import load_teacher, slot_rules, training_source
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.manifests import latest_checkpoint
 from echodfkd.teaching.blocks import make_block, teach_block

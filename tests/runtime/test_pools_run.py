@@ -10,7 +10,7 @@ import pytest
 
 from echodfkd.config.run import RunConfig
 from echodfkd.runtime.distillation_run import run_distillation
-from echodfkd.runtime.stream.parts import training_source
+from echodfkd.runtime.stream.builders import training_source
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.ledger import check_ledger
 from echodfkd.teaching.mask_files import StoredMask, encode_masks

@@ -12,7 +12,7 @@ import pytest
 from echodfkd.config.file import load_config
 from echodfkd.core.errors import ConfigError, InputError, RunError
 from echodfkd.core.mask_codes import quantise
-from echodfkd.runtime.stream.parts import load_teacher
+from echodfkd.runtime.stream.builders import load_teacher
 from echodfkd.runtime.teacher_service import TeacherReplica, run_teacher_service
 from echodfkd.teaching.remote.messages import decode_masks, encode_video
 from echodfkd.teaching.remote.service import Answer

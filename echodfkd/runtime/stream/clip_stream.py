@@ -29,8 +29,8 @@ from ray.data.block import Block, BlockAccessor, BlockMetadata
 
 from echodfkd.config.run import RunConfig
 from echodfkd.runtime.cluster.connection import actor_name, labels_of_stream
+from echodfkd.runtime.stream.builders import slot_rules, training_source
 from echodfkd.runtime.stream.pacing import PacedScheduling
-from echodfkd.runtime.stream.parts import slot_rules, training_source
 from echodfkd.runtime.stream.teacher_pool import teaching_stages
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.manifests import latest_checkpoint, read_consumed

@@ -22,7 +22,7 @@ from echodfkd.config.run import RunConfig
 from echodfkd.config.sections.teacher import TeacherPoolConfig
 from echodfkd.core.errors import EchoDFKDError, RunError
 from echodfkd.runtime.cluster.connection import actor_name
-from echodfkd.runtime.stream.parts import load_member, load_teacher, slot_rules, training_source
+from echodfkd.runtime.stream.builders import load_member, load_teacher, slot_rules, training_source
 
 if TYPE_CHECKING:
     from echodfkd.core.records import Block

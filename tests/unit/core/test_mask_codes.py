@@ -17,7 +17,7 @@ from echodfkd.core.mask_codes import LEAST_PROB, LOGIT, LOGIT_STEPS, MASK_CODES,
 from echodfkd.losses.pixels import HALF_CODE, soft_mask_kl
 from echodfkd.models.mask_tensors import decode_tensor, encode_tensor
 from echodfkd.models.teachers.protocol import ClipKey
-from echodfkd.runtime.stream.parts import load_teacher, slot_rules, training_source
+from echodfkd.runtime.stream.builders import load_teacher, slot_rules, training_source
 from echodfkd.teaching.blocks import make_block, teach_block
 from echodfkd.teaching.cache import CachedTeacher
 from echodfkd.teaching.mask_files import StoredMask, encode_masks

@@ -22,6 +22,8 @@ ROOMS = (
     "echodfkd/metrics",
     "echodfkd/models/judges",
     "echodfkd/models/students",
+    "echodfkd/runtime/cluster",
+    "echodfkd/runtime/stream",
     "echodfkd/sources",
     "echodfkd/storage",
     "echodfkd/training",

@@ -14,7 +14,7 @@ from echodfkd.config.identity import config_hash
 from echodfkd.config.sections.augment import AugmentConfig
 from echodfkd.core.errors import ConfigError
 from echodfkd.core.records import DistillationBatch, VideoClip
-from echodfkd.runtime.stream.parts import slot_rules
+from echodfkd.runtime.stream.builders import slot_rules
 from echodfkd.sources.video.augment import CONE_DEPTH, CONE_HALF_ANGLE_DEG, augment_clip
 from echodfkd.teaching.blocks import SlotRules, make_block, teach_block
 from echodfkd.teaching.cache import CachedTeacher

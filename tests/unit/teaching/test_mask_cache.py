@@ -11,7 +11,7 @@ from echodfkd.config.file import load_config
 from echodfkd.core.errors import ClipError, InputError
 from echodfkd.core.records import VideoClip
 from echodfkd.models.teachers.protocol import ClipKey
-from echodfkd.runtime.stream.parts import load_teacher, slot_rules, training_source
+from echodfkd.runtime.stream.builders import load_teacher, slot_rules, training_source
 from echodfkd.teaching.blocks import make_block, teach_block
 from echodfkd.teaching.cache import CachedTeacher
 from echodfkd.teaching.mask_files import decode_masks, encode_masks

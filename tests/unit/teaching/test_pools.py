@@ -18,7 +18,7 @@ from echodfkd.core.errors import ConfigError, RunError
 from echodfkd.core.mask_codes import quantise
 from echodfkd.core.records import DistillationBatch, StageSpan, VideoClip
 from echodfkd.models.teachers.protocol import ClipKey, Teacher
-from echodfkd.runtime.stream.parts import load_member, load_teacher, slot_rules, training_source
+from echodfkd.runtime.stream.builders import load_member, load_teacher, slot_rules, training_source
 from echodfkd.sources.clip_source import ClipSource
 from echodfkd.teaching.blocks import fuse_block, make_block, member_block, teach_block
 from echodfkd.teaching.clip_block import ClipBlock

@@ -15,7 +15,7 @@ from echodfkd.config.run import RunConfig
 from echodfkd.core.errors import ClipError, InputError, RunError
 from echodfkd.evaluation.predictions import predict_teacher
 from echodfkd.models.teachers.protocol import ClipKey
-from echodfkd.runtime.stream.parts import evaluation_source, load_teacher, slot_rules, training_source
+from echodfkd.runtime.stream.builders import evaluation_source, load_teacher, slot_rules, training_source
 from echodfkd.sources.video.echonet import read_file_list, read_video
 from echodfkd.sources.video.windows import resize_video
 from echodfkd.teaching.blocks import make_block, teach_block

@@ -17,7 +17,7 @@ from echodfkd.config.sections.remote import RemoteConfig
 from echodfkd.core.errors import InputError, RunError
 from echodfkd.core.mask_codes import quantise
 from echodfkd.models.teachers.protocol import ClipKey
-from echodfkd.runtime.stream.parts import load_teacher
+from echodfkd.runtime.stream.builders import load_teacher
 from echodfkd.teaching.reference import make_reference
 from echodfkd.teaching.remote import connection as module
 from echodfkd.teaching.remote.client import RemoteTeacher

@@ -27,7 +27,7 @@ from echodfkd.models.students.output import StudentOutput
 from echodfkd.models.teachers.build import build_teacher
 from echodfkd.models.teachers.teacher_features import FeatureTeacher, pool_features
 from echodfkd.models.teachers.torch_teacher import NetworkSpec, PixelStatistics, TorchTeacher
-from echodfkd.runtime.stream.parts import load_teacher
+from echodfkd.runtime.stream.builders import load_teacher
 from echodfkd.storage.checkpoints import read_resume, read_student
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.manifests import latest_checkpoint, list_checkpoints
