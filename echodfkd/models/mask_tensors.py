@@ -10,7 +10,7 @@ from echodfkd.core.mask_codes import LEAST_PROB, LOGIT, LOGIT_STEPS, MASK_CODES,
 def encode_tensor(prob: torch.Tensor, code: str) -> torch.Tensor:
     """`mask_codes.encode` on the device that the probabilities are on: a quarter of the bytes leaves it.
 
-    What is not finite becomes some code or other.
+    Values that are not finite get an arbitrary code.
     """
     if code == PROBABILITY:
         return (prob.float() * 255.0).round_().to(torch.uint8)

@@ -102,7 +102,7 @@ class CachedTeacher(Teacher):
         return TeacherOutput(codes, faults, spans=(*spans, *output.spans))
 
     def _name(self, clip: ClipKey, shape: tuple[int, ...]) -> str:
-        code = "" if self.code == PROBABILITY else f"|{self.code}"  # entries of before there were codes stay
+        code = "" if self.code == PROBABILITY else f"|{self.code}"  # as in entries that are older than the codes
         what = f"{clip.clip_id}|{clip.window_start}|{list(shape)}{code}"
         key = hashlib.sha256(what.encode("utf-8", "replace")).hexdigest()
         return f"{self.teacher_id}/{key[:2]}/{key}.parquet"

@@ -50,7 +50,7 @@ class Ensemble(Teacher):
         classes: Sequence[str] | None = None,
         code: str | None = None,
     ) -> TeacherOutput:
-        """See `Teacher.teach`; which clips are at fault, and which members end the run, says `Fusion.fuse`."""
+        """See `Teacher.teach`, and `Fusion.fuse` for clips at fault and members that end the run."""
         wanted = self.class_names[1:] if classes is None else classes
         outputs = [
             MemberOutput.of(one.name, one.teacher, video_NTHW, clips, classes=wanted, code=self.fusion.code)

@@ -149,14 +149,16 @@ def _with_weights(
         )
     network.load_state_dict(state, strict=True, assign=True)
     if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
-        with torch.random.fork_rng(devices=[]):  # constants that are computed and not stored: build it in earnest
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # constants that are computed and not stored: build it again with memory
             network = build()
         network.load_state_dict(state, strict=True)
     return network
 
 
 class _NumbersOnCpu(TorchFunctionMode):
-    """Makes `torch.linspace` on the CPU: networks read drop rates off it as numbers, which the meta device has not."""
+    """Makes `torch.linspace` on the CPU: networks read drop rates from it, and meta tensors hold no numbers."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from echodfkd.core.errors import RunError
+from echodfkd.core.errors import ClipError, RunError
 from echodfkd.core.records import CHAMBER_NAMES, TRUTH_UNKNOWN, Conditions, VideoClip
 from echodfkd.evaluation.case import ScoringRules, score_case
 from echodfkd.evaluation.heads import score_heads
@@ -160,6 +160,16 @@ class FakeTeacher(FloatTeacher):
     def prob(self, video_NTHW: np.ndarray) -> np.ndarray:
         assert video_NTHW.shape == (1, T, SIZE, SIZE)
         return np.stack([np.ones((T, SIZE, SIZE), np.float32), lv_prob()], axis=1)[None]
+
+
+class BrokenTeacher(FakeTeacher):
+    def prob(self, video_NTHW: np.ndarray) -> np.ndarray:
+        return super().prob(video_NTHW) * np.nan
+
+
+def test_a_teachers_mask_that_is_not_finite_is_a_fault_of_its_case() -> None:
+    with pytest.raises(ClipError, match="the teacher fake-1 gave a mask that is not finite"):
+        predict_teacher(BrokenTeacher(), a_case(), classes=["LV"], tasks=[])
 
 
 def test_the_teacher_says_what_is_asked_and_no_more() -> None:

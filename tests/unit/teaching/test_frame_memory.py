@@ -110,6 +110,15 @@ def test_a_mask_takes_a_tenth_of_its_pixels() -> None:
     assert memory._bytes / 16 < 0.1 * 112 * 112
 
 
+def test_classes_are_returned_as_they_are_asked_for() -> None:
+    memory, video = FrameMemory(fake_teacher(), 1), windows(0, 3)
+    whole, _ = masks_of(fake_teacher(), video, (), PROBABILITY)
+    for _ in range(2):
+        found = memory.teach(video, classes=("LA", "LV"), code=PROBABILITY).masks
+        np.testing.assert_array_equal(found, whole[:, :, [1, 0]])
+    assert memory.remembered == 12
+
+
 def test_evaluation_sees_masks_that_are_not_rounded() -> None:
     memory = FrameMemory(fake_teacher(), 1)
     np.testing.assert_array_equal(lv_prob(memory, windows(0)), lv_prob(fake_teacher(), windows(0)))

@@ -198,6 +198,7 @@ VIDEO = RNG.integers(0, 256, (2, 3, 8, 8), dtype=np.uint8)
 def test_an_ensemble_is_a_teacher_of_all_classes() -> None:
     ensemble = Ensemble([Member("a", Fake(1.0), 1.0), Member("b", Fake(0.5, two=True), 1.0)], method="mean_prob")
     assert ensemble.class_names == ("background", "LV", "LA")
+    assert ensemble.member_classes == {"a": ("background", "LV"), "b": ("background", "LV", "LA")}
     prob, _ = masks_of(ensemble, VIDEO)
     level = VIDEO / 255
     np.testing.assert_allclose(prob, np.stack([0.75 * level, 0.25 * level], axis=2), atol=HALF_LEVEL)

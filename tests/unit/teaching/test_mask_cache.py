@@ -9,6 +9,7 @@ import pytest
 
 from echodfkd.config.file import load_config
 from echodfkd.core.errors import ClipError, InputError
+from echodfkd.core.mask_codes import PROBABILITY
 from echodfkd.core.records import VideoClip
 from echodfkd.models.teachers.protocol import ClipKey
 from echodfkd.runtime.stream.builders import load_teacher, slot_rules, training_source
@@ -137,6 +138,20 @@ def test_a_cache_on_an_object_store_is_a_folder_of_recorded_masks(s3_bucket: str
     prob, faults = masks_of(recorded, VIDEO, [KEYS[2], ClipKey("other", 9, 0), KEYS[0]])
     assert faults == {1: f"{root} holds no mask of other"}
     np.testing.assert_array_equal(prob[[0, 2], :, 0], taught[[2, 0], :, 1])
+
+
+def test_classes_are_returned_as_they_are_asked_for_from_a_hit_and_from_a_miss(tmp_path: Path) -> None:
+    whole, _ = masks_of(FakePair(), VIDEO, code=PROBABILITY)
+    cached = CachedTeacher(FakePair(), str(tmp_path))
+    for _ in range(2):
+        for classes, places in ((("LA",), [1]), (("LA", "LV"), [1, 0])):
+            output = cached.teach(VIDEO, KEYS, classes=classes, code=PROBABILITY)
+            np.testing.assert_array_equal(output.masks, whole[:, :, places])
+    assert cached.counts == {"new": 3, "hit": 9}
+    np.testing.assert_array_equal(
+        cached.teach(VIDEO, code=PROBABILITY).masks, whole
+    )  # clips not known: nothing is kept
+    assert sum(cached.counts.values()) == 12
 
 
 def test_a_mask_that_is_not_finite_is_not_kept(tmp_path: Path) -> None:
