@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from echodfkd.evaluation.judge_agreement import agreement
+from echodfkd.evaluation.judge_agreement import degradation_agreement
 from echodfkd.models.judges.embedded import embedded_judge
 from echodfkd.sources.phantom.source import default_phantom
 from echodfkd.training.judge.contrastive import stopwatch, train_towers
@@ -49,7 +49,7 @@ def main() -> None:
     for size in (56, 112):
         held_out = default_phantom(seed=HELD_OUT_SEED, num_frames=16, fps=32.0, size=size, case_frames=16)
         cases = [held_out.case(index) for index in range(args.cases)]
-        result[f"size_{size}"] = agreement(embedded_judge(towers), cases, seed=1)
+        result[f"size_{size}"] = degradation_agreement(embedded_judge(towers), cases, seed=1)
     recipe |= {"patients": args.patients, "held_out_seed": HELD_OUT_SEED, "agreement_with_dice": result}
     recipe |= {"torch": torch.__version__, "numpy": np.__version__, "date": datetime.date.today().isoformat()}
     args.out.with_suffix(".json").write_text(json.dumps(recipe, indent=1) + "\n")

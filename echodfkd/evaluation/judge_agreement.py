@@ -16,7 +16,7 @@ from echodfkd.models.judges.degradations import erode, halve, shift, wobble
 from echodfkd.models.judges.protocol import MaskJudge, dilate
 
 
-def agreement(judge: MaskJudge, cases: Sequence[VideoClip], *, seed: int) -> dict[str, object]:
+def degradation_agreement(judge: MaskJudge, cases: Sequence[VideoClip], *, seed: int) -> dict[str, object]:
     """How the judge's score follows Dice over spoiled truth masks.
 
     Returns:

@@ -16,9 +16,9 @@ from echodfkd.config.file import override
 from echodfkd.config.run import RunConfig, StudyConfig
 from echodfkd.core.errors import ConfigError, RunError
 from echodfkd.reporting.rows import read_rows
-from echodfkd.reporting.study.study import build_study, student_table
+from echodfkd.reporting.study.study import build_study, students_markdown
 from echodfkd.reporting.study.study_chart import study_chart
-from echodfkd.reporting.study.teacher_study import build_teacher_study, teacher_table
+from echodfkd.reporting.study.teacher_study import build_teacher_study, teachers_markdown
 from echodfkd.runtime.cluster.connection import connected, with_absolute_paths
 from echodfkd.runtime.distillation_run import run_distillation
 from echodfkd.storage.files import RunStorage
@@ -64,7 +64,7 @@ def run_study(config: RunConfig, print_line: Callable[[str], None]) -> dict[str,
 
 def study_table(study: dict[str, Any]) -> str:
     """The study as a Markdown table."""
-    return teacher_table(study) if "teachers" in study else student_table(study)
+    return teachers_markdown(study) if "teachers" in study else students_markdown(study)
 
 
 def study_configs(config: RunConfig) -> dict[str, list[RunConfig]]:

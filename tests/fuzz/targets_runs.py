@@ -18,7 +18,6 @@ from echodfkd.config.sections.student import StudentConfig
 from echodfkd.core.errors import EchoDFKDError
 from echodfkd.core.records import CaseScore, DroppedMember, LedgerRow, Quarantined, StageSpan, VideoClip
 from echodfkd.models.students.build import build_student
-from echodfkd.reporting.page.report import render_report
 from echodfkd.reporting.summary import build_summary
 from echodfkd.sources.video.encode import encode_mp4
 from echodfkd.sources.written.stored import merge_lists, open_folder, pending_shards, write_manifest
@@ -31,6 +30,7 @@ from echodfkd.storage.manifests import list_checkpoints, read_consumed
 from echodfkd.storage.schemas import CASE_SCHEMA, TRAINING_SCHEMA, case_row, write_records
 from tests.fuzz.mutate import damage_bytes, damage_csv, damage_json, damage_parquet, damage_yaml
 from tests.helpers.echonet import beating_clip
+from tests.helpers.reports import render_report
 
 
 class Checkpoint:

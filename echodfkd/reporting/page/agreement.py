@@ -16,7 +16,8 @@ from echodfkd.metrics.comparison import bias, lower_limit, upper_limit
 from echodfkd.metrics.summary import bootstrap_pairs
 from echodfkd.reporting.case_table import models, paired, values_at
 from echodfkd.reporting.figures import charts_cases
-from echodfkd.reporting.page.pieces import Cell, Chart, Column, Table, score_cell
+from echodfkd.reporting.page.chart import Chart
+from echodfkd.reporting.page.table import Cell, Column, Table, score_cell
 from echodfkd.reporting.rows import RunRows, column
 
 EF_KINDS = {
@@ -44,7 +45,7 @@ def spearman_r(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return pearson_r(rankdata(x, axis=-1), rankdata(y, axis=-1)) if x.shape[-1] else pearson_r(x, y)
 
 
-def judge_pieces(rows: RunRows) -> tuple[Chart, Table]:
+def judge_section(rows: RunRows) -> tuple[Chart, Table]:
     """Judge score against Dice, a dot per case and model, and how far the two agree in each model."""
     title, seed = "Judge against truth", int(rows.config.get("seed") or 0)
     pairs = {
@@ -80,7 +81,7 @@ def judge_pieces(rows: RunRows) -> tuple[Chart, Table]:
     )
 
 
-def ef_pieces(rows: RunRows) -> tuple[Chart, Table]:
+def ef_section(rows: RunRows) -> tuple[Chart, Table]:
     """Bland-Altman of the ejection fraction of the first model that has one, and the numbers of all."""
     title = "Ejection fraction against the known one"
     truth = dict(zip(column(rows.cases, "clip_id"), column(rows.cases, "ef_percent"), strict=True))
@@ -141,7 +142,7 @@ def _bland_altman(drawn: tuple[str, str, list[str], np.ndarray, np.ndarray], lis
     return Chart("bland_altman", "Ejection fraction against the known one", caption, figure, data)
 
 
-def reliability_chart(rows: RunRows) -> Chart:
+def reliability_section(rows: RunRows) -> Chart:
     """Of all pixels given a probability, how many belong to the truth: pooled over cases, a line per model."""
     title, data, curves = "Reliability of the soft masks", [], {}
     for name, (student, step) in models(rows).items():

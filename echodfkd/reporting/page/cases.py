@@ -14,7 +14,7 @@ from echodfkd.core.errors import ClipError, InputError
 from echodfkd.reporting.case_table import models
 from echodfkd.reporting.figures.overlays import DRAWN, stills_png
 from echodfkd.reporting.page.groups import rank_words, ranked_cases
-from echodfkd.reporting.page.pieces import FOLDER
+from echodfkd.reporting.page.page import FOLDER
 from echodfkd.reporting.rows import RunRows
 from echodfkd.sources.video.sheets import in_rows, png, titled
 from echodfkd.storage.files import RunStorage
@@ -98,7 +98,7 @@ def _names(storage: RunStorage) -> list[str]:
     return [name for name in there if name in wanted]
 
 
-def contact_sheet(videos: Sequence[DrawnCase]) -> bytes:
+def case_sheet(videos: Sequence[DrawnCase]) -> bytes:
     """PNG: a row per case with its end-diastolic and end-systolic frame under a line of words."""
     from PIL import Image
 
@@ -113,4 +113,4 @@ def write_sheets(storage: RunStorage, videos: Sequence[DrawnCase]) -> None:
     """A contact sheet per student beside the page, ``report/cases-<student>.png``."""
     for student in dict.fromkeys(video.student for video in videos):
         mine = [video for video in videos if video.student == student]
-        storage.write(f"{FOLDER}/cases-{student}.png", contact_sheet(mine))
+        storage.write(f"{FOLDER}/cases-{student}.png", case_sheet(mine))

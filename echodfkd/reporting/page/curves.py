@@ -9,7 +9,7 @@ import numpy as np
 
 from echodfkd.reporting.case_table import TEACHER, mean_at, models
 from echodfkd.reporting.figures import charts
-from echodfkd.reporting.page.pieces import Chart
+from echodfkd.reporting.page.chart import Chart
 from echodfkd.reporting.rows import RunRows, column
 
 RESAMPLES = 400

@@ -8,7 +8,8 @@ import numpy as np
 
 from echodfkd.reporting.case_table import models, values_at
 from echodfkd.reporting.figures import charts_cases
-from echodfkd.reporting.page.pieces import Cell, Chart, Column, Table, score_cell
+from echodfkd.reporting.page.chart import Chart
+from echodfkd.reporting.page.table import Cell, Column, Table, score_cell
 from echodfkd.reporting.rows import RunRows
 
 MAX_DRAWN = 4
@@ -28,7 +29,7 @@ CONDITIONS |= {"image_quality": "image quality"}
 """Conditions in words; others are shown by their names."""
 
 
-def strata_pieces(rows: RunRows, summary: dict[str, Any]) -> tuple[Chart, Table]:
+def strata_section(rows: RunRows, summary: dict[str, Any]) -> tuple[Chart, Table]:
     """Dice (the judge's score where there is no truth) by stratum: chart of the best students, table of all."""
     students = {name: of["strata"] for name, of in summary["students"].items() if of["strata"]}
     metric = "dice_all" if any("dice_all" in of["scores"] for of in summary["students"].values()) else "judge_score"

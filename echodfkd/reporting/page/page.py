@@ -8,9 +8,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from echodfkd.reporting.page.pieces import FOLDER, Chart, Table
+from echodfkd.reporting.page.chart import Chart
+from echodfkd.reporting.page.table import Table
 from echodfkd.storage.files import RunStorage
 
+FOLDER = "report"
+"""Folder beside the page: the CSV of every chart and table, and every chart as SVG and PDF."""
 _HERE = Path(__file__).parent
 
 

@@ -10,7 +10,7 @@ from echodfkd.models.students.cost import STATED_SIZE
 from echodfkd.reporting import published
 from echodfkd.reporting.case_table import TEACHER, mean_at, models
 from echodfkd.reporting.figures import charts
-from echodfkd.reporting.page.pieces import Chart
+from echodfkd.reporting.page.chart import Chart
 from echodfkd.reporting.rows import RunRows
 
 SCORES = (

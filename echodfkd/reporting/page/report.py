@@ -8,8 +8,9 @@ from typing import Any
 from echodfkd.reporting import published
 from echodfkd.reporting.figures.overlays import COLOURS
 from echodfkd.reporting.page import agreement, cases, curves, groups, pareto, run_tables, tables
+from echodfkd.reporting.page.chart import Chart
 from echodfkd.reporting.page.page import render, write_files
-from echodfkd.reporting.page.pieces import Chart, Table
+from echodfkd.reporting.page.table import Table
 from echodfkd.reporting.rows import RunRows, read_rows
 from echodfkd.reporting.summary import plan_slots, summarise
 from echodfkd.reporting.teacher_facts import teacher_sentences
@@ -49,19 +50,13 @@ def write_report(storage: RunStorage, *, files: bool = True, refresh_s: float = 
     return f"{storage.root}/report.html"
 
 
-def render_report(storage: RunStorage) -> str:
-    """The page as text. Raises as `write_report`."""
-    report = build_report(read_rows(storage))
-    return _render(report, cases.drawn_cases(storage, report.rows), 0.0)
-
-
 def build_report(rows: RunRows) -> Report:
     """Charts and tables of a run, whole or half-finished; what is missing says so itself."""
     summary = summarise(rows)
-    judge_chart, judge_table = agreement.judge_pieces(rows)
-    ef_chart, ef_table = agreement.ef_pieces(rows)
-    strata_chart, strata_table = groups.strata_pieces(rows, summary)
-    timeline, stages = run_tables.timeline_pieces(rows, summary)
+    judge_chart, judge_table = agreement.judge_section(rows)
+    ef_chart, ef_table = agreement.ef_section(rows)
+    strata_chart, strata_table = groups.strata_section(rows, summary)
+    timeline, stages = run_tables.timeline_section(rows, summary)
     runs = {summary["run"]: rows}
     found = [
         run_tables.run_scores(rows, summary), run_tables.student_table(rows, summary), judge_table, ef_table,
@@ -72,7 +67,7 @@ def build_report(rows: RunRows) -> Report:
     charts = {
         "curves": curves.curve_charts(runs),
         "pareto": pareto.pareto_charts(runs),
-        "trust": [judge_chart, ef_chart, agreement.reliability_chart(rows)],
+        "trust": [judge_chart, ef_chart, agreement.reliability_section(rows)],
         "strata": [strata_chart],
         "timeline": [timeline],
     }

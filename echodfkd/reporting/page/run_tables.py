@@ -12,7 +12,8 @@ from echodfkd.models.students.cost import STATED_SIZE
 from echodfkd.reporting.case_table import TEACHER
 from echodfkd.reporting.figures import charts
 from echodfkd.reporting.figures.chart_style import STAGE_COLOURS
-from echodfkd.reporting.page.pieces import Cell, Chart, Column, Table, score_cell
+from echodfkd.reporting.page.chart import Chart
+from echodfkd.reporting.page.table import Cell, Column, Table, score_cell
 from echodfkd.reporting.page.tables import METRICS, work_seconds
 from echodfkd.reporting.rows import RunRows, column
 from echodfkd.reporting.summary import spans_by_actor
@@ -110,7 +111,7 @@ def _number(value: float | None) -> Cell:
     return Cell(f"{value:,.1f}" if value is not None else "–", value)
 
 
-def timeline_pieces(rows: RunRows, summary: dict[str, Any]) -> tuple[Chart, Table]:
+def timeline_section(rows: RunRows, summary: dict[str, Any]) -> tuple[Chart, Table]:
     """Who was busy when, and how much each stage did."""
     stages, total = spans_by_actor(rows), work_seconds(rows)
     title, empty = "Work of each stage's actors over time", "No work of any stage has been logged yet."

@@ -17,8 +17,8 @@ from echodfkd.reporting.case_table import mean_at, models
 from echodfkd.reporting.page.curves import curve_charts
 from echodfkd.reporting.page.page import render, write_files
 from echodfkd.reporting.page.pareto import pareto_charts
-from echodfkd.reporting.page.pieces import Cell, Column, Table, score_cell
 from echodfkd.reporting.page.run_tables import ScoreRow, score_table
+from echodfkd.reporting.page.table import Cell, Column, Table, score_cell
 from echodfkd.reporting.page.tables import METRICS
 from echodfkd.reporting.rows import RunRows, read_rows
 from echodfkd.reporting.study.compared import RunModel

@@ -87,7 +87,7 @@ def cost_table(students: Mapping[str, Mapping[str, Any]]) -> str:
     return markdown(head, lines)
 
 
-def student_table(study: Mapping[str, Any]) -> str:
+def students_markdown(study: Mapping[str, Any]) -> str:
     """The study as a Markdown table: score [95 % interval] per student, and its difference from the baseline."""
     baseline = study["baseline"]
     head = ["student", "weights", "MMAC/frame", *METRICS.values()]

@@ -60,7 +60,7 @@ def build_teacher_study(runs: Mapping[str, Sequence[RunRows]]) -> dict[str, Any]
     }
 
 
-def teacher_table(study: Mapping[str, Any]) -> str:
+def teachers_markdown(study: Mapping[str, Any]) -> str:
     """The study as a Markdown table: Dice [95 % interval] by domain, and the difference from the first teacher."""
     first = study["teachers"][study["baseline"]]
     domains = list(first["teacher"])

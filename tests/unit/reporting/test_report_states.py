@@ -27,8 +27,8 @@ from echodfkd.reporting.live.redraw import redraw_overlays
 from echodfkd.reporting.page.agreement import judge_reading_table
 from echodfkd.reporting.page.groups import cases_to_draw, chosen_places
 from echodfkd.reporting.page.pareto import pareto_front
-from echodfkd.reporting.page.pieces import csv_file
 from echodfkd.reporting.page.report import write_report
+from echodfkd.reporting.page.table import csv_file
 from echodfkd.reporting.rows import read_rows
 from echodfkd.reporting.study.across import compare_runs
 from echodfkd.reporting.summary import build_summary, summarise

@@ -22,13 +22,14 @@ from echodfkd.core.errors import InputError
 from echodfkd.core.records import CaseScore, Conditions, DroppedMember, LedgerRow, Quarantined, StageSpan, VideoClip
 from echodfkd.reporting import intervals
 from echodfkd.reporting.figures import overlays
-from echodfkd.reporting.page.report import render_report, write_report
+from echodfkd.reporting.page.report import write_report
 from echodfkd.reporting.page.tables import notes
 from echodfkd.reporting.rows import read_rows
 from echodfkd.reporting.summary import build_summary, summarise, write_summary
 from echodfkd.sources.video.encode import encode_mp4
 from echodfkd.storage import schemas
 from echodfkd.storage.files import RunStorage
+from tests.helpers.reports import render_report
 
 STUDENTS = {"c31": 174_721, "c11": 5_701}
 MACS = {"c31": 330_710_016, "c11": 70_597_632}

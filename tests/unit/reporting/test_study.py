@@ -18,7 +18,7 @@ from echodfkd.core.errors import ConfigError, InputError
 from echodfkd.models.students.cost import student_cost
 from echodfkd.reporting.rows import RunRows
 from echodfkd.reporting.study.compared import compare, student_interval
-from echodfkd.reporting.study.study import build_study, cost_table, student_table, students_of
+from echodfkd.reporting.study.study import build_study, cost_table, students_markdown, students_of
 from echodfkd.reporting.study.study_chart import study_chart
 from echodfkd.runtime.study_run import seed_configs, variant_configs
 from echodfkd.storage import schemas
@@ -99,7 +99,7 @@ def test_a_study_sees_a_small_effect_behind_hard_cases_and_lucky_runs() -> None:
 
 def test_the_table_and_the_chart_show_every_student() -> None:
     study = build_study([{"": fake_run(seed)} for seed in range(2)], baseline="paper")
-    lines = student_table(study).splitlines()
+    lines = students_markdown(study).splitlines()
     assert len({line.count("|") for line in lines[:4]}) == 1
     assert lines[2].startswith("| paper | 39,577 | 4.1 | ")
     assert lines[3].startswith("| skips | 38,635 | 4.3 | ")
@@ -114,7 +114,7 @@ def test_the_table_and_the_chart_show_every_student() -> None:
 def test_what_was_not_measured_is_a_dash() -> None:
     study = build_study([{"": fake_run(seed, without="dice_es")} for seed in range(2)], baseline="paper")
     assert "dice_es" not in study["students"]["paper"]["metrics"]
-    assert "| - |" in student_table(study).splitlines()[2]
+    assert "| - |" in students_markdown(study).splitlines()[2]
     assert study_chart(study)
 
 

@@ -14,7 +14,7 @@ from scipy import stats
 from echodfkd.config.file import load_config
 from echodfkd.core.errors import InputError
 from echodfkd.reporting.rows import RunRows
-from echodfkd.reporting.study.teacher_study import build_teacher_study, teacher_table
+from echodfkd.reporting.study.teacher_study import build_teacher_study, teachers_markdown
 from echodfkd.storage import schemas
 from tests.unit.reporting.test_study import STUDENTS
 
@@ -71,7 +71,7 @@ def test_teachers_and_their_students_are_compared_by_scanner_over_the_same_cases
             assert found["difference"]["clear"] == (domain != "clear")
     assert study["teachers"]["one"]["paper"]["all"]["difference"]["over_runs"]["mean"] == 0
 
-    lines = teacher_table(study).splitlines()
+    lines = teachers_markdown(study).splitlines()
     assert lines[0] == "| who | taught by | all | clear | handheld | all - one |"
     assert [line.split(" | ")[:2] for line in lines[2:6]] == [
         ["| the teacher itself", "one"],

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from echodfkd.config.file import load_config
 from echodfkd.core.errors import ClipError, ConfigError, InputError
 from echodfkd.core.records import CaseScore, Quarantined
-from echodfkd.reporting.page.report import render_report
 from echodfkd.sources.video.decode import decode_video
 from echodfkd.sources.video.echonet import plain_name, read_file_list, read_video
 from echodfkd.sources.written.writing import file_list_fields, file_name, tracing_fields
@@ -25,6 +24,7 @@ from echodfkd.storage.manifests import latest_checkpoint, list_checkpoints, pars
 from echodfkd.storage.schemas import TRAINING_SCHEMA, write_records
 from echodfkd.storage.untrusted import parse_yaml
 from tests.helpers.echonet import beating_clip, write_small_folder
+from tests.helpers.reports import render_report
 
 HOSTILE = [
     "../x", "..", ".", "/etc/passwd", "~root/x", "~", "a/../../x", "a\\..\\x", "C:\\x", "a\0b", "a\nb", "a\rb",

@@ -24,7 +24,6 @@ from echodfkd.config.run import RunConfig
 from echodfkd.config.sections.training import WindowConfig
 from echodfkd.core.errors import ConfigError, InputError
 from echodfkd.core.records import PublishedCheckpoint
-from echodfkd.reporting.page.report import render_report
 from echodfkd.reporting.rows import read_rows
 from echodfkd.reporting.summary import build_summary
 from echodfkd.sources.written.stored import open_folder
@@ -33,6 +32,7 @@ from echodfkd.storage.files import RunStorage
 from echodfkd.storage.ledger import check_ledger
 from echodfkd.storage.manifests import latest_checkpoint, list_checkpoints
 from echodfkd.storage.schemas import SCORE_SCHEMA
+from tests.helpers.reports import render_report
 from tests.helpers.training import TEACHER, run_training, small_config
 
 OLD_HASH = "0123456789abcdef"

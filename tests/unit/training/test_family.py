@@ -10,12 +10,12 @@ import pytest
 from echodfkd.config.file import config_to_yaml
 from echodfkd.config.sections.training import TrainConfig
 from echodfkd.core.records import PublishedCheckpoint
-from echodfkd.reporting.page.report import render_report
 from echodfkd.reporting.summary import build_summary
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.ledger import check_ledger
 from echodfkd.storage.manifests import latest_checkpoint, list_checkpoints
 from echodfkd.training.early_stopping import EarlyStopping
+from tests.helpers.reports import render_report
 from tests.helpers.training import FAMILY, loss_curve, run_training, small_config, training_rows
 
 STEPS, WINDOW, PATIENCE, DELTA = 12, 2, 1, 0.0125

@@ -1,4 +1,4 @@
-"""What a page is made of: charts and tables, each with its rows as CSV."""
+"""A table of the page, with its rows as CSV."""
 
 from __future__ import annotations
 
@@ -7,54 +7,12 @@ import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
-
-from echodfkd.reporting.figures import figure_files
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-FOLDER = "report"
-"""Beside the page: the CSV of every chart and table, and every chart as SVG and PDF."""
-
-
-@dataclass(frozen=True)
-class Chart:
-    """One figure: ``caption`` says n, ``rows`` are its data. ``figure`` None: ``caption`` says why there is none."""
-
-    name: str
-    title: str
-    caption: str
-    figure: Figure | None = None
-    rows: Sequence[Mapping[str, Any]] = ()
-
-    @cached_property
-    def _svg(self) -> bytes:
-        assert self.figure is not None
-        return figure_files.svg_file(self.figure, self.name)
-
-    def on_page(self) -> dict[str, Any]:
-        """What the template shows."""
-        svg = ""
-        if self.figure is not None:
-            svg = figure_files.inline_svg(self._svg, name=self.name, title=f"{self.title}. {self.caption}")
-        return {"name": self.name, "title": self.title, "caption": self.caption, "svg": svg}
-
-    def files(self) -> dict[str, bytes]:
-        """Name in the folder -> content."""
-        if self.figure is None:
-            return {}
-        return {
-            f"{self.name}.csv": csv_file(self.rows),
-            f"{self.name}.svg": self._svg,
-            f"{self.name}.pdf": figure_files.pdf_file(self.figure),
-        }
+from typing import Any
 
 
 @dataclass(frozen=True)
 class Column:
-    """``group`` stands above neighbours that share it; ``help`` is shown where a pointer rests."""
+    """``group`` is the title above neighbouring columns that share it; ``help`` is shown under the pointer."""
 
     label: str
     number: bool = False
@@ -64,7 +22,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """``text`` is shown, ``sort`` is what the column is sorted by (else the text), ``notes`` stand below, small."""
+    """``text`` is shown, ``notes`` in small print below it; columns are sorted by ``sort``, else by the text."""
 
     text: str
     sort: float | int | None = None
@@ -76,7 +34,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table whose first column names its rows; ``rows`` are the CSV's, with every digit. No ``cells``: ``empty``."""
+    """A table whose first column names its rows; ``rows`` are the CSV's, with every digit. Without ``cells`` the page
+    shows ``empty``.
+    """
 
     name: str
     title: str
@@ -89,7 +49,7 @@ class Table:
 
     @property
     def groups(self) -> list[tuple[str, int]]:
-        """Titles above neighbouring columns and how many they span; empty where no column has one."""
+        """Titles above neighbouring columns and how many they span; empty if no column has one."""
         found: list[tuple[str, int]] = []
         for column in self.columns:
             if found and found[-1][0] == column.group:
@@ -104,7 +64,7 @@ class Table:
 
 
 def score_cell(score: Mapping[str, Any] | None, digits: int) -> Cell:
-    """A mean with its interval and n; a dash where there is none."""
+    """A mean with its interval and n; a dash if there is none."""
     if score is None or score["mean"] is None:
         return Cell("–", notes=[f"n {score['n']}"] if score is not None else [])
     known = score["low"] is not None and score["n"] > 1
@@ -113,7 +73,7 @@ def score_cell(score: Mapping[str, Any] | None, digits: int) -> Cell:
 
 
 def csv_file(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """Rows as CSV, the first one's keys as header; numbers with every digit, what is not known is empty.
+    """Rows as CSV with the keys of the first as header; numbers have every digit, unknown values are empty.
 
     A text that a spreadsheet would take for a formula gets an apostrophe before it.
     """
