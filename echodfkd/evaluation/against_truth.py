@@ -1,6 +1,6 @@
-"""One prediction against what is known of its case: overlap, borders, timing, ejection fraction, calibration.
+"""One prediction against the truth of its case: overlap, borders, timing, ejection fraction, calibration.
 
-docs/reference/metrics.md defines every metric. Metrics appear only where the case knows what they need.
+docs/reference/metrics.md defines every metric. A metric appears only if the case has the truth it needs.
 
 Legend: T frames, H rows, W columns.
 """
@@ -26,7 +26,7 @@ LV = 1
 """Value of the left ventricle in truth label maps (`records.CLASS_NAMES`)."""
 
 RUN_THRESHOLD = -1.0
-"""Stands for the threshold that the prediction was cut at, which `score_case` knows."""
+"""Placeholder for the run's threshold, which `score_case` fills in."""
 
 PUBLISHED_DICE_CODE = 80
 PUBLISHED_AREA_CODE = 25
@@ -60,9 +60,9 @@ def unit_of(metric: str) -> str:
 
 @dataclass(frozen=True)
 class MetricValue:
-    """One value before it becomes a `CaseScore`: ``n`` frames (or events) lie behind it.
+    """One value before it becomes a `CaseScore`, over ``n`` frames (or events).
 
-    ``threshold`` is None where the probability itself was measured, not a mask.
+    ``threshold`` is None if the probability itself was measured, not a mask.
     """
 
     metric: str
@@ -78,7 +78,7 @@ def against_truth(prob: np.ndarray, mask: np.ndarray, case: VideoClip) -> list[M
     Args:
         prob: float (T, H, W).
         mask: bool (T, H, W), ``prob`` above the threshold.
-        case: whatever truth it has.
+        case: with any truth it has.
     """
     if case.truth_labels is None:
         return []
@@ -111,7 +111,7 @@ def against_truth(prob: np.ndarray, mask: np.ndarray, case: VideoClip) -> list[M
 
 
 def dice_curve(prob: np.ndarray, case: VideoClip) -> list[np.ndarray]:
-    """`metrics.threshold.dice_by_code` of a prediction (T, H, W) on its annotated frames; none where there are none."""
+    """`metrics.threshold.dice_by_code` of a prediction (T, H, W) on its annotated frames; empty without any."""
     if case.truth_labels is None:
         return []
     known = case.truth_labels != TRUTH_UNKNOWN
@@ -120,7 +120,7 @@ def dice_curve(prob: np.ndarray, case: VideoClip) -> list[np.ndarray]:
 
 
 def tuned(prob: np.ndarray, case: VideoClip, *, code: int) -> list[MetricValue]:
-    """``tuned_dice_*``: Dice where floor(255 p) is above a code that was chosen on other cases."""
+    """``tuned_dice_*``: Dice of the mask floor(255 p) > code, with a code that was chosen on other cases."""
     mask = np.floor(255.0 * np.asarray(prob, np.float64)) > code
     return [
         MetricValue(f"tuned_{row.metric}", row.value, row.n, threshold=code / 255.0)
@@ -140,7 +140,7 @@ def _reliability_rows(curve: Reliability) -> list[MetricValue]:
 
 
 def phases(mask: np.ndarray, case: VideoClip) -> list[MetricValue]:
-    """What the mask (T, H, W) says about ED, ES and EF, where the case knows its ED and ES frames."""
+    """ED, ES and EF of the mask (T, H, W) against the known ED and ES frames."""
     area = cardiac.area_curve(mask)
     ed_frames, es_frames = case.ed_frames or (), case.es_frames or ()
     events = {"ed": ed_frames, "es": es_frames}
@@ -168,10 +168,10 @@ def phases(mask: np.ndarray, case: VideoClip) -> list[MetricValue]:
 
 
 def published(prob: np.ndarray, case: VideoClip) -> list[MetricValue]:
-    """Dice, aFD and the naive EF at the authors' own thresholds, whatever the run's.
+    """Dice, aFD and the naive EF at the authors' own thresholds instead of the run's.
 
-    ``published_dice_*`` and ``published_ef_area`` take codes floor(255 p) above 80, ``published_afd_*`` above 25; one
-    frame of each phase, as their evaluation has it: the first.
+    ``published_dice_*`` and ``published_ef_area`` take codes floor(255 p) above 80, ``published_afd_*`` above 25. Only
+    the first frame of each phase counts, as in their evaluation.
     """
     ed, es = (case.ed_frames or ())[:1], (case.es_frames or ())[:1]
     codes = np.floor(255.0 * np.asarray(prob, np.float64))

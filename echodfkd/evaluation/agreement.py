@@ -1,8 +1,8 @@
-"""Does the judge, which sees no truth, put masks into the order that truth puts them into?
+"""Rank agreement of the judge, which sees no truth, with Dice.
 
-Masks of several students, and truth masks that are spoiled on purpose, are scored by the judge and by Dice with the
-truth. Spoiled masks span the whole range of Dice, which trained students do not: their agreement says that the judge
-sees gross faults, that of the students alone whether it can choose among them. Both are given.
+Masks of several students, and degraded truth masks, are scored by the judge and by Dice with the truth. Degraded masks
+span the whole range of Dice, which trained students do not: agreement on them shows that the judge sees gross faults,
+agreement on the students' masks shows whether it can choose among students. Both are given.
 
 Legend: T frames, H rows, W columns.
 """
@@ -23,7 +23,7 @@ from echodfkd.models.judges.degradations import erode, shift
 from echodfkd.models.judges.protocol import REFERENCE_SIDE, Judge, dilate
 
 SWAPPED = ("LA", "RV", "RA", "myocardium")
-"""Structures that stand in for the left ventricle, each where the truth has it."""
+"""Structures that replace the left ventricle, if the truth has them."""
 
 
 CLOSE_DICE = 0.1
@@ -32,7 +32,7 @@ CLOSE_DICE = 0.1
 
 @dataclass(frozen=True)
 class JudgedMask:
-    """One mask of one case. ``spoiled`` tells a spoiled truth mask from a student's."""
+    """One mask of one case; ``spoiled`` for a degraded truth mask, else a model's."""
 
     clip_id: str
     mask: str
@@ -43,10 +43,10 @@ class JudgedMask:
 
 @dataclass(frozen=True)
 class AgreementStudy:
-    """Every mask with both scores, and how they agree over all masks, the spoiled ones, and the students' alone.
+    """Every mask with both scores, and their agreement over all masks, the degraded ones, and the students'.
 
     ``ranking`` is about models and not masks: mean judge score against mean Dice, of every student and every kind of
-    spoiled mask (``all``), of the students (``students``), and of those within `CLOSE_DICE` of the best (``close``).
+    degraded mask (``all``), of the students (``students``), and of those within `CLOSE_DICE` of the best (``close``).
     An agreement over fewer than two masks or models, or over ones that are all equal, is NaN.
     """
 
@@ -101,7 +101,7 @@ def agreement_of(judge_id: str, rows: Sequence[JudgedMask], *, seed: int = 0) ->
 
 
 def _rankings(rows: Sequence[JudgedMask], seed: int) -> dict[str, RankingAgreement]:
-    """Agreement on the order of models. A student and a spoiled mask of one name are two models."""
+    """Agreement on the order of models. A student and a degraded mask of one name are two models."""
     models = sorted({(row.spoiled, row.mask) for row in rows})
     cases = sorted({row.clip_id for row in rows})
     place = {model: number for number, model in enumerate(models)}, {case: number for number, case in enumerate(cases)}
@@ -119,7 +119,7 @@ def _rankings(rows: Sequence[JudgedMask], seed: int) -> dict[str, RankingAgreeme
 def spoil(labels: np.ndarray, class_names: tuple[str, ...]) -> dict[str, np.ndarray]:
     """The truth's mask of the left ventricle and worse ones by name, bool (T, H, W).
 
-    Eroded and dilated by squares, shifted, and another structure in its place wherever the labels know one. Lengths
+    Eroded and dilated by squares, shifted, and replaced by each other structure that the labels have. Lengths
     are in pixels of a 112-pixel frame, in proportion on others, at least 1.
 
     Args:
@@ -145,7 +145,7 @@ def spoil(labels: np.ndarray, class_names: tuple[str, ...]) -> dict[str, np.ndar
 
 
 def judge_case(judge: Judge, case: VideoClip, masks: Mapping[str, np.ndarray]) -> list[JudgedMask]:
-    """Both scores of the spoiled truth masks of a case and of students' ``masks``; none where there is no truth."""
+    """Both scores of the degraded truth masks of a case and of students' ``masks``; empty without truth."""
     if case.truth_labels is None:
         return []
     known = case.truth_labels != TRUTH_UNKNOWN

@@ -1,4 +1,4 @@
-"""What an auxiliary judge says of a case: scores of a mask with their controls, and what it reads from the video alone.
+"""Output of an auxiliary judge for a case: scores of a mask with their controls, and readings of the video.
 
 Legend: T frames, H rows, W columns.
 """
@@ -53,7 +53,7 @@ def judge_mask(judge: Judge, case: VideoClip, mask: np.ndarray, *, controls: boo
 
 
 def read_case(judge: Judge | None, case: VideoClip, *, teacher_id: str) -> list[CaseScore]:
-    """What the judge reads from the case's video; no row where it only scores masks.
+    """The judge's readings of the case's video; no row if it only scores masks.
 
     * ``judge_ef``: its ejection fraction in percent.
     * ``judge_phase_ed_error_frames``, ``judge_phase_es_error_frames``: frames from ED (ES) to the nearest that

@@ -29,13 +29,13 @@ from echodfkd.training.judge.patients import JudgedPatient, JudgedPatients
 MARKS = ("<!-- judge report: jobs/judge_report.py -->", "<!-- end of judge report -->")
 """Lines of a document between which the table stands."""
 LATE_FRAMES = 6
-"""Events of one kind are compared this far apart where their lateness is asked for."""
+"""Largest distance at which events are matched to measure their lateness."""
 NUM_FRAMES, FPS = 64, 32.0
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report. ``chance`` is what a judge that sees nothing gets; None where there is no such value."""
+    """One line of the report. ``chance`` is the value of a judge that sees nothing; None if there is no such value."""
 
     condition: str
     measure: str
@@ -51,7 +51,7 @@ Readings = list[dict[str, float]]
 def report_on(
     towers: JudgeTowers, *, seed: int, num_patients: int, num_cases: int, size: int, say: Callable[[str], None]
 ) -> list[Finding]:
-    """Read every patient and compare with what is true.
+    """Read every patient and compare the readings with the truth.
 
     Args:
         towers: the judge's.
@@ -85,7 +85,7 @@ def embed_questions(towers: JudgeTowers) -> dict[str, torch.Tensor]:
 def read_patient(
     towers: JudgeTowers, judge: ReadingJudge, asked: Mapping[str, torch.Tensor], patient: JudgedPatient
 ) -> dict[str, float]:
-    """What is read of a patient and what is true, as plain numbers by name; counts of events where they are such."""
+    """Readings and truth of a patient, as numbers by name; event detections are counts."""
     video = patient.video.numpy()
     reading = judge.read_video(video)
     found = {"ef_percent": reading.ef_percent}
@@ -210,7 +210,7 @@ def _cell(finding: Finding) -> str:
 
 
 def insert_table(document: str, table: str) -> str:
-    """The document with the table between `MARKS`. Raises `ValueError` where it has not both of them, in order."""
+    """The document with the table between `MARKS`. Raises `ValueError` if it does not have both, in order."""
     start, stop = document.find(MARKS[0]), document.find(MARKS[1])
     if not 0 <= start < stop:
         raise ValueError(f"expected the lines {MARKS[0]} and {MARKS[1]}")

@@ -1,8 +1,8 @@
-"""Which of a student's published checkpoints is best, by rows of scores alone.
+"""The best of a student's published checkpoints, by its scores.
 
 The evaluators score every checkpoint on the same held-out cases, which a seed of their own fixes
-(``evaluation.source``): a validation set that no training clip is drawn from. Whoever chooses by it must not report
-the chosen score as that of a test set.
+(``evaluation.source``): a validation set that no training clip is drawn from. A score chosen by it must not be
+reported as that of a test set.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from echodfkd.reporting.case_table import values_at
 from echodfkd.reporting.rows import RunRows
 
 METRICS = ("dice_all", "dice_teacher")
-"""What decides: overlap with the truth, or where no case has any, with the teacher."""
+"""The deciding metrics: overlap with the truth, or with the teacher if no case has truth."""
 
 
 def best_checkpoint(rows: RunRows, student: str) -> dict[str, Any] | None:

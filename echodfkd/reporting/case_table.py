@@ -1,4 +1,4 @@
-"""Values per case of one network at one step: what curves, trades and agreement are computed from."""
+"""Values per case of one model at one step, the input of curves, Pareto charts and agreement."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from echodfkd.metrics.summary import Interval, bootstrap_mean
 from echodfkd.reporting.rows import RunRows
 
 TEACHER = "teacher"
-"""What the teacher is called on the page; its rows carry no student's name."""
+"""Name of the teacher on the page; its rows carry no student's name."""
 
 MEANS = {"afd": ("afd_ed", "afd_es")}
 """Metrics of the page that are a case's mean of two others."""
@@ -23,7 +23,7 @@ def models(rows: RunRows, *, teacher: bool = True) -> dict[str, tuple[str, int]]
 
 
 def values_at(rows: RunRows, student: str, step: int, metric: str) -> dict[str, float]:
-    """Clip id -> value of a metric, those of `MEANS` included; NaN where it is not defined on a case."""
+    """Clip id -> value of a metric, those of `MEANS` included; NaN if it is undefined on a case."""
     if metric in MEANS:
         parts = [values_at(rows, student, step, part) for part in MEANS[metric]]
         shared = set.intersection(*(set(part) for part in parts))

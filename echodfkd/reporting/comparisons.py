@@ -1,4 +1,4 @@
-"""Students compared with each other, and told apart by patient and image: parts of ``summary.json``.
+"""Students compared in pairs, and their scores by stratum of patients and images: parts of ``summary.json``.
 
 Everything is at a student's last scored step.
 """
@@ -41,7 +41,7 @@ def compare_students(rows: RunRows, *, seed: int) -> list[dict[str, Any]]:
 
 
 def strata_scores(rows: RunRows, student: str, *, seed: int) -> dict[str, dict[str, dict[str, Any]]]:
-    """Condition -> stratum -> metric -> mean, interval and n; {} where nothing is known of the cases.
+    """Condition -> stratum -> metric -> mean, interval and n; {} if nothing is known of the cases.
 
     ``n`` counts the cases of the stratum whose value is defined; a stratum without one has nulls.
     """

@@ -1,4 +1,4 @@
-"""All rows of a run folder, read once: what every number of the summary and the report is made from."""
+"""All rows of a run folder, read once: the input of every number of the summary and the report."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class RunRows:
         return {name: column(self.scores, name) for name in ("clip_id", "metric", "value", "threshold", "n")}
 
     def scored_steps(self, student: str) -> list[int]:
-        """Steps at which a student was scored, ascending; what the judge read of a video is nobody's score."""
+        """Steps at which a student was scored, ascending, without the judge's readings of videos."""
         return [step for name, step in self.score_groups if name == student and step != JUDGE_STEP]
 
 
@@ -154,7 +154,7 @@ def _read_json(storage: RunStorage, name: str) -> dict[str, Any]:
 
 
 def _check_types(values: dict[str, Any], types: dict[str, Any], where: str) -> None:
-    """Refuse what the summary could not compute with; null stands for not known. Raises `InputError`."""
+    """Refuse values that the summary could not compute with; null means unknown. Raises `InputError`."""
     for key, wanted in types.items():
         value = values.get(key)
         usual = value is None or (isinstance(value, wanted) and not isinstance(value, bool))
@@ -196,7 +196,7 @@ def _read_log(storage: RunStorage, ledger: Sequence[str], kind: str, schema: pa.
     """Log rows of the updates that a commit holds.
 
     A worker writes its parts of the ledger and of this log together, under one ending (step, rank and attempt).
-    Where it died before the commit, neither counts: the next attempt takes those steps again, and logs them again.
+    If it died before the commit, neither counts: the next attempt takes and logs those steps again.
     """
     published = {name.replace("ledger/part-", f"logs/{kind}-") for name in ledger}
     names = [name for name in storage.list("logs") if name in published]

@@ -1,7 +1,7 @@
 """Rows -> ``summary.json``: a contract that other programs read; later versions only add keys.
 
-Every score, count and duration is recomputed from the rows of the run folder. Only what no row can
-tell (wall time, first step, peak memory, parameter counts) is taken from run.json; a value that is not
+Every score, count and duration is recomputed from the rows of the run folder. Only values that no row
+holds (wall time, first step, peak memory, parameter counts) is taken from run.json; a value that is not
 known (yet) is null.
 """
 
@@ -97,7 +97,7 @@ def summarise(rows: RunRows) -> dict[str, Any]:
 
 
 def _judge_reading(rows: RunRows, *, seed: int) -> dict[str, Any]:
-    """What the judge read from the videos alone, without anybody's mask; no scores where it only rates masks."""
+    """The judge's readings of the videos, without any mask; no scores if it only rates masks."""
     if ("", JUDGE_STEP) not in rows.score_groups:
         return {"scores": {}}
     found = scores_at(rows, "", JUDGE_STEP, seed=seed)
@@ -112,7 +112,7 @@ def final_scores(rows: RunRows, student: str, *, seed: int) -> dict[str, dict[st
 
 
 def scores_at(rows: RunRows, student: str, step: int, *, seed: int) -> dict[str, Interval]:
-    """Metric -> interval over cases, of one student at one step. EF metrics appear where EF is known."""
+    """Metric -> interval over cases, of one student at one step. EF metrics need cases with a known EF."""
     table = rows.scores.take(rows.score_groups[student, step])
     metrics, values, clips = column(table, "metric"), column(table, "value"), column(table, "clip_id")
     found = {
@@ -131,7 +131,7 @@ def scores_at(rows: RunRows, student: str, step: int, *, seed: int) -> dict[str,
 
 
 def ledger_counts(rows: RunRows) -> dict[str, int]:
-    """What became of the plan's slots.
+    """Counts of the plan's slots.
 
     A commit trains every student of the family on the same rows, so that one row per slot is exactly
     right: ``clips`` are the slots trained, ``lost`` the slots of the plan never trained, ``repeated`` the
@@ -155,7 +155,7 @@ def ledger_counts(rows: RunRows) -> dict[str, int]:
 def plan_slots(rows: RunRows) -> int:
     """Slots of the plan: from run.json, or from the config while the run has not ended.
 
-    Where early stopping has ended all students, the plan is what they have consumed.
+    If early stopping has ended all students, the plan is the slots they have consumed.
     """
     if rows.manifests and rows.manifests[-1].ended:
         return rows.manifests[-1].step * int(rows.config.get("train", {}).get("global_batch", 0))
@@ -177,7 +177,7 @@ def spans_by_actor(rows: RunRows) -> dict[str, dict[str, np.ndarray]]:
 
 
 def _place(stage: str) -> tuple[int, bool, str]:
-    """Where a stage stands: the members of an ensemble before the teacher that they make."""
+    """Sort key of a stage: the members of an ensemble come before their teacher."""
     first, _, member = stage.partition(".")
     return STAGES.index(first) if first in STAGES else len(STAGES), not member, stage
 
@@ -185,7 +185,7 @@ def _place(stage: str) -> tuple[int, bool, str]:
 def _pipeline(rows: RunRows) -> dict[str, Any]:
     """Durations and the work of each stage. ``busy_s`` sums, over actors, the time an actor was at work.
 
-    What `teacher_facts.cache_facts` knows of the teacher's cache stands with its stage.
+    The teacher's stage also has `teacher_facts.cache_facts`.
     """
     names = column(rows.spans, "stage")
     clips, frames = column(rows.spans, "clips"), column(rows.spans, "frames")
@@ -210,12 +210,12 @@ def _pipeline(rows: RunRows) -> dict[str, Any]:
 
 
 def trained_steps(rows: RunRows, student: str) -> int:
-    """Published updates of a student: up to the last commit, or to where it stopped; 0 before the first commit."""
+    """Published updates of a student: up to the last commit, or until it stopped; 0 before the first commit."""
     return max((m.steps_of(student) for m in rows.manifests if student in m.students), default=0)
 
 
 def median_step_s(rows: RunRows, student: str) -> float | None:
-    """Median seconds that one update of a student keeps its worker busy; None where no row says."""
+    """Median seconds that one update of a student keeps its worker busy; None if unknown."""
     busy = column(rows.training, "busy_s")[column(rows.training, "student") == student]
     known = busy[np.isfinite(busy)]
     return float(np.median(known)) if len(known) else None

@@ -1,4 +1,4 @@
-"""What rows say of the teacher's work beside its scores: its cache, and members that clips were taught without."""
+"""The teacher's work beside its scores: hits of its cache, and clips that were taught without some members."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def is_stage(name: str) -> bool:
 
 
 def cache_facts(rows: RunRows, stage: str) -> dict[str, Any]:
-    """Of one stage: ``cached_clips`` and ``remembered_frames`` where there are any, ``cache_hit_rate`` and
+    """Of one stage: ``cached_clips`` and ``remembered_frames`` if there are any, ``cache_hit_rate`` and
     ``cache_bytes_per_clip``.
 
     The bytes are those of the entries that were read and written, over all clips that were looked up. Rows of older
-    versions do not have them, nor do they count what was not in the cache: then there is ``cached_clips`` alone.
+    versions do not have them, nor do they count what was not in the cache: then only ``cached_clips`` is given.
     """
     name, dot, member = stage.partition(".")
     if name != "teacher":

@@ -56,7 +56,7 @@ class _Actor:
 
     @functools.cached_property
     def _scorer(self) -> ModelScorer:
-        """Made by the first call: what fails in it is then that call's error, and not the actor's death."""
+        """Made by the first call, so that its failure is that call's error, not the actor's death."""
         return ModelScorer(self._config)
 
     def describe(self) -> dict[str, Any]:
@@ -91,7 +91,7 @@ class _Team:
 
 @contextlib.contextmanager
 def _explained() -> Iterator[None]:
-    """One sentence in place of what Ray says of an actor's error."""
+    """Turn Ray's error for an actor into one sentence."""
     try:
         yield
     except RayTaskError as error:
@@ -104,10 +104,10 @@ def _explained() -> Iterator[None]:
 
 
 class Scorers(Protocol):
-    """Whoever scores cases: this process (`ModelScorer`), or actors of a cluster."""
+    """Scores cases, in this process (`ModelScorer`) or on a cluster."""
 
     def describe(self) -> dict[str, Any]:
-        """What `ModelScorer.describe` says."""
+        """See `ModelScorer.describe`."""
         ...
 
     def score_all(self, numbers: Sequence[int]) -> Iterator[ScoredCase]:
@@ -121,9 +121,9 @@ def evaluate(
     """Score everything that ``config.evaluate`` names and write the rows; returns the summary.
 
     Args:
-        config: what to score, on which cases.
+        config: names the models and the cases.
         say: takes a line per case.
-        scorers: makes whoever scores; None scores in this process.
+        scorers: makes the `Scorers`; None scores in this process.
 
     Raises:
         InputError: nothing is named, the folder holds scores already, or an input cannot be used.

@@ -125,7 +125,7 @@ class EvaluatorPool:
         self._thread.start()
 
     def finish(self) -> None:
-        """Score what is published by now, then stop. Raises what made the evaluation fail."""
+        """Score all checkpoints published so far, then stop. Raises the error that made the evaluation fail."""
         self._closing.set()
         self._thread.join()
         if self.error is not None:

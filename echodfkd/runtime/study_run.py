@@ -1,8 +1,8 @@
 """A study: runs of one config, then their scores side by side.
 
-One run per seed, in which all students share every batch. With ``study.teachers`` a run per teacher and seed, with
-``study.variants`` one per variant and seed: for questions that no single stream can answer, such as of the source.
-Cases stay paired where the variants leave ``evaluation`` alone.
+One run per seed, in which all students share every batch. With ``study.teachers`` there is a run per teacher and seed,
+with ``study.variants`` one per variant and seed, for options that students of one run must share, such as the source.
+Cases stay paired if the variants do not change ``evaluation``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def run_study(config: RunConfig, print_line: Callable[[str], None]) -> dict[str,
         study.json's content, with ``root`` added: the folder it lies in.
 
     Raises:
-        EchoDFKDError: one sentence; the same command goes on where this one stopped.
+        EchoDFKDError: one sentence; the same command resumes the study.
     """
     if config.study.teachers and config.study.variants:
         raise ConfigError("study: compares teachers or variants, got both; make two studies")
@@ -68,7 +68,7 @@ def study_table(study: dict[str, Any]) -> str:
 
 
 def study_configs(config: RunConfig) -> dict[str, list[RunConfig]]:
-    """The study's runs by teacher ("" where all have the config's), a seed each: both are in a run's name."""
+    """The study's runs by teacher ("" if all have the config's), a seed each: both are in a run's name."""
     return {
         name: seed_configs(dataclasses.replace(config, teacher=teacher, name=f"{config.name}-{name}".rstrip("-")))
         for name, teacher in (config.study.teachers or {"": config.teacher}).items()
@@ -82,7 +82,7 @@ def seed_configs(config: RunConfig) -> list[RunConfig]:
 
 
 def variant_configs(run: RunConfig) -> dict[str, RunConfig]:
-    """The runs of one seed by variant; the run itself under "" where there are none. Raises `ConfigError`."""
+    """The runs of one seed by variant; the run itself under "" if there are none. Raises `ConfigError`."""
     plain = dataclasses.replace(run, study=StudyConfig())
     stem, _, ending = run.name.rpartition("-seed")
     return {

@@ -1,4 +1,4 @@
-"""One style for every chart: colours that all eyes tell apart, the axes, and how many points a line may have."""
+"""The style of every chart: colours for all kinds of colour vision, axes, and the most points of a line."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
 """The ninth line has the first's colour again, so it has another dash and another marker."""
 STAGE_COLOURS = {"source": "#009e73", "teacher": "#e69f00", "students": "#0072b2", "evaluator": "#cc79a7"}
 INK, GRID, AXIS, QUIET = "#3c4650", "#e3e7eb", "#b4bcc4", "#77828c"
-"""Text, grid, axes, and what is published. On the page these four follow its theme (`figure_files.inline_svg`)."""
+"""Text, grid, axes, published values. On the page these four follow its theme (`figure_files.inline_svg`)."""
 MAX_POINTS = 400
 """Points of one line: longer curves are averaged in groups, so that the page does not grow with a run."""
 WIDTH, HEIGHT = 5.6, 3.5
-"""Inches of a usual chart: its letters are still read where a phone shows it 340 pixels wide."""
+"""Inches of a usual chart: its text stays legible on a phone, 340 pixels wide."""
 
 
 def series_style(number: int) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def dress(axes: Any, x_label: str, y_label: str) -> None:
 
 
 def add_legend(figure: Figure, axes: Any) -> None:
-    """The legend below the axes, where it hides nothing; none for a single series."""
+    """Add a legend below the axes; none for a single series."""
     handles, labels = axes.get_legend_handles_labels()
     if len(labels) < 2:
         return
@@ -79,5 +79,5 @@ def thin(values: np.ndarray) -> np.ndarray:
 
 
 def spread(count: int, most: int) -> Sequence[int]:
-    """At most ``most`` of ``count`` positions, evenly: what a chart draws of very many cases."""
+    """At most ``most`` of ``count`` positions, evenly spaced, for charts of very many cases."""
     return range(count) if count <= most else [int(place) for place in np.linspace(0, count - 1, most)]

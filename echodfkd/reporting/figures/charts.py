@@ -1,4 +1,4 @@
-"""Charts of a whole run: curves over steps, scores against cost, and who was busy when."""
+"""Charts of a whole run: curves over steps, scores against cost, and the timeline of actors."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Line:
 class Point:
     """One network in a chart of cost: its cost (weights or MACs), mean, 95 % interval, and number among the series.
 
-    ``published``: somebody else's number, drawn apart from the run's own and with its name beside it.
+    ``published``: a number from a publication, drawn differently and with its name beside it.
     """
 
     label: str
@@ -148,7 +148,7 @@ def _published(axes: Any, points: Sequence[Point]) -> None:
     axes.plot(costs, means, marker="h", markersize=5.5, label="published (other data)", **hollow)
     low, high = min(means), max(means)
     named: list[tuple[float, float]] = []
-    for point in points:  # a name over a name is read by nobody; the CSV has all
+    for point in points:  # overlapping names would be illegible; the CSV has all
         place = (np.log10(point.cost) / 0.28, (point.mean - low) / max(high - low, 1e-9) / 0.045)
         if any(abs(place[0] - other[0]) < 1 and abs(place[1] - other[1]) < 1 for other in named):
             continue
@@ -168,7 +168,7 @@ def _short(value: float) -> str:
 
 
 def timeline_chart(stages: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
-    """Who was busy when: one row per actor, grouped by stage, seconds since the first piece of work.
+    """Times of work: one row per actor, grouped by stage, seconds since the first piece of work.
 
     Args:
         stages: stage -> actor -> float64 (N, 2) intervals in seconds.

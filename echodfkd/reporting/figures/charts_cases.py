@@ -79,7 +79,7 @@ def strata_chart(
 
     Args:
         labels: the groups, from above.
-        models: name -> (mean, low, high) per group, NaN where there is none.
+        models: name -> (mean, low, high) per group, NaN if there is none.
         x_label: of the axis.
     """
     figure = new_figure(height=1.1 + 0.3 * len(labels))

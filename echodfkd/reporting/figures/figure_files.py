@@ -42,12 +42,12 @@ def pdf_file(figure: Figure) -> bytes:
 
 
 def inline_svg(svg: bytes, *, name: str, title: str) -> str:
-    """`svg_file`'s content as an element of a page: no prologue, no name spaces, ids that nothing else has.
+    """`svg_file`'s content as an element of a page: no prologue, no name spaces, unique ids.
 
     Args:
         svg: the file.
         name: prefix of its ids: unique in the page.
-        title: what the chart shows; also the text that screen readers get.
+        title: of the chart; also the text for screen readers.
     """
     text = svg.decode()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
@@ -58,7 +58,7 @@ def inline_svg(svg: bytes, *, name: str, title: str) -> str:
     text = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', text)
     text = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', text)
     text = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", text)
-    text = re.sub(r"(\d+\.\d\d)\d+", r"\1", text)  # a hundredth of a point is seen by nobody, and half of the bytes
+    text = re.sub(r"(\d+\.\d\d)\d+", r"\1", text)  # more digits are invisible and double the size
     for colour, variable in _THEMED.items():
         text = text.replace(colour, variable)
     label = html.escape(title)

@@ -1,4 +1,4 @@
-"""Videos with contours: where teacher, student and truth put the left ventricle, and its area over time.
+"""Videos with the contours of teacher, student and truth, and the area of the left ventricle over time.
 
 Legend: T frames, H rows, W columns of the clip; h = 4 H, w = 4 W of the drawing.
 """
@@ -27,16 +27,16 @@ STRIP_PX = 56
 TICK_PX = 9
 TICK = "#f0e442"
 COLOURS = {"truth": "#ffffff", "teacher": "#e69f00", "student": "#56b4e9"}
-"""Told apart by people of any colour vision: hue and brightness both differ (Okabe and Ito, 2008)."""
+"""Hue and brightness both differ, for any kind of colour vision (Okabe and Ito, 2008)."""
 
 
 def overlay_mp4(case: VideoClip, student_mask: np.ndarray, teacher_mask: np.ndarray | None) -> bytes:
     """A case as a video with the contours and areas of student, teacher and truth, and ticks at its ED and ES frames.
 
     Args:
-        case: with whatever truth it has.
+        case: with any truth it has.
         student_mask: bool (T, H, W).
-        teacher_mask: likewise; None where the teacher has none of this case.
+        teacher_mask: likewise; None if the teacher has none of this case.
     """
     masks = {"student": student_mask}
     if teacher_mask is not None:
@@ -64,7 +64,7 @@ def draw_overlay(
 
     Args:
         video: uint8 (T, H, W).
-        masks: bool (T, H, W) by name, among those of `COLOURS`. Frames where "truth" is empty count as
+        masks: bool (T, H, W) by name, among those of `COLOURS`. Frames whose "truth" is empty count as
             not annotated: nothing is drawn there.
         strip: add the area curves, with a bar at the current frame.
         ed_frames: marked by a tick from above the curves.

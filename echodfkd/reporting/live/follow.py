@@ -1,4 +1,4 @@
-"""A page that grows with its run: written again whenever the run folder has something new."""
+"""A page that follows its run: it is written again when the run folder has new files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OURS = ("report.html", "report", "summary.json")
 
 
 def seen(storage: RunStorage) -> tuple[str, ...]:
-    """Names of all that a report reads: files of a run are written once, so that a new one is a new name."""
+    """Names of all files that a report reads: files of a run are written once, so new content has a new name."""
     return tuple(name for folder in _WATCHED for name in storage.list(folder) if name not in _OURS)
 
 
@@ -42,10 +42,10 @@ def follow_report(
         every_s: seconds between two looks, and between two reloads of the page.
         say: takes a line of progress.
         sleep: waits.
-        loggers: get what is new of the curves each time.
+        loggers: get the new points of the curves each time.
 
     Returns:
-        Where the page lies.
+        Path of the page.
 
     Raises:
         InputError: ``every_s`` is below 1, or see `rows.read_rows`.

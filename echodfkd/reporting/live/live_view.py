@@ -1,4 +1,4 @@
-"""What a person follows on a terminal: one page that stays in place while lines of news pass above it.
+"""Live view of a run on a terminal: a page that stays in place while log lines pass above it.
 
 It needs rich (extra `[live]`) and a terminal; without either a run prints its plain lines (`runtime.progress`), as it
 does into a file or the log of a submitted job.
@@ -17,7 +17,7 @@ MAX_STUDENTS = 8
 
 @dataclass(frozen=True)
 class ProgressSnapshot:
-    """What is known at one moment.
+    """State of a run at one moment.
 
     Attributes:
         values: of the progress actor (`training.progress.Progress.report`, `runtime.evaluator_pool`).
@@ -54,7 +54,7 @@ class LiveView:
         self._live.start()
 
     def show(self, snapshot: ProgressSnapshot) -> None:
-        """Draw what is known now."""
+        """Draw the state."""
         self._live.update(page(self._name, snapshot))
 
     def close(self) -> None:
@@ -63,7 +63,7 @@ class LiveView:
 
 
 def live_view(name: str, stream: Any = None) -> LiveView | None:
-    """A page for the run of this name; None where the output is no terminal, or rich is not installed."""
+    """A page for the run of this name; None if the output is no terminal, or rich is not installed."""
     stream = stream or sys.stdout
     if not stream.isatty():
         return None

@@ -1,7 +1,7 @@
-"""A run's curves for TensorBoard and MLflow, made of the same rows as the report: nothing else has to be kept.
+"""A run's curves for TensorBoard and MLflow, made from the same rows as the report.
 
 Both get every optimiser update (loss, terms, learning rate, gradient norm) and every score's mean over cases at each
-scored step. A logger remembers what it has written, so that one that follows a run adds what is new.
+scored step. A logger remembers the points it has written, so that following a run adds only new ones.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _TRAINING = ("loss", "learning_rate", "grad_norm")
 
 @dataclass(frozen=True)
 class Scalar:
-    """One point of one curve. ``time`` is seconds since 1970, None where the rows do not tell.
+    """One point of one curve. ``time`` is seconds since 1970, None if unknown.
 
     Example: ``Scalar("c31/dice_all", 100, 0.91, None)``.
     """
@@ -51,7 +51,7 @@ def scalars(rows: RunRows) -> Iterator[Scalar]:
 
 
 class CurveLogger(Protocol):
-    """Where curves go."""
+    """A destination of curves."""
 
     def write(self, rows: RunRows) -> int:
         """Add the points that are new; returns how many."""
@@ -59,7 +59,7 @@ class CurveLogger(Protocol):
 
 
 def write_curves(storage: RunStorage, loggers: Sequence[CurveLogger]) -> None:
-    """Give all loggers what is new of a run, whose rows are read once. Raises `InputError`, see `rows.read_rows`."""
+    """Give all loggers the new points of a run, whose rows are read once. Raises `InputError`, see `rows.read_rows`."""
     if loggers:
         rows = read_rows(storage)
         for logger in loggers:
@@ -118,7 +118,7 @@ class MlflowLogger:
 
     EXPERIMENT = "echodfkd"
     BATCH = 500
-    """Points in one request: half of what MLflow allows."""
+    """Points in one request: half of MLflow's limit."""
 
     def __init__(self, uri: str, name: str) -> None:
         try:
@@ -152,7 +152,7 @@ class MlflowLogger:
 
 @contextlib.contextmanager
 def _explained(uri: str) -> Iterator[None]:
-    """One sentence in place of what a tracking server's client raises."""
+    """Turn any error of a tracking server's client into one sentence."""
     try:
         yield
     except Exception as error:
@@ -160,7 +160,7 @@ def _explained(uri: str) -> Iterator[None]:
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested options as ``a.b.c`` -> text, cut to what MLflow keeps of a parameter."""
+    """Nested options as ``a.b.c`` -> text, cut to MLflow's limits of a parameter."""
     found: dict[str, str] = {}
     for key, value in values.items():
         if isinstance(value, dict):

@@ -1,6 +1,4 @@
-"""What can be trusted: the judge against the truth, the ejection fraction against the known one, soft masks against
-what they promise.
-"""
+"""Judge against truth, ejection fraction against the known one, and calibration of the soft masks."""
 
 from __future__ import annotations
 
@@ -37,7 +35,7 @@ JUDGE_READINGS = {
     "judge_phase_es_error_frames": ("frames from ES to the nearest detection in its cycle", 2),
     "judge_phase_gap": ("its cycle at ED less at ES, standard deviations", 2),
 }
-"""What a judge may read from a video without any mask, as `summary.json` names it -> words and digits."""
+"""A judge's readings of a video without any mask, by their names in `summary.json` -> words and digits."""
 
 
 def spearman_r(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -116,7 +114,7 @@ def ef_section(rows: RunRows) -> tuple[Chart, Table]:
 
 
 def judge_reading_table(summary: dict[str, Any]) -> Table:
-    """What the judge reads from the videos alone, against what is known of them; empty where it only rates masks."""
+    """The judge's readings of the videos against the truth; empty if it only rates masks."""
     scores = summary["judge"]["scores"]
     known = [name for name in JUDGE_READINGS if name in scores]
     cells = [[Cell(JUDGE_READINGS[name][0]), score_cell(scores[name], JUDGE_READINGS[name][1])] for name in known]
@@ -143,7 +141,7 @@ def _bland_altman(drawn: tuple[str, str, list[str], np.ndarray, np.ndarray], lis
 
 
 def reliability_section(rows: RunRows) -> Chart:
-    """Of all pixels given a probability, how many belong to the truth: pooled over cases, a line per model."""
+    """Share of truth among the pixels of each predicted probability: pooled over cases, a line per model."""
     title, data, curves = "Reliability of the soft masks", [], {}
     for name, (student, step) in models(rows).items():
         bins = _pooled(rows, student, step)

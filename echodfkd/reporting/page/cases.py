@@ -38,11 +38,11 @@ class DrawnCase:
 
     @property
     def rank(self) -> str:
-        """The rank in words; "" where there is none."""
+        """The rank in words; "" if there is none."""
         return rank_words(self.place, self.count) if self.place is not None else ""
 
     def on_page(self) -> dict[str, Any]:
-        """What the template shows."""
+        """The values for the template."""
         return {
             "student": self.student,
             "clip_id": self.clip_id,
@@ -88,7 +88,7 @@ def drawn_cases(storage: RunStorage, rows: RunRows) -> list[DrawnCase]:
 
 
 def _names(storage: RunStorage) -> list[str]:
-    """Videos of the last checkpoint; all there are where no file names those."""
+    """Videos of the last checkpoint; all videos if no file names those."""
     there = [name for name in storage.list("overlays") if name.endswith(".mp4")]
     try:
         listed = parse_json_object(storage.read(DRAWN), f"{storage.root}/{DRAWN}").get("names")

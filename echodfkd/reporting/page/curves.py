@@ -13,7 +13,7 @@ from echodfkd.reporting.page.chart import Chart
 from echodfkd.reporting.rows import RunRows, column
 
 RESAMPLES = 400
-"""Bands of curves are looked at, not quoted: fewer resamples than the tables' keep long runs quick."""
+"""Fewer resamples than the tables' keep long runs quick: bands of curves are not quoted."""
 
 SCORES = (
     ("dice_all", "Dice with the truth", "Dice with the truth", "No Dice with the truth has been scored."),
@@ -21,7 +21,7 @@ SCORES = (
     ("afd", "aFD", "aFD, mean of ED and ES, frames", "No ED or ES frame has been scored."),
     ("dice_teacher", "Dice with the teacher", "Dice with the teacher", "No Dice with the teacher has been scored."),
 )
-"""Metric, title, axis, and the sentence where it was not measured."""
+"""Metric, title, axis, and the sentence for a run that did not measure it."""
 
 
 def curve_charts(runs: Mapping[str, RunRows]) -> list[Chart]:

@@ -1,4 +1,4 @@
-"""Cases told apart: strata of patients and images, and each model's worst, median and best case."""
+"""Groups of cases: strata of patients and images, and each model's worst, median and best case."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CONDITIONS |= {"image_quality": "image quality"}
 
 
 def strata_section(rows: RunRows, summary: dict[str, Any]) -> tuple[Chart, Table]:
-    """Dice (the judge's score where there is no truth) by stratum: chart of the best students, table of all."""
+    """Dice (the judge's score without truth) by stratum: chart of the best students, table of all."""
     students = {name: of["strata"] for name, of in summary["students"].items() if of["strata"]}
     metric = "dice_all" if any("dice_all" in of["scores"] for of in summary["students"].values()) else "judge_score"
     label = "Dice with the truth" if metric == "dice_all" else "judge score"
@@ -72,7 +72,7 @@ def _ends(score: dict[str, Any] | None) -> tuple[float, float, float]:
 
 
 def ranked_cases(rows: RunRows, student: str, step: int) -> list[tuple[str, float]]:
-    """Cases with their Dice (judge score where there is no truth), the worst first; undefined ones are left out."""
+    """Cases with their Dice (judge score without truth), the worst first; undefined ones are left out."""
     for metric in ("dice_all", "judge_score"):
         found = values_at(rows, student, step, metric)
         if kept := [(clip, value) for clip, value in found.items() if np.isfinite(value)]:
@@ -96,7 +96,7 @@ def cases_to_draw(rows: RunRows, wanted: int) -> dict[str, list[int]]:
 
 
 def rank_words(place: int, count: int) -> str:
-    """Which one this is, the worst being place 0."""
+    """The rank in words; place 0 is the worst."""
     name = {0: "worst", count - 1: "best"}.get(place, "median" if place == round((count - 1) / 2) else "")
     return f"{name}, rank {place + 1} of {count}" if name else f"rank {place + 1} of {count}"
 

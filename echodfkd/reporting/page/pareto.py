@@ -1,4 +1,4 @@
-"""Scores against cost: what more weights or more arithmetic buy, beside what others have published."""
+"""Scores against cost (weights, multiply-accumulates), beside published networks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SCORES = (
     ("afd", "aFD, mean of ED and ES, frames", -1),
     ("judge_score", "judge score", 1),
 )
-"""Metric, axis, and 1 where more is better."""
+"""Metric, axis, and 1 if more is better, else -1."""
 COSTS = (
     ("parameters", "weights", "weights"),
     ("macs", "MACs", f"MACs per frame of {STATED_SIZE} x {STATED_SIZE}"),
@@ -31,7 +31,7 @@ def pareto_front(costs: Sequence[float], scores: Sequence[float], *, better: int
     Args:
         costs: of each point, less is better.
         scores: of each point.
-        better: 1 where more is better, -1 where less is.
+        better: 1 if more is better, -1 if less is.
     """
     front: list[int] = []
     order = sorted(range(len(costs)), key=lambda place: (costs[place], -better * scores[place]))

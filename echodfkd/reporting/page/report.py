@@ -1,4 +1,4 @@
-"""``report.html``: one self-contained page per run, whatever state the run is in."""
+"""``report.html``: one self-contained page per run, finished or not."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def write_report(storage: RunStorage, *, files: bool = True, refresh_s: float = 
         refresh_s: the page reloads itself every so many seconds; 0 does not.
 
     Returns:
-        Where the page lies.
+        Path of the page.
 
     Raises:
         InputError: see `rows.read_rows`.
@@ -51,7 +51,7 @@ def write_report(storage: RunStorage, *, files: bool = True, refresh_s: float = 
 
 
 def build_report(rows: RunRows) -> Report:
-    """Charts and tables of a run, whole or half-finished; what is missing says so itself."""
+    """Charts and tables of a run, finished or not; missing ones give the reason."""
     summary = summarise(rows)
     judge_chart, judge_table = agreement.judge_section(rows)
     ef_chart, ef_table = agreement.ef_section(rows)

@@ -1,4 +1,4 @@
-"""The tables of one run: scores, what each student took, work of the stages, quarantine."""
+"""The tables of one run: scores, cost of each student, work of the stages, ledger, quarantine."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def timeline_section(rows: RunRows, summary: dict[str, Any]) -> tuple[Chart, Tab
 
 
 def ledger_table(counts: dict[str, int], plan: int, *, ended: bool) -> Table:
-    """What became of the plan's slots."""
+    """Counts of the plan's slots."""
     values = {"slots planned": plan, "clips trained": counts["clips"]}
     values |= {key: counts[key] for key in ("lost", "repeated", "quarantined")}
     bad = {"lost": ended and counts["lost"] > 0, "repeated": counts["repeated"] > 0}

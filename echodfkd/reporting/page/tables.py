@@ -1,4 +1,4 @@
-"""The words and tables of the report: which metrics stand where, how numbers are written, what is missing."""
+"""The words of the report: its metrics, sentences on missing scores, on the ledger and on overlap, and facts."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def notes(rows: RunRows, summary: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def ledger_sentence(rows: RunRows, summary: dict[str, Any]) -> str:
-    """What the ledger proves."""
+    """The ledger in words."""
     counts, plan = summary["ledger"], plan_slots(rows)
     if plan == 0:
         return "no plan is known."
@@ -121,7 +121,7 @@ def ledger_sentence(rows: RunRows, summary: dict[str, Any]) -> str:
 
 
 def overlap_sentence(rows: RunRows) -> str:
-    """How long several stages worked at once; "" where no work is logged."""
+    """How long several stages worked at once; "" if no work is logged."""
     total = work_seconds(rows)
     if not total:
         return ""
@@ -138,7 +138,7 @@ def overlap_sentence(rows: RunRows) -> str:
 
 
 def work_seconds(rows: RunRows) -> float:
-    """Seconds from a run's first piece of work to its last; 0 where none is logged."""
+    """Seconds from a run's first piece of work to its last; 0 if none is logged."""
     every = [work for actors in spans_by_actor(rows).values() for work in actors.values()]
     if not every:
         return 0.0
@@ -146,7 +146,7 @@ def work_seconds(rows: RunRows) -> float:
 
 
 def facts(rows: RunRows, summary: dict[str, Any]) -> list[dict[str, str]]:
-    """What was run, in the order a reader asks."""
+    """Facts of the run, in the order of a reader's questions."""
     config, run = rows.config, rows.run
     source, window, train = config.get("source", {}), config.get("window", {}), config.get("train", {})
     machine = run.get("machine", "")

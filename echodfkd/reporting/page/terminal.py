@@ -1,4 +1,4 @@
-"""The end of a run as a stranger reads it in a terminal: a small table of scores, and what the ledger says."""
+"""The end of a run in a terminal: a small table of scores, and the counts of the ledger."""
 
 from __future__ import annotations
 

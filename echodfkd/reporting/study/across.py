@@ -29,15 +29,15 @@ MAX_RUNS = 12
 MAX_PAIRS = 200
 """Pairs of networks that are tested: those of one name first, then in the order of the runs."""
 _PLACE = ("name", "storage")
-"""Options that say where a run lies, not what it is."""
+"""Options of a run's place, which do not change its numbers."""
 
 
 def compare_runs(roots: Sequence[str], out: str) -> str:
-    """Write a page on several run folders to ``out``/report.html, its CSV and figures beside it; returns where it lies.
+    """Write a page on several run folders to ``out``/report.html, its CSV and figures beside it; returns its path.
 
     Args:
         roots: two or more run folders, local or s3://.
-        out: a folder, made where it is not there; not one of ``roots``.
+        out: a folder, made if it does not exist; not one of ``roots``.
 
     Raises:
         InputError: a folder is no run folder, there are too many, or ``out`` is one of them.
@@ -67,7 +67,7 @@ def compare_runs(roots: Sequence[str], out: str) -> str:
 
 
 def name_runs(found: Sequence[tuple[str, RunRows]]) -> dict[str, RunRows]:
-    """Runs by their configs' names, by their folders' where those repeat."""
+    """Runs by their configs' names, or by their folders' if names repeat."""
     names = [str(rows.config.get("name") or root.rstrip("/").rsplit("/", 1)[-1]) for root, rows in found]
     if len(set(names)) < len(names):
         names = [root for root, _ in found]

@@ -25,7 +25,7 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class RunModel:
-    """One model of one run at one step. ``student`` is "" for the teacher, ``name`` is what the table calls it."""
+    """One model of one run at one step. ``student`` is "" for the teacher, ``name`` is its name in the table."""
 
     run: str
     name: str

@@ -14,7 +14,7 @@ _SEED, _MEAN, _BASE = PALETTE[4], PALETTE[0], "#222222"
 def study_chart(study: Mapping[str, Any]) -> bytes:
     """PNG: Dice and jitter (a dot per run, mean and 95 % interval over runs), weights and cost of every student.
 
-    Where all students cost the same, HD95 and calibration stand in place of weights and cost.
+    If all students cost the same, HD95 and calibration replace weights and cost.
 
     Args:
         study: `study.build_study`'s answer.
