@@ -1,4 +1,4 @@
-"""A run whose students ask one teacher for different things: it trains, resumes, and scores what each has learned."""
+"""A run whose students ask one teacher for different things: it trains, and scores what each has learned."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,13 +8,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from ray.data.block import BlockAccessor
-from safetensors.numpy import load_file
 
 from echodfkd.config.run import RunConfig
 from echodfkd.core.errors import ConfigError
 from echodfkd.core.records import DistillationBatch
 from echodfkd.evaluation.against_truth import RELIABILITY
-from echodfkd.runtime.distillation_run import check_inputs, run_distillation
+from echodfkd.runtime.distillation_run import check_inputs
 from echodfkd.runtime.evaluator_pool import Evaluator, ScoringTask
 from echodfkd.runtime.stream.builders import load_teacher, slot_rules, training_source
 from echodfkd.runtime.stream.clip_stream import block_of, remaining_blocks
@@ -23,6 +22,7 @@ from echodfkd.storage.manifests import latest_checkpoint
 from echodfkd.teaching.blocks import make_block, teach_block
 from echodfkd.teaching.clip_block import ClipBlock
 from echodfkd.training.loop import WorkerContext, train
+from tests.runtime.conftest import FinishedRun
 
 RUN = [
     "students.wide={blocks: 2, layers: 1, filters: 4, classes: [LV, myocardium, LA, RV, RA], tasks: [phase, ef]}",
@@ -36,16 +36,10 @@ CHAMBERS = {"dice_myocardium", "dice_la", "dice_rv", "dice_ra"}
 HEADS = CHAMBERS | {"phase_ed_error_frames", "phase_es_error_frames", "phase_pearson", "ef_head_abs_error"}
 
 
-def quiet(line: str) -> None:
-    pass
-
-
 @pytest.mark.ray
-@pytest.mark.usefixtures("local_ray")
-def test_two_students_learn_different_things_from_one_stream(tiny_config: Callable[..., RunConfig]) -> None:
-    config = tiny_config(*RUN)
-    summary = run_distillation(config, quiet)
-    assert summary["ledger"] == {"clips": 24, "lost": 0, "repeated": 0, "quarantined": 0}
+def test_students_learn_different_things_from_one_stream(shared_run: FinishedRun) -> None:
+    config, summary = shared_run.config, shared_run.summary
+    assert summary["ledger"] == {"clips": 16, "lost": 0, "repeated": 0, "quarantined": 0}
     assert summary["teacher"]["id"].startswith("embedded_chambers-")
     wide, narrow = summary["students"]["wide"]["scores"], summary["students"]["a"]["scores"]
     assert set(wide) == set(narrow) | HEADS | {f"dice_teacher_{name[5:]}" for name in CHAMBERS}
@@ -55,17 +49,6 @@ def test_two_students_learn_different_things_from_one_stream(tiny_config: Callab
     assert 0 <= wide["ef_head_abs_error"]["mean"] <= 100
     rows = [row for part in sorted(Path(config.root, "scores").iterdir()) for row in pq.read_table(part).to_pylist()]
     assert {row["unit"] for row in rows if row["metric"] == "ef_head_abs_error"} == {"percent"}
-
-    def weights(student: str) -> dict[str, bytes]:
-        path = Path(config.root, f"checkpoints/step_00000006/{student}/student.safetensors")
-        return {name: tensor.tobytes() for name, tensor in load_file(path).items()}
-
-    # the last commit is undone, as if the machine had died before the manifest was written, and the run is resumed
-    before = {student: weights(student) for student in config.students}
-    Path(config.root, "checkpoints/step_00000006/manifest.json").unlink()
-    resumed = run_distillation(config, quiet)
-    assert resumed["ledger"] == {"clips": 24, "lost": 0, "repeated": 0, "quarantined": 0}
-    assert {student: weights(student) for student in config.students} == before
 
 
 def test_blocks_cross_arrow_and_an_evaluator_reads_what_they_have_trained(
