@@ -16,7 +16,6 @@ import torch
 from echodfkd.config.file import load_config
 from echodfkd.config.run import RunConfig
 from echodfkd.core.errors import RunError
-from echodfkd.core.records import DistillationBatch
 from echodfkd.reporting import intervals
 from echodfkd.reporting.rows import RunRows
 from echodfkd.runtime.cluster.host_memory import kept_memory
@@ -97,10 +96,9 @@ def stage_seconds(config: RunConfig, *, blocks: int, core: int) -> dict[str, flo
         for step in range(blocks):
             block = make_block(source, range(step * size, (step + 1) * size), rules, actor="isolated")
             start = time.perf_counter()
-            taught = teach_block(teacher, block, lambda: source, rules, actor="isolated")
+            batch = teach_block(teacher, block, lambda: source, rules, actor="isolated")
             times["teacher"].append(time.perf_counter() - start)
             start = time.perf_counter()
-            batch = DistillationBatch.from_columns(taught)
             accumulate_gradients(students, [batch], totals=own_totals([batch]), step=step, device=device)
             update(students, config.optimizer.learning_rate, step + 1)
             times["student"].append(time.perf_counter() - start)
