@@ -88,6 +88,30 @@ def test_a_server_that_is_no_cluster_ends_the_job_with_one_sentence() -> None:
     assert done.stderr == f"error: ray.address: {sentence}\n"
 
 
+LOST_CLUSTER = """
+import socket, time
+import ray
+from echodfkd.config.run import RayConfig
+from echodfkd.runtime.cluster import connection
+connection.WATCH_S = 0.1
+ray.init = lambda **options: None
+server = socket.create_server(("127.0.0.1", {port}))
+with connection.connected(RayConfig(address="127.0.0.1:{port}", allow_unauthenticated=True)):
+    time.sleep(0.5)
+    print("joined", flush=True)
+    server.close()
+    time.sleep(60)
+"""
+
+
+def test_a_cluster_that_goes_away_while_a_job_starts_ends_it_with_one_sentence() -> None:
+    port = free_port()
+    code = LOST_CLUSTER.format(port=port)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (1, "joined\n")
+    assert done.stderr == f"error: ray.address: the cluster at 127.0.0.1:{port} went away while the job started\n"
+
+
 def test_local_paths_become_absolute_and_urls_stay(
     tiny_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -11,6 +11,7 @@ import shlex
 import socket
 import sys
 import threading
+import time
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,12 @@ ANSWER_TIMEOUT_S = 4.0
 JOIN_TIMEOUT_S = 20.0
 """Time for `ray.init` to join a running cluster: a second or two if the cluster is healthy."""
 
+START_S = 120.0
+"""Time that a joined cluster is watched. Later Ray's own rule holds: it waits a minute for a head that restarts."""
+
+WATCH_S = 2.0
+"""Seconds between two checks that the cluster still listens."""
+
 
 @contextlib.contextmanager
 def connected(options: RayConfig) -> Iterator[None]:
@@ -41,14 +48,18 @@ def connected(options: RayConfig) -> Iterator[None]:
     Raises:
         RunError: the cluster cannot be reached or started, or accepts anyone.
     """
-    started_here = not ray.is_initialized()
-    if started_here:
-        _connect(options, cluster_address(options.address))
+    if ray.is_initialized():
+        yield
+        return
+    address, left = cluster_address(options.address), threading.Event()
+    _connect(options, address)
+    if address != "local":
+        threading.Thread(target=_watch_start, args=(address, left), name="cluster", daemon=True).start()
     try:
         yield
     finally:
-        if started_here:
-            ray.shutdown()
+        left.set()
+        ray.shutdown()
 
 
 def _connect(options: RayConfig, address: str) -> None:
@@ -94,19 +105,27 @@ def _named(address: str) -> str:
     return f"{address} (from RAY_ADDRESS)" if address == os.environ.get("RAY_ADDRESS") else address
 
 
+def _watch_start(address: str, left: threading.Event) -> None:
+    """End this process with a sentence if the cluster goes away in the first `START_S`, when Ray's calls only block."""
+    deadline, failed = time.monotonic() + START_S, 0
+    while time.monotonic() < deadline and not left.wait(WATCH_S):
+        try:
+            check_listening(address)
+            failed = 0
+        except RunError:
+            failed += 1
+        if failed == 2:
+            _exit(f"ray.address: the cluster at {_named(address)} went away while the job started", stderr=2)
+
+
 @contextlib.contextmanager
 def _exit_after(seconds: float, sentence: str) -> Iterator[None]:
-    """End this process with a sentence and exit code 1 if the block takes longer; Ray's raw lines are dropped.
+    """End this process with a sentence if the block takes longer; Ray's raw lines are dropped.
 
     For calls that block in C++, which neither an exception nor a signal interrupts.
     """
     stderr = os.dup(2)
-
-    def give_up() -> None:
-        os.write(stderr, f"error: {plain_sentence(sentence)} within {seconds:g} s\n".encode())
-        os._exit(1)
-
-    timer = threading.Timer(seconds, give_up)
+    timer = threading.Timer(seconds, _exit, (f"{sentence} within {seconds:g} s", stderr))
     timer.daemon = True
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
@@ -117,6 +136,11 @@ def _exit_after(seconds: float, sentence: str) -> Iterator[None]:
         timer.cancel()
         os.dup2(stderr, 2)
         os.close(stderr)
+
+
+def _exit(sentence: str, stderr: int) -> None:
+    os.write(stderr, f"error: {plain_sentence(sentence)}\n".encode())
+    os._exit(1)
 
 
 def check_authentication(address: str, *, allowed: bool) -> None:
