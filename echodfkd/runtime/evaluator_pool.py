@@ -107,9 +107,9 @@ class EvaluatorPool:
     Every (checkpoint, student, shard) is scored once; a task whose actor dies is given out again.
     """
 
-    def __init__(self, config: RunConfig, board: Any) -> None:
+    def __init__(self, config: RunConfig, progress_actor: Any) -> None:
         self.config = config
-        self.board = board
+        self.progress_actor = progress_actor
         self.storage = RunStorage(config.root)
         self.spans: list[StageSpan] = []
         self.error: Exception | None = None
@@ -191,7 +191,7 @@ class EvaluatorPool:
     def _tell_backlog(self, backlog: int) -> None:
         if backlog != self._backlog:
             self._backlog = backlog
-            self.board.update.remote({"backlog": backlog})
+            self.progress_actor.update.remote({"backlog": backlog})
 
     def _collect(self, busy: dict[Any, tuple[Any, ScoringTask | None, int]], idle: list[Any]) -> None:
         ready, _ = ray.wait(list(busy), timeout=1.0) if busy else ([], [])
@@ -227,7 +227,7 @@ class EvaluatorPool:
         if task.checkpoint is not None:
             self._newest_scored = max(self._newest_scored, task.step)
             news["scored_step"] = self._newest_scored
-        self.board.update.remote(news)
+        self.progress_actor.update.remote(news)
 
     def _look_for_checkpoints(self) -> None:
         for checkpoint in list_checkpoints(self.storage, known=self._seen):
