@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from echodfkd.models.teachers.deeplabv3 import DeepLabV3
-
-_Builder = TypeVar("_Builder")
 
 
 def build_teacher(*, kind: str, weights: str, device: str, batch_frames: int, precision: str = "fp32") -> TorchTeacher:
@@ -33,7 +31,9 @@ def build_teacher(*, kind: str, weights: str, device: str, batch_frames: int, pr
         InputError: the weights cannot be used.
         ConfigError: no such kind, or cuda without a CUDA device.
     """
-    network, spec = _choose(NETWORKS, kind, "teacher.kind")(weights)
+    if kind not in NETWORKS:
+        raise ConfigError(f"teacher.kind: got {kind!r}, allowed are {', '.join(NETWORKS)}")
+    network, spec = NETWORKS[kind](weights)
     device = pick_device(device, "teacher.device")
     return TorchTeacher(network, spec, device=device, batch_frames=batch_frames, precision=precision)
 
@@ -45,12 +45,6 @@ def pick_device(device: str, option: str) -> str:
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"{option}: got cuda, but torch sees no CUDA device here; allowed are auto, cpu")
     return device
-
-
-def _choose(builders: dict[str, _Builder], name: str, option: str) -> _Builder:
-    if name not in builders:
-        raise ConfigError(f"{option}: got {name!r}, allowed are {', '.join(builders)}")
-    return builders[name]
 
 
 def _embedded(weights: str) -> tuple[nn.Module, NetworkSpec]:
