@@ -14,7 +14,7 @@ import torch
 from echodfkd.config.run import RunConfig
 from echodfkd.reporting.rows import RunRows, read_rows
 from echodfkd.storage.checkpoints import read_resume
-from echodfkd.storage.files import RunStorage
+from echodfkd.storage.files import LAYOUT, RunStorage
 from echodfkd.storage.intervals import Intervals
 from echodfkd.storage.ledger import check_ledger
 from echodfkd.storage.manifests import latest_checkpoint, list_checkpoints, read_consumed
@@ -113,5 +113,5 @@ def test_a_checkpoint_says_what_it_holds(unbroken: RunStorage) -> None:
         assert commit.meta["loss_scale"].startswith("none: ")
         assert "training draws no random numbers" in commit.meta["rng"]
         assert set(commit.parts) == {*commit.ledger, *commit.quarantine}
-        assert (commit.layout, commit.lease_epoch) == (2, 0)
+        assert (commit.layout, commit.lease_epoch) == (LAYOUT, 0)
         assert read_resume(unbroken, commit, "a").optimizer.step == commit.step
