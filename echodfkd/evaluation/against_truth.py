@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from echodfkd.core.records import TRUTH_UNKNOWN, VideoClip
+from echodfkd.core.records import TRUTH_UNKNOWN, CaseScore, VideoClip
 from echodfkd.metrics import cardiac
 from echodfkd.metrics.calibration import Reliability, reliability
 from echodfkd.metrics.events import match_events
@@ -70,6 +70,23 @@ class MetricValue:
     n: int
     reference: str = "truth"
     threshold: float | None = RUN_THRESHOLD
+
+    def score(
+        self, clip_id: str, *, teacher_id: str, student: str, step: int, threshold: float | None = None
+    ) -> CaseScore:
+        """The row of scores; ``threshold`` is the run's."""
+        return CaseScore(
+            clip_id=clip_id,
+            teacher_id=teacher_id,
+            student=student,
+            step=step,
+            metric=self.metric,
+            reference=self.reference,
+            unit=unit_of(self.metric),
+            threshold=threshold if self.threshold == RUN_THRESHOLD else self.threshold,
+            value=self.value,
+            n=self.n,
+        )
 
 
 def against_truth(prob: np.ndarray, mask: np.ndarray, case: VideoClip) -> list[MetricValue]:

@@ -9,14 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from echodfkd.core.records import CaseScore, VideoClip
-from echodfkd.evaluation.against_truth import (
-    RUN_THRESHOLD,
-    MetricValue,
-    against_truth,
-    phases,
-    published,
-    unit_of,
-)
+from echodfkd.evaluation.against_truth import MetricValue, against_truth, phases, published
 from echodfkd.evaluation.heads import score_heads
 from echodfkd.evaluation.judge import judge_mask
 from echodfkd.evaluation.predictions import Prediction, check_prediction
@@ -84,17 +77,6 @@ def score_case(
     if rules.judge is not None:
         values += judge_mask(rules.judge, case, mask, controls=rules.judge_controls)
     return [
-        CaseScore(
-            clip_id=case.clip_id,
-            teacher_id=rules.teacher_id,
-            student=student,
-            step=step,
-            metric=value.metric,
-            reference=value.reference,
-            unit=unit_of(value.metric),
-            threshold=threshold if value.threshold == RUN_THRESHOLD else value.threshold,
-            value=value.value,
-            n=value.n,
-        )
+        value.score(case.clip_id, teacher_id=rules.teacher_id, student=student, step=step, threshold=threshold)
         for value in values
     ]

@@ -12,7 +12,7 @@ import numpy as np
 
 from echodfkd.config.sections.evaluation import EvaluationConfig
 from echodfkd.core.records import JUDGE_STEP, CaseScore, VideoClip
-from echodfkd.evaluation.against_truth import MetricValue, unit_of
+from echodfkd.evaluation.against_truth import MetricValue
 from echodfkd.metrics import cardiac
 from echodfkd.models.judges.build import load_judge
 from echodfkd.models.judges.controls import control_scores
@@ -65,26 +65,12 @@ def read_case(judge: Judge | None, case: VideoClip, *, teacher_id: str) -> list[
         return []
     reading = judge.read_video(case.video)
     ed, es = list(case.ed_frames or ()), list(case.es_frames or ())
-    rows = [MetricValue("judge_ef", reading.ef_percent, len(case.video))]
+    rows = [MetricValue("judge_ef", reading.ef_percent, len(case.video), judge.judge_id, None)]
     for phase, frames, detect in (("ed", ed, cardiac.detect_ed_frames), ("es", es, cardiac.detect_es_frames)):
         if frames:
             error = cardiac.detection_error(detect(reading.cycle, fps=case.fps), frames)
-            rows.append(MetricValue(f"judge_phase_{phase}_error_frames", error, len(frames)))
+            rows.append(MetricValue(f"judge_phase_{phase}_error_frames", error, len(frames), judge.judge_id, None))
     if ed and es:
         gap = float(reading.cycle[ed].mean() - reading.cycle[es].mean())
-        rows.append(MetricValue("judge_phase_gap", gap, len(ed) + len(es)))
-    return [
-        CaseScore(
-            clip_id=case.clip_id,
-            teacher_id=teacher_id,
-            student="",
-            step=JUDGE_STEP,
-            metric=row.metric,
-            reference=judge.judge_id,
-            unit=unit_of(row.metric),
-            threshold=None,
-            value=row.value,
-            n=row.n,
-        )
-        for row in rows
-    ]
+        rows.append(MetricValue("judge_phase_gap", gap, len(ed) + len(es), judge.judge_id, None))
+    return [row.score(case.clip_id, teacher_id=teacher_id, student="", step=JUDGE_STEP) for row in rows]

@@ -98,7 +98,7 @@ def decode_masks(data: bytes, name: str) -> list[StoredMask]:
     try:
         file = pq.ParquetFile(io.BytesIO(data))
         check_mask_file(file, name)
-        rows = [row for group in range(file.metadata.num_row_groups) for row in read_rows(file, group)]
+        rows = [row for group in range(file.metadata.num_row_groups) for row in read_mask_rows(file, group)]
     except ClipError:
         raise
     except PARQUET_ERRORS as error:
@@ -118,7 +118,9 @@ def check_mask_file(file: pq.ParquetFile, name: str) -> None:
             raise ClipError(f"{name} has a row group of more than {MAX_BLOB_BYTES} bytes or {MAX_GROUP_ROWS} rows")
 
 
-def read_rows(file: pq.ParquetFile, group: int, columns: Sequence[str] = MASK_SCHEMA.names) -> list[dict[str, Any]]:
+def read_mask_rows(
+    file: pq.ParquetFile, group: int, columns: Sequence[str] = MASK_SCHEMA.names
+) -> list[dict[str, Any]]:
     """The rows of one row group. Raises one of `PARQUET_ERRORS`."""
     table = file.read_row_group(group, columns=list(columns), use_threads=False)
     table.validate(full=True)

@@ -20,7 +20,14 @@ from echodfkd.models.teachers.protocol import ClipKey, Teacher, TeacherOutput
 from echodfkd.sources.video.windows import resize_video, sample_video
 from echodfkd.storage.files import read_inside
 from echodfkd.storage.object_store import open_filesystem
-from echodfkd.teaching.mask_files import MAX_BYTES, PARQUET_ERRORS, check_mask_file, decode_mask, decode_npz, read_rows
+from echodfkd.teaching.mask_files import (
+    MAX_BYTES,
+    PARQUET_ERRORS,
+    check_mask_file,
+    decode_mask,
+    decode_npz,
+    read_mask_rows,
+)
 
 NPZ_SUFFIX = ".seg.npz"
 
@@ -135,7 +142,7 @@ class RecordedMasks(Teacher):
         name, group, place = self._rows[clip.clip_id]
         try:
             with self._open(name) as file:
-                row = read_rows(file, group)[place]
+                row = read_mask_rows(file, group)[place]
         except ClipError:
             raise
         except PARQUET_ERRORS as error:
@@ -173,7 +180,7 @@ class RecordedMasks(Teacher):
             try:
                 with self._open(name) as file:
                     for group in range(file.metadata.num_row_groups):
-                        rows = read_rows(file, group, ["clip_id"])
+                        rows = read_mask_rows(file, group, ["clip_id"])
                         yield from ((str(row["clip_id"]), (name, group, place)) for place, row in enumerate(rows))
             except PARQUET_ERRORS as error:
                 self._unreadable[name] = one_line(error)
