@@ -19,7 +19,7 @@ FEW = {
     "config": 40,
     "overrides": 40,
     "checkpoint": 30,
-    "report": 12,
+    "report": 6,
     "stored": 20,
     "weights": 15,
     "dicom": 60,
@@ -28,7 +28,7 @@ FEW = {
     "reference": 30,
     "camus": 40,
     "arrays": 40,
-    "bundle": 60,
+    "bundle": 30,
     "mask_request": 60,
     "mask_answer": 60,
 }

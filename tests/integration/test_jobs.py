@@ -1,5 +1,6 @@
 """The jobs as a user types them: exit codes, one sentence on failure, nothing on standard error on success."""
 
+import importlib
 import json
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from echodfkd.config.file import config_from_dict, load_config
+from echodfkd.runtime.command import run_job
 from tests.conftest import TINY
 
 ROOT = Path(__file__).parents[2]
@@ -38,11 +40,29 @@ def test_dry_run_prints_the_resolved_config() -> None:
         ("distill", ["--config", DEMO, "storage=/proc/nowhere"], 1, "cannot be written"),
     ],
 )
-def test_a_mistake_is_one_line_and_an_exit_code(name: str, arguments: list[str], code: int, words: str) -> None:
-    done = job(name, *arguments)
-    assert done.returncode == code
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1, done.stderr
+def test_a_mistake_is_one_line_and_an_exit_code(
+    name: str,
+    arguments: list[str],
+    code: int,
+    words: str,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    work = importlib.import_module(f"jobs.{name}").work
+    assert run_job(work, description="", arguments=arguments) == code
+    assert_one_error(capfd.readouterr().err, words)
+
+
+def test_a_mistake_in_a_process_of_its_own_is_one_line_too() -> None:
+    done = job("distill", "--config", DEMO, "teacher.weights=README.md")
+    assert done.returncode == 1
+    assert_one_error(done.stderr, "teacher.weights")
+
+
+def assert_one_error(errors: str, words: str) -> None:
+    lines = errors.strip().splitlines()
+    assert len(lines) == 1, errors
     assert lines[0].startswith("error: ")
     assert words in lines[0]
 

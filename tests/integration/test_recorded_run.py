@@ -1,5 +1,6 @@
 """The main job on recorded input: an EchoNet-layout folder of AVI files, a DeepLabV3 checkpoint as teacher."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +11,10 @@ from echodfkd.config.run import RunConfig
 from echodfkd.core.errors import InputError, RunError
 from echodfkd.models.teachers.deeplabv3 import DeepLabV3
 from echodfkd.runtime.distillation_run import run_distillation
+from echodfkd.runtime.stream.builders import load_teacher, slot_rules, training_source
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.ledger import check_ledger
+from echodfkd.teaching.blocks import make_block, teach_block
 from tests.helpers.echonet import write_small_folder
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
@@ -82,17 +85,35 @@ def test_a_folder_without_one_readable_video_ends_with_a_sentence_and_its_reason
     assert RunStorage(config.root).list("quarantine")
 
 
-def test_a_teacher_that_gives_nan_ends_with_a_sentence(tiny_config: Callable[..., RunConfig], tmp_path: Path) -> None:
-    write_checkpoint(tmp_path / "nan.pt", spoil=True)
-    config = tiny_config(
+def nan_teacher(tiny_config: Callable[..., RunConfig], folder: Path) -> RunConfig:
+    write_checkpoint(folder / "nan.pt", spoil=True)
+    return tiny_config(
         "teacher.kind=echonet_deeplabv3",
-        f"teacher.weights={tmp_path}/nan.pt",
+        f"teacher.weights={folder}/nan.pt",
         "evaluation.enabled=false",
         "train.global_batch=1",
         "data.max_attempts=2",
     )
-    with pytest.raises(RunError, match=r"the teacher echonet_deeplabv3-.* gave a mask that is not finite"):
-        run_distillation(config, quiet)
+
+
+NAN = r"the teacher echonet_deeplabv3-.* gave a mask that is not finite"
+
+
+def test_a_block_of_a_teacher_that_gives_nan_carries_a_sentence(
+    tiny_config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    """A worker that gets such a block raises its sentence: tests/unit/training/test_training_workers.py."""
+    config = nan_teacher(tiny_config, tmp_path)
+    source, rules = training_source(config), slot_rules(config)
+    block = make_block(source, range(1), rules, actor="source")
+    taught = teach_block(load_teacher(config), block, lambda: source, rules, actor="teacher")
+    assert re.search(NAN, taught.fault)
+
+
+@pytest.mark.slow  # the same through a whole run
+def test_a_teacher_that_gives_nan_ends_with_a_sentence(tiny_config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=NAN):
+        run_distillation(nan_teacher(tiny_config, tmp_path), quiet)
 
 
 @pytest.mark.parametrize(
