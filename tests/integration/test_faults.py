@@ -1,6 +1,6 @@
 """Processes, nodes, heads, disks and stores that fail in the middle of real runs, on clusters made to be broken.
 
-One round of chaos with every kind of killed process is in the default suite; the rest are longer proofs.
+A killed student worker is in the default suite; rounds of chaos, nodes, heads, disks and stores are longer proofs.
 """
 
 import json
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from echodfkd.config.run import RayConfig, RunConfig
@@ -51,6 +52,29 @@ def chaos(*arguments: str, timeout: float) -> dict[str, object]:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
+@pytest.mark.usefixtures("local_ray")
+def test_a_killed_student_worker_changes_nothing(tiny_config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    """The worker dies between two checkpoints, and the run starts again from the newest."""
+    config = tiny_config(*RUN, "train.steps=60")
+    storage = RunStorage(config.root)
+    run = ThreadedRun(config)
+    run.wait_until(lambda: latest_checkpoint(storage))
+    victims = [process for process in psutil.Process().children(recursive=True) if is_student(process)]
+    assert len(victims) == 1, victims
+    victims[0].kill()
+    run.finish()
+    assert_undisturbed(config, tmp_path / "alone")
+
+
+def is_student(process: psutil.Process) -> bool:
+    """Whether a process is a student worker of Ray Train."""
+    try:
+        return process.cmdline()[:1] != [] and process.cmdline()[0].startswith("ray::RayTrainWorker")
+    except psutil.Error:
+        return False
+
+
+@pytest.mark.slow
 def test_a_round_of_chaos(tmp_path: Path) -> None:
     result = chaos("--seed", "0", "--faults", "2", f"storage={tmp_path}", *SHORT, timeout=500)
     assert (result["ok"], result["problems"], result["rounds"]) == (True, [], 1)

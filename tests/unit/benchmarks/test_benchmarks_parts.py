@@ -82,13 +82,17 @@ def test_waiting_is_the_time_between_steps() -> None:
     assert data_wait.waiting(steps[:1]) == 0.0
 
 
+@pytest.mark.slow  # half a minute: a process of its own for each stage
 def test_each_stage_is_timed_on_one_core(tmp_path: Path) -> None:
     options = [*data_wait.light_run(tmp_path, videos=4), data_wait.student_option(4)]
     config = load_config(None, [*options, "train.steps=4", "name=isolated", "storage=unused"])
-    mine, threads = os.sched_getaffinity(0), torch.get_num_threads()
-    found = data_wait.stage_seconds(config, blocks=2, core=min(mine))
+    found = data_wait.stage_seconds(config, blocks=2, core=min(os.sched_getaffinity(0)))
     assert found["teacher"] > 0
     assert found["student"] > 0
+
+
+def test_a_core_of_its_own_is_given_back() -> None:
+    mine, threads = os.sched_getaffinity(0), torch.get_num_threads()
     with data_wait.one_core(min(mine)):
         assert os.sched_getaffinity(0) == {min(mine)}
         assert torch.get_num_threads() == 1
