@@ -27,7 +27,7 @@ demo: .venv/installed
 	$(PY) jobs/distill.py --config $(CONFIG)
 
 test: .venv/installed
-	PYTHONDONTWRITEBYTECODE= $(PY) -m pytest -m "not slow" -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= $(PY) -m pytest -m "not slow" -n $(TEST_PROCESSES) --dist loadscope --no-loadscope-reorder
 
 test-slow: .venv/installed
 	$(PY) -m pytest -m slow

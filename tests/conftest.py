@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -46,35 +48,36 @@ LONGEST_FIRST = ("tests/integration", "tests/runtime", "tests/unit/training")
 """Where the longest tests are: with pytest-xdist they start first, so that none runs by itself at the end."""
 
 
-@pytest.hookimpl(tryfirst=True)
+@functools.cache
+def xdist_group(file: str) -> str:
+    """The tests that one pytest-xdist worker runs: those that start Ray, those of training, else those of a file.
+
+    One cluster at a time: on two cores, three of them spend more time waking each other than at work.
+    """
+    if file.startswith("tests/unit/training/"):
+        return "training"  # its tests share two processes
+    text = (Path(__file__).parents[1] / file).read_text()
+    return "ray" if re.search(r"mark\.ray\b|\b(local_ray|shared_run|family_run)\b", text) else file
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """In a pytest-xdist worker: mark the tests that share the local cluster, and put the longest tests first."""
-    if not hasattr(config, "workerinput"):
-        return
-    for item in items:
-        if "local_ray" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("ray"))
-    items.sort(
-        key=lambda item: (
-            item.get_closest_marker("xdist_group") is None,
-            not item.nodeid.startswith(LONGEST_FIRST),
-        )
-    )
+    """In a pytest-xdist worker: the longest tests first, those that start Ray before all."""
+    if hasattr(config, "workerinput"):
+        files = {item: item.nodeid.split("::")[0] for item in items}
+        items.sort(key=lambda i: (xdist_group(files[i]) != "ray", not files[i].startswith(LONGEST_FIRST)))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
-    """One pytest-xdist worker runs all tests of the local cluster, one all tests of training, whose two processes they
-    share; the other tests are dealt out by file."""
+    """Deal tests out by `xdist_group`."""
     from xdist.scheduler import LoadScopeScheduling
 
-    class ByFile(LoadScopeScheduling):
+    class ByGroup(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            if nodeid.endswith("@ray"):
-                return "ray"
-            return "training" if nodeid.startswith("tests/unit/training/") else nodeid.split("::")[0]
+            return xdist_group(nodeid.split("::")[0])
 
-    return ByFile(config, log)
+    return ByGroup(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import math
 import os
 import traceback
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -239,7 +240,8 @@ def _serve(rank: int, count: int, folder: str, pipe: Any) -> None:
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     if count > 1:
-        dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=count)
+        place, longest = f"file://{folder}/group", timedelta(minutes=5)  # one that waits for a dead one ends, too
+        dist.init_process_group("gloo", init_method=place, rank=rank, world_size=count, timeout=longest)
     while True:
         try:
             scenario, place = pipe.recv()
