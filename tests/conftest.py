@@ -50,14 +50,15 @@ LONGEST_FIRST = ("tests/integration", "tests/runtime", "tests/unit/training")
 
 @functools.cache
 def xdist_group(file: str) -> str:
-    """The tests that one pytest-xdist worker runs: those that start Ray, those of training, else those of a file.
+    """The tests that one pytest-xdist worker runs: those of a folder that start Ray, those of training, or a file's.
 
-    One cluster at a time: on two cores, three of them spend more time waking each other than at work.
+    A cluster for each folder and no more: on two cores, clusters spend more time waking each other than at work.
     """
     if file.startswith("tests/unit/training/"):
         return "training"  # its tests share two processes
     text = (Path(__file__).parents[1] / file).read_text()
-    return "ray" if re.search(r"mark\.ray\b|\b(local_ray|shared_run|family_run)\b", text) else file
+    starts_ray = re.search(r"mark\.ray\b|\b(local_ray|shared_run|family_run)\b", text)
+    return f"ray {Path(file).parent}" if starts_ray else file
 
 
 @pytest.hookimpl(trylast=True)
@@ -65,7 +66,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """In a pytest-xdist worker: the longest tests first, those that start Ray before all."""
     if hasattr(config, "workerinput"):
         files = {item: item.nodeid.split("::")[0] for item in items}
-        items.sort(key=lambda i: (xdist_group(files[i]) != "ray", not files[i].startswith(LONGEST_FIRST)))
+        items.sort(key=lambda i: (not xdist_group(files[i]).startswith("ray "), not files[i].startswith(LONGEST_FIRST)))
 
 
 @pytest.hookimpl(optionalhook=True)
