@@ -89,8 +89,7 @@ def publish(
     if storage.exists(f"{folder}/{MANIFEST}"):
         raise RunError(taken)
     contents = _contents(students, consumed, meta)
-    if lease_epoch:
-        check_epoch(storage, lease_epoch)
+    check_epoch(storage, lease_epoch)
     for file, data in contents.items():
         storage.write(f"{folder}/{file}", data)
     commit = PublishedCheckpoint(
@@ -105,8 +104,7 @@ def publish(
         lease_epoch=lease_epoch,
         layout=LAYOUT,
     )
-    if lease_epoch:
-        check_epoch(storage, lease_epoch)
+    check_epoch(storage, lease_epoch)
     if not storage.create_once(f"{folder}/{MANIFEST}", json.dumps(asdict(commit), indent=1).encode()):
         raise RunError(taken)
     return commit

@@ -106,9 +106,8 @@ def newest_epoch(storage: RunStorage) -> int:
 
 
 def check_epoch(storage: RunStorage, epoch: int) -> None:
-    """Raise `RunError` if the folder has a higher epoch than that of the calling run."""
-    newest = newest_epoch(storage)
-    if newest > epoch:
+    """Raise `RunError` if the folder has a higher epoch than that of the calling run; 0 is a run without a lease."""
+    if epoch and (newest := newest_epoch(storage)) > epoch:
         raise RunError(
             f"another run has taken over the folder {storage.root} (lease {newest}, this run holds {epoch}), because"
             " this one showed no sign of life; it stops here, and what it published stays"
