@@ -1,7 +1,7 @@
 """Declare an option in one place: its default, its bounds or choices, and how a run treats it.
 
-Checks (`rules.values`), absolute paths, the run's identity (`config.identity`) and docs/options.md are derived from
-these declarations by walking over a config.
+Checks (`rules.values`), absolute paths, the run's identity (`config.identity`) and the page of options
+(docs/reference/options.md) follow from these declarations by walking over a config.
 """
 
 from __future__ import annotations
