@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 PY := .venv/bin/python
 export RAY_USAGE_STATS_ENABLED ?= 0
 CONFIG ?= configs/demo.yaml
-TEST_PROCESSES ?= 3  # one more than two cores: the one with the Ray cluster mostly waits
+TEST_PROCESSES ?= 3  # one more than two cores: those with a Ray cluster often wait
 
 .PHONY: help demo test test-slow check check-style docs sbom audit format clean
 

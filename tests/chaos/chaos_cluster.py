@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
 
 from echodfkd.config.run import RayConfig
 from echodfkd.core.errors import RunError
+from tests.helpers.ports import free_port
 from tests.helpers.ray_command import ray_command
 
 TITLES = {
@@ -110,8 +111,7 @@ class ChaosCluster:
 
     def processes(self, role: str) -> list[psutil.Process]:
         """Living processes of a role (a key of TITLES)."""
-        found = [process for node in self.nodes for process in node.processes()]
-        return [process for process in found if _title(process).startswith(TITLES[role])]
+        return of_role(role, [process for node in self.nodes for process in node.processes()])
 
     def _start(self, arguments: list[str], *, num_cpus: int, object_store_mb: int) -> Node:
         """Start a node. Tries again if it does not start: Ray gives up after 30 s, too early on a busy machine."""
@@ -135,11 +135,9 @@ class ChaosCluster:
         raise AssertionError("unreachable")
 
 
-def free_port() -> int:
-    """A free TCP port of the loopback interface."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def of_role(role: str, processes: Sequence[psutil.Process]) -> list[psutil.Process]:
+    """Those of a role (a key of TITLES)."""
+    return [process for process in processes if _title(process).startswith(TITLES[role])]
 
 
 def _title(process: psutil.Process) -> str:

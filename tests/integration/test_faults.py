@@ -21,7 +21,7 @@ from echodfkd.storage.files import RunStorage
 from echodfkd.storage.ledger import LedgerReport, check_ledger
 from echodfkd.storage.manifests import latest_checkpoint
 from tests.chaos.chaos import Round
-from tests.chaos.chaos_cluster import ChaosCluster, Node
+from tests.chaos.chaos_cluster import ChaosCluster, Node, of_role
 from tests.chaos.chaos_plan import FAULTS
 from tests.integration.fault_rows import record
 from tests.integration.helpers_faults import ThreadedRun, final_weights, train_without_ray
@@ -58,19 +58,11 @@ def test_a_killed_student_worker_changes_nothing(tiny_config: Callable[..., RunC
     storage = RunStorage(config.root)
     run = ThreadedRun(config)
     run.wait_until(lambda: latest_checkpoint(storage))
-    victims = [process for process in psutil.Process().children(recursive=True) if is_student(process)]
+    victims = of_role("student", psutil.Process().children(recursive=True))
     assert len(victims) == 1, victims
     victims[0].kill()
     run.finish()
     assert_undisturbed(config, tmp_path / "alone")
-
-
-def is_student(process: psutil.Process) -> bool:
-    """Whether a process is a student worker of Ray Train."""
-    try:
-        return process.cmdline()[:1] != [] and process.cmdline()[0].startswith("ray::RayTrainWorker")
-    except psutil.Error:
-        return False
 
 
 @pytest.mark.slow
