@@ -102,6 +102,7 @@ def last_object(output: str) -> dict[str, Any]:
 
 
 @pytest.mark.ray
+@pytest.mark.slow  # three minutes: a head node with its agents, and a command of Ray's own that has to start
 def test_a_submitted_job_runs_to_its_report(head: dict[str, str], tmp_path: Path) -> None:
     done = submit(head, [f"storage={tmp_path}/runs", "name=submitted", *TINY, "train.steps=3"])
     assert f"report: {tmp_path}/runs/submitted/report.html" in done.stdout
