@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 os.environ.pop("RAY_ADDRESS", None)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default: beside the other tests' processes, hardly any time
-os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # else a process per logical CPU, which most tests never use
+os.environ.setdefault(
+    "RAY_prestart_worker_first_driver", "0"
+)  # else a process per logical CPU, which most tests never use
 prepare_ray("local")
 settings.register_profile("repeatable", derandomize=True, deadline=None)  # the same on every machine, busy or not
 settings.load_profile("repeatable")

@@ -39,12 +39,13 @@ class DecodedVideo:
     """One decoded file.
 
     ``video`` uint8 (T, H, W), grey 0..255 full range. ``fps`` is the header's frame rate, 0.0 if it has
-    none. ``header_frames`` is the header's frame count, None if it has none.
+    none. ``header_frames`` is the header's frame count, None if it has none. ``warnings`` are sentences for the user.
     """
 
     video: np.ndarray
     fps: float
     header_frames: int | None
+    warnings: tuple[str, ...] = ()
 
 
 Window = Callable[[int, float], tuple[int, int]]

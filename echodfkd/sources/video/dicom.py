@@ -60,20 +60,22 @@ class DicomCine:
     """One cine.
 
     ``clip_id`` is ``dicom-`` and 16 hex digits of a salted hash of the SOP instance UID: the same file and salt give
-    the same id, and it cannot be reversed without the salt. ``video`` is uint8 (T, H, W), grey. ``fps`` is 0.0 if the
+    the same id, and it cannot be reversed without the salt. It is None if no salt was given.
+    ``video`` is uint8 (T, H, W), grey. ``fps`` is 0.0 if the
     file has none. ``spacing_mm`` is the side of a square pixel in millimetres, or None. ``may_show_text`` is
     true if the file says that annotations are burned into the pixels, or says nothing and has no ultrasound regions.
-    Pixels outside the regions are 0 if there are regions.
+    Pixels outside the regions are 0 if there are regions. ``warnings`` are sentences for the user.
     """
 
-    clip_id: str
+    clip_id: str | None
     video: np.ndarray
     fps: float
     spacing_mm: float | None
     may_show_text: bool
+    warnings: tuple[str, ...] = ()
 
 
-def read_dicom(data: bytes, *, salt: str, name: str = "a DICOM file") -> DicomCine:
+def read_dicom(data: bytes, *, salt: str | None, name: str = "a DICOM file") -> DicomCine:
     """Read a multi-frame ultrasound file.
 
     Grey frames of up to 16 bits are scaled to 0..255 by their stored bits (MONOCHROME1 is inverted); colour is
@@ -81,14 +83,14 @@ def read_dicom(data: bytes, *, salt: str, name: str = "a DICOM file") -> DicomCi
 
     Args:
         data: the file's content.
-        salt: a secret of at least `MIN_SALT` characters, the same for all files of a data set.
+        salt: a secret of at least `MIN_SALT` characters, the same for all files of a data set; None makes no id.
         name: of the file in errors; the default is neutral, as file names can hold patients' names.
 
     Raises:
         InputError: the salt is too short, or pydicom is not installed.
         ClipError: not such a file, a transfer syntax or colour model that is not read, damaged, or too large.
     """
-    if len(salt) < MIN_SALT:
+    if salt is not None and len(salt) < MIN_SALT:
         raise InputError(f"the salt of pseudonyms has {len(salt)} characters, at least {MIN_SALT} are needed")
     with _quiet_pydicom():
         dataset, syntax = _read_elements(data, name)
@@ -108,12 +110,14 @@ def read_dicom(data: bytes, *, salt: str, name: str = "a DICOM file") -> DicomCi
                 inside[region.rows, region.columns] = True
             video[:, ~inside] = 0
         burned_in = str(_value(dataset, "BurnedInAnnotation") or "").upper()
+        may_show_text = burned_in == "YES" or (burned_in != "NO" and not regions)
         return DicomCine(
-            clip_id=_pseudonym(dataset, data, salt),
+            clip_id=None if salt is None else _pseudonym(dataset, data, salt),
             video=video,
             fps=_frame_rate(dataset),
             spacing_mm=max(regions, key=lambda region: region.area).spacing_mm if regions else None,
-            may_show_text=burned_in == "YES" or (burned_in != "NO" and not regions),
+            may_show_text=may_show_text,
+            warnings=(f"{name} may show text burned into its pixels",) if may_show_text else (),
         )
 
 

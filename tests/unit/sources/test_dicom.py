@@ -106,7 +106,7 @@ def test_nothing_that_names_the_patient_leaves(caplog):
         assert "DOE" not in text
         assert UID not in text
     assert {field.name for field in dataclasses.fields(found)} == {
-        "clip_id", "video", "fps", "spacing_mm", "may_show_text"
+        "clip_id", "video", "fps", "spacing_mm", "may_show_text", "warnings"
     }  # fmt: skip
 
 

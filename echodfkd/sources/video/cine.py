@@ -1,0 +1,51 @@
+"""Read a cine of any supported kind from memory: an AVI or MP4 video, or a DICOM file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from echodfkd.sources.video.decode import decode_video
+from echodfkd.sources.video.dicom import read_dicom
+
+
+@dataclass(frozen=True)
+class Cine:
+    """One cine.
+
+    ``video`` is uint8 (T, H, W), grey 0..255. ``fps`` is 0.0 if the file has no rate. ``spacing_mm`` is the side of a
+    square pixel in millimetres, or None. ``warnings`` are sentences that a user must see before he trusts the pixels;
+    they hold no value that could name a patient. ``pseudonym`` is `DicomCine.clip_id`, None if no salt was given or
+    the file is no DICOM file.
+    """
+
+    video: np.ndarray
+    fps: float
+    spacing_mm: float | None = None
+    warnings: tuple[str, ...] = ()
+    pseudonym: str | None = None
+
+
+def read_cine(data: bytes, name: str, *, salt: str | None = None) -> Cine:
+    """Read an AVI, MP4, MOV or DICOM file. The content decides which one it is; the suffix does not matter.
+
+    Args:
+        data: the file's content.
+        name: the file's name in errors and warnings. Names of DICOM files can hold patients' names: give a neutral one.
+        salt: the secret of pseudonyms of DICOM files, see `read_dicom`.
+
+    Raises:
+        ClipError: the file cannot be used. See `decode_video` and `read_dicom`.
+        InputError: the salt is too short, or pydicom is not installed.
+    """
+    if not is_dicom(data):
+        decoded = decode_video(data, name=name)
+        return Cine(decoded.video, decoded.fps, warnings=decoded.warnings)
+    found = read_dicom(data, salt=salt, name=name)
+    return Cine(found.video, found.fps, found.spacing_mm, found.warnings, found.clip_id)
+
+
+def is_dicom(data: bytes) -> bool:
+    """Whether a file begins as DICOM files do: 128 free bytes and ``DICM`` (PS3.10, 7.1)."""
+    return data[128:132] == b"DICM"
