@@ -38,8 +38,9 @@ class StudentState:
     weights: dict[str, torch.Tensor]
     optimizer: OptimizerState
     average: dict[str, torch.Tensor] | None = None
-    network: Mapping[str, Any] = field(default_factory=dict)
-    """Options of its network, JSON values; the resume state does not hold them."""
+    about: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Options of its network and of its training window (`NETWORK_KEY`, `WINDOW_KEY`), JSON values; the resume state
+    does not hold them."""
 
     @property
     def published(self) -> dict[str, torch.Tensor]:
@@ -47,15 +48,15 @@ class StudentState:
         return without_tap(self.weights if self.average is None else self.average)
 
 
-NETWORK_KEY = "network"
-"""Key of the network's options in the metadata of a student.safetensors."""
+NETWORK_KEY, WINDOW_KEY = "network", "window"
+"""Keys in the metadata of a student.safetensors: options of the network, and of the window it was trained on."""
 
 
-def pack_student(weights: Mapping[str, torch.Tensor], network: Mapping[str, Any]) -> bytes:
-    """A student.safetensors: weights, and the options of the network as metadata, so that the file can be moved."""
+def pack_student(weights: Mapping[str, torch.Tensor], about: Mapping[str, Mapping[str, Any]]) -> bytes:
+    """A student.safetensors: weights, and what a copy of the file needs to be used (`StudentState.about`)."""
     from safetensors.torch import save
 
-    return save(dict(weights), metadata={NETWORK_KEY: json.dumps(network, sort_keys=True)})
+    return save(dict(weights), metadata={key: json.dumps(about[key], sort_keys=True) for key in sorted(about)})
 
 
 def publish(
@@ -118,7 +119,7 @@ def _contents(
 
     contents: dict[str, bytes] = {}
     for name, state in students.items():
-        contents[f"{name}/student.safetensors"] = pack_student(state.published, state.network)
+        contents[f"{name}/student.safetensors"] = pack_student(state.published, state.about)
         contents[f"{name}/resume.safetensors"] = save(pack_state(state))
     contents["consumed.json"] = consumed.to_json().encode()
     contents["meta.json"] = json.dumps(dict(meta), indent=1, sort_keys=True).encode()

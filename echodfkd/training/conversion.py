@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from echodfkd.config.sections.student import WEIGHTS_SUFFIXES
 from echodfkd.core.errors import InputError
 from echodfkd.models.students.authors_checkpoint import (
     authors_network,
@@ -18,7 +19,7 @@ from echodfkd.models.students.authors_checkpoint import (
 )
 from echodfkd.models.students.build import build_student
 from echodfkd.models.students.weights import load_weights
-from echodfkd.storage.checkpoints import pack_student
+from echodfkd.storage.checkpoints import NETWORK_KEY, pack_student
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.manifests import list_checkpoints
 from echodfkd.training.initial_weights import StudentFile, read_student_file
@@ -41,7 +42,9 @@ def import_student(source: str, out: str) -> dict[str, Any]:
         raise InputError(f"SOURCE: got {source}, expected a .ckpt file of the authors' code")
     file = read_student_file(source, option="SOURCE")
     assert file.options is not None
-    weights = pack_student({key: tensor.contiguous() for key, tensor in file.weights.items()}, file.options.network)
+    weights = pack_student(
+        {key: tensor.contiguous() for key, tensor in file.weights.items()}, {NETWORK_KEY: file.options.network}
+    )
     card = {
         "student": asdict(file.options),
         "step": file.step,
@@ -88,24 +91,24 @@ def export_student(source: str, out: str, *, name: str = "") -> dict[str, Any]:
     return {**written, **shape, "step": file.step, "source": file.path, "sha256": file.sha256}
 
 
-def find_student(source: str, name: str) -> StudentFile:
-    """The student that `export_student` describes. Raises `InputError`."""
+def find_student(source: str, name: str, *, option: str = "SOURCE") -> StudentFile:
+    """The student that `export_student` describes. Raises `InputError`, which names ``option``."""
     source = source.rstrip("/")
-    if source.endswith(".safetensors"):
-        return read_student_file(source, option="SOURCE")
+    if source.endswith(WEIGHTS_SUFFIXES):
+        return read_student_file(source, option=option)
     if RunStorage(source).exists("student.safetensors"):
-        return read_student_file(f"{source}/student.safetensors", option="SOURCE")
+        return read_student_file(f"{source}/student.safetensors", option=option)
     run, _, step = source.partition("/checkpoints/step_")
     commits = [c for c in list_checkpoints(RunStorage(run)) if not step or c.folder.endswith(f"/step_{step}")]
     if not commits:
-        raise InputError(f"SOURCE: {source} holds no published checkpoint and no student.safetensors")
+        raise InputError(f"{option}: {source} holds no published checkpoint and no student.safetensors")
     newest = commits[-1]
     if name not in newest.students and (name or len(newest.students) != 1):
         raise InputError(
             f"--student: got {name!r}, {run}/{newest.folder} has {', '.join(newest.students)}; name one of them"
         )
     chosen = name or newest.students[0]
-    return read_student_file(f"{run}/{newest.folder}/{chosen}/student.safetensors", option="SOURCE")
+    return read_student_file(f"{run}/{newest.folder}/{chosen}/student.safetensors", option=option)
 
 
 def _check_same_outputs(file: StudentFile) -> None:

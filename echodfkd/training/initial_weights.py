@@ -18,20 +18,22 @@ from echodfkd.config.file import config_from_dict
 from echodfkd.config.pins import read_initial_bytes
 from echodfkd.config.run import RunConfig
 from echodfkd.config.sections.student import StudentConfig
+from echodfkd.config.sections.training import WindowConfig
 from echodfkd.core.errors import ConfigError, InputError
 from echodfkd.models.students.authors_checkpoint import read_authors_checkpoint
 from echodfkd.models.students.build import build_student
 from echodfkd.models.students.weights import check_same_keys, load_weights
-from echodfkd.storage.checkpoints import NETWORK_KEY
+from echodfkd.storage.checkpoints import NETWORK_KEY, WINDOW_KEY
 from echodfkd.storage.files import read_bytes
 from echodfkd.storage.untrusted import parse_json_object
 
 
 @dataclass(frozen=True)
 class StudentFile:
-    """Weights and buffers by name, the file's sha256, and the options of the network; None if the file has none.
+    """Weights and buffers by name, the file's sha256, and options; None if the file has none.
 
-    ``step`` counts the student's updates; 0 if it is not known.
+    ``options`` are those of the network, ``window`` those of the clips that it was trained on. ``step`` counts the
+    student's updates; 0 if it is not known.
     """
 
     path: str
@@ -39,6 +41,7 @@ class StudentFile:
     weights: dict[str, torch.Tensor]
     options: StudentConfig | None
     step: int
+    window: WindowConfig | None = None
 
 
 def read_student_file(path: str, *, option: str) -> StudentFile:
@@ -65,12 +68,12 @@ def read_student_file(path: str, *, option: str) -> StudentFile:
     except SafetensorError as error:
         raise InputError(f"{option}: {path} cannot be read as a safetensors file: {error}") from error
     step = _published_step(path, digest, option)
-    found = _read_network(data, f"{option}: {path}")
+    found, window = _read_metadata(data, f"{option}: {path}")
     if found is not None:
         with torch.device("meta"):  # other options than those of these weights could ask for any amount of memory
             shapes = {key: tensor.shape for key, tensor in build_student(**found.network).state_dict().items()}
         check_same_keys(shapes, {key: tensor.shape for key, tensor in weights.items()}, f"{option}: {path}")
-    return StudentFile(path, digest, weights, found, step)
+    return StudentFile(path, digest, weights, found, step, window)
 
 
 def load_initial(module: nn.Module, name: str, student: StudentConfig) -> None:
@@ -102,7 +105,7 @@ def check_initial(config: RunConfig) -> None:
             load_initial(build_student(**student.network), name, student)
 
 
-def _read_network(data: bytes, where: str) -> StudentConfig | None:
+def _read_metadata(data: bytes, where: str) -> tuple[StudentConfig | None, WindowConfig | None]:
     """The options in the metadata of a safetensors file, checked as those of a config are; None if it has none.
 
     Args:
@@ -110,20 +113,26 @@ def _read_network(data: bytes, where: str) -> StudentConfig | None:
         where: name of the file, for the error's sentence.
 
     Raises:
-        InputError: the options describe no student.
+        InputError: the options describe no student, or no window that suits it.
     """
     length = int.from_bytes(data[:8], "little")
-    text = json.loads(data[8 : 8 + length]).get("__metadata__", {}).get(NETWORK_KEY)
-    if text is None:
-        return None
-    options = parse_json_object(text, f"{where}, metadata {NETWORK_KEY!r},")
-    if unknown := sorted(options.keys() - StudentConfig().network.keys()):
-        raise InputError(f"{where} has an unknown option of its network: {unknown[0]}")
-    window = {"frames": 64, "size": 64}  # one that suits every student: only the student is checked here
+    metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+    found = {key: parse_json_object(metadata[key], f"{where}, metadata {key!r},") for key in _KNOWN if key in metadata}
+    if NETWORK_KEY not in found:
+        return None, None
+    for key, options in found.items():
+        if unknown := sorted(options.keys() - _KNOWN[key]):
+            raise InputError(f"{where} has an unknown option of its {key}: {unknown[0]}")
+    any_window = {"frames": 64, "size": 64}  # one that suits every student
+    values = {"window": found.get(WINDOW_KEY, any_window), "students": {"file": found[NETWORK_KEY]}}
     try:
-        return config_from_dict({"window": window, "students": {"file": options}}).students["file"]
+        config = config_from_dict(values)
     except ConfigError as error:
         raise InputError(f"{where} describes no student: {error}") from error
+    return config.students["file"], config.window if WINDOW_KEY in found else None
+
+
+_KNOWN = {NETWORK_KEY: StudentConfig().network.keys(), WINDOW_KEY: vars(WindowConfig()).keys()}
 
 
 def _published_step(path: str, digest: str, option: str) -> int:

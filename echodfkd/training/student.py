@@ -15,7 +15,7 @@ from echodfkd.config.run import RunConfig
 from echodfkd.core.errors import ConfigError, RunError, one_line
 from echodfkd.models.students.build import build_student
 from echodfkd.models.students.weights import check_same_keys, load_weights
-from echodfkd.storage.checkpoints import OptimizerState, StudentState
+from echodfkd.storage.checkpoints import NETWORK_KEY, WINDOW_KEY, OptimizerState, StudentState
 from echodfkd.training.engine import Engine, EngineSettings
 from echodfkd.training.feature_tap import attach_tap
 from echodfkd.training.initial_weights import load_initial
@@ -53,14 +53,14 @@ class Student:
     watch: GradientWatch
     objective: Objective = LV_OBJECTIVE
     average: WeightAverage | None = None
-    network: Mapping[str, Any] = field(default_factory=dict)
-    """Options of its network (`StudentConfig.network`)."""
+    about: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Of `StudentState`."""
     timer: StepTimer = field(default_factory=lambda: StepTimer(torch.device("cpu")))
 
     def state(self) -> StudentState:
         """Its state for a checkpoint. Every worker must call it."""
         average = None if self.average is None else self.average.weights()
-        return StudentState(self.engine.weights(), self.engine.optimizer_state(), average, self.network)
+        return StudentState(self.engine.weights(), self.engine.optimizer_state(), average, self.about)
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -100,8 +100,8 @@ def make_student(config: RunConfig, name: str, device: torch.device, state: Stud
     average = WeightAverage(module, decay, None if state is None else state.average) if decay else None
     settings = EngineSettings(config.optimizer, config.train, config.micro_batch, device)
     engine = build_engine(module, settings, None if state is None else state.optimizer)
-    network = config.students[name].network
-    return Student(name, engine, watch, Objective.of_student(config, name), average, network, StepTimer(device))
+    about = {NETWORK_KEY: config.students[name].network, WINDOW_KEY: vars(config.window)}
+    return Student(name, engine, watch, Objective.of_student(config, name), average, about, StepTimer(device))
 
 
 def _make_network(config: RunConfig, name: str, state: StudentState | None) -> nn.Module:

@@ -17,6 +17,7 @@ from echodfkd.config.file import config_from_dict, config_to_yaml, load_config
 from echodfkd.config.identity import config_hash
 from echodfkd.config.run import RunConfig
 from echodfkd.config.sections.student import StudentConfig
+from echodfkd.config.sections.training import WindowConfig
 from echodfkd.core.errors import ConfigError, InputError
 from echodfkd.models.students.build import STUDENT_INPUT_MEAN, STUDENT_INPUT_STD, build_student
 from echodfkd.runtime.cluster.connection import with_absolute_paths
@@ -27,7 +28,7 @@ from echodfkd.training.conversion import export_student, import_student
 from echodfkd.training.initial_weights import check_initial, read_student_file
 from jobs.convert_student import main
 from tests.helpers.authors import lightning_file, trained_net
-from tests.helpers.training import run_training, small_config
+from tests.helpers.training import FRAMES, run_training, small_config
 
 ROOT = Path(__file__).parents[3]
 RAW = StudentConfig(blocks=2, layers=1, filters=3, input="raw")
@@ -48,7 +49,7 @@ def starting_from(path: Path | str, *more: str, **options: object) -> RunConfig:
 
 
 def trained_run(root: Path, **students: StudentConfig) -> Path:
-    config = small_config(students=students, steps=2, checkpoint_every=1)
+    config = small_config(students=students, steps=2, checkpoint_every=1, size=16)  # a config's least: files hold it
     assert "error" not in run_training(config, root)
     return root
 
@@ -267,6 +268,7 @@ def test_a_copied_file_is_enough_to_build_the_student_again(tmp_path: Path, stud
     shutil.rmtree(run)
     file = read_student_file(str(tmp_path / "copy.safetensors"), option="SOURCE")
     assert file.options == student
+    assert file.window == WindowConfig(frames=FRAMES, size=16)
     build_student(**file.options.network).load_state_dict(file.weights)
 
 

@@ -1,0 +1,132 @@
+"""Segment a video of any size and rate with a student.
+
+Legend: T frames of the video, t those at the student's rate, C classes, H rows, W columns, s the student's side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from echodfkd.core.errors import ClipError
+from echodfkd.inference.beats import Rhythm, find_rhythm
+from echodfkd.inference.student import CHUNK_FRAMES, LoadedStudent
+from echodfkd.sources.video.windows import resample_positions, resize_video, sample_video
+
+THRESHOLD = 0.5
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """Masks of one video, and the rhythm in them.
+
+    Shapes: ``video`` uint8 (T, H, W). ``codes`` uint8 (T, H, W) by class: round(255 p), at the video's own size and
+    rate. ``fps`` is 0 if unknown, ``spacing_mm`` None. ``notes`` are sentences that a reader must know.
+    """
+
+    video: np.ndarray
+    codes: dict[str, np.ndarray]
+    fps: float
+    spacing_mm: float | None
+    rhythm: Rhythm
+    notes: tuple[str, ...] = field(default=())
+
+    def mask(self, name: str = "LV", *, threshold: float = THRESHOLD) -> np.ndarray:
+        """Pixels whose probability is above ``threshold``: bool (T, H, W)."""
+        return self.codes[name] > 255.0 * threshold
+
+    @property
+    def area(self) -> np.ndarray:
+        """Area of the left ventricle, float64 (T,): mm2 if the side of a pixel is known, else pixels."""
+        return self.mask().sum((1, 2)).astype(np.float64) * (self.spacing_mm or 1.0) ** 2
+
+
+def segment(
+    student: LoadedStudent, video_THW: np.ndarray, *, fps: float, spacing_mm: float | None = None
+) -> Segmentation:
+    """Segment one video. Every frame of it gets a mask.
+
+    The frames are padded to squares with black, resized to the student's size and resampled to its rate; its
+    probabilities are brought back the same way, linear in time and in space.
+
+    Args:
+        student: of `load_student`.
+        video_THW: uint8 grey, at least one frame.
+        fps: its rate; 0 if unknown: the frames are then taken to have the student's rate, and no beat is looked for.
+        spacing_mm: side of a pixel, or None.
+
+    Raises:
+        ClipError: it is no such video.
+    """
+    if video_THW.dtype != np.uint8 or video_THW.ndim != 3 or not video_THW.size:
+        raise ClipError(f"a video must be uint8 (frames, height, width), got {video_THW.dtype} {video_THW.shape}")
+    T, H, W = video_THW.shape
+    small = np.concatenate([resize_video(_square(video_THW[part]), student.size) for part in _parts(T)])
+    resampled = fps > 0 and student.fps > 0 and fps != student.fps
+    positions = resample_positions(T, fps=fps, target_fps=student.fps) if resampled else np.arange(float(T))
+    prob = student.probabilities(sample_video(small, positions))
+    codes = {name: np.empty((T, H, W), np.uint8) for name in student.classes}
+    for part in _parts(T):
+        at = np.interp(np.arange(T)[part], positions, np.arange(len(positions)))
+        for place, name in enumerate(student.classes):
+            codes[name][part] = _to_codes(_between(prob[:, place], at), H, W)
+    notes = _notes(T, fps, student)
+    rhythm = find_rhythm(codes["LV"] > 255.0 * THRESHOLD, fps=fps, spacing_mm=spacing_mm)
+    return Segmentation(video_THW, codes, fps, spacing_mm, rhythm, notes)
+
+
+def _parts(count: int) -> Iterator[slice]:
+    return (slice(start, min(start + CHUNK_FRAMES, count)) for start in range(0, count, CHUNK_FRAMES))
+
+
+def _square(video_THW: np.ndarray) -> np.ndarray:
+    """The frames in the middle of black squares: a stretched heart is not one that the student knows."""
+    _, H, W = video_THW.shape
+    before_H, before_W = _margins(H, W)
+    side = max(H, W)
+    margins = ((0, 0), (before_H, side - H - before_H), (before_W, side - W - before_W))
+    return np.pad(video_THW, margins) if H != W else video_THW
+
+
+def _margins(H: int, W: int) -> tuple[int, int]:
+    """Rows above and columns left of a frame in its square."""
+    return (max(H, W) - H) // 2, (max(H, W) - W) // 2
+
+
+def _between(values_tss: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Values at positions, linear in time: float32 (len(at), s, s)."""
+    below = np.floor(at).astype(np.int64)
+    above = np.minimum(below + 1, len(values_tss) - 1)
+    weight = (at - below).astype(np.float32)[:, None, None]
+    return values_tss[below] * (1 - weight) + values_tss[above] * weight
+
+
+def _to_codes(prob_Tss: np.ndarray, H: int, W: int) -> np.ndarray:
+    """Codes uint8 (T, H, W) of probabilities on the square: resized to the video's side, margins cut."""
+    side, (top, left) = max(H, W), _margins(H, W)
+    prob = torch.from_numpy(np.ascontiguousarray(prob_Tss))[:, None]
+    if prob.shape[-1] != side:
+        prob = F.interpolate(
+            prob, size=(side, side), mode="bilinear", align_corners=False, antialias=side < prob.shape[-1]
+        )
+    square = prob[:, 0, top : top + H, left : left + W]
+    return (square * 255.0).round_().clamp_(0, 255).to(torch.uint8).numpy()
+
+
+def _notes(num_frames: int, fps: float, student: LoadedStudent) -> tuple[str, ...]:
+    notes = []
+    if fps <= 0:
+        notes.append("the video has no frame rate: no beat, rate or ejection fraction is given")
+    if num_frames < 2:
+        notes.append("a single frame shows no motion: no beat is given")
+    trained = student.file.window
+    if trained is not None and student.size != trained.size:
+        notes.append(f"the student runs at {student.size} pixels and was trained at {trained.size}")
+    if trained is not None and trained.fps and student.fps != trained.fps:
+        own = f"{student.fps:g} frames a second" if student.fps else "the video's own rate"
+        notes.append(f"the student runs at {own} and was trained at {trained.fps:g} frames a second")
+    return tuple(notes)
