@@ -46,7 +46,7 @@ class StreamingStudent(nn.Module):
         self.student = student.eval()
         network = student.network if isinstance(student, MultiTaskStudent) else student
         assert isinstance(network, ConvLSTMStudent)
-        self._network = network
+        self._network: Any = network
         for layer in self._layers():
             if isinstance(layer, BothDirections) or (isinstance(layer, ShiftedConv2d) and layer.num_early):
                 raise InputError(
