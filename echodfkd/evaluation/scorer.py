@@ -116,7 +116,9 @@ class CaseScorer:
         self._teacher, self._classes, self._tasks = None, classes, tasks
         if config.evaluate.teacher:
             placement = SourcePlacement(lambda clip: source)  # all its clips are cases
-            self._teacher = build_configured_teacher(config.teacher, device=device, placement=placement)
+            self._teacher = build_configured_teacher(
+                config.teacher, device=device, placement=placement, window=config.window
+            )
             self.teacher_id = self._teacher.teacher_id
         options = config.evaluation
         self._rules = ScoringRules(self.teacher_id, options.threshold, self.judge, options.judge_controls)

@@ -8,10 +8,12 @@ from collections.abc import Callable
 
 from echodfkd.config.rules.teacher import NETWORK_KINDS, check_classes, class_map
 from echodfkd.config.sections.teacher import TeacherConfig, TeacherModelConfig
+from echodfkd.config.sections.training import WindowConfig
 from echodfkd.core.errors import ConfigError, InputError
 from echodfkd.models.teachers.build import build_teacher, pick_device
 from echodfkd.models.teachers.library_networks import smp_network, torchvision_network
 from echodfkd.models.teachers.monai_bundle import MonaiNetwork
+from echodfkd.models.teachers.network_spec import NetworkLayout, NetworkSpec, PixelStatistics
 from echodfkd.models.teachers.protocol import Teacher
 from echodfkd.models.teachers.teacher_features import FeatureTeacher
 from echodfkd.models.teachers.teacher_files import (
@@ -21,42 +23,50 @@ from echodfkd.models.teachers.teacher_files import (
     onnx_device,
     read_pinned,
 )
-from echodfkd.models.teachers.torch_teacher import NetworkLayout, NetworkSpec, PixelStatistics, TorchTeacher
+from echodfkd.models.teachers.torch_teacher import TorchTeacher
 from echodfkd.teaching.cache import CachedTeacher
 from echodfkd.teaching.ensemble import Ensemble, Member
 from echodfkd.teaching.frame_memory import FrameMemory
 from echodfkd.teaching.members import Fusion, MemberRule
+from echodfkd.teaching.network_probe import check_network
 from echodfkd.teaching.recorded import Placement, RecordedMasks
 from echodfkd.teaching.reference import check_reference, find_reference
 from echodfkd.teaching.remote.client import RemoteTeacher
 from echodfkd.teaching.remote.service import read_token
 
 
-def build_configured_teacher(config: TeacherConfig, *, device: str, placement: Placement | None = None) -> Teacher:
+def build_configured_teacher(
+    config: TeacherConfig, *, device: str, placement: Placement | None = None, window: WindowConfig | None = None
+) -> Teacher:
     """The teacher of a config, checked against its stored reference, with its cache; or its ensemble.
 
     Args:
         config: checked by `check_teacher`.
         device: auto, cpu or cuda.
         placement: places clips in recorded videos, for masks that were made of whole videos; None if there are none.
+        window: of the clips that it will be shown; None for the default. A network from a file is shown frames of
+            this size at once.
 
     Raises:
-        InputError: a file cannot be used, or a teacher does not give the mask stored for it.
+        InputError: a file cannot be used, a network gives another output than the config says, or a teacher does not
+            give the mask stored for it.
         ConfigError: the device or the network's name does not exist.
     """
     if config.kind != "ensemble":
-        return _kept(_build_one(config, device, placement), config)
-    members = [build_member(config, name, device=device, placement=placement) for name in config.members]
+        return _kept(_build_one(config, device, placement, window), config)
+    members = [build_member(config, name, device, placement, window) for name in config.members]
     ensemble = Ensemble(members, method=config.fusion, code=config.mask_code)
     _check(ensemble, config)
     return ensemble
 
 
-def build_member(config: TeacherConfig, name: str, *, device: str, placement: Placement | None = None) -> Member:
+def build_member(
+    config: TeacherConfig, name: str, device: str, placement: Placement | None, window: WindowConfig | None
+) -> Member:
     """One member of an ensemble, checked against its own stored reference, with the cache. Raises as above."""
     model = config.members[name]
     try:
-        teacher = _build_one(model, device, placement)
+        teacher = _build_one(model, device, placement, window)
     except (InputError, ConfigError) as error:
         raise type(error)(f"teacher.members.{name}: {error}") from error
     # each member's masks are kept, not the fused ones: other weights or another fusion go on with the same entries, and
@@ -88,8 +98,14 @@ def _kept(teacher: Teacher, config: TeacherConfig) -> Teacher:
     return CachedTeacher(teacher, config.cache, config.mask_code) if config.cache else teacher
 
 
-def _build_one(model: TeacherModelConfig, device: str, placement: Placement | None) -> Teacher:
+def _build_one(
+    model: TeacherModelConfig, device: str, placement: Placement | None, window: WindowConfig | None
+) -> Teacher:
     teacher = BUILDERS[model.kind](model, device, placement)
+    if model.kind in NETWORK_KINDS:
+        assert isinstance(teacher, TorchTeacher)
+        shown = window or WindowConfig()
+        check_network(teacher, frames=shown.frames, size=shown.size)
     if model.kind != "recorded":
         _check(teacher, model)
     return teacher
@@ -140,6 +156,7 @@ def _network_teacher(model: TeacherModelConfig, device: str, placement: Placemen
         activation=model.activation,
         channels=channels,
         fixed_batch=_check_input(model, network.input_shape),
+        num_channels=len(model.outputs),
     )
     statistics = PixelStatistics(tuple(model.pixel_mean), tuple(model.pixel_std), model.normalise)
     facts = f"{network.weights_hash}|{statistics}|{model.input_size}|{layout}|{class_names}|{model.output}"
@@ -159,7 +176,7 @@ def _network_teacher(model: TeacherModelConfig, device: str, placement: Placemen
 def _open_network(model: TeacherModelConfig, device: str) -> ForeignNetwork:
     where = model.weights
     if model.kind == "monai_bundle":
-        return MonaiNetwork(where, sha256=model.sha256)
+        return MonaiNetwork(where, sha256=model.sha256, output=model.output)
     data, count = read_pinned(where, model.sha256), len(model.outputs)
     if model.kind == "onnx":
         return OnnxNetwork(data, where=where, device=device, output=model.output)

@@ -19,7 +19,8 @@ from echodfkd.config.sections.student import StudentConfig
 from echodfkd.core.mask_codes import PROBABILITY
 from echodfkd.models.students.build import build_student
 from echodfkd.models.students.recurrences import RECURRENCES
-from echodfkd.models.teachers.torch_teacher import NetworkSpec, PixelStatistics, TorchTeacher
+from echodfkd.models.teachers.network_spec import NetworkSpec, PixelStatistics
+from echodfkd.models.teachers.torch_teacher import TorchTeacher
 from echodfkd.training.objective import batch_tensors, own_totals
 from echodfkd.training.step import LOSS, accumulate_gradients, update
 from echodfkd.training.student import make_student

@@ -167,6 +167,11 @@ def _check_network(option: str, model: TeacherModelConfig) -> None:
             f"{option}.pixel_mean: got {channels} numbers and {len(model.pixel_std)} in {option}.pixel_std; expected"
             " the same number of both, one per input channel, in grey levels 0..255"
         )
+    if model.normalise == "fixed" and min(model.pixel_std) < 1:
+        raise ConfigError(
+            f"{option}.pixel_std: got {min(model.pixel_std):g}, expected at least 1, in grey levels 0..255; multiply"
+            f" {option}.pixel_mean and {option}.pixel_std by 255 if they are those of pixels in 0..1"
+        )
     if model.window_frames and model.layout == "NCHW":
         raise ConfigError(f"{option}.window_frames: has no effect if {option}.layout is NCHW, a frame at a time")
 
@@ -177,6 +182,11 @@ def check_classes(option: str, model: TeacherModelConfig) -> None:
         raise ConfigError(f"{option}.outputs: got {', '.join(model.outputs) or 'none'}, expected different names")
     if unknown := [name for name in model.classes if name not in model.outputs]:
         raise ConfigError(f"{option}.classes: {unknown[0]!r} is none of {option}.outputs ({', '.join(model.outputs)})")
+    if model.activation == "softmax" and len(model.outputs) == 1:
+        raise ConfigError(
+            f"{option}.activation: got softmax with the one channel {model.outputs[0]}, of which it makes 1 everywhere;"
+            f" name every channel in {option}.outputs, the background too, or set it to sigmoid"
+        )
     ours = class_map(model)[1][1:]
     for name in ours:
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):

@@ -23,7 +23,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "exported": _FILE,
     "torchvision": ("weights", "sha256", "network", "precision", *_PIXELS, *REFERENCE),
     "smp": ("weights", "sha256", "network", "encoder", "precision", *_PIXELS, *REFERENCE),
-    "monai_bundle": ("weights", "sha256", *_PIXELS, *REFERENCE),
+    "monai_bundle": ("weights", "sha256", "output", *_PIXELS, *REFERENCE),
     "recorded": ("weights", "outputs", "classes"),
     "remote": ("remote", *REFERENCE),
     "ensemble": (*ENSEMBLE, *REFERENCE),
@@ -59,7 +59,7 @@ class TeacherModelConfig:
     pixel_mean: list[float] = field(default_factory=list)
     """Grey levels (0..255) that are subtracted, one per input channel: as many channels as numbers."""
     pixel_std: list[float] = option(factory=list, above=0)
-    """Grey levels that are divided by after that, likewise."""
+    """Grey levels that are divided by after that, likewise; with normalise=fixed at least 1."""
     input_size: int = option(0, least=0)
     """Side in pixels that frames are resized to; 0 keeps the clip's own."""
     layout: str = option("NCHW", choices=("NCHW", "NCTHW", "NTCHW"))
@@ -67,7 +67,8 @@ class TeacherModelConfig:
     window_frames: int = option(0, least=0)
     """NCTHW, NTCHW: frames that the network sees at once; 0 gives it whole clips."""
     output: str = ""
-    """Name of the network's output, if it has several; empty takes the first, or torchvision's `out`."""
+    """Name of the network's output (its number in a list, from 0), if it has several; empty for the only one, or for
+    torchvision's `out`."""
     activation: str = option("sigmoid", choices=("sigmoid", "softmax", "none"))
     """Turns the output into probabilities: sigmoid (classes are independent), softmax (they exclude each other), or
     none (it gives probabilities)."""

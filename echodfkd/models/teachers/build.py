@@ -9,7 +9,8 @@ import torch
 
 from echodfkd.core.errors import ConfigError, InputError
 from echodfkd.core.records import CHAMBER_NAMES, CLASS_NAMES
-from echodfkd.models.teachers.torch_teacher import NetworkSpec, PixelStatistics, TorchTeacher, hash_weights
+from echodfkd.models.teachers.network_spec import NetworkSpec, PixelStatistics
+from echodfkd.models.teachers.torch_teacher import TorchTeacher, hash_weights
 
 if TYPE_CHECKING:
     from torch import nn

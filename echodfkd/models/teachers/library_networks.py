@@ -31,6 +31,7 @@ class LibraryNetwork(ForeignNetwork):
         where: the file's name, for errors.
         what: the expected network, for errors, e.g. ``unet of 2 channels (teacher.outputs)``.
         weights_hash: of the file.
+        output: key or number of the output, if the network gives several.
 
     Raises:
         InputError: the library refuses to build it, or the tensors are not those of the network.
@@ -44,13 +45,15 @@ class LibraryNetwork(ForeignNetwork):
         where: str,
         what: str,
         weights_hash: str,
+        output: str = "",
     ) -> None:
         super().__init__()
         self.weights_hash = weights_hash
+        self._output = output
         self.inner = _with_weights(build, state, where=where, what=what).eval()
 
     def _run(self, x: torch.Tensor) -> torch.Tensor:
-        return one_output(self.inner(x), "")
+        return one_output(self.inner(x), self._output)
 
 
 def torchvision_network(name: str, data: bytes, *, where: str, num_channels: int) -> LibraryNetwork:

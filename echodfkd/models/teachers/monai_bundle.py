@@ -81,6 +81,7 @@ class MonaiNetwork(LibraryNetwork):
     Args:
         path: folder or zip file.
         sha256: that a zip file must have; "" takes any.
+        output: number of the output, if the network gives several (deep supervision).
 
     ``channel_names`` are those of the output in its metadata, () if it gives none.
 
@@ -88,7 +89,7 @@ class MonaiNetwork(LibraryNetwork):
         InputError: MONAI is not installed, or the bundle cannot be used; which file and why.
     """
 
-    def __init__(self, path: str, *, sha256: str) -> None:
+    def __init__(self, path: str, *, sha256: str, output: str = "") -> None:
         files = open_bundle(path, sha256)
         definition = read_definition(files)
         kind, weights = files.read_first(WEIGHTS, MAX_FILE_BYTES)
@@ -104,6 +105,7 @@ class MonaiNetwork(LibraryNetwork):
             where=where,
             what=f"{definition.target} as network_def describes it",
             weights_hash=hashlib.sha256(told + hashlib.sha256(weights).digest()).hexdigest()[:8],
+            output=output,
         )
         self.definition = definition
         self.input_shape = (None, definition.in_channels, None, None)

@@ -73,6 +73,8 @@ class ForeignNetwork(nn.Module):
         """
         try:
             return self._run(x)
+        except RunError:
+            raise
         except Exception as error:
             raise RunError(
                 f"the teacher's network fails on an input of shape {tuple(x.shape)}: {one_line(error)}"
@@ -93,7 +95,7 @@ class OnnxNetwork(ForeignNetwork):
         data: the file.
         where: its name, for errors.
         device: cpu or cuda.
-        output: name of the output; "" takes the first.
+        output: name of the output; "" if there is only one.
 
     Raises:
         InputError: onnxruntime is not installed, or the file is no ONNX model of one input.
@@ -110,8 +112,9 @@ class OnnxNetwork(ForeignNetwork):
         if len(inputs) != 1 or inputs[0].type not in _NUMPY_TYPES:
             found = ", ".join(f"{one.name} {one.type}" for one in inputs)
             raise InputError(f"teacher.weights: {where} takes {found or 'nothing'}, expected one float tensor")
-        if output and output not in outputs:
-            raise InputError(f"teacher.output: {where} gives {', '.join(outputs)}, not {output}")
+        if output not in outputs and (output or len(outputs) != 1):
+            told = ", ".join(f"{one.name} {one.shape}" for one in self._session.get_outputs())
+            raise InputError(f"teacher.output: got {output!r}, {where} gives {told}; name the one that holds the masks")
         self._input, self._output = inputs[0].name, output or outputs[0]
         self._dtype = _NUMPY_TYPES[inputs[0].type]
         self.input_shape = tuple(side if isinstance(side, int) else None for side in inputs[0].shape or ()) or None
@@ -179,7 +182,7 @@ class ExportedNetwork(ForeignNetwork):
         sha256: that the file must have; never empty.
         where: its name, for errors.
         device: torch device.
-        output: key of the output, if the network gives a dictionary.
+        output: key or number of the output, if the network gives several.
 
     Raises:
         InputError: it has another sha256, is no such file, or takes something else than one tensor.
@@ -217,11 +220,25 @@ class ExportedNetwork(ForeignNetwork):
 
 
 def one_output(output: Any, name: str) -> torch.Tensor:
-    """One tensor of a network's output: the entry of this name in a dictionary, or the first of several."""
-    if isinstance(output, dict):
-        output = output[name or ("out" if "out" in output else next(iter(output)))]
-    elif isinstance(output, list | tuple):
-        output = output[0]
+    """One tensor of a network's output: of several, the one of this name (or number, in a list).
+
+    A dictionary's ``out`` holds the masks by torchvision's convention. No other choice is made: networks with deep
+    supervision give the finest map first or last.
+
+    Raises:
+        RunError: it gives several without this name, or no tensor.
+    """
+    entries = output if isinstance(output, dict) else None
+    if isinstance(output, list | tuple):
+        entries = {str(place): one for place, one in enumerate(output)}
+    if entries is not None:
+        name = name or ("out" if "out" in entries else next(iter(entries)) if len(entries) == 1 else "")
+        if name not in entries:
+            shapes = ", ".join(f"{key} {list(getattr(one, 'shape', ()))}" for key, one in entries.items())
+            raise RunError(
+                f"teacher.output: got {name!r}, but the network gives {shapes}; name the one that holds the masks"
+            )
+        output = entries[name]
     if not isinstance(output, torch.Tensor):
-        raise TypeError(f"it gives a {type(output).__name__}, not a tensor")
+        raise RunError(f"teacher.output: the network gives a {type(output).__name__}, expected a tensor")
     return output

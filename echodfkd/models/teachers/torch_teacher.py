@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,75 +16,9 @@ from torch import nn
 
 from echodfkd.core.errors import RunError, one_line
 from echodfkd.core.mask_codes import encode
-from echodfkd.core.records import CLASS_NAMES
 from echodfkd.models.mask_tensors import encode_tensor
+from echodfkd.models.teachers.network_spec import RANGE_SLACK, NetworkSpec, check_channels, own_statistics
 from echodfkd.models.teachers.protocol import ClipKey, Teacher, TeacherOutput
-
-
-@dataclass(frozen=True)
-class PixelStatistics:
-    """Normalisation of a network's input, in grey levels 0..255, one entry per channel.
-
-    If ``normalise`` is frame (or clip), each frame (or clip) is brought to mean 0 and deviation 1 over its own
-    pixels first, and mean and std are applied to the result.
-    """
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    normalise: str = field(default="fixed", repr=False)  # the older ids of teachers are made of the two others' text
-
-
-MIN_STD = 1e-8
-"""Least deviation that a frame is divided by, as in nnU-Net's `ZScoreNormalization` (nnunetv2/preprocessing/
-normalization/default_normalization_schemes.py)."""
-
-
-@dataclass(frozen=True)
-class NetworkLayout:
-    """Input and output of a network; by default (N, C, h, w) -> logits (N, classes, h, w).
-
-    Attributes:
-        axes: NCHW, or NCTHW or NTCHW for a network that sees several frames of a clip at once; of input and output.
-        window_frames: L, frames that such a network sees at once; 0: the whole clip, however long.
-        activation: sigmoid, softmax (over all channels), or none (the output is a probability already).
-        channels: output channels that are kept, in this order; None keeps all.
-        fixed_batch: the only number of frames (of windows, if it sees several) in a batch; None if any will do.
-    """
-
-    axes: str = "NCHW"
-    window_frames: int = 0
-    activation: str = "sigmoid"
-    channels: tuple[int, ...] | None = None
-    fixed_batch: int | None = None
-
-
-RANGE_SLACK = 1e-3
-"""How far a probability of a network without activation may lie outside of 0 .. 1: rounding of half precision."""
-
-
-@dataclass(frozen=True)
-class NetworkSpec:
-    """How a network is fed and its output read; all of it but ``channels_last`` decides the masks.
-
-    Attributes:
-        name: first half of ``teacher_id``; the second is ``weights_hash``.
-        statistics: pixel statistics; their length is the number of channels (grey is repeated).
-        input_size: side in pixels that frames are resized to, or None for the clip's own size.
-        class_names: background, then the classes of the kept channels, in order.
-        layout: axes and activation of the network.
-        weights_hash: of the weights; "" takes `hash_weights`.
-        channels_last: keep the channels of a pixel and of the weights next to each other; convolutions are faster so.
-
-    Example: ``NetworkSpec("mine", PixelStatistics((35.0,), (43.0,)))``.
-    """
-
-    name: str
-    statistics: PixelStatistics
-    input_size: int | None = None
-    class_names: tuple[str, ...] = CLASS_NAMES
-    layout: NetworkLayout = NetworkLayout()
-    weights_hash: str = ""
-    channels_last: bool = False
 
 
 class TorchTeacher(Teacher):
@@ -168,7 +102,7 @@ class TorchTeacher(Teacher):
         frames_SL = np.minimum(starts[:, None] + np.arange(length), T - 1)
         windows = torch.from_numpy(np.ascontiguousarray(video_NTHW[:, frames_SL])).view(-1, length, H, W)
         own = torch.from_numpy(own_statistics(video_NTHW, self.normalise)[:, frames_SL]).reshape(-1, length, 2)
-        per_pass = self.layout.fixed_batch or max(1, self.batch_frames // length)
+        per_pass = self._per_pass(length)
         chunks = zip(windows.split(per_pass), own.split(per_pass), strict=True)
         # one block for all chunks: autocast keeps the cast weights until it ends
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.is_bf16):
@@ -183,12 +117,41 @@ class TorchTeacher(Teacher):
         # by slices: an index would cross to the device first, and the host wait there
         return torch.cat([prob[:, :before], prob[:, before + twice :]], dim=1)
 
+    @torch.inference_mode()
+    def own_output(self, video_NLHW: np.ndarray) -> torch.Tensor:
+        """The network's output for windows, before an activation: (N * L, channels, h, w) at its own size.
+
+        Raises:
+            RunError: the network refuses them, or gives another shape than its `NetworkLayout` says.
+        """
+        windows = torch.from_numpy(np.ascontiguousarray(video_NLHW))
+        own = torch.from_numpy(own_statistics(video_NLHW, self.normalise))
+        per_pass = self._per_pass(windows.shape[1])
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.is_bf16):
+            chunks = zip(windows.split(per_pass), own.split(per_pass), strict=True)
+            return torch.cat([self._output(chunk, of_chunk) for chunk, of_chunk in chunks])
+
+    def _per_pass(self, length: int) -> int:
+        """Windows of so many frames in one pass."""
+        return self.layout.fixed_batch or max(1, self.batch_frames // length)
+
     def _forward(self, windows_NLHW: torch.Tensor, own_NL2: torch.Tensor) -> torch.Tensor:
         """Probability (N, L, classes, H, W) of some windows, with the `own_statistics` of their frames."""
         N, L, H, W = windows_NLHW.shape
+        output = self._output(windows_NLHW, own_NL2)
+        if output.shape[-2:] != (H, W):
+            output = F.interpolate(output, size=(H, W), mode="bilinear", align_corners=False)
+        prob = self._activate(output.float())
+        if self.layout.channels is not None:
+            prob = torch.stack([prob[:, channel] for channel in self.layout.channels], dim=1)
+        return prob.view(N, L, -1, H, W)
+
+    def _output(self, windows_NLHW: torch.Tensor, own_NL2: torch.Tensor) -> torch.Tensor:
+        """The network's own output (N * L, channels, h, w) for some windows."""
+        N, L, H, W = windows_NLHW.shape
         if self.layout.fixed_batch is not None and self.layout.fixed_batch > N:
             places = torch.arange(self.layout.fixed_batch).clamp(max=N - 1)
-            return self._forward(windows_NLHW[places], own_NL2[places])[:N]
+            return self._output(windows_NLHW[places], own_NL2[places])[: N * L]
         frames = windows_NLHW.reshape(-1, 1, H, W)
         x = _to_device(frames, self.device).float()
         if self.normalise != "fixed":
@@ -199,13 +162,7 @@ class TorchTeacher(Teacher):
         if own is not None and x.shape[-2:] != (own, own):
             x = F.interpolate(x, size=(own, own), mode="bilinear", align_corners=False, antialias=True)
         x = self._as_input(x, L).contiguous(memory_format=self._memory)
-        output = self._as_frames(self._run(x), L, len(frames))
-        if output.shape[-2:] != frames.shape[-2:]:
-            output = F.interpolate(output, size=frames.shape[-2:], mode="bilinear", align_corners=False)
-        prob = self._activate(output.float())
-        if self.layout.channels is not None:
-            prob = torch.stack([prob[:, channel] for channel in self.layout.channels], dim=1)
-        return prob.view(N, L, -1, H, W)
+        return self._as_frames(self._run(x), L, len(frames))
 
     def _run(self, x: torch.Tensor) -> torch.Tensor:
         if self._compiled is None:
@@ -232,12 +189,12 @@ class TorchTeacher(Teacher):
             wanted = "(N, classes, T, H, W)" if self.layout.axes == "NCTHW" else "(N, T, classes, H, W)"
             if output.dim() == 5:
                 output = (output.transpose(1, 2) if self.layout.axes == "NCTHW" else output).flatten(0, 1)
-        classes = len(self.class_names) - 1 if self.layout.channels is None else max(self.layout.channels) + 1
-        if output.dim() != 4 or len(output) != count or output.shape[1] < classes:
+        if output.dim() != 4 or len(output) != count:
             raise RunError(
                 f"the teacher {self.teacher_id} gave an output of shape {tuple(output.shape)} for {count} frames in"
-                f" windows of {length}, expected {wanted} with {classes} classes or more (teacher.layout, .outputs)"
+                f" windows of {length}, expected {wanted} (teacher.layout)"
             )
+        check_channels(output, self.layout.num_channels or len(self.class_names) - 1, self.teacher_id)
         return output
 
     def _activate(self, output: torch.Tensor) -> torch.Tensor:
@@ -269,21 +226,6 @@ def _to_host(tensor: torch.Tensor) -> np.ndarray:
     host.copy_(tensor, non_blocking=True)
     torch.cuda.current_stream(tensor.device).synchronize()
     return host.numpy()
-
-
-def own_statistics(video_NTHW: np.ndarray, normalise: str) -> np.ndarray:
-    """Mean and population deviation of the grey levels that each frame is brought to 0 and 1 by, float32 (N, T, 2).
-
-    ``frame``: of the frame, ``clip``: of all frames of its clip, ``fixed``: 0 and 1. No deviation is below `MIN_STD`.
-    """
-    N, T = video_NTHW.shape[:2]
-    if normalise == "fixed":
-        return np.tile(np.array([0, 1], np.float32), (N, T, 1))
-    axes = (2, 3) if normalise == "frame" else (1, 2, 3)
-    pixels = video_NTHW.astype(np.float64)
-    mean, std = pixels.mean(axes, keepdims=True), np.maximum(pixels.std(axes, keepdims=True), MIN_STD)
-    found = np.concatenate([mean, std], axis=-1)[:, :, 0]
-    return np.broadcast_to(found, (N, T, 2)).astype(np.float32)
 
 
 def hash_weights(network: nn.Module) -> str:

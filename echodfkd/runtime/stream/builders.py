@@ -60,7 +60,9 @@ def load_teacher(config: RunConfig, device: str | None = None) -> Teacher:
     from echodfkd.teaching.build import build_configured_teacher, with_features
 
     options, shape = config.teacher, config.feature_shape
-    teacher = build_configured_teacher(options, device=device or options.device, placement=_placement(config))
+    teacher = build_configured_teacher(
+        options, device=device or options.device, placement=_placement(config), window=config.window
+    )
     return teacher if shape is None else with_features(teacher, options, shape, config.window.size)
 
 
@@ -69,7 +71,7 @@ def load_member(config: RunConfig, name: str) -> Teacher:
     from echodfkd.teaching.build import build_member
 
     device = config.teacher.members[name].device
-    return build_member(config.teacher, name, device=device, placement=_placement(config)).teacher
+    return build_member(config.teacher, name, device, _placement(config), config.window).teacher
 
 
 def _placement(config: RunConfig) -> SourcePlacement:

@@ -14,6 +14,7 @@ from torch import nn
 
 from echodfkd.config.file import load_config
 from echodfkd.config.sections.teacher import TeacherConfig
+from echodfkd.config.sections.training import WindowConfig
 from echodfkd.core.errors import ConfigError, InputError
 from echodfkd.models.teachers.torch_teacher import TorchTeacher
 from echodfkd.models.teachers.torchvision_guard import import_torchvision
@@ -30,7 +31,7 @@ VIDEO = np.random.default_rng(0).integers(0, 256, (1, 2, 64, 64), dtype=np.uint8
 def build(path: Path, network: str, encoder: str, **options: Any) -> TorchTeacher:
     given = {"pixel_mean": MEAN, "pixel_std": STD, "activation": "softmax", "outputs": ["background", "LV"]}
     config = TeacherConfig(kind="smp", weights=str(path), network=network, encoder=encoder, **{**given, **options})
-    return build_configured_teacher(config, device="cpu")
+    return build_configured_teacher(config, device="cpu", window=WindowConfig(size=64))
 
 
 def library_network(network: str, encoder: str) -> nn.Module:

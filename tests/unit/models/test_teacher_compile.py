@@ -15,7 +15,8 @@ from echodfkd.config.identity import config_hash
 from echodfkd.config.run import RunConfig
 from echodfkd.core.errors import ConfigError, RunError
 from echodfkd.core.mask_codes import PROBABILITY
-from echodfkd.models.teachers.torch_teacher import NetworkSpec, PixelStatistics, TorchTeacher
+from echodfkd.models.teachers.network_spec import NetworkSpec, PixelStatistics
+from echodfkd.models.teachers.torch_teacher import TorchTeacher
 from echodfkd.runtime.stream import teacher_pool
 from echodfkd.teaching.cache import CachedTeacher
 from echodfkd.teaching.frame_memory import FrameMemory

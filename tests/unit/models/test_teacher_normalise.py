@@ -15,7 +15,8 @@ from echodfkd.config.file import load_config
 from echodfkd.config.identity import config_hash
 from echodfkd.config.sections.teacher import TeacherConfig
 from echodfkd.core.errors import ConfigError, InputError
-from echodfkd.models.teachers.torch_teacher import NetworkLayout, NetworkSpec, PixelStatistics, TorchTeacher
+from echodfkd.models.teachers.network_spec import NetworkLayout, NetworkSpec, PixelStatistics
+from echodfkd.models.teachers.torch_teacher import TorchTeacher
 from echodfkd.teaching.build import build_configured_teacher
 from tests.helpers.onnx import unet
 from tests.helpers.teachers import lv_prob, masks_of

@@ -15,7 +15,8 @@ from echodfkd.config.run import RunConfig
 from echodfkd.core.errors import ConfigError
 from echodfkd.core.mask_codes import LOGIT, MASK_CODES, PROBABILITY
 from echodfkd.models.teachers.build import build_teacher
-from echodfkd.models.teachers.torch_teacher import NetworkSpec, PixelStatistics, TorchTeacher
+from echodfkd.models.teachers.network_spec import NetworkSpec, PixelStatistics
+from echodfkd.models.teachers.torch_teacher import TorchTeacher
 from echodfkd.runtime.stream.builders import load_teacher, slot_rules, training_source
 from echodfkd.sources.phantom.source import default_phantom
 from echodfkd.teaching.blocks import make_block, teach_block

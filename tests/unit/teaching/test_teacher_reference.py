@@ -14,7 +14,8 @@ from torch import nn
 
 from echodfkd.config.file import load_config
 from echodfkd.core.errors import InputError
-from echodfkd.models.teachers.torch_teacher import NetworkLayout, NetworkSpec, PixelStatistics, TorchTeacher
+from echodfkd.models.teachers.network_spec import NetworkLayout, NetworkSpec, PixelStatistics
+from echodfkd.models.teachers.torch_teacher import TorchTeacher
 from echodfkd.runtime.stream.builders import load_teacher
 from echodfkd.teaching.reference import SUFFIX, check_reference, encode_reference, make_reference
 from jobs import teacher_reference

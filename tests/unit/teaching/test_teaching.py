@@ -10,7 +10,8 @@ from torch import nn
 from echodfkd.core.errors import ClipError, RunError
 from echodfkd.core.mask_codes import MASK_CODES, encode, quantise
 from echodfkd.core.records import DistillationBatch, DroppedMember, Quarantined, StageSpan, VideoClip
-from echodfkd.models.teachers.torch_teacher import NetworkSpec, PixelStatistics, TorchTeacher
+from echodfkd.models.teachers.network_spec import NetworkSpec, PixelStatistics
+from echodfkd.models.teachers.torch_teacher import TorchTeacher
 from echodfkd.teaching.blocks import SlotRules, make_block, teach_block
 from echodfkd.teaching.clip_block import ClipBlock
 from echodfkd.teaching.members import MemberOutput

@@ -25,8 +25,9 @@ from echodfkd.models.students.build import build_student
 from echodfkd.models.students.convlstm import count_parameters
 from echodfkd.models.students.output import StudentOutput
 from echodfkd.models.teachers.build import build_teacher
+from echodfkd.models.teachers.network_spec import NetworkSpec, PixelStatistics
 from echodfkd.models.teachers.teacher_features import FeatureTeacher, pool_features
-from echodfkd.models.teachers.torch_teacher import NetworkSpec, PixelStatistics, TorchTeacher
+from echodfkd.models.teachers.torch_teacher import TorchTeacher
 from echodfkd.runtime.stream.builders import load_teacher
 from echodfkd.storage.checkpoints import read_resume, read_student
 from echodfkd.storage.files import RunStorage

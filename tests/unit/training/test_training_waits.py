@@ -19,7 +19,8 @@ from echodfkd.config.sections.student import StudentConfig
 from echodfkd.models.students.build import build_student
 from echodfkd.models.students.output import StudentOutput
 from echodfkd.models.students.recurrences import RECURRENCES
-from echodfkd.models.teachers.torch_teacher import NetworkLayout, NetworkSpec, PixelStatistics, TorchTeacher
+from echodfkd.models.teachers.network_spec import NetworkLayout, NetworkSpec, PixelStatistics
+from echodfkd.models.teachers.torch_teacher import TorchTeacher
 from echodfkd.training.collectives import sum_over_workers
 from echodfkd.training.objective import BatchTensors, Objective, Totals, own_totals
 from echodfkd.training.step import accumulate_gradients, check_finite, update
@@ -145,9 +146,9 @@ def test_no_student_makes_the_host_wait(recurrence: str, norm: str) -> None:
 @pytest.mark.parametrize(
     ("layout", "windows"),
     [
-        (NetworkLayout(activation="softmax", channels=(2, 0)), 4),
+        (NetworkLayout(activation="softmax", channels=(2, 0), num_channels=3), 4),
         (NetworkLayout(fixed_batch=4), 4),
-        (NetworkLayout(axes="NCTHW", window_frames=2, activation="softmax", channels=(1,)), 2),
+        (NetworkLayout(axes="NCTHW", window_frames=2, activation="softmax", channels=(1,), num_channels=3), 2),
     ],
 )
 def test_in_a_pass_of_the_teacher_the_host_waits_for_nothing(
