@@ -1,4 +1,4 @@
-"""Networks whose channels or activation are not those of the config: refused when they are built, honest ones are not."""
+"""Networks that do not give what the config says are refused when they are built; honest ones are taken."""
 
 from __future__ import annotations
 
