@@ -209,16 +209,16 @@ class RunStorage:
 
         Raises:
             FileNotFoundError: there is no such file.
-            InputError: it is no Parquet file.
+            InputError: it is no Parquet file of plain columns.
         """
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        from echodfkd.storage.parquet import PARQUET_ERRORS, open_parquet
 
         data = self.read(name)
         try:
-            return pq.ParquetFile(io.BytesIO(data)).read(use_threads=False)
-        except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{self.root}/{name} is damaged: {len(data)} bytes that are no Parquet file") from error
+            return open_parquet(data).read(use_threads=False)
+        except PARQUET_ERRORS as error:
+            what = f"{len(data)} bytes that are no Parquet file of plain columns"
+            raise InputError(f"{self.root}/{name} is damaged: {what} ({one_line(error)})") from error
 
     def discard_partial(self) -> None:
         """Delete half-written files of killed writers. Only for a run that holds the folder (`echodfkd.storage.lease`).

@@ -15,7 +15,6 @@ cases.parquet           one evaluation case, without pixels    `CASE_SCHEMA`
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from types import NoneType
@@ -23,7 +22,6 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from echodfkd.core.errors import InputError
 from echodfkd.core.records import (
@@ -37,6 +35,7 @@ from echodfkd.core.records import (
     VideoClip,
 )
 from echodfkd.storage.files import RunStorage, check_described
+from echodfkd.storage.parquet import PARQUET_ERRORS, open_parquet
 
 _ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64()}
 
@@ -159,7 +158,7 @@ def read_part(storage: RunStorage, name: str, schema: pa.Schema, known: Mapping[
     if known is not None:
         check_described(where, data, known)
     try:
-        file = pq.ParquetFile(io.BytesIO(data))
+        file = open_parquet(data)
         if file.metadata.num_rows > MAX_PART_ROWS:
             raise InputError(f"{where} promises {file.metadata.num_rows} rows, at most {MAX_PART_ROWS} are allowed")
         missing = [column for column in schema.names if column not in file.schema_arrow.names]
@@ -171,7 +170,7 @@ def read_part(storage: RunStorage, name: str, schema: pa.Schema, known: Mapping[
             table = table.append_column(column, pa.nulls(len(table), schema.field(column).type))
         table = table.select(schema.names).cast(schema)
         table.validate(full=True)
-    except (pa.ArrowException, OSError, MemoryError, KeyError, ValueError) as error:
+    except PARQUET_ERRORS as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{where} is not a readable table: {error}") from error

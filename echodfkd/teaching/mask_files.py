@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from echodfkd.core.errors import ClipError
 from echodfkd.core.mask_codes import MASK_CODES
 from echodfkd.sources.written.shards import CODEC, LEVEL, ROWS_PER_GROUP
+from echodfkd.storage.parquet import PARQUET_ERRORS, open_parquet
 
 MASK_SCHEMA = pa.schema(
     [
@@ -50,9 +51,6 @@ MAX_BLOB_BYTES = 1 << 30
 """Largest row group that is read; ours have some 8 MB."""
 MAX_GROUP_ROWS = 1 << 16
 _DTYPES = tuple(dtype.name for dtype in MASK_CODES.values())
-
-PARQUET_ERRORS = (pa.ArrowException, OSError, ValueError, KeyError, IndexError, OverflowError, MemoryError)
-"""Raised by pyarrow for bytes that are no valid Parquet file. (`ClipError` is a ValueError: catch it first.)"""
 
 _DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, RuntimeError, *PARQUET_ERRORS)
 """Raised by the standard library for damaged bytes."""
@@ -96,7 +94,7 @@ def decode_masks(data: bytes, name: str) -> list[StoredMask]:
         ClipError: it is no file of masks, or one of its rows is at fault.
     """
     try:
-        file = pq.ParquetFile(io.BytesIO(data))
+        file = open_parquet(data)
         check_mask_file(file, name)
         rows = [row for group in range(file.metadata.num_row_groups) for row in read_mask_rows(file, group)]
     except ClipError:

@@ -20,9 +20,9 @@ from echodfkd.models.teachers.protocol import ClipKey, Teacher, TeacherOutput
 from echodfkd.sources.video.windows import resize_video, sample_video
 from echodfkd.storage.files import read_inside
 from echodfkd.storage.object_store import open_filesystem
+from echodfkd.storage.parquet import PARQUET_ERRORS, open_parquet
 from echodfkd.teaching.mask_files import (
     MAX_BYTES,
-    PARQUET_ERRORS,
     check_mask_file,
     decode_mask,
     decode_npz,
@@ -194,6 +194,6 @@ class RecordedMasks(Teacher):
             if os.path.commonpath([real, root]) != root or not os.path.isfile(real):
                 raise ClipError(f"{name} is no plain file inside of the folder")
         with self._fs.open(path, "rb") as source:
-            file = pq.ParquetFile(source)
+            file = open_parquet(source)
             check_mask_file(file, name)
             yield file

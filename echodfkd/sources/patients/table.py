@@ -7,14 +7,20 @@ import hashlib
 import io
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from echodfkd.config.sections.source import CHOICES, LIMITS
 from echodfkd.core.errors import ConfigError, EchoDFKDError, InputError
 from echodfkd.storage.files import read_bytes
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 MAX_PATIENTS = 1_000_000
 """Largest number of patients: a few bytes of Parquet can promise any number."""
+
+_CELLS = ("int", "uint", "halffloat", "float", "double", "bool", "string", "large_string", "null")
+"""Types of columns that are read, without their width; a row's own sentence refuses a boolean."""
 
 EF_SLACK = 1.0
 """Points of ejection fraction by which a row's EF, EDV and ESV may disagree (rounding in published lists)."""
@@ -67,14 +73,14 @@ def _read(path: str) -> bytes:
 
 
 def _parse(path: str, data: bytes) -> list[dict[str, Any]]:
-    import pyarrow as pa
     import pyarrow.csv
-    import pyarrow.parquet
+
+    from echodfkd.storage.parquet import PARQUET_ERRORS, open_parquet
 
     try:
         if path.endswith(".parquet"):
-            file = pyarrow.parquet.ParquetFile(io.BytesIO(data))
-            _check_shape(path, file.schema_arrow.names, file.metadata.num_rows)
+            file = open_parquet(data)
+            _check_shape(path, file.schema_arrow, file.metadata.num_rows)
             table = file.read(use_threads=False)
         elif path.endswith(".csv"):
             table = pyarrow.csv.read_csv(
@@ -84,22 +90,30 @@ def _parse(path: str, data: bytes) -> list[dict[str, Any]]:
             )
         else:
             raise InputError(f"conditions.table: {path} must end in .csv or .parquet")
-        _check_shape(path, table.column_names, table.num_rows)
+        _check_shape(path, table.schema, table.num_rows)
         table.validate(full=True)
         return table.to_pylist()
-    except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
+    except PARQUET_ERRORS as error:
         if isinstance(error, EchoDFKDError):
             raise
         raise InputError(f"conditions.table: {path} is not readable: {error}") from error
 
 
-def _check_shape(path: str, names: list[str], num_rows: int) -> None:
-    """Refuse unknown or repeated columns, no rows, or too many. Raises `ConfigError`, `InputError`."""
-    allowed = (*LIMITS, *CHOICES)
+def _check_shape(path: str, schema: pa.Schema, num_rows: int) -> None:
+    """Refuse unknown or repeated columns, other cells than numbers and texts, no rows, or too many.
+
+    Raises `ConfigError`, `InputError`.
+    """
+    names, allowed = schema.names, (*LIMITS, *CHOICES)
     if unknown := sorted(set(names) - set(allowed)):
         raise ConfigError(f"conditions.table: {path} has a column {unknown[0]!r}, allowed are {', '.join(allowed)}")
     if twice := sorted(name for name in set(names) if names.count(name) > 1):
         raise ConfigError(f"conditions.table: {path} has the column {twice[0]!r} twice; which one counts?")
+    for field in schema:
+        if str(field.type).rstrip("0123456789") not in _CELLS:
+            raise ConfigError(
+                f"conditions.table: {path} has a column {field.name} of {field.type}, expected numbers or texts"
+            )
     if not num_rows or not names:
         raise InputError(f"conditions.table: {path} holds no rows")
     if num_rows > MAX_PATIENTS:

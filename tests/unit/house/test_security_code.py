@@ -10,6 +10,11 @@ SOURCES = sorted([*(ROOT / "echodfkd").rglob("*.py"), *(ROOT / "jobs").glob("*.p
 UNPICKLES_PINNED = "echodfkd/models/teachers/teacher_files.py"
 """Reads torch.export archives, whose loader unpickles, after it has compared the bytes with a pinned sha256."""
 
+READS_PARQUET = "echodfkd/storage/parquet.py"
+"""Opens Parquet files without the types that they bring along."""
+READERS_OF_ARROW = ("ParquetFile", "ParquetDataset", "read_schema", "read_metadata", "open_stream", "read_feather")
+"""Functions of pyarrow that make a file's own types (and `pq.read_table`)."""
+
 BANNED_CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load"}
 BANNED_CALLS |= {"yaml.full_load", "pickle.load", "pickle.loads", "pickle.Unpickler", "marshal.load", "marshal.loads"}
 BANNED_CALLS |= {"shelve.open", "dill.load", "joblib.load", "torch.jit.load", "tempfile.mktemp"}
@@ -44,6 +49,9 @@ def faults(text: str, path: str = "") -> list[str]:
             ("np.", "numpy.")
         ):
             found.append(name)
+        of_arrow = name.rpartition(".")[2] in READERS_OF_ARROW or name in ("pq.read_table", "pa.ipc.open_file")
+        if of_arrow and path != READS_PARQUET:
+            found.append(f"{name} beside {READS_PARQUET}")
         if option(call, "allow_pickle") not in (None, False) or option(call, "shell") not in (None, False):
             found.append(f"{name} with allow_pickle or shell")
         if name.startswith("subprocess."):
@@ -79,6 +87,9 @@ def test_the_scan_finds_what_it_looks_for() -> None:
         "yaml.load(x, Loader=yaml.Loader)",
         "subprocess.run('x', shell=True)",
         "eval('1')",
+        "pq.ParquetFile(x)",
+        "pq.read_table(x)",
+        "pa.ipc.open_stream(x)",
         "import cloudpickle",
     ):
         assert faults(line), line
