@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from typing import Any
 
-from echodfkd.runtime.command import run_guarded
+from echodfkd.runtime.command import ArgumentParser, run_guarded
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse, convert, and print the written files as one JSON object in the last line; 1 on failure."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ArgumentParser(description=__doc__)
     ways = parser.add_subparsers(dest="way", required=True)
     importing = ways.add_parser("import", help="a .ckpt of the authors -> student.safetensors, student.json")
     importing.add_argument("source", metavar="FILE.ckpt", help="a path or an fsspec URL")

@@ -3,7 +3,8 @@
 import sys
 
 from echodfkd.config.run import RunConfig
-from echodfkd.runtime.command import print_line, run_job
+from echodfkd.core.terminal import print_line, print_lines
+from echodfkd.runtime.command import run_job
 
 
 def work(config: RunConfig) -> dict[str, object]:
@@ -12,7 +13,7 @@ def work(config: RunConfig) -> dict[str, object]:
     from echodfkd.runtime.distillation_run import run_distillation
 
     summary = run_distillation(config, print_line)
-    print_line("\n".join(["", *summary_lines(summary), "", f"report: {summary['report']}"]))
+    print_lines(["", *summary_lines(summary), "", f"report: {summary['report']}"])
     keys = ("run", "report", "ledger", "stopped")
     return {"ok": True, **{key: summary[key] for key in keys}}
 

@@ -3,7 +3,8 @@
 import sys
 
 from echodfkd.config.run import RunConfig
-from echodfkd.runtime.command import print_line, run_job
+from echodfkd.core.terminal import print_line
+from echodfkd.runtime.command import run_job
 
 
 def work(config: RunConfig) -> dict[str, object]:

@@ -7,14 +7,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from echodfkd.runtime.command import run_guarded
+from echodfkd.core.terminal import print_line, print_lines
+from echodfkd.runtime.command import ArgumentParser, run_guarded
 
 HELD_OUT_SEED = 7_000_002
 
 
 def main() -> int:
     """Parse, measure, print; the last line is JSON. Not 0 and one sentence on failure."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--weights", type=Path, help="a file of jobs/train_judge.py; without it: the shipped one")
     parser.add_argument("--patients", type=int, default=200)
     parser.add_argument("--cases", type=int, default=24, help="cases whose degraded masks are scored")
@@ -36,12 +37,9 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
             raise ConfigError(f"--{option}: got {value}, must be at least {least}")
     towers = read_towers(args.weights or WEIGHTS)
     options = {"seed": args.seed, "num_patients": args.patients, "num_cases": args.cases}
-    found = {
-        f"{size} px": report_on(towers, size=size, say=lambda line: print(line, flush=True), **options)
-        for size in args.size
-    }
+    found = {f"{size} px": report_on(towers, size=size, say=print_line, **options) for size in args.size}
     table = markdown_table(found)
-    print(f"\n{table}\n")
+    print_lines(["", *table.split("\n"), ""])
     if args.write:
         try:
             args.write.write_text(insert_table(args.write.read_text(), table))

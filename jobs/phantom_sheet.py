@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import itertools
 from pathlib import Path
 
 from echodfkd.config.sections.source import ChoiceSpec, ConditionsConfig, ConditionSpec
 from echodfkd.core.records import VideoClip
+from echodfkd.core.terminal import print_line
 from echodfkd.reporting.figures.contact_sheet import contact_sheet
+from echodfkd.runtime.command import ArgumentParser
 from echodfkd.sources.clip_source import WindowSettings
 from echodfkd.sources.patients.sampler import ConditionSampler
 from echodfkd.sources.phantom.domains import DOMAINS
@@ -32,7 +33,7 @@ def draw(number: int, ef: float, quality: float, domain: str, seed: int) -> Vide
 
 def main() -> None:
     """Parse, render 24 clips across ejection fraction (rows) and image quality (columns), write the picture."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("phantom_sheet.png"))
     parser.add_argument("--domain", choices=list(DOMAINS), default="default")
     parser.add_argument("--seed", type=int, default=1)
@@ -41,7 +42,7 @@ def main() -> None:
     clips = [draw(number, ef, quality, args.domain, args.seed) for number, (ef, quality) in enumerate(grid)]
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_bytes(contact_sheet(clips, columns=len(QUALITIES)))
-    print(f"{args.out}: {args.out.stat().st_size} bytes")
+    print_line(f"{args.out}: {args.out.stat().st_size} bytes")
 
 
 if __name__ == "__main__":

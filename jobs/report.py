@@ -10,7 +10,8 @@ import sys
 from typing import Any
 
 from echodfkd.core.errors import InputError
-from echodfkd.runtime.command import fail, print_line, run_guarded
+from echodfkd.core.terminal import print_line
+from echodfkd.runtime.command import ArgumentParser, fail, run_guarded
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> int:
     """Parse and work; 2 if the arguments do not go together."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
     parser.add_argument("--out", default="comparison", help="several runs: folder of their page (default: %(default)s)")
     parser.add_argument("--follow", action="store_true", help="write the page again as scores come in")

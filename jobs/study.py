@@ -7,6 +7,7 @@ python jobs/study.py --config configs/limited_teachers.yaml
 import sys
 
 from echodfkd.config.run import RunConfig
+from echodfkd.core.terminal import print_line, print_lines
 from echodfkd.runtime.command import run_job
 
 
@@ -14,8 +15,8 @@ def work(config: RunConfig) -> dict[str, object]:
     """Run every seed, print the table and the paths of study.json and study.md."""
     from echodfkd.runtime.study_run import run_study, study_table
 
-    study = run_study(config, lambda line: print(line, flush=True))
-    print(f"\n{study_table(study)}\n\nstudy: {study['root']}/study.json, study.md")
+    study = run_study(config, print_line)
+    print_lines(["", *study_table(study).split("\n"), "", f"study: {study['root']}/study.json, study.md"])
     return {"ok": True, "study": study["study"], "seeds": study["seeds"], "root": study["root"]}
 
 
@@ -23,7 +24,7 @@ def show(config: RunConfig) -> dict[str, object]:
     """Print sizes and costs of the config's students, without training."""
     from echodfkd.reporting.study.study import cost_table
 
-    print(cost_table({name: vars(student) for name, student in config.students.items()}))
+    print_lines(cost_table({name: vars(student) for name, student in config.students.items()}).split("\n"))
     return {"ok": True, "students": list(config.students)}
 
 

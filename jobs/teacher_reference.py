@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
 
 from echodfkd.config.file import load_config
 from echodfkd.core.errors import EchoDFKDError, InputError
-from echodfkd.runtime.command import fail, run_guarded
+from echodfkd.runtime.command import ArgumentParser, fail, run_guarded
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse, run the teacher on the first training clip, write the file; 2 if the config is wrong, 1 on failure."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--config", metavar="FILE", help="YAML file of the run (see configs/)")
     parser.add_argument("--out", required=True, metavar="FILE", help="written beside the weights it is found by itself")
     parser.add_argument("--frames", type=int, default=1, help="of the clip; a teacher that sees several needs as many")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import json
 from pathlib import Path
@@ -11,8 +10,11 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
+from echodfkd.core.redaction import dump_json
+from echodfkd.core.terminal import print_lines
 from echodfkd.evaluation.judge_agreement import degradation_agreement
 from echodfkd.models.judges.embedded import embedded_judge
+from echodfkd.runtime.command import ArgumentParser
 from echodfkd.sources.phantom.source import default_phantom
 from echodfkd.training.judge.contrastive import stopwatch, train_towers
 from echodfkd.training.judge.patients import FramePool, JudgedPatients
@@ -22,7 +24,7 @@ HELD_OUT_SEED = 7_000_002
 
 def main() -> None:
     """Parse, draw patients, train, write the weights, measure, write the card."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("embedded_judge.safetensors"), help="a .json lies beside it")
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch", type=int, default=96, help="half whole frames, half with blackouts")
@@ -52,8 +54,8 @@ def main() -> None:
         result[f"size_{size}"] = degradation_agreement(embedded_judge(towers), cases, seed=1)
     recipe |= {"patients": args.patients, "held_out_seed": HELD_OUT_SEED, "agreement_with_dice": result}
     recipe |= {"torch": torch.__version__, "numpy": np.__version__, "date": datetime.date.today().isoformat()}
-    args.out.with_suffix(".json").write_text(json.dumps(recipe, indent=1) + "\n")
-    print(json.dumps(result, indent=1))
+    args.out.with_suffix(".json").write_bytes(dump_json(recipe))
+    print_lines(json.dumps(result, indent=1).split("\n"))
 
 
 if __name__ == "__main__":

@@ -10,14 +10,15 @@ import sys
 from typing import Any
 
 from echodfkd.config.run import RunConfig
-from echodfkd.runtime.command import run_guarded, run_job
+from echodfkd.core.terminal import print_line, print_lines
+from echodfkd.runtime.command import ArgumentParser, run_guarded, run_job
 
 
 def main() -> int:
     """Parse, train, print the scores; the last line is JSON. Not 0 and one sentence on failure."""
     if any(argument.split("=")[0] == "--config" for argument in sys.argv[1:]):
         return run_job(limited, description=__doc__ or "")
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--out", default="embedded_teacher.safetensors", help="weights; a .json is written beside")
     parser.add_argument("--classes", nargs="+", default=["LV"], help="LV, or LV myocardium LA RV RA")
     parser.add_argument("--steps", type=int, default=4000, help="optimiser steps")
@@ -33,8 +34,8 @@ def limited(config: RunConfig) -> dict[str, Any]:
     """One teacher per site, and the table of all of them and their ensemble."""
     from echodfkd.training.teacher.limited import teachers_table, train_limited_teachers
 
-    found = train_limited_teachers(config, report=lambda line: print(line, flush=True))
-    print(f"\n{teachers_table(found)}\n")
+    found = train_limited_teachers(config, report=print_line)
+    print_lines(["", *teachers_table(found).split("\n"), ""])
     return {"ok": True, "out": config.limited.out, "held_out": found["held_out"]}
 
 
@@ -49,7 +50,7 @@ def shipped(args: argparse.Namespace) -> dict[str, Any]:
         sizes=tuple(args.size),
         max_seconds=60.0 * args.minutes,
         num_cases=args.cases,
-        report=lambda line: print(line, flush=True),
+        report=print_line,
         classes=tuple(args.classes),
     )
     return {"ok": True, "held_out": card["held_out"]}

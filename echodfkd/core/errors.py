@@ -7,6 +7,7 @@ bounded here, once.
 """
 
 from echodfkd.core.redaction import redact
+from echodfkd.core.terminal import escaped
 
 MAX_CHARACTERS = 1500
 
@@ -38,7 +39,7 @@ def plain_sentence(text: str) -> str:
     """One line of printable text without secrets, at most `MAX_CHARACTERS` long."""
     text = redact(text)
     if not text.isprintable():
-        text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
+        text = escaped(" ".join(text.split()))
     return text if len(text) <= MAX_CHARACTERS else text[: MAX_CHARACTERS - 1] + "…"
 
 

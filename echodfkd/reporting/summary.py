@@ -7,12 +7,12 @@ known (yet) is null.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
 
 from echodfkd.core.records import JUDGE_STEP
+from echodfkd.core.redaction import dump_json
 from echodfkd.evaluation.against_truth import RELIABILITY
 from echodfkd.metrics.cardiac import mean_absolute_error, pearson_r
 from echodfkd.metrics.comparison import bias, lower_limit, upper_limit
@@ -59,7 +59,7 @@ def build_summary(storage: RunStorage) -> dict[str, Any]:
 def write_summary(storage: RunStorage) -> dict[str, Any]:
     """`build_summary`, also stored as ``summary.json``."""
     summary = build_summary(storage)
-    storage.write("summary.json", (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
+    storage.write("summary.json", dump_json(summary, indent=2))
     return summary
 
 

@@ -6,13 +6,22 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from echodfkd.config.file import config_to_yaml, load_config
 from echodfkd.config.run import RunConfig
-from echodfkd.core.errors import EchoDFKDError
-from echodfkd.core.redaction import redact
+from echodfkd.core.errors import EchoDFKDError, plain_sentence
+from echodfkd.core.redaction import redact_values
+from echodfkd.core.terminal import print_bugs_plainly, print_line, print_lines
 from echodfkd.runtime.cluster.environment import prepare_ray
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse's parser, which names a faulty argument as an error sentence does: without secrets, on one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and the sentence, and end with exit code 2."""
+        super().error(plain_sentence(message))
 
 
 def run_job(
@@ -23,7 +32,7 @@ def run_job(
     The last line on standard output is one JSON object. Exit codes: 0 done, 1 the run failed, 2 the command or
     the config is wrong, 130 interrupted.
     """
-    parser = argparse.ArgumentParser(description=description)
+    parser = ArgumentParser(description=description)
     parser.add_argument("--config", metavar="FILE", help="YAML file of the run (see configs/)")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and stop")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. train.steps=100")
@@ -33,7 +42,7 @@ def run_job(
     except EchoDFKDError as error:
         return fail(error, code=2)
     if parsed.dry_run:
-        print(config_to_yaml(config), end="")  # without secrets
+        print_lines(config_to_yaml(config).rstrip("\n").split("\n"))
         return _print_estimate(config)
     prepare_ray(config.ray.address)
     return run_guarded(lambda: work(config))
@@ -46,32 +55,27 @@ def _print_estimate(config: RunConfig) -> int:
     from echodfkd.runtime.cluster.sizing import estimate_run
 
     try:
-        lines = estimate_run(config).lines()
+        print_lines(f"# {line}" for line in estimate_run(config).lines())
     except EchoDFKDError as error:
         return fail(error, code=1)
-    print("\n".join(f"# {redact(line)}" for line in lines))
     return 0
 
 
 def run_guarded(work: Callable[[], dict[str, Any]]) -> int:
     """Do the work, print its result as the last line, and print an explained error as one sentence."""
+    print_bugs_plainly()
     try:
         result = work()
     except EchoDFKDError as error:
         return fail(error, code=1)
     except KeyboardInterrupt:
-        print("interrupted; the same command resumes from the last published checkpoint", file=sys.stderr)
+        print_line("interrupted; the same command resumes from the last published checkpoint", to=sys.stderr)
         return 130
-    print_line(json.dumps(result))
+    print_line(json.dumps(redact_values(result)))
     return 0 if result.get("ok", True) else 1
-
-
-def print_line(line: str) -> None:
-    """Print one line of progress without secrets."""
-    print(redact(line), flush=True)
 
 
 def fail(error: Exception, *, code: int) -> int:
     """Print one sentence on standard error."""
-    print(f"error: {error}", file=sys.stderr, flush=True)
+    print_line(f"error: {plain_sentence(str(error))}", to=sys.stderr)
     return code

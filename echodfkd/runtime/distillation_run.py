@@ -32,6 +32,7 @@ from echodfkd.config.rules.heads import check_members_give, check_teacher_gives
 from echodfkd.config.run import RunConfig
 from echodfkd.core import clock
 from echodfkd.core.errors import ConfigError, EchoDFKDError, RunError, one_line
+from echodfkd.core.redaction import dump_json
 from echodfkd.evaluation.judge import configured_judge
 from echodfkd.models.students.cost import student_facts
 from echodfkd.reporting.page.report import write_report
@@ -219,7 +220,7 @@ def finish(config: RunConfig, storage: RunStorage, teacher_id: str, facts: dict[
         "machine": machine_line(),
         **facts,
     }
-    storage.write("run.json", json.dumps(run, indent=1).encode())
+    storage.write("run.json", dump_json(run))
     summary = write_summary(storage)
     # After SIGTERM there are only seconds: jobs/report.py can write the files beside the page later.
     has_time = not facts.get("stopped")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -24,6 +23,7 @@ from ray.util import ActorPool
 from echodfkd.config.file import config_to_yaml
 from echodfkd.config.run import RunConfig
 from echodfkd.core.errors import EchoDFKDError, InputError, RunError
+from echodfkd.core.redaction import dump_json
 from echodfkd.evaluation.agreement import JudgedMask, agreement_of
 from echodfkd.evaluation.scorer import ModelScorer, ScoredCase, case_numbers, evaluation_cases
 from echodfkd.reporting.summary import write_summary
@@ -156,6 +156,6 @@ def evaluate(
     storage.write_table("cases.parquet", cases, schemas.CASE_SCHEMA)
     if options.agreement:
         study = agreement_of(known["judge_id"], judged, seed=config.seed).to_json()
-        storage.write("agreement.json", (json.dumps(study, indent=1, allow_nan=False) + "\n").encode())
-    storage.write("run.json", json.dumps(known["facts"]).encode())
+        storage.write("agreement.json", dump_json(study))
+    storage.write("run.json", dump_json(known["facts"]))
     return write_summary(storage)

@@ -8,13 +8,13 @@ Cases stay paired if the variants do not change ``evaluation``.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from typing import Any
 
 from echodfkd.config.file import override
 from echodfkd.config.run import RunConfig, StudyConfig
 from echodfkd.core.errors import ConfigError, RunError
+from echodfkd.core.redaction import dump_json
 from echodfkd.reporting.rows import read_rows
 from echodfkd.reporting.study.study import build_study, students_markdown
 from echodfkd.reporting.study.study_chart import study_chart
@@ -57,7 +57,7 @@ def run_study(config: RunConfig, print_line: Callable[[str], None]) -> dict[str,
         study = build_study(read[""], baseline=config.study.baseline or config.compared[0])
         study["study"] = config.name
         storage.write("study.png", study_chart(study))
-    storage.write("study.json", (json.dumps(study, indent=1, allow_nan=False) + "\n").encode())
+    storage.write("study.json", dump_json(study))
     storage.write("study.md", (study_table(study) + "\n").encode())
     return {**study, "root": storage.root}
 

@@ -18,7 +18,7 @@ from dataclasses import replace
 import numpy as np
 
 from echodfkd.core import clock
-from echodfkd.core.errors import ClipError, one_line
+from echodfkd.core.errors import ClipError, one_line, plain_sentence
 from echodfkd.core.mask_codes import MASK_CODES, PROBABILITY, decode
 from echodfkd.core.records import StageSpan
 from echodfkd.models.teachers.protocol import ClipKey, Teacher, TeacherOutput
@@ -137,5 +137,7 @@ class CachedTeacher(Teacher):
         except OSError as error:  # a full disk costs time, not the run
             self.counts["unwritten"] += 1
             if self.counts["unwritten"] == 1:
-                warnings.warn(f"teacher.cache: an entry could not be written: {one_line(error)}", stacklevel=2)
+                warnings.warn(
+                    plain_sentence(f"teacher.cache: an entry could not be written: {one_line(error)}"), stacklevel=2
+                )
             return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import asdict
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 
 from echodfkd.config.sections.student import WEIGHTS_SUFFIXES
 from echodfkd.core.errors import InputError
+from echodfkd.core.redaction import dump_json
 from echodfkd.models.students.authors_checkpoint import (
     authors_network,
     check_architecture,
@@ -51,7 +51,7 @@ def import_student(source: str, out: str) -> dict[str, Any]:
         "sha256": hashlib.sha256(weights).hexdigest(),
         "source": {"path": source, "sha256": file.sha256},
     }
-    files = {"student.safetensors": weights, "student.json": json.dumps(card, indent=1).encode()}
+    files = {"student.safetensors": weights, "student.json": dump_json(card)}
     _write_files(out, files)
     return card
 

@@ -1,5 +1,6 @@
 """Which clusters are refused without a token, and what a local one is started with. Nothing is started here."""
 
+import re
 import socket
 from typing import Any
 
@@ -32,23 +33,47 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "address", [OTHER, f"ray://{OTHER}", "local", "[2001:db8::1]:6379", "no-such-host.invalid:6379", "x:y:z", ""]
 )
-def test_others_need_a_token(mode: str, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_others_need_a_token(
+    mode: str, address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", mode)
     with pytest.raises(RunError, match=r"without authentication \(RAY_AUTH_MODE is .*set RAY_AUTH_MODE=token"):
         check_authentication(address, allowed=False)
     check_authentication(address, allowed=True)
+    assert re.fullmatch(r"warning: ray.address: .* could run code on it\n", capsys.readouterr().err)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     check_authentication(address, allowed=False)
-
-
-def test_this_machine_is_taken_with_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
-    for address in ("127.0.0.1:6379", "localhost:6379", "[::1]:6379", "ray://127.0.0.1:10001"):
-        check_authentication(address, allowed=False)
     assert capsys.readouterr().err == ""
-    for address in ("auto", f"{own_address()}:6379"):
-        check_authentication(address, allowed=False)
-        warned = capsys.readouterr().err
-        assert warned.startswith("warning: ray.address: the cluster at ") or own_address().startswith("127.")
+
+
+@pytest.mark.parametrize("mode", ["", "disabled"])
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:6379", "localhost:6379", "[::1]:6379", "ray://127.0.0.1:10001", "auto", "OWN:6379"]
+)
+def test_this_machine_is_taken_with_a_warning(
+    mode: str, address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ray's ports listen on every interface, also if the loopback is dialled."""
+    monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    address = address.replace("OWN", own_address())
+    check_authentication(address, allowed=False)
+    words = f"warning: ray.address: the cluster at {address} would be used without authentication (RAY_AUTH_MODE is"
+    warned = capsys.readouterr().err
+    assert warned.startswith(words)
+    assert warned.count("\n") == 1
+
+
+def test_the_address_of_the_environment_is_checked_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ray, "init", lambda **options: None)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with connected(RayConfig()):
+            pass
+    assert f"warning: ray.address: the cluster at {address} would be used" in capsys.readouterr().err
 
 
 def test_a_refused_cluster_is_never_called(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from safetensors.torch import load, save
 
-from echodfkd.core.errors import one_line
+from echodfkd.core.errors import one_line, plain_sentence
 from echodfkd.storage.files import RunStorage, read_inside
 
 MAX_BYTES = 64 << 20
@@ -49,7 +49,10 @@ class CaptionStore:
         try:
             self._storage.write(name, save({"embeddings": made}))
         except OSError as error:  # a full disk costs time, not the run
-            warnings.warn(f"evaluation.judge_captions: {name} could not be written: {one_line(error)}", stacklevel=2)
+            warnings.warn(
+                plain_sentence(f"evaluation.judge_captions: {name} could not be written: {one_line(error)}"),
+                stacklevel=2,
+            )
         return made
 
     def _read(self, name: str, count: int) -> torch.Tensor | None:

@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from echodfkd.core.redaction import redact
+from echodfkd.core.terminal import escaped
+
 MAX_STUDENTS = 8
 """Students shown by name: those of lowest loss."""
 
@@ -79,27 +82,25 @@ def page(name: str, snapshot: ProgressSnapshot) -> Any:
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table
-    from rich.text import Text
 
     values, step = snapshot.values, int(snapshot.values.get("step", 0))
     eta = "" if snapshot.eta_s is None else f", {clock_time(snapshot.eta_s)} left"
-    head = Text(f"{name}  update {step:,} of {snapshot.total:,}, {clock_time(snapshot.elapsed_s)}{eta}", style="bold")
+    head = _text(f"{name}  update {step:,} of {snapshot.total:,}, {clock_time(snapshot.elapsed_s)}{eta}", "bold")
     if not step:
-        return Group(
-            Text(f"{name}  {clock_time(snapshot.elapsed_s)}", style="bold"), Text(_STARTING), _memory(snapshot)
-        )
+        start = _text(f"{name}  {clock_time(snapshot.elapsed_s)}", "bold")
+        return Group(start, _text(_STARTING), _memory(snapshot))
     stages = Table("stage", "at work", "one actor", box=None, pad_edge=False)
     for stage in (key.removesuffix("_clips_s") for key in values if key.endswith("_clips_s")):
         if stage.partition(".")[0] in ("source", "teacher"):
             busy = values.get(f"{stage}_busy_share")
             share = "" if busy is None else f"{100 * busy:.0f} %"
-            stages.add_row(stage, share, f"{values[f'{stage}_clips_s']:.0f} clips/s")
+            stages.add_row(_text(stage), share, f"{values[f'{stage}_clips_s']:.0f} clips/s")
     wait = 100 * float(values.get("wait_share", 0.0))
     stages.add_row("students", f"{100 - wait:.0f} %", f"{snapshot.clips_s:.1f} clips/s")
     losses = sorted(dict(values.get("losses", {})).items(), key=lambda item: item[1])
     students = Table("student", "loss", box=None, pad_edge=False)
     for student, loss in losses[:MAX_STUDENTS]:
-        students.add_row(Text(student), f"{loss:.4f}")
+        students.add_row(_text(student), f"{loss:.4f}")
     if len(losses) > MAX_STUDENTS:
         students.add_row(f"and {len(losses) - MAX_STUDENTS} more", f"up to {losses[-1][1]:.4f}")
     facts = [f"queue {snapshot.queue:.0f} clips", f"checkpoint at update {int(values.get('published', 0)):,}"]
@@ -110,16 +111,21 @@ def page(name: str, snapshot: ProgressSnapshot) -> Any:
     both.add_row(stages, students)
     bar = Table.grid()  # by itself the bar does not end its line
     bar.add_row(ProgressBar(total=snapshot.total, completed=step, width=60))
-    return Group(head, bar, both, Text("; ".join(facts)), _memory(snapshot))
+    return Group(head, bar, both, _text("; ".join(facts)), _memory(snapshot))
 
 
 _STARTING = "starting: actors load, the first clips are made and taught"
 
 
-def _memory(snapshot: ProgressSnapshot) -> Any:
+def _text(text: str, style: str = "") -> Any:
+    """Text that rich shows as it is: in a plain string it would read marks such as [red]."""
     from rich.text import Text
 
-    return Text(f"memory {snapshot.memory_mb:,.0f} MB", style="dim")
+    return Text(escaped(redact(text)), style=style)
+
+
+def _memory(snapshot: ProgressSnapshot) -> Any:
+    return _text(f"memory {snapshot.memory_mb:,.0f} MB", "dim")
 
 
 def clock_time(seconds: float) -> str:

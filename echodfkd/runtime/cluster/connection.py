@@ -22,6 +22,7 @@ import ray
 from echodfkd.config.run import RayConfig, RunConfig
 from echodfkd.config.sections.option import Declaration, replace_options
 from echodfkd.core.errors import RunError, plain_sentence
+from echodfkd.core.terminal import print_line
 from echodfkd.runtime.cluster.environment import QUIET_RAY, cluster_address
 from echodfkd.runtime.cluster.host_memory import kept_memory
 
@@ -146,29 +147,26 @@ def _exit(sentence: str, stderr: int) -> None:
 def check_authentication(address: str, *, allowed: bool) -> None:
     """Refuse a cluster that runs the code of anyone who reaches its ports.
 
-    Ray listens on every interface, also for a local cluster. Without a token, a running cluster of this machine is
-    used with a warning, and a cluster on another machine is refused.
+    Ray listens on every interface, also for a local cluster, and whatever address one dials. Without a token, a running
+    cluster of this machine is used with a warning, and a cluster on another machine is refused.
 
     Args:
         address: local, or a cluster's address.
-        allowed: ray.allow_unauthenticated.
+        allowed: ray.allow_unauthenticated, which turns the refusal into the warning.
 
     Raises:
         RunError: the environment holds no token mode.
     """
     mode = os.environ.get("RAY_AUTH_MODE", "")
-    if mode == "token" or allowed:
-        return
-    is_own = address != "local" and _is_this_machine(address)
-    if is_own and _is_loopback(address):
+    if mode == "token":
         return
     cluster = "a new local cluster" if address == "local" else f"the cluster at {address}"
     sentence = (
         f"ray.address: {cluster} would be used without authentication (RAY_AUTH_MODE is {mode or 'not set'}), and"
         " anyone who reaches its ports could run code on it"
     )
-    if is_own:
-        print(f"warning: {plain_sentence(sentence)}", file=sys.stderr, flush=True)
+    if allowed or (address != "local" and _is_this_machine(address)):
+        print_line(f"warning: {sentence}", to=sys.stderr)
         return
     raise RunError(
         f"{sentence}; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or ray.allow_unauthenticated=true if its"

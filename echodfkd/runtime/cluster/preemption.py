@@ -17,6 +17,8 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+from echodfkd.core.terminal import print_line
+
 NOTICE = "stopped by SIGTERM; the same command resumes it"
 
 
@@ -75,11 +77,10 @@ class StopSignal:
         if ask_workers is not None:
             ask_workers()
         time.sleep(self._grace_s)
-        print(
+        print_line(
             f"error: SIGTERM: the run did not end within {self._grace_s:g} s (train.stop_grace_s); the same command"
             " resumes it from the last published checkpoint",
-            file=sys.stderr,
-            flush=True,
+            to=sys.stderr,
         )
         os._exit(1)
 

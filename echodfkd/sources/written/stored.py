@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from echodfkd.core.errors import ConfigError, InputError
+from echodfkd.core.redaction import dump_json
 from echodfkd.sources.video.echonet import FILE_LIST_COLUMNS, TRACING_COLUMNS
 from echodfkd.sources.written.writing import Record, Shard
 from echodfkd.storage.files import LAYOUT, RunStorage, check_layout, describe
@@ -171,7 +172,7 @@ def merge_lists(storage: RunStorage, shards: Sequence[Shard], *, layout: str) ->
 
 def write_manifest(storage: RunStorage, manifest: Mapping[str, Any]) -> None:
     """Write manifest.json; a reader that finds it with ``complete`` may rely on everything it names."""
-    storage.write(_MANIFEST, json.dumps(manifest, indent=1).encode())
+    storage.write(_MANIFEST, dump_json(manifest))
 
 
 def _csv(rows: Iterable[Sequence[str]]) -> bytes:

@@ -9,7 +9,6 @@ import hmac
 import json
 import os
 import sys
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -18,6 +17,7 @@ import numpy as np
 from echodfkd.config.sections.remote import TOKEN_VARIABLE
 from echodfkd.core.errors import InputError, one_line, plain_sentence
 from echodfkd.core.mask_codes import PROBABILITY
+from echodfkd.core.terminal import print_line, print_traceback
 from echodfkd.models.teachers.protocol import Teacher
 from echodfkd.teaching.remote.messages import (
     MEDIA_TYPE,
@@ -95,8 +95,8 @@ class MaskService:
         try:
             response = teach(self.teacher, video)
         except Exception as error:  # the client learns no more than this, the log has the whole error
-            print(plain_sentence(f"a request failed: {one_line(error)}"), file=sys.stderr, flush=True)
-            traceback.print_exc()
+            print_line(f"a request failed: {one_line(error)}", to=sys.stderr)
+            print_traceback(error)
             return _refusal(500, "the teacher failed on this request; the service's log says why")
         return Answer(200, encode_masks(response), {"Content-Type": MEDIA_TYPE})
 

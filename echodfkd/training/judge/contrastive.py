@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 
+from echodfkd.core.terminal import print_line
 from echodfkd.models.judges.degradations import random_mask
 from echodfkd.models.judges.embedded import JudgeTowers
 from echodfkd.models.judges.protocol import dilate, dilation_radius
@@ -135,6 +136,6 @@ def stopwatch(steps: int, every: int) -> Callable[[int, float], None]:
         losses.append(loss)
         if (step + 1) % every == 0:
             recent = sum(losses[-every:]) / every
-            print(f"step {step + 1}/{steps}  loss {recent:.3f}  {time.perf_counter() - start:.0f} s", flush=True)
+            print_line(f"step {step + 1}/{steps}  loss {recent:.3f}  {time.perf_counter() - start:.0f} s")
 
     return show

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Callable
 from dataclasses import asdict
@@ -16,6 +15,7 @@ from safetensors.torch import save
 
 from echodfkd.core.errors import ConfigError, InputError
 from echodfkd.core.records import CHAMBER_NAMES, CLASS_NAMES, VideoClip
+from echodfkd.core.redaction import dump_json
 from echodfkd.models.teachers.unet import EMBEDDED_CHANNELS, PIXEL_MEAN, PIXEL_STD, EmbeddedTeacherNet
 from echodfkd.sources.phantom.source import default_phantom
 from echodfkd.training.teacher.supervised import SupervisedRecipe, score_cases, train_segmentation
@@ -79,7 +79,7 @@ def write_teacher(path: Path, network: EmbeddedTeacherNet, card: dict[str, Any],
     """Write the weights, and the card as .json beside them. Raises `InputError`, which names the option."""
     try:
         path.write_bytes(save({key: value.contiguous() for key, value in network.state_dict().items()}))
-        path.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n")
+        path.with_suffix(".json").write_bytes(dump_json(card, indent=2))
     except OSError as error:
         raise InputError(f"{option}: {path} cannot be written: {error}") from error
 

@@ -7,7 +7,6 @@ ensemble of the teachers (`teacher.fusion`).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from echodfkd.config.run import RunConfig
 from echodfkd.config.sections.teacher import MemberConfig, TeacherConfig
 from echodfkd.core.errors import ConfigError
 from echodfkd.core.records import VideoClip
+from echodfkd.core.redaction import dump_json
 from echodfkd.metrics.overlap import dice
 from echodfkd.metrics.summary import bootstrap_mean
 from echodfkd.models.teachers.protocol import Teacher
@@ -76,7 +76,7 @@ def train_limited_teachers(config: RunConfig, *, report: Callable[[str], None]) 
     for site, (network, card) in trained.items():  # again, now with the scores
         write_teacher(Path(files[site]), network, {**card, "held_out": scores[site]}, "limited.out")
     found = {"limited": asdict(limited), "seed": config.seed, "size": size, "held_out": scores}
-    (folder / "teachers.json").write_text(json.dumps(found, indent=2) + "\n")
+    (folder / "teachers.json").write_bytes(dump_json(found, indent=2))
     return found
 
 

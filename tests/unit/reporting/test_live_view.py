@@ -69,3 +69,13 @@ def test_a_terminal_is_needed_and_left_as_it_was():
 @pytest.mark.parametrize(("seconds", "shown"), [(5, "0:05"), (125, "2:05"), (3725, "1:02:05")])
 def test_times(seconds, shown):
     assert clock_time(seconds) == shown
+
+
+@pytest.mark.parametrize("name", ["[red]x[/red]", "[link=http://x]y", "\x1b[31mz\u202e", "[/]"])
+def test_names_and_facts_are_shown_as_they_are(name: str):
+    values = {**VALUES, f"teacher.{name}_clips_s": 3.0, "losses": {name: 0.1}, "scored": name}
+    shown = text(values)
+    assert shown.isprintable() or "\x1b" not in shown
+    escape = name.replace("\x1b", "\\x1b").replace("\u202e", "\\u202e")
+    assert f"teacher.{escape} " in shown
+    assert shown.count(escape) == 3
