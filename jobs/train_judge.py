@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save
 
 from echodfkd.core.redaction import dump_json
-from echodfkd.core.terminal import print_lines
+from echodfkd.core.terminal import print_line
 from echodfkd.evaluation.judge_agreement import degradation_agreement
 from echodfkd.models.judges.embedded import embedded_judge
 from echodfkd.runtime.command import ArgumentParser
@@ -40,22 +40,20 @@ def main() -> None:
     for size, share in ((56, 0.8), (112, 0.2)):
         source = JudgedPatients(seed=args.seed + size, num_frames=4, fps=7.0, size=size)
         pools.append(FramePool.of([source.patient(index) for index in range(int(args.patients * share))]))
-    recipe = {"embedding": args.embedding, "steps": args.steps, "batch": args.batch}
-    recipe |= {"learning_rate": args.learning_rate, "seed": args.seed}
+    recipe = {name: getattr(args, name) for name in ("embedding", "steps", "batch", "learning_rate", "seed")}
     progress = stopwatch(args.steps, every=100)
     towers = train_towers([pools[0], pools[0], pools[0], pools[1]], progress=progress, **recipe)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_bytes(save(towers.state_dict()))
-
     result = {}
     for size in (56, 112):
         held_out = default_phantom(seed=HELD_OUT_SEED, num_frames=16, fps=32.0, size=size, case_frames=16)
         cases = [held_out.case(index) for index in range(args.cases)]
         result[f"size_{size}"] = degradation_agreement(embedded_judge(towers), cases, seed=1)
     recipe |= {"patients": args.patients, "held_out_seed": HELD_OUT_SEED, "agreement_with_dice": result}
-    recipe |= {"torch": torch.__version__, "numpy": np.__version__, "date": datetime.date.today().isoformat()}
+    recipe |= {"torch": torch.__version__, "numpy": np.__version__, "date": str(datetime.date.today())}
     args.out.with_suffix(".json").write_bytes(dump_json(recipe))
-    print_lines(json.dumps(result, indent=1).split("\n"))
+    print_line(json.dumps(result))
 
 
 if __name__ == "__main__":
