@@ -148,7 +148,7 @@ def _hide_users(text: str) -> str:
 def _user_length(rest: str, scheme: str, *, quoted: bool) -> int:
     """Characters of user and password at the start of ``rest``, which begins after ``://`` and ends with the line.
 
-    A password may hold any character, because nobody escapes them all. So it ends at the last @ of the line.
+    A password may hold any character, escaped or not: it ends at the last @ of the line.
     """
     begins = _USER.match(rest)
     if begins is None:  # a user without a password
