@@ -1,6 +1,6 @@
 """Videos with the contours of teacher, student and truth, and the area of the left ventricle over time.
 
-Legend: T frames, H rows, W columns of the clip; h = 4 H, w = 4 W of the drawing.
+Legend: T frames, H rows, W columns of the clip; h, w those of the drawing, 4 H and 4 W unless said otherwise.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ def draw_overlay(
     masks: Mapping[str, np.ndarray],
     *,
     strip: bool = True,
+    scale: float = SCALE,
     ed_frames: Sequence[int] = (),
     es_frames: Sequence[int] = (),
 ) -> np.ndarray:
@@ -67,17 +68,18 @@ def draw_overlay(
         masks: bool (T, H, W) by name, among those of `COLOURS`. Frames whose "truth" is empty count as
             not annotated: nothing is drawn there.
         strip: add the area curves, with a bar at the current frame.
+        scale: side of the drawing over that of the video.
         ed_frames: marked by a tick from above the curves.
         es_frames: marked by a tick from below them.
 
     Returns:
         uint8 (T, h, w, 3) RGB, `STRIP_PX` rows more with a strip.
     """
-    grey = _resize(video.astype(np.float32)).clip(0, 255).round().astype(np.uint8)
+    grey = _resize(video.astype(np.float32), scale).clip(0, 255).round().astype(np.uint8)
     canvas = np.repeat(grey[..., None], 3, axis=-1)
     for name, colour in COLOURS.items():
         if name in masks:
-            canvas[_contour(masks[name])] = _rgb(colour)
+            canvas[_contour(masks[name], scale)] = _rgb(colour)
     if not strip:
         return canvas
     below = _draw_strip(masks, frames=len(video), width=canvas.shape[2])
@@ -113,15 +115,16 @@ def stills_png(mp4: bytes, frames: Sequence[int], *, name: str) -> bytes:
     return sink.getvalue()
 
 
-def _resize(frames: np.ndarray) -> np.ndarray:
-    """Enlarge float (T, H, W) to (T, h, w)."""
+def _resize(frames: np.ndarray, scale: float) -> np.ndarray:
+    """Float (T, H, W) at another scale, (T, h, w)."""
     x = torch.from_numpy(np.ascontiguousarray(frames)).unsqueeze(1)
-    return F.interpolate(x, scale_factor=SCALE, mode="bilinear", align_corners=False)[:, 0].numpy()
+    size = [max(1, round(scale * side)) for side in frames.shape[1:]]
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=scale < 1)[:, 0].numpy()
 
 
-def _contour(mask: np.ndarray) -> np.ndarray:
-    """The border, two pixels wide, of the enlarged mask: bool (T, h, w)."""
-    inside = torch.from_numpy(_resize(mask.astype(np.float32)) > 0.5).float().unsqueeze(1)
+def _contour(mask: np.ndarray, scale: float) -> np.ndarray:
+    """The border, two pixels wide, of the mask at that scale: bool (T, h, w)."""
+    inside = torch.from_numpy(_resize(mask.astype(np.float32), scale) > 0.5).float().unsqueeze(1)
     grown = F.max_pool2d(inside, 3, stride=1, padding=1)
     shrunk = -F.max_pool2d(-inside, 3, stride=1, padding=1)
     return (grown - shrunk)[:, 0].numpy() > 0

@@ -22,7 +22,10 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """``text`` is shown, ``notes`` in small print below it; columns are sorted by ``sort``, else by the text."""
+    """``text`` is shown, ``notes`` in small print below it; columns are sorted by ``sort``, else by the text.
+
+    ``href`` is a relative address that the text leads to.
+    """
 
     text: str
     sort: float | int | None = None
@@ -30,6 +33,7 @@ class Cell:
     bad: bool = False
     colour: str = ""
     code: bool = False
+    href: str = ""
 
 
 @dataclass(frozen=True)

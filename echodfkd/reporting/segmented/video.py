@@ -1,0 +1,204 @@
+"""The files of one segmented video: masks, curves, beats, overlay, and a page that holds them together.
+
+Legend: T frames, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from echodfkd.core.errors import InputError
+from echodfkd.inference.segmentation import Segmentation
+from echodfkd.reporting.figures.chart_style import INK, dress, new_figure
+from echodfkd.reporting.figures.overlays import draw_overlay
+from echodfkd.reporting.page.chart import Chart
+from echodfkd.reporting.page.page import render, write_files
+from echodfkd.reporting.page.table import Cell, Column, Table
+from echodfkd.sources.video.encode import encode_mp4
+from echodfkd.storage.files import RunStorage
+
+FORMATS = ("npz", "nifti")
+"""Kinds of mask files."""
+PAGE = "report.html"
+_DRAWN_PX, _DRAWN_BYTES = 640, 400_000_000
+"""Longest side of the overlay's picture, and most bytes of all its frames: long videos are drawn smaller."""
+_SLOWEST_FPS = 25.0
+"""Rate of the overlay of a video whose own is unknown."""
+
+
+def write_video(storage: RunStorage, name: str, found: Segmentation, formats: Sequence[str]) -> None:
+    """Write everything about one video: masks, ``overlay.mp4``, curve and beats in ``report/``, the page.
+
+    Args:
+        storage: the video's own folder.
+        name: of the video.
+        found: its masks.
+        formats: some of `FORMATS`.
+
+    Raises:
+        InputError: a format needs a package that is not installed.
+    """
+    for label, codes in found.codes.items():
+        stem = name if label == "LV" else f"{name}.{label}"
+        if "npz" in formats:
+            storage.write(f"{stem}.seg.npz", masks_npz(codes))
+        if "nifti" in formats:
+            mask = found.mask(label)
+            storage.write(f"{stem}.nii.gz", masks_nifti(mask, fps=found.fps, spacing_mm=found.spacing_mm))
+    curve, beats, mp4 = area_chart(found), beat_table(found), overlay(found)
+    storage.write("overlay.mp4", mp4)
+    write_files(storage, [curve, beats])
+    page = render(
+        "segmented.html",
+        title=name,
+        refresh_s=0.0,
+        facts=_shown(video_facts(found)),
+        notes=found.notes,
+        chart=curve.on_page(),
+        beats=beats,
+        mp4=base64.b64encode(mp4).decode(),
+    )
+    storage.write(PAGE, page.encode())
+
+
+def video_facts(found: Segmentation) -> dict[str, Any]:
+    """What is known of a video, JSON values; None if it is not."""
+    rhythm = found.rhythm
+    seconds = len(found.video) / found.fps if found.fps else None
+    return {
+        "frames": len(found.video),
+        "height": found.video.shape[1],
+        "width": found.video.shape[2],
+        "fps": found.fps or None,
+        "seconds": seconds,
+        "spacing_mm": found.spacing_mm,
+        "beats": len(rhythm.beats),
+        "heart_rate_bpm": _known(rhythm.heart_rate_bpm),
+        "ef_percent": _known(rhythm.ef_percent),
+        "empty_frames": int((found.area == 0).sum()),
+    }
+
+
+def _shown(facts: Mapping[str, Any]) -> dict[str, str]:
+    """The facts as the page words them."""
+    given = {
+        "frames": f"{facts['frames']} of {facts['width']} x {facts['height']} pixels",
+        "rate": _with_unit(facts["fps"], "frames/s"),
+        "pixel": _with_unit(facts["spacing_mm"], "mm"),
+        "heart rate": _with_unit(facts["heart_rate_bpm"], "/min"),
+        "beats": str(facts["beats"]),
+        "EF": _with_unit(facts["ef_percent"], "%"),
+    }
+    empty = facts["empty_frames"]
+    return {**given, "frames without a ventricle": str(empty)} if empty else given
+
+
+def _with_unit(value: float | None, unit: str) -> str:
+    return "unknown" if value is None else f"{value:.3g} {unit}"
+
+
+def masks_npz(codes_THW: np.ndarray) -> bytes:
+    """Codes round(255 p) as the authors store masks: one array ``arr_0``, uint8 (T, H, W)."""
+    sink = io.BytesIO()
+    np.savez_compressed(sink, codes_THW)
+    return sink.getvalue()
+
+
+def masks_nifti(mask_THW: np.ndarray, *, fps: float, spacing_mm: float | None) -> bytes:
+    """A mask as NIfTI-1 in CAMUS' axes: uint8 (W, H, T), millimetres and seconds.
+
+    A pixel of unknown size, or a frame of unknown length, is 1 in "unknown" units.
+    """
+    try:
+        import nibabel as nib
+    except ImportError as error:
+        raise InputError("--formats nifti needs nibabel: pip install 'echodfkd[medical]'") from error
+    side, step = spacing_mm or 1.0, 1.0 / fps if fps else 1.0
+    image = nib.Nifti1Image(mask_THW.transpose(2, 1, 0).astype(np.uint8), np.diag([side, side, 1.0, 1.0]))
+    image.header.set_zooms((side, side, step))
+    image.header.set_xyzt_units(xyz="mm" if spacing_mm else "unknown", t="sec" if fps else "unknown")
+    return gzip.compress(image.to_bytes(), mtime=0)
+
+
+def overlay(found: Segmentation) -> bytes:
+    """The video with the ventricle's contour, its area below, ticks at ED and ES, as MP4."""
+    longest = max(found.video.shape[1:])
+    side = min(_DRAWN_PX, math.sqrt(_DRAWN_BYTES / (3 * len(found.video))))
+    drawing = draw_overlay(
+        found.video,
+        {"student": found.mask()},
+        scale=min(4.0, side / longest),
+        ed_frames=found.rhythm.ed_frames,
+        es_frames=found.rhythm.es_frames,
+    )
+    return encode_mp4(drawing, found.fps or _SLOWEST_FPS)
+
+
+def area_chart(found: Segmentation) -> Chart:
+    """Area over time with the events; its rows are one per frame."""
+    unit = "mm2" if found.spacing_mm else "px"
+    events = {frame: "ED" for frame in found.rhythm.ed_frames} | {frame: "ES" for frame in found.rhythm.es_frames}
+    area = found.area
+    time = np.arange(len(area)) / found.fps if found.fps else np.arange(len(area))
+    rows = [
+        {
+            "frame": frame,
+            "time_s": float(time[frame]) if found.fps else None,
+            f"area_{unit}": float(area[frame]),
+            "event": events.get(frame, ""),
+        }
+        for frame in range(len(area))
+    ]
+    figure = new_figure(width=8.0, height=2.8)
+    axes = figure.subplots()
+    axes.plot(time, area, color=INK, linewidth=1.4)
+    for label, frames, colour, marker in (
+        ("end-diastole", found.rhythm.ed_frames, "#0072b2", "v"),
+        ("end-systole", found.rhythm.es_frames, "#d55e00", "^"),
+    ):
+        axes.plot(time[list(frames)], area[list(frames)], marker, color=colour, markersize=7, label=label)
+    axes.set_ylim(bottom=0)
+    dress(axes, "seconds" if found.fps else "frame", "area, mm²" if found.spacing_mm else "area, pixels")
+    if found.rhythm.ed_frames or found.rhythm.es_frames:
+        axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="lower right", ncols=2)
+    caption = f"{len(area)} frames; events are found in this curve, nobody has marked them."
+    return Chart("area", "Area of the left ventricle", caption, figure, rows)
+
+
+def beat_table(found: Segmentation) -> Table:
+    """One row per beat."""
+    unit = "mL" if found.spacing_mm else "px3"
+    rows = [
+        {
+            "beat": number,
+            "ed_frame": beat.ed_frame,
+            "es_frame": beat.es_frame,
+            f"edv_{unit}": beat.edv,
+            f"esv_{unit}": beat.esv,
+            "ef_percent": beat.ef_percent,
+        }
+        for number, beat in enumerate(found.rhythm.beats, 1)
+    ]
+    columns = [Column("beat", True), Column("ED frame", True), Column("ES frame", True)]
+    columns += [Column(f"EDV, {unit}", True), Column(f"ESV, {unit}", True), Column("EF, %", True)]
+    cells = [
+        [_number(value, 1 if key.startswith(("edv", "esv", "ef")) else 0) for key, value in row.items()] for row in rows
+    ]
+    note = "Volumes by the area-length formula of one plane. EF needs no pixel size."
+    empty = "No beat was found: no end-diastole is followed by an end-systole."
+    return Table("beats", "Beats", columns, cells, rows, empty=empty, note=note)
+
+
+def _number(value: float, digits: int) -> Cell:
+    return Cell(f"{value:,.{digits}f}", value) if math.isfinite(value) else Cell("–")
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
