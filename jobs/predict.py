@@ -10,12 +10,13 @@ from __future__ import annotations
 import argparse
 import sys
 
-from echodfkd.runtime.command import print_line, run_guarded
+from echodfkd.core.terminal import print_line
+from echodfkd.runtime.command import ArgumentParser, run_guarded
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse, segment, and print the result as one JSON object in the last line; 1 if no video could be used."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", nargs="+", metavar="PATH", help="videos, folders, or s3:// prefixes")
     parser.add_argument("--student", required=True, metavar="RUN", help="a run folder or a student.safetensors")
     parser.add_argument("--name", default="", help="which student, if the run has several")

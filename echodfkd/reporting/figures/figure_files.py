@@ -50,16 +50,21 @@ def inline_svg(svg: bytes, *, name: str, title: str) -> str:
         title: of the chart; also the text for screen readers.
     """
     text = svg.decode()
-    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    text = re.sub(r'\s(xmlns(:\w+)?)="[^"]*"', "", text)
+    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text[text.index("<svg") :], flags=re.DOTALL)
     width = float(re.search(r'width="([\d.]+)pt"', text)[1])  # type: ignore[index]
     text = re.sub(r'\b(width|height)="[\d.]+pt"', "", text, count=2)
-    text = text.replace("xlink:href", "href")
-    text = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', text)
-    text = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', text)
-    text = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", text)
-    text = re.sub(r"(\d+\.\d\d)\d+", r"\1", text)  # more digits are invisible and double the size
-    for colour, variable in _THEMED.items():
-        text = text.replace(colour, variable)
+    text = re.sub(r"<[^>]*>", lambda tag: _fit_tag(tag[0], name), text)  # what a reader reads stays as it is
     label = html.escape(title)
     return text.replace("<svg", f'<svg role="img" aria-label="{label}" style="max-width:{width * 1.45:.0f}px"', 1)
+
+
+def _fit_tag(tag: str, name: str) -> str:
+    """A tag without name spaces, its ids made unique, its numbers short, its colours those of the page's theme."""
+    tag = re.sub(r'\s(xmlns(:\w+)?)="[^"]*"', "", tag).replace("xlink:href", "href")
+    tag = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', tag)
+    tag = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', tag)
+    tag = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", tag)
+    tag = re.sub(r"(\d+\.\d\d)\d+", r"\1", tag)  # more digits are invisible and double the size
+    for colour, variable in _THEMED.items():
+        tag = tag.replace(colour, variable)
+    return tag
