@@ -19,7 +19,7 @@ from echodfkd.evaluation.against_readers import video_name
 from echodfkd.evaluation.predictions import Prediction, predict_student
 from echodfkd.models.students.build import build_student
 from echodfkd.models.students.weights import load_weights
-from echodfkd.sources.video.decode import MAX_VIDEO_BYTES
+from echodfkd.sources.video.container import MAX_VIDEO_BYTES
 from echodfkd.sources.video.windows import resize_video
 from echodfkd.storage.checkpoints import read_student
 from echodfkd.storage.files import RunStorage, read_inside

@@ -18,7 +18,8 @@ from echodfkd.models.teachers.deeplabv3 import load_echonet_checkpoint
 from echodfkd.models.teachers.unet import load_embedded_teacher
 from echodfkd.sources.clip_source import WindowSettings
 from echodfkd.sources.recorded import RecordedSource
-from echodfkd.sources.video.decode import MAX_VIDEO_BYTES, decode_video
+from echodfkd.sources.video.container import MAX_VIDEO_BYTES
+from echodfkd.sources.video.decode import decode_video
 from echodfkd.sources.video.dicom import read_dicom
 from echodfkd.sources.video.encode import encode_avi, encode_mp4
 from tests.fuzz.mutate import damage_bytes, damage_csv, patch_after

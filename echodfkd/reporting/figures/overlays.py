@@ -17,7 +17,7 @@ from echodfkd.core.errors import ClipError
 from echodfkd.core.records import VideoClip
 from echodfkd.evaluation.scored_models import ScoredModel
 from echodfkd.evaluation.scorer import CaseScorer
-from echodfkd.sources.video.decode import open_video
+from echodfkd.sources.video.container import open_video
 from echodfkd.sources.video.encode import encode_mp4
 
 SCALE = 4

@@ -4,42 +4,37 @@ Legend: T frames, H rows, W columns.
 
 Every decoder tried (PyAV, OpenCV, decord) ends a truncated AVI early without an error, so the number of
 decoded frames is compared with the header and, if the caller knows it, with the data set's list.
-
-Files are not trusted: some of FFmpeg's formats are lists of other files and addresses, which it opens, and most of its
-hundreds of decoders are rarely tested on hostile data. Only the formats and codecs named here are tried, and no frame
-larger than `MAX_FRAME_PIXELS` is allocated.
 """
 
 from __future__ import annotations
 
-import io
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from echodfkd.core.errors import ClipError
-
-FORMATS = ("avi", "mov", "mp4", "m4a", "3gp", "3g2", "mj2")
-"""FFmpeg's names of its AVI reader (the first) and of its MP4 reader (all others)."""
-CODECS = ("mjpeg", "mpeg4", "h264", "rawvideo", "ffv1")
-INTRA_CODECS = ("mjpeg", "rawvideo")
-"""Codecs with one independent frame per packet: packets outside the window can be skipped."""
-MAX_FRAME_PIXELS = 1 << 22
-"""Largest frame, 2048 x 2048: machines write up to 1920 x 1080."""
-MAX_VIDEO_BYTES = 1 << 29
-"""Largest decoded video in bytes: 1,000 frames of 800 x 600 are 480 MB."""
+from echodfkd.sources.video.container import (
+    UPRIGHT,
+    Turn,
+    check_even,
+    check_size,
+    display_turn,
+    frame_rate,
+    open_video,
+    turned,
+)
+from echodfkd.sources.video.jpeg import picture_layout
 
 
 @dataclass(frozen=True)
 class DecodedVideo:
     """One decoded file.
 
-    ``video`` uint8 (T, H, W), grey 0..255 full range. ``fps`` is the header's frame rate, 0.0 if it has
-    none. ``header_frames`` is the header's frame count, None if it has none. ``warnings`` are sentences for the user.
+    ``video`` uint8 (T, H, W), grey 0..255 full range, turned and cut as the container says. ``fps`` is the frame rate,
+    0.0 if the file has none. ``header_frames`` is the number of frames that the container promises to show, None if it
+    says nothing. ``warnings`` are sentences for the user.
     """
 
     video: np.ndarray
@@ -49,7 +44,7 @@ class DecodedVideo:
 
 
 Window = Callable[[int, float], tuple[int, int]]
-"""Number of frames, the header's rate (0.0: none) -> the first frame to decode, and the one after the last."""
+"""Number of frames, the file's rate (0.0: none) -> the first frame to decode, and the one after the last."""
 
 
 def decode_video(
@@ -57,8 +52,10 @@ def decode_video(
 ) -> DecodedVideo:
     """Decode AVI or MP4 (MJPEG, MPEG-4 as XVID, H.264, uncompressed, FFV1) to grey frames.
 
-    Limited-range streams (black at 16, white at 235) are expanded to 0..255. Grey is the decoder's luma
-    plane, which lies within 2 levels of OpenCV's BGR frame turned to grey: OpenCV rounds twice more.
+    Limited-range streams (black at 16, white at 235) are expanded to 0..255. Grey is the decoder's luma plane. On grey
+    pixels it lies within 2 levels of OpenCV's BGR frame turned to grey, which rounds twice more. On coloured pixels
+    OpenCV clips to 0..255 on its way through BGR: single pixels of a public clip differed by 47, a clip's mean by 0.35.
+    Transparency is ignored: pixels count as they are stored.
 
     Args:
         data: the file's content.
@@ -66,69 +63,110 @@ def decode_video(
         expected_frames: frames that the data set's list promises, or None. More frames than that are
             accepted: published synthetic lists hold counts that are too small, but a file cut short
             always has fewer.
-        window: frames to decode. If the codec is one of `INTRA_CODECS`, the others are left black and damage in them
-            is not detected, except for the last one: a truncated file ends in it.
+        window: frames to decode. They are the pixels of the whole file. If each packet stands for itself
+            (`_independent`), the others are left black and damage in them is not detected, except for the last one: a
+            truncated file ends in it.
 
     Raises:
-        ClipError: as raised by ``window``, or not a video, another codec, no frames, unreadable, frames of several
-            sizes, fewer frames than the header or ``expected_frames`` says, or larger than `MAX_FRAME_PIXELS` or
-            `MAX_VIDEO_BYTES`.
+        ClipError: as raised by ``window`` or `open_video`, no frames, unreadable, frames of several sizes, fewer frames
+            than the header or ``expected_frames`` says, larger than `MAX_FRAME_PIXELS` or `MAX_VIDEO_BYTES`,
+            interlaced, not evenly spaced in time, or turned by less than a quarter.
     """
     with open_video(data, name=name) as (container, stream):
-        header_frames = int(stream.frames) if stream.frames > 0 else None
-        fps = float(stream.average_rate or stream.guessed_rate or 0)
-        fps = fps if math.isfinite(fps) else 0.0
-        if window is None or stream.codec_context.name not in INTRA_CODECS:
-            frames, reason = _decode_frames(container.decode(stream), name)
-            _check_count(name, len(frames), header_frames, expected_frames, reason)
-            return DecodedVideo(np.stack(frames), fps, header_frames)
-        packets = [packet for packet in container.demux(stream) if packet.size]
-        _check_count(name, len(packets), header_frames, expected_frames, "")
-        first, stop = window(len(packets), fps)
-        wanted = sorted({*range(first, stop), len(packets) - 1})
-        decoded = (frame for place in wanted for frame in packets[place].decode()[:1])
-        frames, reason = _decode_frames(decoded, name, places=wanted)
-        if reason or len(frames) < len(wanted):
-            raise ClipError(f"{name} cannot be read at frame {wanted[len(frames)]}: {reason or 'no picture'}")
-    video = np.zeros((len(packets), *frames[0].shape), np.uint8)  # memory that is not touched takes none
-    video[wanted] = frames
-    return DecodedVideo(video, fps, header_frames)
+        packets: Iterable[Any] = container.demux(stream)
+        independent = _INDEPENDENT.get(stream.codec_context.name)
+        if window is not None and independent is not None:
+            packets = list(packets)
+            if independent(stream, packets):
+                return _decode_window(data, name, stream, packets, expected_frames, window)
+        return _decode_whole(data, name, stream, packets, expected_frames)
 
 
-@contextmanager
-def open_video(data: bytes, *, name: str) -> Iterator[tuple[Any, Any]]:
-    """Open a video file from memory: PyAV's container and its first video stream, set to one thread.
+def _decode_whole(
+    data: bytes, name: str, stream: Any, packets: Iterable[Any], expected_frames: int | None
+) -> DecodedVideo:
+    shown: list[tuple[int | None, int | None]] = []
 
-    Raises:
-        ClipError: not an AVI or MP4 file of one of `CODECS`, or FFmpeg fails in the block.
-    """
-    import av
+    def decoded() -> Iterator[Any]:
+        for packet in packets:
+            if _is_shown(packet):
+                shown.append((packet.pts, packet.dts))
+            yield from packet.decode()
 
-    av.logging.set_level(av.logging.PANIC)  # a refused file is reported by our one sentence
-    limits = {"format_whitelist": ",".join(FORMATS), "max_pixels": str(MAX_FRAME_PIXELS)}
-    try:
-        # The codecs are named twice: FFmpeg decodes a little already while it opens a file.
-        with av.open(io.BytesIO(data), mode="r", options={**limits, "codec_whitelist": ",".join(CODECS)}) as container:
-            if not container.streams.video:
-                raise ClipError(f"{name} holds no video stream; expected an AVI or MP4 video")
-            stream = container.streams.video[0]
-            codec = stream.codec_context.name if stream.codec_context is not None else "an unknown codec"
-            if codec not in CODECS:
-                raise ClipError(f"{name} is encoded as {codec}; expected one of {', '.join(CODECS)}")
-            stream.codec_context.options = limits
-            # One thread for the whole file: on small frames, threads cost three to eight times the decoding itself.
-            stream.codec_context.thread_count = 1
-            stream.thread_type = "NONE"
-            yield container, stream
-    except (av.FFmpegError, OverflowError, MemoryError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        if isinstance(error, av.error.ArgumentError):  # FFmpeg's answer to a format that is not allowed
-            reason = "neither an AVI nor an MP4 file"
-        raise ClipError(f"{name} is not a readable video ({len(data)} bytes): {reason}") from error
+    frames, turn, reason = _decode_frames(decoded(), name)
+    times = _times(shown)
+    check_even(name, stream, times)
+    promised = _check_count(data, name, stream, len(frames), len(shown), expected_frames, reason)
+    fps = frame_rate(data, stream, times)
+    return DecodedVideo(turned(np.stack(frames), turn), fps, promised, _warnings(name, stream))
 
 
-def _decode_frames(decoded: Iterable[Any], name: str, places: Sequence[int] = ()) -> tuple[list[np.ndarray], str]:
-    """All grey frames up to the first fault, and that fault's reason ("" if there is none).
+def _decode_window(
+    data: bytes, name: str, stream: Any, packets: Sequence[Any], expected_frames: int | None, window: Window
+) -> DecodedVideo:
+    """As `decode_video` for packets that stand for themselves."""
+    shown = [packet for packet in packets if _is_shown(packet)]
+    times = _times([(packet.pts, packet.dts) for packet in shown])
+    check_even(name, stream, times)
+    promised = _check_count(data, name, stream, len(shown), len(shown), expected_frames, "")
+    fps = frame_rate(data, stream, times)
+    first, stop = window(len(shown), fps)
+    wanted = sorted({*range(first, stop), len(shown) - 1})
+    decoded = (frame for place in wanted for frame in shown[place].decode()[:1])
+    frames, turn, reason = _decode_frames(decoded, name, places=wanted)
+    if reason or len(frames) < len(wanted):
+        raise ClipError(f"{name} cannot be read at frame {wanted[len(frames)]}: {reason or 'no picture'}")
+    pictures = turned(np.stack(frames), turn)
+    video = np.zeros((len(shown), *pictures.shape[1:]), np.uint8)  # memory that is not touched takes none
+    video[wanted] = pictures
+    return DecodedVideo(video, fps, promised, _warnings(name, stream))
+
+
+def _pictures_of_one_layout(stream: Any, packets: Sequence[Any]) -> bool:
+    """Whether no MJPEG picture takes a table or a setting from another: files may hold tables in the first only."""
+    layouts = {picture_layout(bytes(packet)) for packet in packets if packet.size} - {()}
+    return len(layouts) == 1 and _nothing_beside(packets)
+
+
+def _true_colours(stream: Any, packets: Sequence[Any]) -> bool:
+    """Whether uncompressed pixels are colours, and no numbers of colours in a palette that an earlier packet set."""
+    return not stream.codec_context.format.has_palette and _nothing_beside(packets)
+
+
+def _nothing_beside(packets: Sequence[Any]) -> bool:
+    """Whether no packet brings data beside its picture, such as a palette or new settings of the decoder."""
+    return not any(packet.has_sidedata(kind) for packet in packets for kind in _LASTING)
+
+
+_INDEPENDENT = {"mjpeg": _pictures_of_one_layout, "rawvideo": _true_colours}
+"""Codec -> whether each packet of such a file stands for itself, so that packets outside the window can be skipped.
+The decoders of all other codecs keep earlier pictures or adapt to them."""
+_LASTING = ("palette", "new_extradata")
+"""Data beside a packet that change how later packets are decoded."""
+
+
+def _is_shown(packet: Any) -> bool:
+    """Whether a packet holds a frame (the last of a file is empty) that the edit list keeps."""
+    return bool(packet.size) and not packet.is_discard
+
+
+def _times(stamps: Sequence[tuple[int | None, int | None]]) -> list[int]:
+    """When frames are shown, ascending; if that is unknown, when they are decoded; empty if that is unknown, too."""
+    for times in zip(*stamps, strict=True):
+        if None not in times:
+            return sorted(times)
+    return []
+
+
+def _warnings(name: str, stream: Any) -> tuple[str, ...]:
+    shape = stream.sample_aspect_ratio
+    if not shape or shape == 1:
+        return ()
+    return (f"{name} is to be shown with pixels {shape.numerator}:{shape.denominator} wide; they are read as stored",)
+
+
+def _decode_frames(decoded: Iterable[Any], name: str, places: Sequence[int] = ()) -> tuple[list[np.ndarray], Turn, str]:
+    """All grey frames up to the first fault, how they are turned, and that fault's reason ("" if there is none).
 
     ``places`` are the numbers of the frames in the file if some are skipped.
     """
@@ -137,27 +175,36 @@ def _decode_frames(decoded: Iterable[Any], name: str, places: Sequence[int] = ()
 
     reformatter = VideoReformatter()  # one for the whole file: a conversion context per frame costs more than it
     frames: list[np.ndarray] = []
+    turns: set[Turn] = set()
     try:
         for frame in decoded:
             place = places[len(frames)] if places else len(frames)
             if frame.is_corrupt:
-                return frames, f"frame {place} is damaged"
-            pixels = frame.width * frame.height
-            if pixels > MAX_FRAME_PIXELS or pixels * (place + 1) > MAX_VIDEO_BYTES:
-                raise ClipError(
-                    f"{name} is too large: frame {place} has {frame.width} x {frame.height} pixels, allowed are"
-                    f" {MAX_FRAME_PIXELS} in a frame and {MAX_VIDEO_BYTES} in a file"
-                )
+                return frames, min(turns, default=UPRIGHT), f"frame {place} is damaged"
+            check_size(name, place, frame.width, frame.height)
+            if frame.interlaced_frame:
+                raise ClipError(f"{name} is interlaced: frame {place} holds two half pictures; expected whole ones")
+            if frame.format.has_palette:  # directly to grey, FFmpeg rounds twice
+                frame = reformatter.reformat(frame, format="bgr24", threads=1)
             grey = reformatter.reformat(frame, format="gray", threads=1).to_ndarray()
             if frames and grey.shape != frames[0].shape:
                 raise ClipError(f"{name} changes its frame size from {frames[0].shape} to {grey.shape}; expected one")
+            turns.add(display_turn(frame, name))
+            if len(turns) > 1:
+                raise ClipError(f"{name} is turned from frame {place} on; expected one orientation")
             frames.append(grey)
     except av.FFmpegError as error:
-        return frames, str(error.strerror)
-    return frames, ""
+        return frames, min(turns, default=UPRIGHT), str(error.strerror)
+    return frames, min(turns, default=UPRIGHT), ""
 
 
-def _check_count(name: str, got: int, header: int | None, expected: int | None, reason: str) -> None:
+def _check_count(
+    data: bytes, name: str, stream: Any, got: int, shown: int, expected: int | None, reason: str
+) -> int | None:
+    """Refuse a file with fewer frames than it promises. Returns that number, None if the header says nothing."""
+    header = int(stream.frames) if stream.frames > 0 else None
+    if header is not None and got < header and _stored_frames(data, name, stream) >= header:
+        header = shown  # the file is whole, and its edit list cuts some frames
     because = f" ({reason})" if reason else ""
     if got == 0:
         raise ClipError(f"{name} has no readable frame, its header says {header or 'nothing'}{because}")
@@ -167,3 +214,12 @@ def _check_count(name: str, got: int, header: int | None, expected: int | None, 
         raise ClipError(f"{name} has {got} readable frames, the file list says {expected}{because}")
     if reason:
         raise ClipError(f"{name} cannot be read after {got} frames: {reason}")
+    return header
+
+
+def _stored_frames(data: bytes, name: str, stream: Any) -> int:
+    """Frames of an MP4 without its edit list; 0 for an AVI, which has none."""
+    if stream.container.format.name == "avi":
+        return 0
+    with open_video(data, name=name, edits=False) as (container, whole):
+        return sum(bool(packet.size) for packet in container.demux(whole))

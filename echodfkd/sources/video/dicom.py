@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from echodfkd.core.errors import ClipError, InputError
-from echodfkd.sources.video.decode import MAX_FRAME_PIXELS, MAX_VIDEO_BYTES
+from echodfkd.sources.video.container import MAX_FRAME_PIXELS, MAX_VIDEO_BYTES
 
 MIN_SALT = 16
 """Least number of characters of a salt: identifiers are guessable, the salt must not be."""

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from echodfkd.core.errors import ClipError, InputError
-from echodfkd.sources.video.decode import MAX_FRAME_PIXELS, MAX_VIDEO_BYTES
+from echodfkd.sources.video.container import MAX_FRAME_PIXELS, MAX_VIDEO_BYTES
 
 MAX_VOLUME_HEADER_BYTES = 1 << 16
 _MAX_EXTRA_BYTES = 1 << 20
