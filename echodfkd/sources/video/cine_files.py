@@ -19,7 +19,7 @@ import numpy as np
 
 from echodfkd.core.errors import ClipError, InputError, one_line
 from echodfkd.sources.video.cine import Cine, is_dicom, read_cine
-from echodfkd.sources.video.decode import MAX_FRAME_PIXELS, MAX_VIDEO_BYTES
+from echodfkd.sources.video.container import MAX_FRAME_PIXELS, MAX_VIDEO_BYTES
 from echodfkd.sources.video.volumes import Volume, read_nifti
 from echodfkd.storage.files import read_inside
 from echodfkd.storage.object_store import as_os_errors, open_filesystem
