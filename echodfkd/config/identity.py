@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from echodfkd.config.file import config_from_dict, config_to_yaml
+from echodfkd.config.file import config_to_yaml
 from echodfkd.config.run import RunConfig
 from echodfkd.config.sections.option import declaration
+from echodfkd.config.stored import CONFIG, stored_config
 from echodfkd.core.errors import ConfigError, InputError
 from echodfkd.core.redaction import redact_values
 from echodfkd.storage.files import LAYOUT, RunStorage, check_layout
-from echodfkd.storage.untrusted import parse_json_object, parse_yaml
+from echodfkd.storage.untrusted import parse_json_object
 
 IDENTITY = "identity.json"
 
@@ -77,8 +78,8 @@ def open_run_folder(config: RunConfig, teacher_id: str) -> RunStorage:
             raise InputError(f"name: another process has just made the run folder {config.root}")
     elif config.on_exists == "refuse":
         raise ConfigError(f"name: a run {config.name} exists in {config.storage} and on_exists is refuse")
-    if not storage.exists("config.yaml"):  # new, or its maker died between the two files
-        storage.write("config.yaml", config_to_yaml(config).encode())
+    if not storage.exists(CONFIG):  # new, or its maker died between the two files
+        storage.write(CONFIG, config_to_yaml(config).encode())
     stored = _read_identity(storage)
     known = {"config_hash": run_hashes(storage, config), "teacher_id": {teacher_id}}
     for key, own in known.items():
@@ -104,8 +105,8 @@ def run_hashes(storage: RunStorage, config: RunConfig) -> set[str]:
     if not stored or stored.get("layout", 1) >= _TODAYS_DEFAULTS:
         return {own}
     try:
-        theirs = config_from_dict(parse_yaml(storage.read("config.yaml"), f"{storage.root}/config.yaml"))
-    except ConfigError as error:
+        theirs = stored_config(storage)
+    except (ConfigError, InputError) as error:
         raise ConfigError(
             f"name: an earlier version of echodfkd made the run {config.name} in {config.storage}, and this one does"
             f" not read its config.yaml ({error}); finish it with that version, or give this run another name"

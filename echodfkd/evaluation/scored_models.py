@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from echodfkd.config.file import config_from_dict
 from echodfkd.config.sections.evaluate import EVERY_STEP, EvaluateConfig
 from echodfkd.config.sections.student import StudentConfig
+from echodfkd.config.stored import stored_students
 from echodfkd.core.errors import ClipError, InputError
 from echodfkd.core.records import PublishedCheckpoint, VideoClip
 from echodfkd.evaluation.against_readers import video_name
@@ -25,7 +25,6 @@ from echodfkd.storage.checkpoints import read_student
 from echodfkd.storage.files import RunStorage, read_inside
 from echodfkd.storage.manifests import list_checkpoints
 from echodfkd.storage.object_store import open_filesystem
-from echodfkd.storage.untrusted import parse_yaml
 from echodfkd.teaching.mask_files import decode_npz
 
 MASKS_NAME = "masks"
@@ -72,7 +71,7 @@ def load_students(options: EvaluateConfig, device: str) -> tuple[list[ScoredMode
     if not commits:
         which = f"of step {wanted}" if wanted > 0 else "at all"
         raise InputError(f"evaluate.run: {storage.root} holds no published checkpoint {which} (evaluate.step)")
-    known = _students_of(storage)
+    known = stored_students(storage)
     models = []
     for checkpoint in commits if wanted == EVERY_STEP else commits[-1:]:
         for name in checkpoint.students:
@@ -80,17 +79,6 @@ def load_students(options: EvaluateConfig, device: str) -> tuple[list[ScoredMode
                 raise InputError(f"{storage.root}/config.yaml has no student {name!r}, but the checkpoint has")
             models.append(load_student(storage, checkpoint, name, known[name], device))
     return models, {model.name: known[model.name] for model in models}
-
-
-def _students_of(storage: RunStorage) -> dict[str, StudentConfig]:
-    path = f"{storage.root}/config.yaml"
-    try:
-        values = parse_yaml(storage.read("config.yaml"), path)
-    except FileNotFoundError as error:
-        raise InputError(f"evaluate.run: {storage.root} holds no config.yaml") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{path} must hold `key: value` lines, got a {type(values).__name__}")
-    return config_from_dict(values).students
 
 
 def stored_masks(options: EvaluateConfig) -> list[ScoredModel]:

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from echodfkd.config.stored import CONFIG, stored_values
 from echodfkd.core.errors import InputError
 from echodfkd.core.records import JUDGE_STEP, PublishedCheckpoint
 from echodfkd.core.redaction import redact_values
 from echodfkd.storage import schemas
 from echodfkd.storage.files import RunStorage, check_layout
 from echodfkd.storage.manifests import list_checkpoints
-from echodfkd.storage.untrusted import parse_json_object, parse_yaml
+from echodfkd.storage.untrusted import parse_json_object
 
 _CONFIG_TYPES = {
     "seed": int,
@@ -125,14 +126,7 @@ def column(table: pa.Table, name: str) -> np.ndarray:
 
 
 def _read_config(storage: RunStorage) -> dict[str, Any]:
-    try:
-        text = storage.read("config.yaml")
-    except FileNotFoundError as error:
-        raise InputError(f"{storage.root} is not a run folder: it holds no config.yaml") from error
-    where = f"{storage.root}/config.yaml"
-    values = parse_yaml(text, where)
-    if not isinstance(values, dict):
-        raise InputError(f"{where} must hold `key: value` lines, got a {type(values).__name__}")
+    values, where = stored_values(storage), f"{storage.root}/{CONFIG}"
     _check_types(values, _CONFIG_TYPES, where)
     _check_types(values.get("train", {}), {"steps": int, "global_batch": int}, f"{where}: train")
     return redact_values(values)

@@ -21,7 +21,7 @@ class EvaluationConfig:
     """Held-out cases per checkpoint."""
     frames: int = option(48, least=4)
     """Frames of one case, at window.fps: long enough for a whole beat."""
-    judge: str = option("embedded", choices=("embedded", "echoclip", "none"))
+    judge: str = option("embedded", choices=("embedded", "echoclip", "none"), outside=("echoclip",))
     """embedded, echoclip (through open_clip), or none."""
     judge_weights: str = option("", path="input", identity=False)  # every score names the hash of the judge's weights
     """echoclip: a folder as open_clip saves it, or an hf-hub: name; empty takes the published model from the hub."""

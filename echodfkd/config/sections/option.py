@@ -32,6 +32,10 @@ class Declaration:
     expected: str = ""
     path: str = ""
     """input (a file that the user has) or output (a folder that a run writes); empty if the option is no path."""
+    address: bool = False
+    """A host that the process connects to."""
+    outside: tuple[object, ...] = ()
+    """Choices that reach out of the config even if nothing else is named: a download, a host, a file that runs code."""
     identity: bool = True
     """Part of the run's identity: another value gives other numbers."""
     needs: str = ""
@@ -54,6 +58,10 @@ class Declaration:
     def words(self) -> str:
         """The allowed choices; the empty text stands for no choice and is not listed."""
         return ", ".join(str(choice) for choice in self.choices if choice != "")
+
+    def reaches_out(self, value: Any) -> bool:
+        """Whether this value names a file, a folder, a host or a download: not obeyed in a config of a stranger."""
+        return bool(value) and (bool(self.path) or self.address or value in self.outside)
 
     def fault(self, value: Any) -> str:
         """The end of an error sentence, with the allowed values; "" if the value is allowed."""

@@ -18,7 +18,7 @@ TOKEN_VARIABLE = "ECHODFKD_TEACHER_TOKEN"  # noqa: S105 the name of a variable, 
 class RemoteConfig:
     """A service that teaches, as each teacher actor asks it (kind: remote)."""
 
-    url: str = ""
+    url: str = option("", address=True)
     """Address of the service, e.g. https://teacher.example.org:8443; a path before ``/v1`` may follow."""
     token_file: str = option("", path="input")
     """File that holds the token, on every node that teaches; empty takes ECHODFKD_TEACHER_TOKEN, if set."""

@@ -35,7 +35,7 @@ KINDS: dict[str, tuple[str, ...]] = {
 class TeacherModelConfig:
     """One model. Shipped kinds know their own pixels, sizes and classes; the others are told them here."""
 
-    kind: str = option("embedded", choices=tuple(KINDS))
+    kind: str = option("embedded", choices=tuple(KINDS), outside=("exported", "remote"))
     """embedded or embedded_chambers (shipped U-Nets), echonet_deeplabv3 (EchoNet-Dynamic's checkpoint), onnx, exported
     (a torch.export archive), torchvision or smp (a network of torchvision or of segmentation-models-pytorch),
     monai_bundle (a MONAI bundle), recorded (a folder of masks), or remote (a service that its owner runs)."""

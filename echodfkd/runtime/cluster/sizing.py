@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from echodfkd.config.file import config_from_dict
 from echodfkd.config.run import RunConfig
+from echodfkd.config.stored import stored_config
 from echodfkd.core.errors import InputError
 from echodfkd.storage.files import RunStorage
-from echodfkd.storage.untrusted import parse_json_object, parse_yaml
+from echodfkd.storage.untrusted import parse_json_object
 
 HOUR = 3600.0
 SEEN_S = 0.15
@@ -100,12 +100,9 @@ def estimate_run(config: RunConfig) -> Estimate:
     storage = RunStorage(config.sizing.pilot)
     try:
         summary = parse_json_object(storage.read("summary.json"), f"{storage.root}/summary.json")
-        values = parse_yaml(storage.read("config.yaml"), f"{storage.root}/config.yaml")
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(f"sizing.pilot: {storage.root} holds no finished run (summary.json, config.yaml)") from error
-    if not isinstance(values, dict):
-        raise InputError(f"sizing.pilot: {storage.root}/config.yaml must hold `key: value` lines")
-    return estimate(config, config_from_dict(values), summary)
+        raise InputError(f"sizing.pilot: {storage.root} holds no finished run (summary.json)") from error
+    return estimate(config, stored_config(storage), summary)
 
 
 def estimate(config: RunConfig, pilot: RunConfig, summary: Mapping[str, Any]) -> Estimate:
