@@ -9,15 +9,14 @@ import argparse
 import sys
 from typing import Any
 
-from echodfkd.config.file import load_config
-from echodfkd.config.run import RunConfig
-from echodfkd.core.errors import EchoDFKDError, InputError
+from echodfkd.core.errors import InputError
 from echodfkd.core.terminal import print_line
 from echodfkd.runtime.command import ArgumentParser, fail, run_guarded
 
 
-def work(args: argparse.Namespace, config: RunConfig | None) -> dict[str, Any]:
+def work(args: argparse.Namespace) -> dict[str, Any]:
     """Write the pages and curves that the arguments name; returns the path of the page."""
+    from echodfkd.config.file import load_config
     from echodfkd.reporting.live.follow import follow_report
     from echodfkd.reporting.live.loggers import CurveLogger, MlflowLogger, TensorBoardLogger, write_curves
     from echodfkd.reporting.live.redraw import redraw_overlays
@@ -29,7 +28,7 @@ def work(args: argparse.Namespace, config: RunConfig | None) -> dict[str, Any]:
         return {"ok": True, "report": compare_runs(args.runs, args.out)}
     storage = RunStorage(args.runs[0])
     if args.overlays:
-        redraw_overlays(storage, args.overlays, print_line, config)
+        redraw_overlays(storage, args.overlays, print_line, load_config(args.config) if args.config else None)
     loggers: list[CurveLogger] = [TensorBoardLogger(args.tensorboard)] if args.tensorboard else []
     loggers += [MlflowLogger(args.mlflow, storage.root.rsplit("/", 1)[-1])] if args.mlflow else []
     if args.follow:
@@ -46,21 +45,15 @@ def main() -> int:
     parser.add_argument("--follow", action="store_true", help="write the page again as scores come in")
     parser.add_argument("--every", type=float, default=20.0, metavar="S", help="seconds between looks (%(default)s)")
     parser.add_argument("--overlays", type=int, default=0, metavar="N", help="draw N cases of every student again")
-    parser.add_argument("--config", metavar="FILE", help="--overlays: your config of a run that needs files or hosts")
+    parser.add_argument("--config", metavar="FILE", help="your own config of the run, for --overlays")
     parser.add_argument("--tensorboard", default="", metavar="DIR", help="write the curves for TensorBoard, too")
     parser.add_argument("--mlflow", default="", metavar="URI", help="log the curves to an MLflow server, too")
     args = parser.parse_args()
     if len(args.runs) > 1 and (args.follow or args.overlays or args.tensorboard or args.mlflow):
         return fail(InputError("--follow, --overlays, --tensorboard and --mlflow take one run"), code=2)
-    if not 0 <= args.overlays <= 50:
-        return fail(InputError(f"--overlays: {args.overlays}, allowed are 0 to 50"), code=2)
-    if args.config and not args.overlays:
-        return fail(InputError("--config: only --overlays takes one"), code=2)
-    try:
-        config = load_config(args.config) if args.config else None
-    except EchoDFKDError as error:
-        return fail(error, code=2)
-    return run_guarded(lambda: work(args, config))
+    if not bool(args.config) <= args.overlays <= 50:
+        return fail(InputError(f"--overlays: {args.overlays}, allowed are 0 to 50 (with --config 1 to 50)"), code=2)
+    return run_guarded(lambda: work(args))
 
 
 if __name__ == "__main__":

@@ -138,7 +138,7 @@ def test_the_command_takes_the_users_config(
     command = ["report.py", str(tmp_path / "run"), "--config", str(tmp_path / "own.yaml")]
     monkeypatch.setattr("sys.argv", command)
     assert report.main() == 2
-    assert "--config: only --overlays takes one" in capsys.readouterr().err
+    assert "--overlays: 0, allowed are 0 to 50 (with --config 1 to 50)" in capsys.readouterr().err
     monkeypatch.setattr("sys.argv", [*command, "--overlays", "1"])
     with pytest.raises(BuiltError) as caught:
         report.main()
