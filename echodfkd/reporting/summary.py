@@ -91,9 +91,15 @@ def summarise(rows: RunRows) -> dict[str, Any]:
         },
         "judge": _judge_reading(rows, seed=seed),
         "comparisons": compare_students(rows, seed=seed),
+        "source_notes": _texts(facts.get("source_notes")),
         "ledger": ledger_counts(rows),
         "pipeline": _pipeline(rows),
     }
+
+
+def _texts(value: object) -> list[str]:
+    """A list of texts in a file that may be a stranger's."""
+    return [str(text) for text in value] if isinstance(value, list) else []
 
 
 def _judge_reading(rows: RunRows, *, seed: int) -> dict[str, Any]:

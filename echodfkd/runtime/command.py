@@ -43,19 +43,25 @@ def run_job(
         return fail(error, code=2)
     if parsed.dry_run:
         print_lines(config_to_yaml(config).rstrip("\n").split("\n"))
-        return _print_estimate(config)
+        return _print_findings(config)
     prepare_ray(config.ray.address)
     return run_guarded(lambda: work(config))
 
 
-def _print_estimate(config: RunConfig) -> int:
-    """Print time and cost by the pilot's rates as YAML comments. Returns 1 if the pilot cannot be used."""
-    if not config.sizing.pilot:
-        return 0
-    from echodfkd.runtime.cluster.sizing import estimate_run
+def _print_findings(config: RunConfig) -> int:
+    """Print notes on the data sets, and time and cost by the pilot's rates, as YAML comments.
+
+    Returns 1 if a data set or the pilot cannot be used.
+    """
+    from echodfkd.runtime.stream.builders import source_notes
 
     try:
-        print_lines(f"# {line}" for line in estimate_run(config).lines())
+        lines = [f"note: {note}" for note in source_notes(config)]
+        if config.sizing.pilot:
+            from echodfkd.runtime.cluster.sizing import estimate_run
+
+            lines += estimate_run(config).lines()
+        print_lines(f"# {line}" for line in lines)
     except EchoDFKDError as error:
         return fail(error, code=1)
     return 0

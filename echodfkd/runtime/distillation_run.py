@@ -43,7 +43,7 @@ from echodfkd.runtime.cluster.preemption import StopNotice, StopSignal
 from echodfkd.runtime.cluster.scaling import nodes_for
 from echodfkd.runtime.evaluator_pool import EvaluatorPool
 from echodfkd.runtime.progress import ProgressLine, first_update_time, start_progress_actor, wait_for_first_actor
-from echodfkd.runtime.stream.builders import evaluation_source, load_teacher, training_source
+from echodfkd.runtime.stream.builders import load_teacher, source_notes
 from echodfkd.runtime.student_workers import build_trainer
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.lease import Lease, held
@@ -79,6 +79,8 @@ def _run_leased(config: RunConfig, lease: Lease, teacher_id: str, print_line: Ca
     storage = lease.storage
     started = clock.now()
     print_line(f"run {config.name}: {config.plan_slots} clips, {len(config.students)} students, folder {config.root}")
+    for note in source_notes(config):
+        print_line(f"note: {note}")
     try:
         with StopSignal(config.train.stop_grace_s) as stop, connected(config.ray):
             stop.listen()
@@ -191,9 +193,8 @@ def check_inputs(config: RunConfig) -> str:
     check_teacher_gives(config, teacher.class_names)
     check_members_give(config, teacher.member_classes)
     check_initial(config)
-    training_source(config)
+    source_notes(config)
     if config.evaluation.enabled:
-        evaluation_source(config)
         configured_judge(config.evaluation)
     return teacher.teacher_id
 
@@ -217,6 +218,7 @@ def finish(config: RunConfig, storage: RunStorage, teacher_id: str, facts: dict[
         "seed": config.seed,
         "plan_slots": config.plan_slots,
         "students": student_sizes(config, storage),
+        "source_notes": source_notes(config),
         "machine": machine_line(),
         **facts,
     }

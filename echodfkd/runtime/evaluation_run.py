@@ -136,7 +136,12 @@ def evaluate(
     storage = RunStorage(options.out)
     if storage.list("scores") or storage.exists("identity.json"):
         raise InputError(f"evaluate.out: {options.out} holds scores or a run already; name another folder")
-    count = len(case_numbers(config, evaluation_cases(config)))
+    source = evaluation_cases(config)
+    where = config.evaluation.source.path or config.evaluation.source.kind
+    notes = [f"evaluation.source ({where}): {note}" for note in source.notes]
+    for note in notes:
+        say(f"note: {note}")
+    count = len(case_numbers(config, source))
     team = (scorers or ModelScorer)(config)
     known = team.describe()
     storage.write("config.yaml", config_to_yaml(replace(config, students=known["students"])).encode())
@@ -157,5 +162,5 @@ def evaluate(
     if options.agreement:
         study = agreement_of(known["judge_id"], judged, seed=config.seed).to_json()
         storage.write("agreement.json", dump_json(study))
-    storage.write("run.json", dump_json(known["facts"]))
+    storage.write("run.json", dump_json({**known["facts"], "source_notes": notes}))
     return write_summary(storage)

@@ -21,7 +21,7 @@ from echodfkd.models.teachers.protocol import ClipKey
 from echodfkd.runtime.cluster.connection import connected, with_absolute_paths
 from echodfkd.runtime.cluster.resources import live_nodes, place, roles
 from echodfkd.runtime.distillation_run import check_inputs
-from echodfkd.runtime.stream.builders import load_teacher, num_cases, training_source
+from echodfkd.runtime.stream.builders import load_teacher, num_cases, source_notes, training_source
 from echodfkd.storage.files import RunStorage
 
 NODE_TIMEOUT_S = 30.0
@@ -44,6 +44,7 @@ def run_preflight(config: RunConfig, print_line: Callable[[str], None]) -> dict[
     config = with_absolute_paths(config)
     missing: list[str] = []
     checks: list[tuple[str, Callable[[], str]]] = [
+        ("data", lambda: _say_notes(config, print_line)),
         ("inputs", lambda: f"teacher {check_inputs(config)}; {_describe_sources(config)}"),
         ("storage", lambda: _check_storage(config)),
         ("first", lambda: _time_first_batch(config)),
@@ -68,6 +69,14 @@ def _report(name: str, check: Callable[[], str], missing: list[str], print_line:
     except EchoDFKDError as error:
         missing.append(str(error))
         print_line(f"{name:<9} missing: {error}")
+
+
+def _say_notes(config: RunConfig, print_line: Callable[[str], None]) -> str:
+    """Print what is to be said of the data sets; returns how much that is."""
+    notes = source_notes(config)
+    for note in notes:
+        print_line(f"note      {note}")
+    return f"{len(notes)} notes on the data"
 
 
 def _describe_sources(config: RunConfig) -> str:

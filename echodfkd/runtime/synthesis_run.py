@@ -52,7 +52,8 @@ def run_synthesis(config: RunConfig, print_line: Callable[[str], None]) -> dict[
         raise ConfigError("synthesize.out: empty, name the folder to write clips to, e.g. synthesize.out=clips")
     config = with_absolute_paths(config)
     options = config.synthesize
-    synthesis_source(config)  # an unusable source is an error before anything starts
+    for note in synthesis_source(config).notes:  # an unusable source is an error before anything starts
+        print_line(f"note: source ({config.source.path or config.source.kind}): {note}")
     storage = open_folder(options.out, identity_of(config), on_exists=config.on_exists)
     with held(storage, lease_s=config.lease_s, log=print_line):
         return _write_clips(config, storage, started, print_line)

@@ -70,13 +70,16 @@ def case_grid(masks: dict[int, np.ndarray], num_frames: int, fps: float, target_
         file: the recording, for the error.
 
     Raises:
-        ClipError: ED and ES fall on one sample.
+        ClipError: ED and ES have one area, or fall on one sample.
     """
     if len(masks) < 2:  # a single traced frame may be ED or ES
         anchor = next(iter(masks), 0)
         positions = resample_positions(num_frames, fps=fps, target_fps=target_fps, anchor=anchor)
         return CaseGrid(positions, {_nearest(positions, frame): frame for frame in masks})
-    ed_frame, es_frame = order_by_area(masks)
+    try:
+        ed_frame, es_frame = order_by_area(masks)
+    except ClipError as error:
+        raise ClipError(f"{file}: {error}") from error
     return grid_through(ed_frame, es_frame, sorted(masks), num_frames, fps, target_fps, file)
 
 

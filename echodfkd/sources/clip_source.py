@@ -33,6 +33,8 @@ class ClipSource(Protocol):
     """
 
     name: str
+    notes: tuple[str, ...]
+    """What a user must know of the data before anything trains (`echodfkd.sources.notes`)."""
 
     @property
     def num_cases(self) -> int | None:

@@ -66,6 +66,7 @@ class MixtureSource:
     def __init__(self, parts: Mapping[str, ClipSource], counts: Mapping[str, int], *, cases_from: str = "") -> None:
         assert set(parts) == set(counts)
         self._parts = dict(parts)
+        self.notes = tuple(f"{name}: {note}" for name, part in sorted(parts.items()) for note in part.notes)
         self._cases_from = cases_from
         self.schedule = Schedule(counts)
 

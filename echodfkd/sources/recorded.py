@@ -1,4 +1,4 @@
-"""Recorded videos in EchoNet-Dynamic's layout as a source of clips and of evaluation cases.
+"""Recorded videos in EchoNet's layout as a source of clips and of evaluation cases.
 
 Legend: T frames, H rows, W columns.
 """
@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 
 from echodfkd.core.errors import ClipError
-from echodfkd.core.records import TRUTH_UNKNOWN, Conditions, VideoClip
+from echodfkd.core.records import TRUTH_UNKNOWN, VideoClip
 from echodfkd.sources.case_grid import Stretch, case_grid
 from echodfkd.sources.clip_source import WindowSettings
+from echodfkd.sources.notes import Notes
 from echodfkd.sources.recording_source import RecordingSource, named
-from echodfkd.sources.video.echonet import EchoNetRow, read_file_list, read_tracings, read_video, select_split
-from echodfkd.sources.video.tracing import tracing_to_mask
+from echodfkd.sources.video.echonet import find_videos, read_file_list, read_tracings, read_video
+from echodfkd.sources.video.file_list import EchoNetRow, select_split
+from echodfkd.sources.video.tracing import traced_mask
 from echodfkd.sources.video.windows import resize_labels, resize_video, sample_video
 
 MAX_FPS = 10_000.0
@@ -25,31 +27,41 @@ MAX_FPS = 10_000.0
 class RecordedSource(RecordingSource[EchoNetRow]):
     """A `ClipSource` over a folder with Videos/, FileList.csv and, for truth, VolumeTracings.csv.
 
-    Holds only the file list, so that it is small to pickle. Each call reads one file, once, and decodes only the frames
+    All its lists are read when it is built, so that what fits nothing is known before anything trains (``notes``). It
+    holds only the file list, so that it is small to pickle. Each call reads one file, once, and decodes only the frames
     it needs (`decode_video`): damage elsewhere in a video does not count against a clip. A frame that is not square is
     stretched to a square, and its truth with it. The frame rate is FileList.csv's, or the header's if the list has
     none: published synthetic videos carry a default rate in their headers.
 
     Args:
         path: the folder, a path or an fsspec URL.
-        split: a value of the Split column, or ALL.
+        split: a value of the Split column, several with commas, or ALL.
         window: shape of clips and cases.
         seed: decides the order of videos and where windows start.
 
     Raises:
-        InputError: the folder cannot be used at all (see `read_file_list` and `select_split`).
+        InputError: the folder cannot be used at all (see `read_file_list`, `select_split`, `find_videos` and
+            `parse_tracings`).
     """
 
     name = "recorded"
     domain = "echonet"
 
     def __init__(self, path: str, split: str, window: WindowSettings, *, seed: int) -> None:
-        path = path.rstrip("/")
-        super().__init__(path, select_split(read_file_list(path), split, path), window, seed=seed)
-        self._tracings: dict[str, dict[int, np.ndarray]] | None = None
+        path, notes = path.rstrip("/"), Notes()
+        rows = read_file_list(path, notes)
+        chosen = find_videos(path, select_split(rows, split, path), notes)
+        super().__init__(path, chosen, window, seed=seed)
+        self._listed = frozenset(row.name for row in rows)
+        if tracings := read_tracings(path, self._listed, notes):
+            for row in chosen:
+                if row.name not in tracings:
+                    notes.count(f"videos of split {split} without a tracing", repr(row.name))
+        self.notes = notes.sentences
+        self._tracings: dict[str, dict[int, np.ndarray]] | None = None  # read again by the process that needs them
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_tracings": None}  # read again by the process that needs them
+        return self.__dict__ | {"_tracings": None}
 
     def clip(self, index: int) -> VideoClip:
         """The window of this index. See `ClipSource.clip`.
@@ -77,7 +89,7 @@ class RecordedSource(RecordingSource[EchoNetRow]):
             start,
             video=resize_video(window, self._settings.size),
             fps=self._settings.fps or own_fps,
-            conditions=_conditions(row),
+            conditions=row.conditions,
         )
 
     def case(self, index: int) -> VideoClip:
@@ -107,7 +119,7 @@ class RecordedSource(RecordingSource[EchoNetRow]):
             stretch.start,
             video=resize_video(sample_video(decoded.video, stretch.positions), self._settings.size),
             fps=self._settings.fps or own_fps,
-            conditions=_conditions(row),
+            conditions=row.conditions,
             truth_labels=self._truth_labels(masks, stretch) if masks else None,
             ed_frames=stretch.ed_frames,
             es_frames=stretch.es_frames,
@@ -155,14 +167,22 @@ class RecordedSource(RecordingSource[EchoNetRow]):
     def _traced_masks(self, row: EchoNetRow, shape: tuple[int, ...]) -> dict[int, np.ndarray]:
         """Traced frame -> bool (H, W)."""
         if self._tracings is None:
-            self._tracings = read_tracings(self._path, {known.name for known in self._recordings})
+            tracings = read_tracings(self._path, self._listed)
+            self._tracings = {row.name: tracings.get(row.name, {}) for row in self._recordings}
+        traced = self._tracings[row.name]
+        if traced and row.frame_size not in (None, shape[1:]):
+            raise ClipError(
+                f"{row.file} has frames of {shape[2]} x {shape[1]}, its tracings are those of frames of"
+                f" {row.frame_size[1]} x {row.frame_size[0]} (FileList.csv)"
+            )
         masks = {}
-        for frame, rows in self._tracings.get(row.name, {}).items():
+        for frame, rows in traced.items():
             if not 0 <= frame < shape[0]:
                 raise ClipError(f"{row.file} has a tracing at frame {frame}, but only {shape[0]} frames")
-            masks[frame] = tracing_to_mask(rows, *shape[1:])
-            if not masks[frame].any():
-                raise ClipError(f"{row.file} has a tracing at frame {frame} that lies outside the image")
+            try:
+                masks[frame] = traced_mask(rows, *shape[1:])
+            except ClipError as error:
+                raise ClipError(f"{row.file}, frame {frame} of VolumeTracings.csv: {error}") from error
         return masks
 
     def _truth_labels(self, masks: dict[int, np.ndarray], stretch: Stretch) -> np.ndarray:
@@ -181,7 +201,3 @@ def _fps_of(row: EchoNetRow, header_fps: float) -> float:
     if not 1 <= fps <= MAX_FPS:  # resampled to window.fps, it would be millions of frames or none
         raise ClipError(f"{row.file} has {fps:g} frames a second, expected 1 .. {MAX_FPS:g}")
     return fps
-
-
-def _conditions(row: EchoNetRow) -> Conditions:
-    return Conditions(ef_percent=row.ef_percent, edv_ml=row.edv_ml, esv_ml=row.esv_ml)

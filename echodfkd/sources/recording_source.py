@@ -32,6 +32,7 @@ class RecordingSource(Generic[Recording]):
 
     name: str
     domain: str
+    notes: tuple[str, ...] = ()
 
     def __init__(self, path: str, recordings: Sequence[Recording], window: WindowSettings, *, seed: int) -> None:
         self._path = path

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from echodfkd.core.records import Conditions, VideoClip
-from echodfkd.sources.video.echonet import FILE_LIST_COLUMNS, TRACING_COLUMNS
 from echodfkd.sources.video.encode import encode_avi
+from echodfkd.sources.video.file_list import FILE_LIST_COLUMNS
+from echodfkd.sources.video.tracing_list import TRACING_COLUMNS
 from echodfkd.sources.written.writing import file_list_fields, traced_masks, tracing_fields
 from echodfkd.storage.object_store import open_filesystem
 

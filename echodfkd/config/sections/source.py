@@ -158,11 +158,12 @@ class PartConfig:
     """One source of clips."""
 
     kind: str = option("phantom", choices=PART_KINDS)
-    """phantom (embedded generator), recorded (a folder in EchoNet-Dynamic's layout) or camus (one in CAMUS's)."""
+    """phantom (embedded generator), recorded (a folder in EchoNet's layout) or camus (one in CAMUS's)."""
     path: str = option("", path="input")
     """recorded: the folder with Videos/ and FileList.csv; camus: that with the patients (a path or an fsspec URL)."""
     split: str = "TRAIN"
-    """recorded: the value of FileList.csv's Split column, or ALL; camus: TRAIN, VAL or TEST of its lists, or ALL."""
+    """recorded: a value of FileList.csv's Split column, several with commas (0,1,2), or ALL; camus: TRAIN, VAL or TEST of
+    its lists, or ALL."""
     view: str = option("", choices=("", "2CH", "4CH"))
     """camus: 2CH or 4CH; empty takes both."""
     seed_offset: int = 0
@@ -211,4 +212,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "num_frames": (1.0, 100_000.0),
     "image_quality": (0.0, 1.0),
 }
-"""Possible range of each condition; every distribution is cut to it."""
+"""Possible range of each condition: distributions are cut to it, and a data set's value outside of it is unknown.
+
+Chosen wider than any published set: EchoNet-Dynamic has EF 6.9 .. 97 (above), EchoNet-Pediatric newborns with some
+millilitres of volume and a body surface from 0.15 m2."""

@@ -81,7 +81,7 @@ def _render(report: Report, videos: list[cases.DrawnCase], refresh_s: float) -> 
         "report.html",
         title=summary["run"],
         refresh_s=refresh_s,
-        notes=tables.notes(rows, summary),
+        notes=tables.notes(rows, summary) + [{"kind": "open", "text": note} for note in summary["source_notes"]],
         tiles=_tiles(summary),
         missing_scores=tables.missing_scores(rows),
         charts={name: [chart.on_page() for chart in section] for name, section in report.charts.items()},

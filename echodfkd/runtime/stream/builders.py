@@ -36,6 +36,22 @@ def synthesis_source(config: RunConfig) -> ClipSource:
     return _cached_source(config.source, window, config.seed, config.evaluation.frames)
 
 
+def source_notes(config: RunConfig) -> list[str]:
+    """What is to be said of the run's data sets (`echodfkd.sources.notes`), a line each. Builds their sources.
+
+    Raises:
+        InputError: a source cannot be used.
+    """
+    sources = {"source": (config.source, training_source)}
+    if config.evaluation.enabled and config.evaluation.source != config.source:
+        sources["evaluation.source"] = (config.evaluation.source, evaluation_source)
+    return [
+        f"{option} ({options.path or options.kind}): {note}"
+        for option, (options, build) in sources.items()
+        for note in build(config).notes
+    ]
+
+
 def slot_rules(config: RunConfig) -> SlotRules:
     """How this run's slots become clips."""
     from echodfkd.teaching.slots import SlotRules

@@ -33,6 +33,7 @@ class PhantomSource:
     """
 
     name = "phantom"
+    notes: tuple[str, ...] = ()
 
     def __init__(self, sampler: ConditionSampler, window: WindowSettings, *, seed: int, domain: str) -> None:
         for option, value, low in (

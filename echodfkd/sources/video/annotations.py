@@ -15,7 +15,7 @@ import numpy as np
 
 from echodfkd.core.errors import ClipError, InputError
 from echodfkd.sources.video.arrays import parse_npy
-from echodfkd.sources.video.tracing import tracing_to_mask
+from echodfkd.sources.video.tracing import traced_mask
 from echodfkd.storage.files import read_inside
 from echodfkd.storage.object_store import open_filesystem
 
@@ -61,8 +61,13 @@ class AnnotationFolder:
         Raises:
             ClipError: a file is not a tracing.
         """
-        found = [self._read(file) for _, file in sorted(self._files.get((name, phase), []))]
-        masks = [tracing_to_mask(rows, height, width) for rows in found]
+        masks = []
+        for _, file in sorted(self._files.get((name, phase), [])):
+            rows = self._read(file)
+            try:
+                masks.append(traced_mask(rows, height, width))
+            except ClipError as error:
+                raise ClipError(f"{file}: {error}") from error
         return np.stack(masks) if masks else np.zeros((0, height, width), bool)
 
     def _read(self, file: str) -> np.ndarray:

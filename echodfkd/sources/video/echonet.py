@@ -1,100 +1,88 @@
-"""Read folders in the layout of EchoNet-Dynamic, on a local disk or an object store.
+"""Read folders in EchoNet's layout, on a local disk or an object store.
 
-``Videos/NAME.avi``, ``FileList.csv`` (one row per video) and ``VolumeTracings.csv`` (21 rows per traced
-frame: see `echodfkd.sources.video.tracing`). Layout: Ouyang et al., "Video-based AI for beat-to-beat assessment
-of cardiac function", Nature 2020. Frames count from 0.
+``Videos/NAME.avi``, ``FileList.csv`` (`echodfkd.sources.video.file_list`) and ``VolumeTracings.csv``
+(`echodfkd.sources.video.tracing_list`). Layout: Ouyang et al., "Video-based AI for beat-to-beat assessment of cardiac
+function", Nature 2020. EchoNet-Pediatric has one such folder for each view, A4C and PSAX. Frames count from 0.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import math
-import re
+import os
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.csv
-
 from echodfkd.core.errors import ClipError, InputError
+from echodfkd.sources.notes import Notes
+from echodfkd.sources.video.csv_lists import read_list, short
 from echodfkd.sources.video.decode import DecodedVideo, Window, decode_video
+from echodfkd.sources.video.file_list import EchoNetRow, parse_file_list, stem
+from echodfkd.sources.video.tracing_list import Tracings, parse_tracings
 from echodfkd.storage.files import read_inside
 from echodfkd.storage.object_store import open_filesystem
 
-FILE_LIST_COLUMNS = ("FileName", "EF", "ESV", "EDV", "FrameHeight", "FrameWidth", "FPS", "NumberOfFrames", "Split")
-_REQUIRED = ("FileName", "FPS", "NumberOfFrames", "Split")
-TRACING_COLUMNS = ("FileName", "X1", "Y1", "X2", "Y2", "Frame")
-MAX_LIST_BYTES = 1 << 28
-"""Largest CSV file; EchoNet-Dynamic's VolumeTracings.csv has 20 MB."""
 MAX_STORED_VIDEO_BYTES = 1 << 30
 """Largest video file."""
 _EXPECTED = "expected a folder with Videos/ and FileList.csv"
+_MAX_CHILDREN = 100
+"""Folders inside the user's one that are looked at for a FileList.csv, to name them in an error."""
 
 
-@dataclass(frozen=True)
-class EchoNetRow:
-    """One row of FileList.csv; None if the field is blank.
-
-    ``name`` is the FileName without ``.avi``, ``file`` the file in Videos/ (``.avi`` is added to a name
-    without ``.avi`` or ``.mp4``).
-    """
-
-    name: str
-    file: str
-    split: str
-    fps: float | None
-    num_frames: int | None
-    ef_percent: float | None = None
-    edv_ml: float | None = None
-    esv_ml: float | None = None
-
-
-def read_file_list(root: str) -> list[EchoNetRow]:
+def read_file_list(root: str, notes: Notes | None = None) -> list[EchoNetRow]:
     """Read FileList.csv under ``root`` (a path or an fsspec URL), in the file's order.
 
     Raises:
-        InputError: no such folder, an empty one, no Videos/ or FileList.csv, missing columns, no rows, a
-            field that is not a number, a FileName that is repeated or is not a plain file name.
+        InputError: no such folder, an empty one, no Videos/ or FileList.csv, or as by `parse_file_list`.
     """
     fs, base = _open_folder(root)
-    if not fs.isdir(f"{base}/Videos"):
-        raise InputError(f"the folder {root} holds no Videos folder; {_EXPECTED}")
-    if not fs.exists(f"{base}/FileList.csv"):
-        raise InputError(f"the folder {root} holds no FileList.csv; {_EXPECTED}")
+    for name, there in (
+        ("Videos folder", fs.isdir(f"{base}/Videos")),
+        ("FileList.csv", fs.exists(f"{base}/FileList.csv")),
+    ):
+        if not there:
+            raise InputError(f"the folder {root} holds no {name}; {_EXPECTED}{_hint(fs, base)}")
     where = f"{root}/FileList.csv"
-    reader = csv.DictReader(io.StringIO(_text(_read_list(fs, f"{base}/FileList.csv", where), where), newline=""))
-    rows: dict[str, EchoNetRow] = {}
-    try:
-        _check_columns(reader.fieldnames or (), _REQUIRED, FILE_LIST_COLUMNS, where)
-        for fields in reader:
-            row = _read_row(fields, f"{where} line {reader.line_num}")
-            if row.name in rows:
-                raise InputError(f"{where} line {reader.line_num}: FileName {row.name!r} is there twice")
-            rows[row.name] = row
-    except csv.Error as error:
-        raise InputError(f"{where} line {reader.line_num + 1} cannot be read: {error}") from error
-    if not rows:
-        raise InputError(f"{root}/FileList.csv lists no videos; expected one row per video")
-    return list(rows.values())
+    return parse_file_list(read_list(fs, base, "FileList.csv", where), where, notes or Notes())
 
 
-def select_split(rows: list[EchoNetRow], split: str, root: str) -> list[EchoNetRow]:
-    """Rows of one split (upper or lower case), or all of them for ``ALL``.
+def find_videos(root: str, rows: Sequence[EchoNetRow], notes: Notes) -> list[EchoNetRow]:
+    """The rows with the names of their files in Videos/, by one listing.
+
+    A file of another suffix, or whose name differs in case, is taken if there is only one. A video that is absent
+    stays in the list, so that each clip is the same on every machine; it is counted, and quarantined when it is drawn.
 
     Raises:
-        InputError: no row has that split.
+        InputError: Videos/ leads out of the folder, cannot be listed, or holds none of the videos.
     """
-    chosen = [row for row in rows if split.upper() in ("ALL", row.split.upper())]
-    if not chosen:
-        counts: dict[str, int] = {}
-        for row in rows:
-            counts[row.split] = counts.get(row.split, 0) + 1
-        found = ", ".join(f"{name!r} ({count} videos)" for name, count in sorted(counts.items()))
-        raise InputError(f"{root}/FileList.csv has no video of split {split!r} (source.split); it has {found}, or ALL")
-    return chosen
+    fs, base = _open_folder(root)
+    _check_link(fs, base, root)
+    try:
+        listed = sorted(str(path).rstrip("/").rsplit("/", 1)[-1] for path in fs.ls(f"{base}/Videos", detail=False))
+    except Exception as error:  # as in `_open_folder`
+        raise InputError(f"{root}/Videos cannot be listed: {short(error)}") from error
+    names = {name for name in listed if not name.startswith(".")}  # macOS writes ._NAME.avi beside NAME.avi
+    alike: dict[str, list[str]] = {}
+    for name in sorted(names):
+        if stem(name) != name:
+            alike.setdefault(stem(name).lower(), []).append(name)
+    found, absent = [], 0
+    for row in rows:
+        others = alike.get(row.name.lower(), [])
+        if row.file not in names and row.name in names:  # it has a suffix that we do not know
+            others = [row.name]
+        if row.file not in names and len(others) == 1:
+            notes.count("videos whose file has another name than FileList.csv says", f"{row.file!r} is {others[0]!r}")
+            row = replace(row, file=others[0])
+        elif row.file not in names:
+            notes.count("videos in FileList.csv that are not in Videos/; their clips are quarantined", repr(row.file))
+            absent += 1
+        elif _leads_out(fs, f"{base}/Videos/{row.file}", base):
+            notes.count("videos that are links out of the folder; their clips are quarantined", repr(row.file))
+            absent += 1
+        found.append(row)
+    if absent == len(rows):
+        raise InputError(f"none of the {absent} videos of {root}/FileList.csv is in {root}/Videos, e.g. {rows[0].file}")
+    return found
 
 
 def read_video(root: str, row: EchoNetRow, *, window: Window | None = None) -> DecodedVideo:
@@ -115,39 +103,19 @@ def read_video(root: str, row: EchoNetRow, *, window: Window | None = None) -> D
     return decode_video(data, name=row.file, expected_frames=row.num_frames, window=window)
 
 
-def read_tracings(root: str, names: Collection[str] | None = None) -> dict[str, dict[int, np.ndarray]]:
-    """Read VolumeTracings.csv: video name (no ``.avi``) -> frame -> float64 (n, 4) tracing.
+def read_tracings(root: str, listed: Collection[str] | None = None, notes: Notes | None = None) -> Tracings:
+    """Read VolumeTracings.csv: video -> frame -> tracing. See `parse_tracings`.
 
-    Args:
-        root: the folder. One without VolumeTracings.csv (EchoNet-Synthetic has none) gives an empty result.
-        names: videos to keep; None keeps all.
+    A folder without that file (EchoNet-Synthetic has none) gives an empty result.
 
     Raises:
-        InputError: no such folder, missing columns, or a field that is not a number.
+        InputError: no such folder, or as by `parse_tracings`.
     """
     fs, base = _open_folder(root)
     if not fs.exists(f"{base}/VolumeTracings.csv"):
         return {}
     where = f"{root}/VolumeTracings.csv"
-    data = _read_list(fs, f"{base}/VolumeTracings.csv", where)
-    types = {column: pa.float64() for column in TRACING_COLUMNS[1:]} | {"FileName": pa.string()}
-    try:
-        table = pa.csv.read_csv(
-            io.BytesIO(data),
-            read_options=pa.csv.ReadOptions(use_threads=False),
-            convert_options=pa.csv.ConvertOptions(column_types=types),
-        )
-        _check_columns(table.column_names, TRACING_COLUMNS, TRACING_COLUMNS, where)
-    except InputError:
-        raise
-    except (pa.ArrowException, ValueError) as error:  # pyarrow decodes the names of columns when they are asked for
-        raise InputError(f"{where} cannot be read: {_one_line(error)}") from error
-    if any(table[column].null_count for column in TRACING_COLUMNS):
-        raise InputError(f"{where} has blank fields; every row needs {', '.join(TRACING_COLUMNS)}")
-    frames = table["Frame"].to_numpy()
-    if odd := frames[~((frames >= 0) & (frames < 1 << 31) & (frames == np.floor(frames)))][:1].tolist():
-        raise InputError(f"{where}: Frame is {odd[0]:g}, expected a whole number from 0")
-    return _group_tracings(table, names)
+    return parse_tracings(read_list(fs, base, "VolumeTracings.csv", where), where, listed, notes or Notes())
 
 
 def _open_folder(root: str) -> tuple[Any, str]:
@@ -156,7 +124,7 @@ def _open_folder(root: str) -> tuple[Any, str]:
         exists = fs.isdir(base)
         empty = exists and not fs.ls(base, detail=False)
     except Exception as error:  # each store has its own errors: no credentials, no network, no such protocol
-        raise InputError(f"the folder {root} cannot be opened: {_one_line(error)}") from error
+        raise InputError(f"the folder {root} cannot be opened: {short(error)}") from error
     if not root or not exists:
         raise InputError(f"there is no folder {root!r} (source.path); {_EXPECTED}")
     if empty:
@@ -164,87 +132,25 @@ def _open_folder(root: str) -> tuple[Any, str]:
     return fs, base
 
 
-def _read_list(fs: Any, path: str, where: str) -> bytes:
-    base, _, name = path.rpartition("/")
-    try:
-        return read_inside(fs, base, name, MAX_LIST_BYTES)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{where} cannot be read: {_one_line(error)}") from error
+def _hint(fs: Any, base: str) -> str:
+    """Names of folders in this one that are such data sets: A4C and PSAX of EchoNet-Pediatric, say."""
+    paths = sorted(str(path).rstrip("/") for path in fs.ls(base, detail=False))[:_MAX_CHILDREN]
+    inside = [path.rsplit("/", 1)[-1] for path in paths if fs.exists(f"{path}/FileList.csv")]
+    return f", as its {' and '.join(inside[:3])} is: name that folder (source.path)" if inside else ""
 
 
-def _text(data: bytes, where: str) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where} is not UTF-8 text") from error
-
-
-def _check_columns(found: Sequence[str], needed: Sequence[str], known: Sequence[str], where: str) -> None:
-    if missing := [column for column in needed if column not in found]:
-        raise InputError(f"{where} lacks the columns {', '.join(missing)}; it needs {', '.join(needed)}")
-    if twice := [column for column in known if found.count(column) > 1]:
-        raise InputError(f"{where} has the column {twice[0]} twice; which one counts?")
-
-
-def _read_row(fields: dict[str, str | None], where: str) -> EchoNetRow:
-    text = (fields["FileName"] or "").strip()
-    if None in fields:
-        raise InputError(f"{where} has more fields than the file has columns")
-    name = plain_name(re.sub(r"\.avi$", "", text, flags=re.IGNORECASE), where)
-    has_suffix = text.lower().endswith((".avi", ".mp4"))
-    frames = _number(fields, "NumberOfFrames", where)
-    return EchoNetRow(
-        name=name,
-        file=text if has_suffix else f"{text}.avi",
-        split=(fields["Split"] or "").strip(),
-        fps=_number(fields, "FPS", where),
-        num_frames=None if frames is None else int(frames),
-        ef_percent=_number(fields, "EF", where),
-        edv_ml=_number(fields, "EDV", where),
-        esv_ml=_number(fields, "ESV", where),
-    )
-
-
-def plain_name(name: str, where: str) -> str:
-    """Refuse a name that could lead out of Videos/ or has a meaning for a file system. Raises `InputError`."""
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+= -]{0,199}", name):
+def _check_link(fs: Any, base: str, root: str) -> None:
+    """Refuse a Videos/ that is a link to another place: a data set of others could lead to any folder so."""
+    if _leads_out(fs, f"{base}/Videos", base):
         raise InputError(
-            f"{where}: FileName {name!r} is not a plain file name; "
-            "allowed are letters, digits, '_', '-', '.', '+', '=' and blanks, with no folder"
+            f"{root}/Videos is a symbolic link that leads out of the folder, and links of a data set are not followed;"
+            " let source.path name the folder that holds the videos themselves, with the CSV files beside them"
         )
-    return name
 
 
-def _number(fields: dict[str, str | None], column: str, where: str) -> float | None:
-    text = (fields.get(column) or "").strip()
-    if not text:
-        return None
-    try:
-        value = float(text)
-    except ValueError as error:
-        raise InputError(f"{where}: {column} is {text!r}, expected a number") from error
-    return value if math.isfinite(value) else None
-
-
-def _group_tracings(table: pa.Table, names: Collection[str] | None) -> dict[str, dict[int, np.ndarray]]:
-    if table.num_rows == 0:
-        return {}
-    encoded = table["FileName"].combine_chunks().dictionary_encode()
-    files = [re.sub(r"\.avi$", "", str(file), flags=re.IGNORECASE) for file in encoded.dictionary.to_pylist()]
-    file_of_row = encoded.indices.to_numpy()
-    frame_of_row = table["Frame"].to_numpy().astype(np.int64)
-    lines = np.stack([table[column].to_numpy() for column in TRACING_COLUMNS[1:5]], axis=1)
-    order = np.lexsort((frame_of_row, file_of_row))  # stable: rows of a frame keep the file's order
-    file_sorted, frame_sorted = file_of_row[order], frame_of_row[order]
-    starts = np.flatnonzero(np.diff(file_sorted, prepend=-1) | np.diff(frame_sorted, prepend=-1))
-    wanted = None if names is None else set(names)
-    tracings: dict[str, dict[int, np.ndarray]] = {}
-    for start, stop in zip(starts, [*starts[1:], len(order)], strict=True):
-        name = files[file_sorted[start]]
-        if wanted is None or name in wanted:
-            tracings.setdefault(name, {})[int(frame_sorted[start])] = lines[order[start:stop]]
-    return tracings
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+def _leads_out(fs: Any, path: str, base: str) -> bool:
+    """Whether a path of a local disk is a link to a place outside of ``base``."""
+    if "file" not in fs.protocol or not os.path.islink(path):
+        return False
+    inside = os.path.realpath(base)
+    return os.path.commonpath([os.path.realpath(path), inside]) != inside

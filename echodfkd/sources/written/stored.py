@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from echodfkd.core.errors import ConfigError, InputError
 from echodfkd.core.redaction import dump_json
-from echodfkd.sources.video.echonet import FILE_LIST_COLUMNS, TRACING_COLUMNS
+from echodfkd.sources.video.file_list import FILE_LIST_COLUMNS
+from echodfkd.sources.video.tracing_list import TRACING_COLUMNS
 from echodfkd.sources.written.writing import Record, Shard
 from echodfkd.storage.files import LAYOUT, RunStorage, check_layout, describe
 from echodfkd.storage.schemas import CASE_SCHEMA

@@ -188,7 +188,7 @@ def file_name(clip_id: str) -> str:
 
 
 def file_list_fields(clip: VideoClip, name: str, split: str) -> list[str]:
-    """The row of FileList.csv (`echonet.FILE_LIST_COLUMNS`) of a clip stored as ``name``.avi; unknown is blank.
+    """The row of FileList.csv (`file_list.FILE_LIST_COLUMNS`) of a clip stored as ``name``.avi; unknown is blank.
 
     No spreadsheet takes a cell for a formula: names begin with a letter, a digit or '_', other cells are numbers.
     """
@@ -198,7 +198,7 @@ def file_list_fields(clip: VideoClip, name: str, split: str) -> list[str]:
 
 
 def tracing_fields(name: str, masks: Mapping[int, np.ndarray]) -> list[list[str]]:
-    """The rows of VolumeTracings.csv (`echonet.TRACING_COLUMNS`) for non-empty bool (H, W) masks by frame.
+    """The rows of VolumeTracings.csv (`tracing_list.TRACING_COLUMNS`) for non-empty bool (H, W) masks by frame.
 
     FileName ends in ``.avi`` here but not in FileList.csv, as in the published files: the authors' loader drops a
     video whose tracings have another name.

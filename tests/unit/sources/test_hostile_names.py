@@ -17,7 +17,8 @@ from echodfkd.config.file import load_config
 from echodfkd.core.errors import ClipError, ConfigError, InputError
 from echodfkd.core.records import CaseScore, Quarantined
 from echodfkd.sources.video.decode import decode_video
-from echodfkd.sources.video.echonet import plain_name, read_file_list, read_video
+from echodfkd.sources.video.echonet import read_file_list, read_video
+from echodfkd.sources.video.file_list import plain_name
 from echodfkd.sources.written.writing import file_list_fields, file_name, tracing_fields
 from echodfkd.storage.files import RunStorage, read_inside
 from echodfkd.storage.manifests import latest_checkpoint, list_checkpoints, parse_manifest

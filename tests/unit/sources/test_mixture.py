@@ -29,6 +29,8 @@ COUNTS = [
 class FakeSource:
     """Says which index it was asked for; clip 5 is at fault."""
 
+    notes = ("half of it is torn",)
+
     def __init__(self, name: str, num_cases: int | None = None) -> None:
         self.name = name
         self.num_cases = num_cases

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from echodfkd.core.errors import ClipError, InputError
-from echodfkd.sources.video.echonet import read_file_list, read_tracings, read_video, select_split
+from echodfkd.sources.video.echonet import read_file_list, read_tracings, read_video
+from echodfkd.sources.video.file_list import select_split
 from echodfkd.sources.video.tracing import order_by_area, tracing_to_mask
 from tests.helpers.echonet import beating_clip, write_echonet_folder, write_small_folder
 
@@ -33,7 +34,7 @@ def test_round_trip(tmp_path, scheme):
     tracings = read_tracings(root)
     for row, clip in zip(rows, clips, strict=True):
         assert (row.fps, row.num_frames) == (50.0, 40)
-        assert row.ef_percent == clip.conditions.ef_percent
+        assert row.conditions.ef_percent == clip.conditions.ef_percent
         decoded = read_video(root, row)
         assert np.abs(decoded.video.astype(int) - clip.video).mean() < 2.0  # MJPEG's loss around a sharp wall
         frames = tracings[row.name]
@@ -90,7 +91,7 @@ def test_a_folder_without_tracings_has_none(tmp_path):
 @pytest.mark.parametrize(
     ("file_list", "sentence"),
     [
-        ("FileName,EF\na,1\n", "FileList.csv lacks the columns FPS, NumberOfFrames, Split; it needs FileName, FPS"),
+        ("FileName,EF\na,1\n", "FileList.csv lacks the columns Split; it needs FileName, Split"),
         ("", "lacks the columns FileName"),
         (HEADER, "FileList.csv lists no videos; expected one row per video"),
         (HEADER + "../x,,,,,,50,9,TRAIN\n", r"line 2: FileName '../x' is not a plain file name"),
