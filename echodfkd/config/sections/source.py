@@ -162,8 +162,8 @@ class PartConfig:
     path: str = option("", path="input")
     """recorded: the folder with Videos/ and FileList.csv; camus: that with the patients (a path or an fsspec URL)."""
     split: str = "TRAIN"
-    """recorded: a value of FileList.csv's Split column, several with commas (0,1,2), or ALL; camus: TRAIN, VAL or TEST of
-    its lists, or ALL."""
+    """recorded: a value of FileList.csv's Split column, several with commas (0,1,2), or ALL; camus: TRAIN, VAL or TEST
+    of its lists, or ALL."""
     view: str = option("", choices=("", "2CH", "4CH"))
     """camus: 2CH or 4CH; empty takes both."""
     seed_offset: int = 0
