@@ -20,11 +20,11 @@ from echodfkd.config.sections.source import LIMITS
 from echodfkd.core.errors import InputError
 from echodfkd.core.records import Conditions
 from echodfkd.sources.notes import Notes
+from echodfkd.sources.video.cine_files import VIDEO_SUFFIXES
 from echodfkd.sources.video.csv_lists import known_columns
 
 FILE_LIST_COLUMNS = ("FileName", "EF", "ESV", "EDV", "FrameHeight", "FrameWidth", "FPS", "NumberOfFrames", "Split")
 """EchoNet-Dynamic's columns, in its order."""
-VIDEO_SUFFIXES = (".avi", ".mp4", ".mov", ".m4v")
 
 _NEEDED = ("FileName", "Split")
 _FROM_HEADER = ("FPS", "NumberOfFrames")

@@ -1,7 +1,7 @@
 """Read VolumeTracings.csv in two layouts, and keep several tracings of one frame apart.
 
 EchoNet-Dynamic: a row per chord (X1, Y1, X2, Y2), the long axis first, 21 rows for a traced frame. EchoNet-Pediatric: a
-row per point of the contour (X, Y), in order around it; a phase that nobody traced has a row with the words "No
+row per point of the contour (X, Y), in order around it; a phase without a tracing has a row with the words "No
 Systolic" or "No Diastolic" in place of a frame. `echodfkd.sources.video.tracing` makes masks of both.
 
 A frame may be traced several times: by several readers, or in a file that was appended to itself. Joined to one
