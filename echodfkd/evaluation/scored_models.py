@@ -8,24 +8,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from echodfkd.config.sections.evaluate import EVERY_STEP, EvaluateConfig
 from echodfkd.config.sections.student import StudentConfig
 from echodfkd.config.stored import stored_students
-from echodfkd.core.errors import ClipError, InputError
-from echodfkd.core.records import PublishedCheckpoint, VideoClip
-from echodfkd.evaluation.against_readers import video_name
-from echodfkd.evaluation.predictions import Prediction, predict_student
+from echodfkd.core.errors import InputError
+from echodfkd.core.mask_codes import quantise
+from echodfkd.core.records import CLASS_NAMES, PublishedCheckpoint, VideoClip
+from echodfkd.evaluation.predictions import Prediction, predict_student, predict_teacher
 from echodfkd.models.students.build import build_student
 from echodfkd.models.students.weights import load_weights
-from echodfkd.sources.video.container import MAX_VIDEO_BYTES
-from echodfkd.sources.video.windows import resize_video
+from echodfkd.sources.clip_source import ClipSource
 from echodfkd.storage.checkpoints import read_student
-from echodfkd.storage.files import RunStorage, read_inside
+from echodfkd.storage.files import RunStorage
 from echodfkd.storage.manifests import list_checkpoints
-from echodfkd.storage.object_store import open_filesystem
-from echodfkd.teaching.mask_files import decode_npz
+from echodfkd.teaching.placement import SourcePlacement, has_videos
+from echodfkd.teaching.recorded import RecordedMasks
 
 MASKS_NAME = "masks"
 """Name of the model of ``evaluate.masks``."""
@@ -81,37 +78,25 @@ def load_students(options: EvaluateConfig, device: str) -> tuple[list[ScoredMode
     return models, {model.name: known[model.name] for model in models}
 
 
-def stored_masks(options: EvaluateConfig) -> list[ScoredModel]:
-    """The model of ``evaluate.masks``; none if that option is empty. Raises `InputError`."""
-    root = options.masks
-    if not root:
+def stored_masks(options: EvaluateConfig, source: ClipSource) -> list[ScoredModel]:
+    """The model of ``evaluate.masks``; none if that option is empty. They are read as a teacher's recorded masks are.
+
+    Raises:
+        InputError: no such folder, or the source has no videos that masks could belong to.
+    """
+    if not options.masks:
         return []
-    try:
-        fs, base = open_filesystem(root.rstrip("/"))
-        if not fs.isdir(base):
-            raise InputError(f"evaluate.masks: there is no folder {root}")
-    except (OSError, ValueError, ImportError) as error:
-        raise InputError(f"evaluate.masks: {root} cannot be read: {error}") from error
+    masks = RecordedMasks(
+        options.masks,
+        source_classes=("LV",),
+        channels=(0,),
+        class_names=CLASS_NAMES,
+        place=SourcePlacement(lambda clip: source) if has_videos(source) else None,
+        option="evaluate.masks",
+    )
 
     def predict(case: VideoClip) -> Prediction:
-        file = f"{video_name(case)}.seg.npz"
-        try:
-            codes = decode_npz(read_inside(fs, base, file, MAX_VIDEO_BYTES), file)
-        except OSError as error:
-            raise ClipError(f"evaluate.masks: {file} cannot be used: {error}") from error
-        return Prediction(_codes_to_prob(codes, case, file))
+        prob = predict_teacher(masks, case, classes=("LV",), tasks=()).lv_prob
+        return Prediction(quantise(prob) / 255.0)  # float64: codes come back exactly
 
     return [ScoredModel(MASKS_NAME, 0, predict)]
-
-
-def _codes_to_prob(codes: np.ndarray, case: VideoClip, file: str) -> np.ndarray:
-    """Masks of the case's frames, float64 (T, H, W)."""
-    T, H, W = case.video.shape
-    if len(codes) < case.window_start + T:
-        raise ClipError(
-            f"evaluate.masks: {file} holds {codes.dtype} {codes.shape}, expected uint8 (frames, height, width) with at"
-            f" least {case.window_start + T} frames"
-        )
-    assert H == W, "cases are square"
-    stretch = codes[case.window_start : case.window_start + T]
-    return resize_video(np.ascontiguousarray(stretch), H) / 255.0  # float64: codes come back exactly

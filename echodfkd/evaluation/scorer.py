@@ -219,8 +219,8 @@ class ModelScorer:
     def __init__(self, config: RunConfig) -> None:
         device = pick_device(config.teacher.device, "teacher.device")
         students, self._students = load_students(config.evaluate, device)
-        self._models = [*students, *stored_masks(config.evaluate)]
         self._scorer = CaseScorer(config, device)
+        self._models = [*students, *stored_masks(config.evaluate, self._scorer.source)]
         if count := config.evaluate.tune_cases:
             first = len(case_numbers(config, self._scorer.source))
             self._scorer.tune(self._models, range(first, first + count))

@@ -3,20 +3,23 @@
      clients --HTTP(S)--> Serve's proxy --> replicas: MaskService (who may ask, for how much) --> the teacher
                           (head node)       (teacher.min_actors .. max_actors)
 
-A replica checks a request's head before it reads the body, and holds at most `serve.queue` requests, so that its memory
-is bounded by queue x max_body_mb. Serve's own bounds are larger: a request that is refused needs a place too.
+A replica checks a request's head before it reads the body, and holds at most `serve.queue` requests: its memory is at
+most queue x `Limits.held_bytes`, and that of the teacher itself. A request counts until nothing of it is held, also if
+its client has hung up. The replica works on all of them in turn (`FairQueue`). Serve's own bounds are larger: a request
+that is refused needs a place too.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import signal
 import socket
 import ssl
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,6 +35,7 @@ from echodfkd.runtime.cluster.environment import cluster_address
 from echodfkd.runtime.cluster.resources import Role, live_nodes, place
 from echodfkd.runtime.stream.builders import load_teacher
 from echodfkd.runtime.stream.teacher_pool import known_teacher
+from echodfkd.teaching.remote.fair_queue import FairQueue
 from echodfkd.teaching.remote.messages import Limits
 from echodfkd.teaching.remote.service import Answer, MaskService, busy, cut_off, read_token, too_slow
 
@@ -54,32 +58,56 @@ class TeacherReplica:
         teacher = known_teacher(config, teacher_id)
         self._service = MaskService(teacher, _limits(config.serve), _token(config.serve))
         self._options = config.serve
-        self._held = 0
-        self._one = ThreadPoolExecutor(1)
+        self._held: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._queue: FairQueue[Answer] = FairQueue()
 
     async def __call__(self, request: Any) -> Any:
         """Answer one HTTP request (starlette's, in and out)."""
         from starlette.responses import Response
 
-        answer = await self._answer(request.method, request.url.path, dict(request.headers), request.stream())
+        client = request.client.host if request.client else ""
+        heads = dict(request.headers)
+        answer = await self._answer(request.method, request.url.path, heads, request.stream(), client)
         return Response(answer.body, answer.status, answer.headers)
 
-    async def _answer(self, method: str, path: str, headers: dict[str, str], body: AsyncIterator[bytes]) -> Answer:
+    async def _answer(
+        self, method: str, path: str, headers: dict[str, str], body: AsyncIterator[bytes], client: str = ""
+    ) -> Answer:
         found = self._service.admit(method, path, headers)
         if isinstance(found, Answer):
             return found
-        if self._held >= self._options.queue:
+        if not self._hold(client):
             return busy()
-        self._held += 1
         try:
             data = await asyncio.wait_for(_read(body, found), self._options.body_timeout_s)
-            if len(data) != found:
-                return cut_off()
-            return await asyncio.get_running_loop().run_in_executor(self._one, self._service.teach, data)
-        except TimeoutError:
-            return too_slow()
-        finally:
-            self._held -= 1
+        except BaseException as error:
+            self._let_go(client)
+            if isinstance(error, TimeoutError):
+                return too_slow()
+            raise
+        if len(data) != found:
+            self._let_go(client)
+            return cut_off()
+        steps = self._service.steps(data)
+        del data  # the steps hold it until it is decompressed
+        work = self._queue.submit(steps, functools.partial(self._let_go, client))
+        del steps
+        return await asyncio.wrap_future(work)  # cancelled if the client hangs up
+
+    def _hold(self, client: str) -> bool:
+        """Take a place for a request of this address. The last quarter of them is for those that have none here."""
+        queue = self._options.queue
+        with self._lock:
+            if self._held.total() >= (queue - queue // 4 if self._held[client] else queue):
+                return False
+            self._held[client] += 1
+            return True
+
+    def _let_go(self, client: str) -> None:
+        with self._lock:
+            self._held[client] -= 1
+            self._held += Counter()  # forgets who holds nothing
 
 
 def run_teacher_service(config: RunConfig, print_line: Callable[[str], None]) -> dict[str, Any]:

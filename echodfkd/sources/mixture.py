@@ -65,7 +65,7 @@ class MixtureSource:
 
     def __init__(self, parts: Mapping[str, ClipSource], counts: Mapping[str, int], *, cases_from: str = "") -> None:
         assert set(parts) == set(counts)
-        self._parts = dict(parts)
+        self.parts = dict(parts)
         self.notes = tuple(f"{name}: {note}" for name, part in sorted(parts.items()) for note in part.notes)
         self._cases_from = cases_from
         self.schedule = Schedule(counts)
@@ -74,8 +74,8 @@ class MixtureSource:
     def num_cases(self) -> int | None:
         """Cases before a part runs out; None if no part does."""
         if self._cases_from:
-            return self._parts[self._cases_from].num_cases
-        sizes = {name: part.num_cases for name, part in self._parts.items()}
+            return self.parts[self._cases_from].num_cases
+        sizes = {name: part.num_cases for name, part in self.parts.items()}
         ends = [self.schedule.index(name, size) for name, size in sizes.items() if size is not None]
         return min(ends, default=None)
 
@@ -85,8 +85,7 @@ class MixtureSource:
         Raises:
             ClipError: the part cannot use its index. The error's ``clip_id`` names the clip.
         """
-        name, number = self.schedule.part(index)
-        return self._make(name, number, index, case=False)
+        return self._make(index, is_case=False)
 
     def case(self, index: int) -> VideoClip:
         """Evaluation case ``index``. See `ClipSource.case`.
@@ -94,13 +93,21 @@ class MixtureSource:
         Raises:
             ClipError: the part cannot use its case. The error's ``clip_id`` names the case.
         """
-        name, number = (self._cases_from, index) if self._cases_from else self.schedule.part(index)
-        return self._make(name, number, index, case=True)
+        return self._make(index, is_case=True)
 
-    def _make(self, name: str, number: int, index: int, *, case: bool) -> VideoClip:
-        part = self._parts[name]
+    def part_of(self, index: int, *, is_case: bool) -> tuple[ClipSource, int]:
+        """The part that gives a clip (or case), and the number of it among the part's own."""
+        name, number = self._place(index, is_case=is_case)
+        return self.parts[name], number
+
+    def _place(self, index: int, *, is_case: bool) -> tuple[str, int]:
+        return (self._cases_from, index) if is_case and self._cases_from else self.schedule.part(index)
+
+    def _make(self, index: int, *, is_case: bool) -> VideoClip:
+        name, number = self._place(index, is_case=is_case)
+        part = self.parts[name]
         try:
-            clip = part.case(number) if case else part.clip(number)
+            clip = part.case(number) if is_case else part.clip(number)
         except ClipError as error:
             own = getattr(error, "clip_id", f"{part.name}-i{number}")
             error.clip_id = f"{name}-{own}"  # type: ignore[attr-defined]

@@ -59,9 +59,10 @@ class RecordedSource(RecordingSource[EchoNetRow]):
                     notes.count(f"videos of split {split} without a tracing", repr(row.name))
         self.notes = notes.sentences
         self._tracings: dict[str, dict[int, np.ndarray]] | None = None  # read again by the process that needs them
+        self._shapes: dict[str, tuple[tuple[int, int, int], float]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_tracings": None}
+        return self.__dict__ | {"_tracings": None, "_shapes": {}}
 
     def clip(self, index: int) -> VideoClip:
         """The window of this index. See `ClipSource.clip`.
@@ -129,29 +130,33 @@ class RecordedSource(RecordingSource[EchoNetRow]):
         """Name of the video that clip (or case) ``index`` is cut from, without a suffix."""
         return self._recording(index, is_case=is_case)[0].name
 
-    def own_frames(self, index: int, shape: tuple[int, int, int], *, is_case: bool) -> tuple[np.ndarray, int]:
-        """Place of clip (or case) ``index`` in its video, to cut data of the whole video (masks, say) alike.
+    def video_shape(self, index: int, *, is_case: bool) -> tuple[int, int, int]:
+        """(T, H, W) of the video that clip (or case) ``index`` is cut from. Raises `ClipError`."""
+        return self._known(self._recording(index, is_case=is_case)[0])[0]
 
-        Args:
-            index: as for `clip` or `case`.
-            shape: (T, H, W) of the whole video, whose file is not read.
-            is_case: whether it is a case.
+    def own_frames(self, index: int, *, is_case: bool) -> tuple[np.ndarray, int]:
+        """Place of clip (or case) ``index`` in its video, to cut data of the whole video (masks, say) alike.
 
         Returns:
             Positions in the video's own frames, float64 (frames of the clip,), and ``window_start``.
 
         Raises:
-            ClipError: FileList.csv has no frame rate or another number of frames, or as `clip` and `case`.
+            ClipError: as `clip` and `case`.
         """
         row, epoch = self._recording(index, is_case=is_case)
-        if row.fps is None:
-            raise ClipError(f"{row.file} has no FPS in FileList.csv, which masks of the whole video need")
-        if row.num_frames is not None and row.num_frames != shape[0]:
-            raise ClipError(f"{row.file} has {row.num_frames} frames in FileList.csv, its masks have {shape[0]}")
+        shape, fps = self._known(row)
         if not is_case:
-            return self._window_of(row, epoch, shape[0], row.fps)
-        _, stretch = self._stretch_of(row, shape, row.fps)
+            return self._window_of(row, epoch, shape[0], fps)
+        _, stretch = self._stretch_of(row, shape, fps)
         return stretch.positions, stretch.start
+
+    def _known(self, row: EchoNetRow) -> tuple[tuple[int, int, int], float]:
+        """Shape and frame rate of a video, which is opened once for them."""
+        if row.name not in self._shapes:
+            decoded = read_video(self._path, row, window=lambda num_frames, header_fps: (0, 1))
+            T, H, W = decoded.video.shape
+            self._shapes[row.name] = (T, H, W), _fps_of(row, decoded.fps)
+        return self._shapes[row.name]
 
     def _window_of(self, row: EchoNetRow, epoch: int, num_frames: int, own_fps: float) -> tuple[np.ndarray, int]:
         return self._window(row.name, row.file, epoch, num_frames, own_fps, self._settings.fps)

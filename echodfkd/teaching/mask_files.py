@@ -50,6 +50,8 @@ MAX_BYTES = 1 << 28
 MAX_BLOB_BYTES = 1 << 30
 """Largest row group that is read; ours have some 8 MB."""
 MAX_GROUP_ROWS = 1 << 16
+MAX_CLASS = 15
+"""Largest level that is taken for the number of a class: no frame of honest masks is that sure of its background."""
 _DTYPES = tuple(dtype.name for dtype in MASK_CODES.values())
 
 _DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, RuntimeError, *PARQUET_ERRORS)
@@ -151,6 +153,35 @@ def decode_mask(row: Mapping[str, Any], where: str) -> StoredMask:
     return StoredMask(*known, levels, str(row["video_sha256"] or ""))
 
 
+def check_levels(levels: np.ndarray, name: str) -> None:
+    """Refuse levels that are classes and no probabilities: 0 and 1, or a label map. All zeros are a mask of nothing.
+
+    Raises:
+        ClipError: the largest uint8 level is 1 .. `MAX_CLASS`, or all int8 levels are 0 .. `MAX_CLASS`.
+    """
+    low, high = int(levels.min()), int(levels.max())
+    if high <= MAX_CLASS and low >= 0 and (high > 0 or levels.dtype == np.int8):
+        code = "255 times the probability" if levels.dtype == np.uint8 else "16 times the logit, -127 .. 127"
+        raise ClipError(
+            f"{name} holds levels of {low} to {high} in all, which are classes (a mask of 0 and 1, a label map);"
+            f" expected {code}"
+        )
+
+
+def check_shape(shape_THW: tuple[int, ...], wanted_THW: tuple[int, ...], name: str) -> None:
+    """Refuse stored masks of another number of frames than their video or clip, or of another ratio of sides.
+
+    Raises:
+        ClipError: they differ, the ratio by more than a pixel's rounding.
+    """
+    (T, H, W), (frames, rows, columns) = shape_THW, wanted_THW
+    if frames != T or abs(H * columns - W * rows) > max(H, W, rows, columns):
+        raise ClipError(
+            f"{name} holds {T} frames of {H} x {W}, expected {frames} of {rows} x {columns} (frames, height, width), or"
+            " of another size with the same ratio"
+        )
+
+
 def decode_npz(data: bytes, name: str) -> np.ndarray:
     """The mask in a ``.seg.npz`` of the authors, uint8 (T, H, W), 0..255.
 
@@ -188,7 +219,10 @@ def _read_array(entry: Any, name: str) -> np.ndarray:
     header = _NPY_HEADER.fullmatch(entry.read(length).decode("latin-1"))
     if header is None or header[1] != "|u1":
         what = header[1] if header else "no plain numbers"
-        raise ClipError(f"{name} holds an array of {what!r}, expected uint8 ('|u1'); objects are never unpickled")
+        raise ClipError(
+            f"{name} holds an array of {what!r}, expected uint8 ('|u1'), 255 times the probability; objects are never"
+            " unpickled"
+        )
     shape = [int(side) for side in header[3].split(",") if side.strip()]
     if len(shape) == 4 and shape[1] == 1:
         shape = [shape[0], *shape[2:]]

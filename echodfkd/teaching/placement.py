@@ -9,6 +9,7 @@ import numpy as np
 from echodfkd.core.errors import ClipError
 from echodfkd.models.teachers.protocol import ClipKey
 from echodfkd.sources.clip_source import ClipSource
+from echodfkd.sources.mixture import MixtureSource
 from echodfkd.sources.recorded import RecordedSource
 
 
@@ -24,16 +25,33 @@ class SourcePlacement:
 
     def video_name(self, clip: ClipKey) -> str:
         """See `recorded.Placement.video_name`."""
-        return self._source(clip).video_name(clip.index, is_case=clip.is_case)
+        source, index = self._source(clip)
+        return source.video_name(index, is_case=clip.is_case)
 
-    def frames(self, clip: ClipKey, shape: tuple[int, int, int]) -> tuple[np.ndarray, int]:
+    def video_shape(self, clip: ClipKey) -> tuple[int, int, int]:
+        """See `recorded.Placement.video_shape`."""
+        source, index = self._source(clip)
+        return source.video_shape(index, is_case=clip.is_case)
+
+    def frames(self, clip: ClipKey) -> tuple[np.ndarray, int]:
         """See `recorded.Placement.frames`."""
-        return self._source(clip).own_frames(clip.index, shape, is_case=clip.is_case)
+        source, index = self._source(clip)
+        return source.own_frames(index, is_case=clip.is_case)
 
-    def _source(self, clip: ClipKey) -> RecordedSource:
-        source = self._source_of(clip)
+    def _source(self, clip: ClipKey) -> tuple[RecordedSource, int]:
+        """The recorded source of a clip, perhaps as part of a mixture, and the clip's index there."""
+        source, index = self._source_of(clip), clip.index
+        while isinstance(source, MixtureSource):
+            source, index = source.part_of(index, is_case=clip.is_case)
         if not isinstance(source, RecordedSource):
             raise ClipError(
                 f"{clip.clip_id} is cut from no recorded video, so that no stored mask of one belongs to it"
             )
-        return source
+        return source, index
+
+
+def has_videos(source: ClipSource) -> bool:
+    """Whether clips of this source may be cut from recorded videos."""
+    if isinstance(source, MixtureSource):
+        return any(has_videos(part) for part in source.parts.values())
+    return isinstance(source, RecordedSource)

@@ -23,7 +23,9 @@ from echodfkd.storage.object_store import open_filesystem
 from echodfkd.storage.parquet import PARQUET_ERRORS, open_parquet
 from echodfkd.teaching.mask_files import (
     MAX_BYTES,
+    check_levels,
     check_mask_file,
+    check_shape,
     decode_mask,
     decode_npz,
     read_mask_rows,
@@ -33,14 +35,18 @@ NPZ_SUFFIX = ".seg.npz"
 
 
 class Placement(Protocol):
-    """Places clips in the videos that they were cut from. Both methods raise `ClipError` for a clip of no video."""
+    """Places clips in the videos that they were cut from. All methods raise `ClipError` for a clip of no video."""
 
     def video_name(self, clip: ClipKey) -> str:
         """Name of the clip's video, without a suffix."""
         ...
 
-    def frames(self, clip: ClipKey, shape: tuple[int, int, int]) -> tuple[np.ndarray, int]:
-        """Positions (float, in frames) of the clip in a video of this shape (T, H, W), and its ``window_start``."""
+    def video_shape(self, clip: ClipKey) -> tuple[int, int, int]:
+        """(T, H, W) of that video."""
+        ...
+
+    def frames(self, clip: ClipKey) -> tuple[np.ndarray, int]:
+        """Positions (float, in frames) of the clip in its video, and its ``window_start``."""
         ...
 
 
@@ -57,9 +63,10 @@ class RecordedMasks(Teacher):
         channels: which of them are kept.
         class_names: our names of these, background first.
         place: places clips in their videos, for ``.seg.npz``; None if clips are not cut from videos.
+        option: that names the folder, for errors.
 
     Raises:
-        InputError: no such folder, or neither or both kinds of files in it.
+        InputError: no such folder, neither or both kinds of files in it, or ``.seg.npz`` for clips of no video.
     """
 
     def __init__(
@@ -70,6 +77,7 @@ class RecordedMasks(Teacher):
         channels: tuple[int, ...],
         class_names: tuple[str, ...],
         place: Placement | None,
+        option: str = "teacher.weights",
     ) -> None:
         self.class_names = class_names
         self._path, self._source_classes, self._channels = path.rstrip("/"), source_classes, list(channels)
@@ -78,7 +86,7 @@ class RecordedMasks(Teacher):
             self._fs, self._base = open_filesystem(self._path)
             found = self._fs.find(self._base, detail=True)
         except Exception as error:  # each store has its own errors: no protocol, no credentials, no network
-            raise InputError(f"teacher.weights: {path} cannot be listed: {one_line(error)}") from error
+            raise InputError(f"{option}: {path} cannot be listed: {one_line(error)}") from error
         base = self._base.rstrip("/")
         sizes = {
             str(name)[len(base) + 1 :]: int(entry.get("size") or 0)
@@ -89,11 +97,16 @@ class RecordedMasks(Teacher):
         tables = sorted(name for name in sizes if name.endswith(".parquet"))
         if bool(self._npz) == bool(tables):
             raise InputError(
-                f"teacher.weights: {path} holds {len(tables)} .parquet and {len(self._npz)} {NPZ_SUFFIX} files;"
+                f"{option}: {path} holds {len(tables)} .parquet and {len(self._npz)} {NPZ_SUFFIX} files;"
                 " expected masks of one kind"
             )
         if self._npz and len(source_classes) != 1:
             raise InputError(f"teacher.outputs: {NPZ_SUFFIX} files hold one class, got {', '.join(source_classes)}")
+        if self._npz and place is None:
+            raise InputError(
+                f"{option}: {path} holds {NPZ_SUFFIX} files, which belong to videos of a recorded source, and no source"
+                " here is one (source.kind, evaluation.source.kind)"
+            )
         facts = [f"{source_classes} {channels} {class_names}"]
         listing = "\n".join(facts + [f"{name} {sizes[name]}" for name in sorted(self._npz or tables)])
         self.teacher_id = f"recorded-{hashlib.sha256(listing.encode('utf-8', 'replace')).hexdigest()[:8]}"
@@ -123,17 +136,14 @@ class RecordedMasks(Teacher):
 
     def _mask(self, clip: ClipKey, shape: tuple[int, int, int]) -> np.ndarray:
         """uint8 (T, C, H, W) in our classes. Raises `ClipError`."""
-        T, H, W = shape
-        prob_TCHW = self._of_video(clip)[:, None] if self._npz else self._of_clip(clip)[:, self._channels]
-        if len(prob_TCHW) != T:
-            raise ClipError(f"the stored mask of {clip.clip_id} has {len(prob_TCHW)} frames, the clip {T}")
+        H, W = shape[1:]
+        prob_TCHW = self._of_video(clip)[:, None] if self._npz else self._of_clip(clip, shape)[:, self._channels]
         if prob_TCHW.shape[2:] == (H, W):
             return prob_TCHW
-        if H != W:
-            raise ClipError(f"the stored mask of {clip.clip_id} is {prob_TCHW.shape[2:]}, the clip {H} x {W}")
+        assert H == W, "clips are square"
         return np.stack([resize_video(prob_THW, H) for prob_THW in prob_TCHW.swapaxes(0, 1)], axis=1)
 
-    def _of_clip(self, clip: ClipKey) -> np.ndarray:
+    def _of_clip(self, clip: ClipKey, shape: tuple[int, int, int]) -> np.ndarray:
         if clip.clip_id not in self._rows:
             lost = "".join(
                 f"; it also holds {name}, which cannot be read: {why}" for name, why in self._unreadable.items()
@@ -153,11 +163,13 @@ class RecordedMasks(Teacher):
                 f"{name}: the mask of {clip.clip_id} is that of {mask.clip_id} with the classes"
                 f" {', '.join(mask.classes)}, expected {', '.join(self._source_classes)} (teacher.outputs)"
             )
+        check_levels(mask.levels, f"the stored mask of {clip.clip_id}")
+        T, _, H, W = mask.levels.shape
+        check_shape((T, H, W), shape, f"the stored mask of {clip.clip_id}")
         return mask.levels if mask.levels.dtype == np.uint8 else quantise(decode(mask.levels))
 
     def _of_video(self, clip: ClipKey) -> np.ndarray:
-        if self._place is None:
-            raise ClipError(f"{clip.clip_id} is cut from no recorded video, so that no {NPZ_SUFFIX} belongs to it")
+        assert self._place is not None
         name = f"{self._place.video_name(clip)}{NPZ_SUFFIX}"
         if name not in self._npz:
             raise ClipError(f"{self._path} holds no {name}")
@@ -166,11 +178,13 @@ class RecordedMasks(Teacher):
         except (OSError, ValueError) as error:
             raise ClipError(f"{name} cannot be read from {self._path}: {one_line(error)}") from error
         mask_THW = decode_npz(data, name)
-        positions, start = self._place.frames(clip, mask_THW.shape)
+        check_levels(mask_THW, name)
+        check_shape(mask_THW.shape, self._place.video_shape(clip), name)
+        positions, start = self._place.frames(clip)
         if start != clip.window_start:
             raise ClipError(
-                f"{name} has {len(mask_THW)} frames, with which {clip.clip_id} would begin at {start} and not at"
-                f" {clip.window_start}: it is of another version of the video"
+                f"{clip.clip_id} begins at frame {clip.window_start} of its video, but at {start} of the one that this"
+                " process reads: there are two versions of it"
             )
         return sample_video(mask_THW, positions)
 

@@ -3,8 +3,11 @@
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator
+import threading
+import tracemalloc
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,7 +44,7 @@ async def pieces(body: bytes, *, stall: bool = False) -> AsyncIterator[bytes]:
     yield body[10:]
 
 
-def post(replica: TeacherReplica, body: AsyncIterator[bytes], **headers: str) -> object:
+def post(replica: TeacherReplica, body: AsyncIterator[bytes], **headers: str) -> Coroutine[Any, Any, Answer]:
     return replica._answer("POST", "/v1/masks", {**HEADERS, **headers}, body)
 
 
@@ -80,7 +83,153 @@ def test_a_body_that_stalls_or_lies_about_its_length_gives_its_place_back(replic
     answers = asyncio.run(in_turn())
     assert [answer.status for answer in answers] == [408, 400, 400, 401, 200]
     assert all("error" in json.loads(answer.body) for answer in answers[:-1])
-    assert replica._held == 0
+    assert not replica._held
+
+
+class Gate(FakeTeacher):
+    """Waits in each part of its work until it is opened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened, self.asked = threading.Event(), 0
+
+    def prob(self, video_NTHW: np.ndarray) -> np.ndarray:
+        self.asked += 1
+        assert self.opened.wait(20)
+        return super().prob(video_NTHW)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    for _ in range(2000):
+        if holds():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("it never held")
+
+
+def test_a_request_whose_client_hangs_up_counts_until_nothing_of_it_is_held(replica: TeacherReplica) -> None:
+    """Twenty clients send a large body and hang up at once, while the teacher is at work on the first."""
+    gate = replica._service.teacher = Gate()
+    noise = np.random.default_rng(1).integers(0, 255, (1, 64, 128, 128), dtype=np.uint8)
+    body = encode_video(noise)
+    head = {"content-length": str(len(body))}
+    limit = replica._options.queue * 2 * len(body)  # body and frames of two; no mask is made
+
+    async def whole() -> AsyncIterator[bytes]:
+        yield bytes(bytearray(body))  # bytes of its own, as those of a socket are
+
+    async def crowd() -> list[int]:
+        refused = []
+        for _ in range(20):
+            task = asyncio.ensure_future(post(replica, whole(), **head))
+            await until(lambda task=task: task.done() or (gate.asked > 0 and replica._held.total() > 0))  # type: ignore[misc]
+            await asyncio.sleep(0.01)
+            assert replica._held.total() <= 2
+            if task.done():
+                refused.append(task.result().status)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            assert replica._held.total() == 1  # the first one, which the teacher is at work on
+        assert tracemalloc.get_traced_memory()[1] < limit + (1 << 20)
+        gate.opened.set()
+        await until(lambda: not replica._held)
+        return [*refused, (await post(replica, pieces(BODY))).status]
+
+    tracemalloc.start()
+    try:
+        assert asyncio.run(crowd()) == [200]
+    finally:
+        tracemalloc.stop()
+    assert gate.asked == 2, "a request that was cancelled before its turn is not worked on"
+
+
+def test_a_long_request_does_not_keep_the_others_waiting(
+    replica: TeacherReplica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("echodfkd.teaching.remote.service.STEP_PIXELS", 32 * 32 * 4)
+    replica._service.teacher = FakeTeacher(delay_s=0.02)
+    video = np.zeros((60, 4, 32, 32), np.uint8)  # sixty parts
+    long = encode_video(video)
+    assert len(long) < 1000
+    ends: list[str] = []
+
+    async def ask(name: str, body: bytes) -> Answer:
+        answer = await post(replica, pieces(body), **{"content-length": str(len(body))})
+        ends.append(name)
+        return answer
+
+    async def both() -> list[Answer]:
+        first = asyncio.ensure_future(ask("long", long))
+        await until(lambda: replica._held.total() == 1)
+        return [await ask("short", BODY), await first]
+
+    answers = asyncio.run(both())
+    assert [answer.status for answer in answers] == [200, 200]
+    assert ends == ["short", "long"]
+    assert not decode_masks(answers[1].body, (60, 4, 1, 32, 32), "it").masks.any()
+
+
+def test_a_cancelled_request_is_not_worked_on_any_further(
+    replica: TeacherReplica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("echodfkd.teaching.remote.service.STEP_PIXELS", 32 * 32 * 4)
+    gate = replica._service.teacher = Gate()
+    body = encode_video(np.zeros((60, 4, 32, 32), np.uint8))
+
+    async def hang_up() -> None:
+        task = asyncio.ensure_future(post(replica, pieces(body), **{"content-length": str(len(body))}))
+        await until(lambda: gate.asked == 1)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        gate.opened.set()
+        await until(lambda: not replica._held)
+
+    asyncio.run(hang_up())
+    assert gate.asked == 1
+
+
+def test_the_last_places_are_for_addresses_that_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ECHODFKD_TEACHER_TOKEN", TOKEN)
+    config = load_config(None, ["serve.port=1", "serve.queue=8"])
+    replica = TeacherReplica(config, load_teacher(config).teacher_id)
+    gate = replica._service.teacher = Gate()
+
+    async def crowd() -> list[int]:
+        def ask(client: str) -> asyncio.Future[Answer]:
+            return asyncio.ensure_future(replica._answer("POST", "/v1/masks", HEADERS, pieces(BODY), client))
+
+        greedy = [ask("10.0.0.1") for _ in range(9)]
+        await until(lambda: sum(task.done() for task in greedy) == 3)
+        others = [ask(client) for client in ("10.0.0.2", "10.0.0.2", "10.0.0.3", "10.0.0.4")]
+        await until(lambda: sum(task.done() for task in others) == 2)
+        gate.opened.set()
+        return [answer.status for answer in await asyncio.gather(*greedy, *others)]
+
+    statuses = asyncio.run(crowd())
+    assert statuses == [200] * 6 + [503] * 3 + [200, 503, 200, 503]
+    assert not replica._held
+
+
+def test_a_small_body_that_is_large_is_refused_before_it_is_decompressed(replica: TeacherReplica) -> None:
+    body = encode_video(np.zeros((64, 16, 1024, 1024), np.uint8))
+    assert len(body) < 100_000
+    tracemalloc.start()
+    try:
+        answer = asyncio.run(post(replica, pieces(body), **{"content-length": str(len(body))}))
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    assert answer.status == 413
+    assert "1024 frames of 1024 x 1024 pixels, this service takes up to" in json.loads(answer.body)["error"]
+    assert "67108864 bytes decompressed" in json.loads(answer.body)["error"]
+
+
+def test_frames_that_the_teacher_cannot_take_are_the_clients_fault(replica: TeacherReplica) -> None:
+    replica._service.teacher = load_teacher(load_config(None, SERVE))
+    body = encode_video(VIDEO[..., :1, :])
+    answer = asyncio.run(post(replica, pieces(body), **{"content-length": str(len(body))}))
+    assert answer.status == 422
+    assert json.loads(answer.body)["error"].startswith("window.size: the embedded teacher needs H and W divisible by")
 
 
 def test_the_shipped_teacher_gives_through_a_replica_what_it_gives_at_home(replica: TeacherReplica) -> None:

@@ -1,10 +1,9 @@
-"""Checks of `evaluation.judge` and of `evaluate`."""
+"""Checks of `evaluation.judge`."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 
-from echodfkd.config.sections.evaluate import EvaluateConfig
 from echodfkd.config.sections.evaluation import EvaluationConfig
 from echodfkd.config.sections.judge import EF_PLACE
 from echodfkd.core.errors import ConfigError
@@ -27,13 +26,4 @@ def check_judge(evaluation: EvaluationConfig) -> None:
     if not prompts.ef or any(EF_PLACE not in text for text in prompts.ef):
         raise ConfigError(
             f"evaluation.judge_prompts.ef: got {prompts.ef}, expected sentences with {EF_PLACE} in place of the number"
-        )
-
-
-def check_evaluate(evaluate: EvaluateConfig, fps: float) -> None:
-    """Refuse masks that do not fit the frames. Raises `ConfigError`."""
-    if evaluate.masks and fps != 0:
-        raise ConfigError(
-            f"window.fps: got {fps:g}, but evaluate.masks are of the videos' own frames; only 0 (each video's own rate)"
-            " leaves those in place"
         )

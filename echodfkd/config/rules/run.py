@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 
-from echodfkd.config.rules.evaluation import check_evaluate, check_judge
+from echodfkd.config.rules.evaluation import check_judge
 from echodfkd.config.rules.heads import check_heads
 from echodfkd.config.rules.objective import check_recipe
 from echodfkd.config.rules.remote import check_serve
@@ -34,7 +34,6 @@ def check_config(config: RunConfig) -> None:
     check_heads(config)
     check_recipe(config)
     check_judge(config.evaluation)
-    check_evaluate(config.evaluate, config.window.fps)
     check_synthesize(config.synthesize, config.source)
     check_sizing(config.sizing)
     check_serve(config)

@@ -22,7 +22,7 @@ class EvaluateConfig:
     """The checkpoint's step; 0 takes the newest, -1 every one."""
     masks: str = option("", path="input")
     """A folder of NAME.seg.npz as the authors' scripts write them (uint8, floor(255 p), every frame of the video), for
-    sources of kind recorded; needs window.fps=0."""
+    sources of kind recorded; or of masks by the cases' ids, as a teacher of kind recorded reads them."""
     annotations: str = option("", path="input")
     """A folder of several readers' tracings (`echodfkd.sources.video.annotations`), for sources of kind recorded."""
     teacher: bool = True

@@ -53,13 +53,15 @@ class ServeConfig:
     key_file: str = option("", path="input")
     """Its private key."""
     max_body_mb: int = option(64, least=1, most=1024)
-    """Largest request, in MiB: a larger one is refused before it is read."""
-    max_frames: int = option(4096, least=1, most=1 << 20)
+    """Largest request, in MiB, on the wire and decompressed: a larger one is refused before it is read or decompressed.
+    A replica holds up to queue x (2 + 3 x classes) x max_body_mb beside its teacher."""
+    max_frames: int = option(1024, least=1, most=1 << 20)
     """Most frames in one request."""
     max_side: int = option(1024, least=1, most=4096)
     """Largest height and width of a frame, in pixels."""
     queue: int = option(8, least=1, most=1024)
-    """Requests that one replica holds, the one that it works on included; others are told to come back later."""
+    """Requests that one replica holds; others are told to come back later. It works on them in turn, a part of each. An
+    address that holds one already does not get the last quarter of the places."""
     body_timeout_s: float = option(60.0, above=0)
     """A request whose body has not arrived after so long is given up."""
 

@@ -90,9 +90,13 @@ def load_member(config: RunConfig, name: str) -> Teacher:
     return build_member(config.teacher, name, device, _placement(config), config.window).teacher
 
 
-def _placement(config: RunConfig) -> SourcePlacement:
-    from echodfkd.teaching.placement import SourcePlacement
+def _placement(config: RunConfig) -> SourcePlacement | None:
+    from echodfkd.teaching.placement import SourcePlacement, has_videos
 
+    if "recorded" not in {config.teacher.kind, *(member.kind for member in config.teacher.members.values())}:
+        return None
+    if not has_videos(training_source(config)) and not has_videos(evaluation_source(config)):
+        return None
     return SourcePlacement(lambda clip: evaluation_source(config) if clip.is_case else training_source(config))
 
 

@@ -52,14 +52,22 @@ class TooLargeError(InputError):
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of one request: bytes on the wire, frames of all its clips, pixels of a frame's longer side.
+    """Limits of one request: its bytes, on the wire and decompressed; frames of all its clips; pixels of a longer side.
 
-    Example: ``Limits(max_body_bytes=64 << 20, max_frames=4096, max_side=1024)``.
+    Example: ``Limits(max_body_bytes=64 << 20, max_frames=1024, max_side=1024)``.
     """
 
     max_body_bytes: int
     max_frames: int
     max_side: int
+
+    def held_bytes(self, num_classes: int) -> int:
+        """Most bytes that the service holds for one request, beside what its teacher needs to teach a part of it.
+
+        The body and the frames, then the masks and, while it is put together, the answer twice: (2 + 3 C)
+        max_body_bytes with the answer's overhead.
+        """
+        return 2 * self.max_body_bytes + 3 * answer_bound((num_classes * self.max_body_bytes,))
 
     def clips_in(self, shape_THW: tuple[int, int, int]) -> int:
         """How many clips of this shape fit in one request, however badly they compress; 0 if not even one does."""
@@ -133,10 +141,10 @@ def decode_video(data: bytes, limits: Limits) -> np.ndarray:
     header, blob = _open(data, "the request")
     shape = _shape(header, "the request", axes=(4,))
     N, T, H, W = shape
-    if N * T > limits.max_frames or max(H, W) > limits.max_side:
+    if N * T > limits.max_frames or max(H, W) > limits.max_side or math.prod(shape) > limits.max_body_bytes:
         raise TooLargeError(
             f"the request has {N * T} frames of {H} x {W} pixels, this service takes up to {limits.max_frames} of up to"
-            f" {limits.max_side} x {limits.max_side}"
+            f" {limits.max_side} x {limits.max_side} and {limits.max_body_bytes} bytes decompressed"
         )
     return _array(header, blob, shape, "the request")
 

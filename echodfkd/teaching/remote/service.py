@@ -8,14 +8,16 @@ from __future__ import annotations
 import hmac
 import json
 import os
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
 from echodfkd.config.sections.remote import TOKEN_VARIABLE
-from echodfkd.core.errors import InputError, one_line, plain_sentence
+from echodfkd.core.errors import EchoDFKDError, InputError, one_line, plain_sentence
 from echodfkd.core.mask_codes import PROBABILITY
 from echodfkd.core.terminal import print_line, print_traceback
 from echodfkd.models.teachers.protocol import Teacher
@@ -32,6 +34,10 @@ from echodfkd.teaching.remote.messages import (
 
 INFO_PATH, MASKS_PATH = "/v1/teacher", "/v1/masks"
 MIN_TOKEN, MAX_TOKEN = 16, 4096
+STEP_PIXELS = 1 << 20
+"""Pixels that are taught before another request has its turn: 83 frames of 112 x 112."""
+_PATH = re.compile(r"(?<![\w.])/[^\s:,;()]+")
+"""A path in a library's error: the client learns none."""
 RETRY_AFTER_S = 1
 """Pause that a service with a full queue asks for."""
 
@@ -88,17 +94,61 @@ class MaskService:
 
     def teach(self, body: bytes) -> Answer:
         """The masks of a request's body. The same body has the same answer, however often it comes."""
+        steps = self.steps(body)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                return end.value
+
+    def steps(self, body: bytes) -> Generator[None, None, Answer]:
+        """As `teach`, with a pause after each part of the work, of at most `STEP_PIXELS` or a clip."""
         try:
             video = decode_video(body, self.limits)
         except InputError as error:
             return _refusal(413 if isinstance(error, TooLargeError) else 400, str(error))
+        del body
+        N, T, H, W = video.shape
+        masks = np.empty((N, T, len(self.teacher.class_names) - 1, H, W), np.uint8)
+        unusable: set[int] = set()
         try:
-            response = teach(self.teacher, video)
-        except Exception as error:  # the client learns no more than this, the log has the whole error
-            print_line(f"a request failed: {one_line(error)}", to=sys.stderr)
-            print_traceback(error)
-            return _refusal(500, "the teacher failed on this request; the service's log says why")
+            for rows, frames in parts_of(video.shape, by_frame=self.teacher.sees_frames):
+                output = self.teacher.teach(video[rows, frames], code=PROBABILITY)
+                masks[rows, frames] = output.masks
+                unusable.update(rows.start + row for row in output.faults)
+                yield
+        except Exception as error:
+            return _failure(error)
+        del video
+        masks[sorted(unusable)] = 0
+        response = MaskResponse(masks, self.teacher.teacher_id, tuple(sorted(unusable)))
         return Answer(200, encode_masks(response), {"Content-Type": MEDIA_TYPE})
+
+
+def parts_of(shape_NTHW: tuple[int, ...], *, by_frame: bool) -> Iterator[tuple[slice, slice]]:
+    """Clips and frames of the parts in which a request is worked on: as many whole clips as fit into `STEP_PIXELS`.
+
+    A clip that does not fit is cut into frames if the teacher sees a frame at a time, else it is a part of its own.
+    """
+    N, T, H, W = shape_NTHW
+    clips, frames = STEP_PIXELS // (T * H * W), max(1, STEP_PIXELS // (H * W))
+    if clips or not by_frame:
+        yield from ((slice(first, first + max(1, clips)), slice(T)) for first in range(0, N, max(1, clips)))
+    else:
+        yield from (
+            (slice(row, row + 1), slice(first, first + frames)) for row in range(N) for first in range(0, T, frames)
+        )
+
+
+def _failure(error: Exception) -> Answer:
+    """The answer to a request that the teacher could not do. One that it explains is the request's own fault."""
+    is_full = isinstance(error.__cause__, MemoryError | torch.OutOfMemoryError)
+    if isinstance(error, EchoDFKDError) and not is_full:
+        return _refusal(422, _PATH.sub("…", str(error)))
+    # the client learns no more than this, the log has the whole error
+    print_line(f"a request failed: {one_line(error)}", to=sys.stderr)
+    print_traceback(error)
+    return _refusal(500, "the teacher failed on this request; the service's log says why")
 
 
 def busy() -> Answer:
@@ -114,12 +164,6 @@ def too_slow() -> Answer:
 def cut_off() -> Answer:
     """The answer to a body of another length than its Content-Length."""
     return _refusal(400, "the request's body is not as long as its Content-Length says")
-
-
-def teach(teacher: Teacher, video_NTHW: np.ndarray) -> MaskResponse:
-    """The response with a teacher's masks. Raises the teacher's own errors."""
-    output = teacher.teach(video_NTHW, code=PROBABILITY)
-    return MaskResponse(output.masks, teacher.teacher_id, tuple(output.faults))
 
 
 def read_token(token_file: str, option: str) -> str:

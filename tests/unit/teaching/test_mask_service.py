@@ -3,15 +3,19 @@
 import dataclasses
 import hashlib
 import json
+import random
+import tracemalloc
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 import yaml
 
 from echodfkd.config.file import config_to_yaml, load_config
-from echodfkd.core.errors import ConfigError, InputError
+from echodfkd.core.errors import ConfigError, InputError, RunError
 from echodfkd.core.redaction import redact
 from echodfkd.teaching.remote.messages import (
     Limits,
@@ -24,7 +28,7 @@ from echodfkd.teaching.remote.messages import (
     encode_masks,
     encode_video,
 )
-from echodfkd.teaching.remote.service import Answer, MaskService, busy, read_token, teach
+from echodfkd.teaching.remote.service import Answer, MaskService, busy, parts_of, read_token
 from tests.helpers.remote import LIMITS, TOKEN, FakeTeacher
 
 VIDEO = np.random.default_rng(0).integers(0, 255, (3, 5, 16, 16), dtype=np.uint8)
@@ -109,6 +113,8 @@ BOMB = pa.Codec("zstd").compress(bytes(1 << 26), asbytes=True)
         (changed(GOOD, shape=[65, 1, 16, 16]), 413, "has 65 frames of 16 x 16 pixels, this service takes up to 64"),
         (changed(GOOD, shape=[1, 1, 65, 1]), 413, "of up to 64 x 64"),
         (changed(GOOD, shape=[1 << 30, 1 << 30, 16, 16]), 413, "this service takes up to 64"),
+        (changed(GOOD, shape=[64, 1, 64, 64], blob=BOMB), 400, "does not decompress to [64, 1, 64, 64]"),
+        (changed(GOOD, shape=[1, 64, 64, 64], blob=b""), 400, "does not decompress to [1, 64, 64, 64]"),
         (changed(GOOD, blob=BOMB), 400, "does not decompress to [3, 5, 16, 16]"),
         (changed(GOOD, sha256=None), 400, "do not have the sha256"),
     ],
@@ -144,6 +150,97 @@ def test_a_teacher_that_fails_is_a_sentence_outside_and_a_traceback_in_the_log(
     status, words = sentence(broken.teach(GOOD))
     assert (status, words) == (500, "the teacher failed on this request; the service's log says why")
     assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (InputError("window.size: the teacher needs H and W divisible by 8"), 422, "needs H and W divisible by 8"),
+        (RunError("its network fails: at /opt/ort/graph.cc:12 of 1/255"), 422, "its network fails: at …:12 of 1/255"),
+        (MemoryError(), 500, "the teacher failed on this request; the service's log says why"),
+    ],
+)
+def test_what_the_teacher_explains_is_the_requests_own_fault(error: Exception, status: int, words: str) -> None:
+    refusing = service()
+
+    def refuse(video: np.ndarray) -> np.ndarray:
+        raise error
+
+    refusing.teacher.prob = refuse  # type: ignore[attr-defined]
+    assert sentence(refusing.teach(GOOD)) == (status, sentence(refusing.teach(GOOD))[1])
+    assert words in sentence(refusing.teach(GOOD))[1]
+
+
+def test_memory_that_runs_out_is_the_services_fault() -> None:
+    full = service()
+
+    def fail(video: np.ndarray) -> np.ndarray:
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        except RuntimeError as error:
+            raise RunError("the teacher's network fails on an input") from error
+
+    full.teacher.prob = fail  # type: ignore[attr-defined]
+    assert sentence(full.teach(GOOD))[0] == 500
+
+
+@pytest.mark.parametrize("by_frame", [True, False])
+@pytest.mark.parametrize("shape", [(7, 3, 4, 4), (2, 50, 4, 4), (1, 1, 40, 40), (3, 16, 4, 4)])
+def test_the_parts_of_a_request_are_all_of_it_once(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], by_frame: bool
+) -> None:
+    monkeypatch.setattr("echodfkd.teaching.remote.service.STEP_PIXELS", 256)
+    seen = np.zeros(shape, int)
+    for rows, frames in parts_of(shape, by_frame=by_frame):
+        seen[rows, frames] += 1
+        clip = shape[1] * shape[2] * shape[3]
+        most = max(256, shape[2] * shape[3]) if by_frame else max(256, clip)
+        assert seen[rows, frames].size <= most
+    assert (seen == 1).all()
+
+
+@pytest.mark.parametrize("sees_frames", [True, False])
+def test_an_answer_in_parts_is_the_answer(monkeypatch: pytest.MonkeyPatch, sees_frames: bool) -> None:
+    monkeypatch.setattr("echodfkd.teaching.remote.service.STEP_PIXELS", 600)  # two frames of sixteen pixels a side
+    video = VIDEO.copy()
+    video[2, 3 if sees_frames else 0, 0, 0] = 255  # FakeTeacher gives NaN where what it is shown begins so
+    video[2, 4, 0, 0] = 255
+    parts = service()
+    parts.teacher.sees_frames = sees_frames
+    taught = decode_masks(parts.teach(encode_video(video)).body, (3, 5, 1, 16, 16), "it")
+    assert taught.unusable == (2,)
+    np.testing.assert_array_equal(taught.masks[:2, :, 0], video[:2])
+    assert not taught.masks[2].any()
+
+
+def test_no_body_has_more_allocated_than_the_limits_say() -> None:
+    """Bodies of a kilobyte or so whose headers and arrays promise anything, a gigabyte of zeros among them."""
+    rng = random.Random(0)
+    limits = Limits(max_body_bytes=1 << 18, max_frames=64, max_side=64)
+    strict = MaskService(FakeTeacher(), limits, "")
+    sides = [0, 1, 3, 5, 16, 64, 65, 1 << 10, 1 << 16, 1 << 31, 1 << 62]
+    blobs = [GOOD[-200:], BOMB, b"", pa.Codec("zstd").compress(bytes(1 << 18), asbytes=True)]
+    statuses: Counter[int] = Counter()
+    tracemalloc.start()
+    try:
+        for _ in range(1500):
+            shape = [rng.choice(sides) for _ in range(rng.choice([4, 4, 4, 3, 5]))]
+            header = (
+                {"shape": shape} if rng.random() < 0.9 else {"shape": rng.choice([[3, 5, 16, 16], None, "x", [1] * 4])}
+            )
+            body = changed(GOOD, blob=rng.choice(blobs), **header)
+            if rng.random() < 0.1:
+                place = rng.randrange(len(body))
+                body = body[:place] + bytes([rng.randrange(256)]) + body[place + 1 :]
+            tracemalloc.reset_peak()
+            before = tracemalloc.get_traced_memory()[0]
+            statuses[strict.teach(body).status] += 1
+            assert tracemalloc.get_traced_memory()[1] - before <= limits.held_bytes(1) + (1 << 18), shape
+    finally:
+        tracemalloc.stop()
+    assert set(statuses) <= {200, 400, 413}
+    assert statuses[413] > 100
+    assert statuses[400] > 100
 
 
 MASKS = encode_masks(MaskResponse(VIDEO[:, :, None], "fake-1", (1,)))
@@ -190,12 +287,13 @@ def test_a_service_that_says_nonsense_of_itself_is_refused(change: dict[str, obj
 def test_whole_clips_that_are_said_to_fit_fit_even_where_nothing_compresses() -> None:
     limits = Limits(max_body_bytes=200_000, max_frames=10_000, max_side=64)
     count = limits.clips_in((5, 32, 32))
-    noise = np.random.default_rng(1).integers(0, 256, (count, 5, 32, 32), dtype=np.uint8)
+    noise = np.random.default_rng(1).integers(0, 255, (count, 5, 32, 32), dtype=np.uint8)
     assert count > 10
     assert len(encode_video(noise)) <= limits.max_body_bytes
     assert limits.clips_in((5, 32, 65)) == 0
     assert dataclasses.replace(limits, max_frames=9).clips_in((5, 32, 32)) == 1
-    assert teach(FakeTeacher(), noise).masks.shape == noise[:, :, None].shape
+    answer = MaskService(FakeTeacher(), limits, "").teach(encode_video(noise))
+    np.testing.assert_array_equal(decode_masks(answer.body, noise[:, :, None].shape, "it").masks[:, :, 0], noise)
 
 
 def test_a_token_comes_from_a_file_or_the_environment_and_is_in_no_sentence(

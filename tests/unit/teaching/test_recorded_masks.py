@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +14,10 @@ import pytest
 
 from echodfkd.config.file import load_config
 from echodfkd.config.run import RunConfig
+from echodfkd.config.sections.evaluate import EvaluateConfig
 from echodfkd.core.errors import ClipError, InputError, RunError
 from echodfkd.evaluation.predictions import predict_teacher
+from echodfkd.evaluation.scored_models import stored_masks
 from echodfkd.models.teachers.protocol import ClipKey
 from echodfkd.runtime.stream.builders import evaluation_source, load_teacher, slot_rules, training_source
 from echodfkd.sources.video.echonet import read_file_list, read_video
@@ -78,7 +82,10 @@ def test_classes_are_picked_by_name_and_other_sizes_are_resized(tmp_path: Path) 
     assert teacher.class_names == ("background", "LV", "RV")
     np.testing.assert_array_equal(np.rint(255 * prob[0, :, 1]), resize_video(rows[1].levels[:, 2], 16))
     _, faults = masks_of(teacher, np.zeros((1, 5, 8, 8), np.uint8), keys("c1"))
-    assert faults == {0: "the stored mask of c1 has 4 frames, the clip 5"}
+    assert faults == {
+        0: "the stored mask of c1 holds 4 frames of 8 x 8, expected 5 of 8 x 8 (frames, height, width), or of another"
+        " size with the same ratio"
+    }
     other = teacher_of(tmp_path / "m", classes=("LV",))
     _, faults = masks_of(other, np.zeros((1, 4, 8, 8), np.uint8), keys("c1"))
     assert "with the classes atrium, LV, RV, expected LV (teacher.outputs)" in faults[0]
@@ -251,13 +258,133 @@ def test_a_hostile_mask_quarantines_its_clip_and_the_run_goes_on(echonet: Path, 
     words = {
         files[0]: "objects are never unpickled",
         files[1]: "is no readable .npz archive",
-        files[2]: "has 40 frames in FileList.csv, its masks have 39",
+        files[2]: "holds 39 frames of 32 x 32, expected 40 of 32 x 32",
     }
     assert {row.stage for row in batch.quarantined} == {"teacher"}
     for file, reason in words.items():
         name = file.name.removesuffix(".seg.npz")
         assert any(f"-{name}-" in row.clip_id and reason in row.reason for row in batch.quarantined), file
     assert not (tmp_path / "mark").exists()
+
+
+def with_masks(root: Path, echonet: Path, change: Callable[[np.ndarray], np.ndarray]) -> RunConfig:
+    """A run whose stored masks are those of the folder, changed."""
+    (root / "masks").mkdir()
+    for file in (echonet / "masks").iterdir():
+        (root / "masks" / file.name).write_bytes(npz(change(decode_npz(file.read_bytes(), file.name))))
+    return recorded_config(echonet, f"teacher.weights={root}/masks")
+
+
+def twice(masks: np.ndarray) -> np.ndarray:
+    """Every pixel as four."""
+    return masks.repeat(2, axis=1).repeat(2, axis=2)
+
+
+HARD = "levels of 0 to 1 in all, which are classes (a mask of 0 and 1, a label map); expected 255 times the probability"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda masks: (masks > 40).astype(np.uint8), HARD),
+        (lambda masks: masks // 64, "levels of 0 to 2 in all, which are classes"),
+        (lambda masks: (masks > 40), "holds an array of '|b1', expected uint8 ('|u1'), 255 times the probability"),
+        (lambda masks: (masks / 255).astype(np.float32), "holds an array of '<f4', expected uint8"),
+        (lambda masks: masks.astype(np.int64), "holds an array of '<i8', expected uint8"),
+        (lambda masks: masks.transpose(1, 2, 0), "holds 32 frames of 32 x 40, expected 40 of 32 x 32"),
+        (lambda masks: masks[1:], "holds 39 frames of 32 x 32, expected 40 of 32 x 32"),
+        (lambda masks: np.concatenate([masks, masks[:1]]), "holds 41 frames of 32 x 32, expected 40"),
+        (lambda masks: masks[:, :, 4:], "holds 40 frames of 32 x 28, expected 40 of 32 x 32"),
+    ],
+)  # fmt: skip
+def test_stored_masks_that_are_no_levels_of_every_frame_are_refused_as_teacher_and_as_model(
+    echonet: Path, tmp_path: Path, change: Callable[[np.ndarray], np.ndarray], words: str
+) -> None:
+    config = with_masks(tmp_path, echonet, change)
+    source = evaluation_source(config)
+    key = ClipKey(source.case(0).clip_id, 0, source.case(0).window_start, is_case=True)
+    faults = load_teacher(config, "cpu").teach(source.case(0).video[None], [key]).faults
+    assert words in faults[0]
+    (model,) = stored_masks(EvaluateConfig(masks=f"{tmp_path}/masks"), source)
+    with pytest.raises(ClipError, match=re.escape(words)):
+        model.predict(source.case(0))
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda masks: masks * 0, lambda video: video * 0),  # nothing is found in it
+        (lambda masks: 255 * (masks > 40).astype(np.uint8), lambda video: 255 * (video > 40)),
+        (lambda masks: masks[:, None], lambda video: video),
+        (lambda masks: twice(masks), lambda video: resize_video(twice(video), 32)),  # the size does not count
+    ],
+)
+def test_honest_masks_are_taken(
+    echonet: Path,
+    tmp_path: Path,
+    change: Callable[[np.ndarray], np.ndarray],
+    expected: Callable[[np.ndarray], np.ndarray],
+) -> None:
+    config = with_masks(tmp_path, echonet, change)
+    case = evaluation_source(recorded_config(echonet, "window.fps=0")).case(0)
+    (model,) = stored_masks(
+        EvaluateConfig(masks=f"{tmp_path}/masks"), evaluation_source(recorded_config(echonet, "window.fps=0"))
+    )
+    codes = np.rint(255 * model.predict(case).lv_prob)
+    np.testing.assert_array_equal(codes, expected(case.video))
+    assert load_teacher(config, "cpu").class_names == ("background", "LV")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+def test_rows_of_classes_are_refused(tmp_path: Path, dtype: type) -> None:
+    label_map = np.zeros((4, 1, 8, 8), dtype)
+    label_map[:, :, 2:5] = 2
+    root = folder_of(tmp_path / "m", [StoredMask("c0", "t", ("LV",), label_map)])
+    _, faults = masks_of(teacher_of(root), np.zeros((1, 4, 8, 8), np.uint8), keys("c0"))
+    assert "the stored mask of c0 holds levels of 0 to 2 in all, which are classes" in faults[0]
+    wide = StoredMask("c1", "t", ("LV",), RNG.integers(0, 256, (4, 1, 8, 12), dtype=np.uint8))
+    _, faults = masks_of(teacher_of(folder_of(root, [wide])), np.zeros((1, 4, 8, 8), np.uint8), keys("c1"))
+    assert "the stored mask of c1 holds 4 frames of 8 x 12, expected 4 of 8 x 8" in faults[0]
+
+
+def test_masks_of_videos_are_placed_in_the_parts_of_a_mixture(echonet: Path) -> None:
+    parts = "source={kind: mixture, parts: {film: {kind: recorded, path: %s/data, weight: 0.5}, drawn: {weight: 0.5}}}"
+    config = load_config(
+        None,
+        [parts % echonet, "evaluation.source.kind=phantom", f"teacher.weights={echonet}/masks", "teacher.kind=recorded",
+         "window.size=32", "window.fps=20", "window.frames=6", "students.a.blocks=2"],
+    )  # fmt: skip
+    source, teacher = training_source(config), load_teacher(config, "cpu")
+    clips = [source.clip(index) for index in range(2)]
+    keys = [ClipKey(clip.clip_id, clip.index, clip.window_start) for clip in clips]
+    output = teacher.teach(np.stack([clip.video for clip in clips]), keys, code="probability")
+    film = next(row for row, clip in enumerate(clips) if clip.source == "film")
+    np.testing.assert_array_equal(output.masks[film, :, 0], clips[film].video)
+    assert "is cut from no recorded video" in output.faults[1 - film]
+
+
+def test_masks_of_videos_without_videos_are_refused_when_the_teacher_is_built(echonet: Path) -> None:
+    config = recorded_config(echonet, "source.kind=phantom", "source.path=''", "evaluation.source.kind=phantom")
+    with pytest.raises(InputError, match=r"teacher.weights: .* holds .seg.npz files, .* no source here is one"):
+        load_teacher(config, "cpu")
+
+
+def test_a_list_without_rate_and_length_takes_those_of_the_videos(echonet: Path, tmp_path: Path) -> None:
+    shutil.copytree(echonet / "data/Videos", tmp_path / "data/Videos")
+    names = [row.name for row in read_file_list(str(echonet / "data"))]
+    lines = ["FileName,FPS,NumberOfFrames,Split", *(f"{name},,,TRAIN" for name in names)]
+    (tmp_path / "data/FileList.csv").write_text("\n".join(lines))
+    config = recorded_config(tmp_path, f"teacher.weights={echonet}/masks")
+    source, teacher = training_source(config), load_teacher(config, "cpu")
+    taught = teach_block(
+        teacher,
+        make_block(source, [0, 1], slot_rules(config), actor="s"),
+        lambda: source,
+        slot_rules(config),
+        actor="t",
+    )
+    assert not taught.quarantined
+    np.testing.assert_array_equal(taught.teacher_prob[:, :, 0], taught.video)
 
 
 def test_a_case_without_a_mask_says_so(echonet: Path, tmp_path: Path) -> None:

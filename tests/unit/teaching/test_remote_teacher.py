@@ -111,6 +111,17 @@ def test_a_service_that_is_killed_and_comes_back_is_waited_for() -> None:
     np.testing.assert_array_equal(quantise(found[0]), VIDEO)
 
 
+def test_frames_that_the_served_teacher_refuses_are_sent_once_and_its_sentence_ends_the_run() -> None:
+    class Strict(FakeTeacher):
+        def prob(self, video_NTHW: np.ndarray) -> np.ndarray:
+            raise InputError("window.size: this teacher needs H and W divisible by 32")
+
+    with FakeServer(Strict()) as server:
+        with pytest.raises(InputError, match=r"answered 422: window.size: this teacher needs H and W divisible by 32"):
+            lv_prob(client(server), VIDEO[:1])
+        assert list(server.done.values()) == [1]
+
+
 def test_another_teacher_behind_the_same_address_is_an_error_that_names_both() -> None:
     with FakeServer(fault=lambda number: "other teacher" if number == 7 else "") as server:
         with pytest.raises(RunError, match=r"now teaches with another-2, this run began with fake-1; masks of two"):
