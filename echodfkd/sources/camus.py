@@ -15,8 +15,16 @@ import numpy as np
 from echodfkd.core.records import TRUTH_UNKNOWN, VideoClip
 from echodfkd.sources.case_grid import grid_through
 from echodfkd.sources.clip_source import WindowSettings
+from echodfkd.sources.notes import Notes
 from echodfkd.sources.recording_source import RecordingSource, named
-from echodfkd.sources.video.camus_files import CAMUS_CLASSES, VIEWS, CamusRecording, list_patients, read_recording
+from echodfkd.sources.video.camus_files import (
+    CAMUS_CLASSES,
+    VIEWS,
+    CamusRecording,
+    check_recordings,
+    list_patients,
+    read_recording,
+)
 from echodfkd.sources.video.windows import resize_labels, resize_video, sample_video
 
 UNKNOWN_FPS = 50.0
@@ -34,7 +42,7 @@ class CamusSource(RecordingSource[tuple[str, str]]):
         seed: decides the order of recordings and where windows start.
 
     Raises:
-        InputError: the folder cannot be used at all (see `list_patients`).
+        InputError: the folder cannot be used at all (see `list_patients` and `check_recordings`).
     """
 
     name = "camus"
@@ -44,6 +52,9 @@ class CamusSource(RecordingSource[tuple[str, str]]):
         path = path.rstrip("/")
         views = [view] if view else list(VIEWS)
         recordings = [(patient, name) for patient in list_patients(path, split) for name in views]
+        notes = Notes()
+        check_recordings(path, recordings, notes)
+        self.notes = notes.sentences
         super().__init__(path, recordings, window, seed=seed)
 
     def clip(self, index: int) -> VideoClip:

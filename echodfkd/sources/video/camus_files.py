@@ -14,18 +14,23 @@ them in ``database_split/subgroup_{training,validation,testing}.txt``.
 
 from __future__ import annotations
 
+import codecs
+import importlib.util
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from echodfkd.core.errors import ClipError, InputError
+from echodfkd.config.sections.source import LIMITS
+from echodfkd.core.errors import ClipError, InputError, one_line
 from echodfkd.core.records import TRUTH_UNKNOWN, Conditions
+from echodfkd.sources.notes import Notes
 from echodfkd.sources.video.volumes import MAX_VOLUME_HEADER_BYTES, Volume, read_metaimage, read_nifti
 from echodfkd.storage.files import read_inside
-from echodfkd.storage.object_store import open_filesystem
+from echodfkd.storage.object_store import as_os_errors, open_filesystem
 
 VIEWS = {"2CH": "A2C", "4CH": "A4C"}
 """CAMUS's name of a view to `Conditions.view`."""
@@ -34,6 +39,8 @@ SPLITS = {"TRAIN": "training", "VAL": "validation", "TEST": "testing"}
 QUALITY = {"good": 5 / 6, "medium": 1 / 2, "poor": 1 / 6}
 """CAMUS's grades on our scale, 0 (barely readable) .. 1 (textbook): the middles of its thirds. Chosen."""
 MAX_VOLUME_BYTES = 1 << 28
+_ENDINGS = (".nii.gz", ".nii", ".mhd")
+_SEQUENCES = tuple(f"{what}{end}" for what in ("half_sequence", "sequence") for end in _ENDINGS)
 _EXPECTED = "expected a folder with patient0001, patient0002 ... or database_nifti"
 
 
@@ -83,6 +90,36 @@ def list_patients(root: str, split: str) -> list[str]:
     return sorted(set(listed))
 
 
+def check_recordings(root: str, recordings: Sequence[tuple[str, str]], notes: Notes) -> None:
+    """Count the recordings (patient, view) whose files are missing, by one listing.
+
+    Raises:
+        InputError: the folder cannot be listed, no recording has its files, or nibabel is needed and not installed.
+    """
+    fs, base = _patients_folder(root)
+    try:
+        with as_os_errors():
+            files = {str(path)[len(base) + 1 :] for path in fs.find(base, maxdepth=2)}
+    except OSError as error:
+        raise InputError(f"the folder {root} cannot be listed: {one_line(error)}") from error
+    absent = 0
+    for patient, view in recordings:
+        stem = f"{patient}/{patient}_{view}"
+        sequence = any(f"{stem}_{what}" in files for what in _SEQUENCES)
+        stills = all(any(f"{stem}_{phase}{end}" in files for end in _ENDINGS) for phase in ("ED", "ES"))
+        if not sequence and not stills:
+            notes.count("recordings with neither a sequence nor images of ED and ES; they are quarantined", stem)
+            absent += 1
+        elif sequence and f"{patient}/Info_{view}.cfg" not in files:
+            fact = "sequences without the file that tells ED and ES; they are quarantined"
+            notes.count(fact, f"Info_{view}.cfg of {stem}")
+            absent += 1
+    if absent == len(recordings):
+        raise InputError(f"{root}: none of the {absent} recordings has its files; {notes.sentences[0]}")
+    if any(name.endswith((".nii", ".nii.gz")) for name in files) and not importlib.util.find_spec("nibabel"):
+        raise InputError("reading NIfTI needs nibabel: pip install 'echodfkd[medical]'")
+
+
 def read_recording(root: str, patient: str, view: str) -> CamusRecording:
     """Read one view of one patient; only ED and ES if there is no sequence.
 
@@ -105,12 +142,15 @@ def read_recording(root: str, patient: str, view: str) -> CamusRecording:
         every = folder.labels("half_sequence")
     if ed == es:
         raise ClipError(f"{folder.name}: ED and ES are one frame ({ed + 1})")
+    if (brightest := sequence.values.max()) <= 1:
+        raise ClipError(f"{folder.name}: its largest grey level is {brightest}, which is black; expected up to 255")
     labels = np.full(sequence.values.shape, TRUTH_UNKNOWN, np.uint8)
     if every is not None:
         labels = _fitting(every, sequence.values.shape, folder.name)
     for frame, still in ((ed, stills["ED"]), (es, stills["ES"])):
         if still is not None and every is None:
             labels[frame] = _fitting(still, (1, *sequence.values.shape[1:]), folder.name)[0]
+    _check_phases(labels, ed, es, folder.name)
     fps = _number(info, "FrameRate")
     if fps is not None and not 1 <= fps <= 1000:
         raise ClipError(f"{folder.name} has {fps:g} frames a second, expected 1 .. 1000")
@@ -127,9 +167,14 @@ class _Folder:
 
     def info(self) -> dict[str, str]:
         data = self._read(f"Info_{self._view}.cfg", MAX_VOLUME_HEADER_BYTES)
-        lines = (data or b"").decode("latin-1").splitlines()
-        pairs = (line.partition(":") for line in lines if ":" in line)
-        return {key.strip(): value.strip() for key, _, value in pairs}
+        if data is None:
+            return {}
+        text = data.decode("utf-8-sig" if data.startswith(codecs.BOM_UTF8) else "latin-1", errors="replace")
+        pairs = (line.partition(":") for line in text.splitlines() if ":" in line)
+        found = {key.strip(): value.strip() for key, _, value in pairs}
+        if not found:
+            raise ClipError(f"{self.name}: Info_{self._view}.cfg has no line `key: value`")
+        return found
 
     def volume(self, what: str) -> Volume | None:
         """The frames of a file in either format; None if there is no such file."""
@@ -189,10 +234,24 @@ def _fitting(labels: np.ndarray, shape: tuple[int, ...], name: str) -> np.ndarra
 
 
 def _frame(info: dict[str, str], phase: str, frames: int, name: str) -> int:
+    file = f"Info_{name.rpartition('_')[2]}.cfg"
+    if phase not in info:
+        found = f"{file} has no line {phase}" if info else f"{file} is missing"
+        raise ClipError(f"{name}: {found}, which says the frame of {phase}")
     number = _number(info, phase)
     if number is None or number != int(number) or not 1 <= number <= frames:
-        raise ClipError(f"{name}: {phase} is {info.get(phase, 'missing')[:20]!r} of {frames} frames counted from 1")
+        raise ClipError(f"{name}: {phase} is {info[phase][:20]!r} in {file}, expected 1 .. {frames}")
     return int(number) - 1
+
+
+def _check_phases(labels: np.ndarray, ed: int, es: int, name: str) -> None:
+    """Raise `ClipError` if the LV is not larger at ED than at ES, where both are labelled."""
+    areas = [int((labels[frame] == CAMUS_CLASSES.index("LV")).sum()) for frame in (ed, es)]
+    if all((labels[frame] != TRUTH_UNKNOWN).any() for frame in (ed, es)) and not areas[0] > areas[1] > 0:
+        raise ClipError(
+            f"{name}: its LV has {areas[0]} pixels at ED (frame {ed + 1}) and {areas[1]} at ES (frame {es + 1}),"
+            " expected more at ED, and some at ES"
+        )
 
 
 def _number(info: dict[str, str], key: str) -> float | None:
@@ -203,14 +262,21 @@ def _number(info: dict[str, str], key: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def _possible(info: dict[str, str], key: str, condition: str) -> float | None:
+    """A clinical value; None if no patient can have it."""
+    value = _number(info, key)
+    low, high = LIMITS[condition]
+    return value if value is not None and low <= value <= high else None
+
+
 def _conditions(info: dict[str, str], view: str) -> Conditions:
-    ef = _number(info, "EF")
+    ef = _possible(info, "EF", "ef_percent")
     sex = info.get("Sex", "").upper()
     return Conditions(
-        ef_percent=_number(info, "LVef") if ef is None else ef,
-        edv_ml=_number(info, "LVedv"),
-        esv_ml=_number(info, "LVesv"),
-        age_years=_number(info, "Age"),
+        ef_percent=_possible(info, "LVef", "ef_percent") if ef is None else ef,
+        edv_ml=_possible(info, "LVedv", "edv_ml"),
+        esv_ml=_possible(info, "LVesv", "esv_ml"),
+        age_years=_possible(info, "Age", "age_years"),
         sex=sex if sex in ("F", "M") else None,
         view=VIEWS[view],
         image_quality=QUALITY.get(info.get("ImageQuality", "").lower()),

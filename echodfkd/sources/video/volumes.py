@@ -1,4 +1,4 @@
-"""Read image volumes of two formats without trust: NIfTI-1 (.nii, .nii.gz) and MetaImage (.mhd with .raw or .zraw).
+"""Read image volumes of two formats without trust: NIfTI (.nii, .nii.gz) and MetaImage (.mhd with .raw or .zraw).
 
 A header may promise any shape, and a few compressed bytes may stand for any number: sizes are checked before anything
 of that size is allocated, and no more is decompressed than the header's shape needs. NIfTI is read by nibabel (extra
@@ -24,6 +24,8 @@ from echodfkd.sources.video.container import MAX_FRAME_PIXELS, MAX_VIDEO_BYTES
 MAX_VOLUME_HEADER_BYTES = 1 << 16
 _MAX_EXTRA_BYTES = 1 << 20
 """NIfTI's header and extensions beside the pixels."""
+_ROUNDING = 1e-3
+"""Farthest that a stored number may lie from its whole number: a slope in the header rounds."""
 _GZIP = 31
 """zlib's window bits for a gzip stream."""
 
@@ -56,7 +58,8 @@ def read_nifti(data: bytes, name: str) -> Volume:
 
     Raises:
         InputError: nibabel is not installed.
-        ClipError: it is not a NIfTI file, is damaged or too large, or holds values that are not 8-bit grey or labels.
+        ClipError: it is not a NIfTI file of version 1 or 2 with its pixels in it, is damaged or too large, or holds
+            values that are not 8-bit grey or labels.
     """
     try:
         import nibabel
@@ -64,8 +67,12 @@ def read_nifti(data: bytes, name: str) -> Volume:
         raise InputError("reading NIfTI needs nibabel: pip install 'echodfkd[medical]'") from error
     compressed = data[:2] == b"\x1f\x8b"
     head = _inflate(data, _GZIP, MAX_VOLUME_HEADER_BYTES, name) if compressed else data[:MAX_VOLUME_HEADER_BYTES]
+    is_second = head[4:8] == b"n+2\0"
+    if head[344:348] == b"ni1\0" or head[4:8] == b"ni2\0":
+        raise ClipError(f"{name} is a NIfTI header whose pixels lie in another file (.img); expected both in one .nii")
+    kind = nibabel.Nifti2Image if is_second else nibabel.Nifti1Image
     try:
-        header = nibabel.Nifti1Header(head[:348], check=False)  # a header's length, by the format
+        header = kind.header_class(head[: 540 if is_second else 348], check=False)  # its length, by the format
         shape, item = header.get_data_shape(), header.get_data_dtype().itemsize
         zooms, offset = [float(zoom) for zoom in header.get_zooms()], float(header["vox_offset"])
     except Exception as error:  # nibabel's and numpy's errors on damaged headers are not documented
@@ -84,7 +91,7 @@ def read_nifti(data: bytes, name: str) -> Volume:
     if len(raw) < limit:
         raise ClipError(f"{name} holds {len(raw)} bytes, its header promises {limit}")
     try:
-        image = nibabel.Nifti1Image.from_bytes(raw)
+        image = kind.from_bytes(raw)
         values = np.asanyarray(image.dataobj).reshape(width, height, frames)
     except Exception as error:
         raise ClipError(f"{name} holds pixels that cannot be read ({type(error).__name__})") from error
@@ -189,7 +196,13 @@ def _as_uint8(values: np.ndarray, name: str) -> np.ndarray:
         raise ClipError(f"{name} stores values of type {values.dtype}, expected numbers")
     if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 255):
         raise ClipError(f"{name} holds values outside of 0 .. 255, expected 8-bit grey or labels")
-    return np.rint(values).astype(np.uint8)
+    whole = np.rint(values)
+    if values.dtype.kind == "f" and (apart := np.abs(values - whole)).max() > _ROUNDING:
+        raise ClipError(
+            f"{name} holds the value {values.flat[apart.argmax()]:.4g}, expected whole grey levels of 0 .. 255 or"
+            f" labels: its values ({values.min():.4g} .. {values.max():.4g}) were scaled or interpolated"
+        )
+    return whole.astype(np.uint8)
 
 
 def _inflate(data: bytes, window_bits: int, limit: int, name: str) -> bytes:

@@ -174,11 +174,25 @@ def test_padding_by_hand():
         (lambda f: (f / "patient0001_4CH_ED.raw").unlink(), None),  # not needed beside a sequence
         (lambda f: (f / "patient0001_4CH_sequence.raw").unlink(), "sequence.raw is missing, but its header names it"),
         (lambda f: (f / "patient0001_4CH_sequence.raw").write_bytes(b"x"), "holds 1 bytes of pixels"),
-        (lambda f: write_info(f, "4CH", ES=10), "ES is '10' of 9 frames counted from 1"),
-        (lambda f: write_info(f, "4CH", ED="x"), "ED is 'x' of 9 frames"),
+        (lambda f: write_info(f, "4CH", ES=10), r"ES is '10' in Info_4CH\.cfg, expected 1 .. 9"),
+        (lambda f: write_info(f, "4CH", ED="x"), r"ED is 'x' in Info_4CH\.cfg, expected 1 .. 9"),
         (lambda f: write_info(f, "4CH", ED=9), "ED and ES are one frame"),
         (lambda f: write_info(f, "4CH", FrameRate=1e6), r"1e\+06 frames a second, expected 1 .. 1000"),
-        (lambda f: (f / "Info_4CH.cfg").unlink(), "ED is 'missing'"),
+        (lambda f: (f / "Info_4CH.cfg").unlink(), r"4CH: Info_4CH\.cfg is missing, which says the frame of ED"),
+        (lambda f: write_info(f, "4CH", ES=None), r"4CH: Info_4CH\.cfg has no line ES, which says the frame of ES"),
+        (lambda f: (f / "Info_4CH.cfg").write_bytes(b"ED = 1\n"), "Info_4CH.cfg has no line `key: value`"),
+        (
+            lambda f: swap(f, "patient0001_4CH"),
+            r"its LV has \d+ pixels at ED \(frame 1\) and \d+ at ES \(frame 9\),",
+        ),
+        (
+            lambda f: write_metaimage(f / "patient0001_4CH_ES_gt.mhd", np.zeros((1, 90, 40), np.uint8)),
+            r"and 0 at ES \(frame 9\), expected more at ED, and some at ES",
+        ),
+        (
+            lambda f: write_metaimage(f / "patient0001_4CH_sequence.mhd", half_cycle()[1] // 2),
+            "its largest grey level is 1, which is black; expected up to 255",
+        ),
         (
             lambda f: write_metaimage(f / "patient0001_4CH_ED_gt.mhd", np.full((1, 90, 40), 4, np.uint8)),
             "ED_gt holds the label 4, known are 0 to 3",
@@ -222,10 +236,36 @@ def test_folders_that_are_none(tmp_path):
     with pytest.raises(InputError, match=r"holds no patients; expected a folder with patient0001"):
         source_of(tmp_path)
     (tmp_path / "patient0001").mkdir()
+    with pytest.raises(InputError, match=r"none of the 1 recordings has its files; .*neither a sequence nor images"):
+        source_of(tmp_path, view="4CH")
+    write_metaimage_patient(tmp_path, "patient0002")
+    found = source_of(tmp_path, view="4CH")
+    assert found.notes == (
+        "recordings with neither a sequence nor images of ED and ES; they are quarantined: 1"
+        " (first: patient0001/patient0001_4CH)",
+    )
     with pytest.raises(ClipError, match="neither a sequence nor images"):
-        source_of(tmp_path, view="4CH").case(0)
+        found.case(0)
     with pytest.raises(InputError, match=r"case 7 was asked for \(evaluation.cases\)"):
-        source_of(tmp_path).case(7)
+        found.case(7)
+    (tmp_path / "patient0002" / "Info_4CH.cfg").unlink()
+    with pytest.raises(InputError, match="none of the 2 recordings has its files"):
+        source_of(tmp_path, view="4CH")
+    write_metaimage_patient(tmp_path, "patient0003")
+    (tmp_path / "patient0003" / "Info_4CH.cfg").write_bytes(
+        b"\xef\xbb\xbf" + (tmp_path / "patient0003" / "Info_4CH.cfg").read_bytes()
+    )
+    found = source_of(tmp_path, view="4CH")
+    assert found.notes[1].endswith("quarantined: 1 (first: Info_4CH.cfg of patient0002/patient0002_4CH)")
+    assert found.case(2).ed_frames == (0,)  # a spreadsheet's mark before the first line does not hide ED
+
+
+def swap(folder, stem):
+    """Exchange the labels of ED and ES."""
+    one, two = folder / f"{stem}_ED_gt.raw", folder / f"{stem}_ES_gt.raw"
+    first, second = one.read_bytes(), two.read_bytes()
+    one.write_bytes(second)
+    two.write_bytes(first)
 
 
 def test_the_config_names_it(metaimage):

@@ -131,6 +131,39 @@ def test_a_nifti_header_that_lies(nifti, place, value, words):
             read_nifti(file, "a.nii.gz")
 
 
+def test_nifti_of_the_second_version_and_of_two_files(nifti):
+    import nibabel
+
+    image = nibabel.Nifti2Image(VIDEO.transpose(2, 1, 0), np.eye(4))
+    image.header.set_zooms((SPACING[1], SPACING[0], 1.0))
+    for data in (image.to_bytes(), gzip.compress(image.to_bytes())):
+        found = read_nifti(data, "a.nii")
+        assert np.array_equal(found.values, VIDEO)
+        assert found.spacing_mm == pytest.approx(SPACING)
+    for data, at, magic in ((bytes(nifti), 344, b"ni1"), (image.to_bytes(), 4, b"ni2")):
+        pair = data[:at] + magic + data[at + 3 :]
+        with pytest.raises(ClipError, match="a is a NIfTI header whose pixels lie in another file"):
+            read_nifti(pair, "a")
+
+
+@pytest.mark.parametrize("factor", [1 / 255, 0.37, 1 / 7])
+def test_values_that_were_scaled_or_interpolated_are_no_grey_levels(tmp_path, factor):
+    nibabel = pytest.importorskip("nibabel")
+    image = nibabel.Nifti1Image((VIDEO * np.float32(factor)).transpose(2, 1, 0), np.eye(4))
+    with pytest.raises(ClipError, match=r"a holds the value \d+\.?\d*, expected whole grey levels .* scaled or interp"):
+        read_nifti(image.to_bytes(), "a")
+    write_metaimage(tmp_path / "a.mhd", (VIDEO * factor).astype("<f8"), ElementType="MET_DOUBLE")
+    with pytest.raises(ClipError, match="expected whole grey levels"):
+        read_mhd(tmp_path / "a.mhd")
+
+
+def test_a_slope_that_rounds_gives_the_stored_levels():
+    nibabel = pytest.importorskip("nibabel")
+    image = nibabel.Nifti1Image(VIDEO.transpose(2, 1, 0).astype(np.int16) * 10, np.eye(4))
+    image.header.set_slope_inter(0.1, 0)
+    assert np.array_equal(read_nifti(image.to_bytes(), "a").values, VIDEO)
+
+
 def test_damaged_nifti(nifti):
     for data in (b"", b"\x1f\x8b", b"no image", gzip.compress(nifti)[:-200], bytes(nifti[:400])):
         with pytest.raises(ClipError, match=r"a\.nii"):
