@@ -31,6 +31,7 @@ def dicom_bytes(
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.encaps import encapsulate
     from pydicom.uid import (
+        MPEG4HP41,
         ExplicitVRLittleEndian,
         ImplicitVRLittleEndian,
         JPEGBaseline8Bit,
@@ -43,7 +44,7 @@ def dicom_bytes(
     meta.MediaStorageSOPClassUID = UltrasoundMultiFrameImageStorage
     meta.MediaStorageSOPInstanceUID = UID
     raw = ImplicitVRLittleEndian if syntax == "implicit" else ExplicitVRLittleEndian
-    meta.TransferSyntaxUID = JPEGBaseline8Bit if syntax == "jpeg" else raw
+    meta.TransferSyntaxUID = {"jpeg": JPEGBaseline8Bit, "h264": MPEG4HP41}.get(syntax, raw)
     dataset = Dataset()
     dataset.file_meta = meta
     dataset.SOPClassUID, dataset.SOPInstanceUID = UltrasoundMultiFrameImageStorage, UID
@@ -60,7 +61,7 @@ def dicom_bytes(
     if dataset.SamplesPerPixel == 3:
         dataset.PlanarConfiguration = 0
     pixels = _pixels(video, photometric, bits)
-    if syntax == "jpeg":
+    if syntax in ("jpeg", "h264"):
         dataset.PixelData = encapsulate([_jpeg(frame, colour=photometric != "MONOCHROME2") for frame in video])
         dataset["PixelData"].VR = "OB"
         dataset["PixelData"].is_undefined_length = True

@@ -121,21 +121,29 @@ def check_even(name: str, stream: Any, times: Sequence[int]) -> None:
     Raises:
         ClipError: a frame lies more than `UNEVEN` of a frame, and more than a tick, from its even place.
     """
-    if len(times) < 3:
-        return
     gaps = np.diff(np.asarray(times, np.float64))
-    if stream.container.format.name == "avi" and gaps.max() > 1:  # one tick a frame: a gap is an empty chunk
-        frame = int(np.argmax(gaps > 1)) + 1
+    if stream.container.format.name == "avi" and (gaps > 1).any():  # one tick a frame: a gap is an empty chunk
         raise ClipError(
-            f"{name} has no picture for frame {frame} (an empty chunk, for which players repeat the frame before, or"
-            " damage); expected a picture for each frame"
+            f"{name} has no picture for frame {int(np.argmax(gaps > 1)) + 1} (an empty chunk, for which players repeat"
+            " the frame before, or damage); expected a picture for each frame"
         )
-    even = gaps.mean()
+    check_times(name, times, float(stream.time_base or 1), tick_s=float(stream.time_base or 1))
+
+
+def check_times(name: str, times: Sequence[float], unit_s: float, *, tick_s: float) -> None:
+    """Refuse times (in units of ``unit_s`` seconds, rounded to ``tick_s`` seconds) that are not evenly spaced.
+
+    Raises:
+        ClipError: a frame lies more than `UNEVEN` of a frame, and more than a tick, from its even place.
+    """
+    gaps = np.diff(np.asarray(times, np.float64)) * unit_s
+    if len(gaps) < 2 or (even := gaps.mean()) <= 0:
+        return
     away = np.abs(np.cumsum(gaps) - even * np.arange(1, len(gaps) + 1))
-    if away.max() > UNEVEN * even + 1:
-        rates = [1.0 / (float(stream.time_base) * max(gap, 1.0)) for gap in (gaps.max(), gaps.min())]
+    if away.max() > UNEVEN * even + tick_s:
+        slowest, fastest = 1.0 / gaps.max(), 1.0 / max(gaps.min(), tick_s)
         raise ClipError(
-            f"{name} has a variable frame rate ({rates[0]:.4g} to {rates[1]:.4g} frames a second); expected frames that"
+            f"{name} has a variable frame rate ({slowest:.4g} to {fastest:.4g} frames a second); expected frames that"
             " are evenly spaced"
         )
 

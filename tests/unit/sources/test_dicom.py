@@ -14,6 +14,7 @@ from tests.helpers.dicom import PATIENT, UID, cine, dicom_bytes, region
 
 SALT = "a secret of the data set"
 FULL = region(0, 0, 31, 23)
+VECTOR = {"FrameTimeVector": ["0", "20", "20", "20", "20"], "FrameIncrementPointer": 0x00181065}
 
 
 @pytest.mark.parametrize("syntax", ["explicit", "implicit", "rle"])
@@ -52,19 +53,52 @@ def test_luma_of_colour_is_bt_601():
         ({"FrameTime": None, "CineRate": 30, "RecommendedDisplayFrameRate": 25}, 30.0),
         ({"FrameTime": 0.0, "RecommendedDisplayFrameRate": 25}, 25.0),
         ({"FrameTime": None}, 0.0),
+        ({"FrameTime": None, **VECTOR, "CineRate": 50}, 50.0),
+        ({"FrameTime": 40.0, **VECTOR}, 50.0),
+        ({"FrameTime": 40.0, **VECTOR, "FrameIncrementPointer": 0x00181063}, 25.0),
+        (
+            {"FrameTime": None, "FrameTimeVector": ["0", "33", "34", "33", "33"], "FrameIncrementPointer": None},
+            4e3 / 133,
+        ),
+        ({"FrameTime": None, "FrameTimeVector": ["0", "0", "0", "0", "0"]}, 0.0),
+        ({"FrameTime": -20.0, "CineRate": 0}, 0.0),
     ],
 )
 def test_the_rate_is_taken_in_order(elements, fps):
-    assert read_dicom(dicom_bytes(elements=elements), salt=SALT).fps == fps
+    assert read_dicom(dicom_bytes(elements=elements), salt=SALT).fps == pytest.approx(fps)
+
+
+@pytest.mark.parametrize(
+    ("elements", "said"),
+    [
+        ({"CineRate": 30}, "has 50 frames a second by Frame Time, which is taken, and 30 by Cine Rate"),
+        ({"FrameTime": None, "RecommendedDisplayFrameRate": 25},
+         "has no time of its frames; 25 frames a second are those recommended for display"),
+        ({"FrameTimeVector": ["0", "20"]},
+         "has 5 frames and another number of times in its Frame Time Vector, which is not taken"),
+        ({"CineRate": 51, "RecommendedDisplayFrameRate": 25}, None),
+    ],
+)  # fmt: skip
+def test_a_doubtful_rate_is_said(elements, said):
+    warned = read_dicom(dicom_bytes(regions=[FULL], elements=elements), salt=SALT).warnings
+    assert warned == (() if said is None else (f"a DICOM file {said}",))
+
+
+def test_frames_at_uneven_times_are_refused():
+    elements = {"FrameTime": None, "FrameTimeVector": ["0", "20", "20", "100", "100"]}
+    with pytest.raises(
+        ClipError, match=r"^a DICOM file has a variable frame rate \(10 to 50 frames a second\); expected"
+    ):
+        read_dicom(dicom_bytes(elements=elements), salt=SALT)
 
 
 def test_spacing_and_what_lies_outside_of_the_regions():
     video = np.full((2, 24, 32), 99, np.uint8)
     doppler = {**region(0, 20, 31, 23), "RegionSpatialFormat": 3}
-    small = region(20, 0, 23, 3, delta_cm=0.09)
-    found = read_dicom(dicom_bytes(video, regions=[doppler, small, region(2, 4, 11, 13)]), salt=SALT)
+    small = region(22, 0, 31, 8, delta_cm=0.09)
+    found = read_dicom(dicom_bytes(video, regions=[doppler, small, region(2, 4, 13, 15)]), salt=SALT)
     expected = np.zeros((24, 32), np.uint8)
-    expected[4:14, 2:12] = expected[0:4, 20:24] = 99  # bounds include both corners
+    expected[4:16, 2:14] = expected[0:9, 22:32] = 99  # bounds include both corners
     assert np.array_equal(found.video[0], expected)
     assert found.spacing_mm == pytest.approx(0.5)  # the largest region's 0.05 cm
     for changed in (
@@ -73,9 +107,53 @@ def test_spacing_and_what_lies_outside_of_the_regions():
         {"PhysicalDeltaX": 0.0},
     ):
         assert read_dicom(dicom_bytes(regions=[{**FULL, **changed}]), salt=SALT).spacing_mm is None
-    # a region beyond the image is cut to it; one outside does not count
-    assert read_dicom(dicom_bytes(regions=[region(0, 0, 4000, 4000)]), salt=SALT).video.any()
-    assert read_dicom(dicom_bytes(regions=[region(500, 500, 600, 600)]), salt=SALT).may_show_text
+    # some machines count the first pixel beyond
+    assert read_dicom(dicom_bytes(regions=[region(0, 0, 32, 24)]), salt=SALT).spacing_mm == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        [region(0, 0, 0, 0)],
+        [region(0, 0, 63, 47)],  # of an image twice as large
+        [region(500, 500, 600, 600)],
+        [region(20, 4, 2, 20)],
+        [region(4, 4, 9, 9)],  # too small for a heart
+        [FULL, region(0, 0, 0, 0)],
+        [{**FULL, "RegionLocationMaxX1": None}],
+        [region(0, 0, 15, 11)],  # dark: the picture is elsewhere
+    ],
+)
+def test_regions_that_contradict_the_pixels_do_not_count(wrong):
+    video = cine()
+    video[:, :12, :16] = 3 if wrong == [region(0, 0, 15, 11)] else video[:, :12, :16]
+    found = read_dicom(dicom_bytes(video, regions=wrong), salt=SALT)
+    assert np.array_equal(found.video, video)
+    assert found.spacing_mm is None
+    assert found.may_show_text
+    assert found.warnings == (
+        "a DICOM file has ultrasound regions that do not fit its pixels, so that its scale is not known",
+        "a DICOM file may show text burned into its pixels",
+    )
+
+
+@pytest.mark.parametrize(
+    ("regions", "said"),
+    [
+        ([FULL, {**region(8, 8, 23, 20), "RegionDataType": 2}],
+         "shows colour flow, which is grey as bright as its colours here"),
+        ([region(0, 0, 31, 12), {**region(0, 13, 31, 23), "RegionSpatialFormat": 3, "RegionDataType": 3}],
+         "shows a spectral Doppler trace beside the picture"),
+        ([region(0, 0, 31, 12), {**region(0, 13, 31, 23), "RegionSpatialFormat": 2}],
+         "shows an M-mode trace beside the picture"),
+        ([region(0, 0, 15, 23), region(16, 0, 31, 23)],
+         "shows 2 pictures side by side; the scale is that of the largest"),
+    ],
+)  # fmt: skip
+def test_a_picture_that_is_not_one_of_tissue_only_is_said(regions, said):
+    found = read_dicom(dicom_bytes(regions=regions), salt=SALT)
+    assert found.warnings == (f"a DICOM file {said}",)
+    assert not found.may_show_text
 
 
 @pytest.mark.parametrize(
@@ -126,12 +204,21 @@ def test_pseudonyms_depend_on_file_and_salt():
         (lambda: b"prose " * 99, "is not a readable DICOM file"),
         (lambda: dicom_bytes(elements={"PixelData": None}), "holds no image"),
         (lambda: dicom_bytes(elements={"NumberOfFrames": 1}), "holds 1 frame; expected a cine of several"),
-        (lambda: dicom_bytes(elements={"NumberOfFrames": 900}), "has pixels that cannot be decoded"),
+        (lambda: dicom_bytes(elements={"NumberOfFrames": 900}), "has 3840 bytes of pixels, but 900 frames of 32 x 24"),
+        (lambda: dicom_bytes(elements={"NumberOfFrames": 2}), "has 3840 bytes of pixels, but 2 frames of 32 x 24"),
+        (lambda: dicom_bytes(syntax="jpeg", elements={"NumberOfFrames": 9}),
+         "has 5 readable frames, its NumberOfFrames is 9"),
+        (lambda: dicom_bytes(syntax="jpeg", elements={"Rows": 12}), "has in frame 0 a picture of 32 x 24 pixels"),
         (lambda: dicom_bytes(elements={"Rows": 65535, "Columns": 65535}), "promises 5 frames of 65535 x 65535 pixels"),
         (lambda: dicom_bytes(elements={"NumberOfFrames": 2**31 - 1}), "promises 2147483647 frames"),
-        (lambda: dicom_bytes(photometric="PALETTE COLOR"), "has the photometric interpretation PALETTE COLOR"),
+        (lambda: dicom_bytes(photometric="PALETTE COLOR"), "has no whole palette: its colour red cannot be read"),
         (lambda: dicom_bytes().replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.99"), "not registered"),
-        (lambda: dicom_bytes(syntax="jpeg").replace(b"10008.1.2.4.50", b"10008.1.2.4.80"), "JPEG-LS Lossless"),
+        (lambda: dicom_bytes(syntax="jpeg").replace(b"10008.1.2.4.50", b"10008.1.2.4.80"),
+         "JPEG-LS Lossless Image Compression, for which no decoder is installed: pip install .*pyjpegls"),
+        (lambda: dicom_bytes(syntax="jpeg").replace(b"10008.1.2.4.50", b"10008.1.2.4.70"),
+         "JPEG Lossless, .* no decoder is installed: pip install python-gdcm>=3.0.10, or pylibjpeg>=2.0 and py"),
+        (lambda: dicom_bytes(syntax="h264", photometric="YBR_PARTIAL_420"),
+         r"holds a video \(MPEG-4 AVC/H.264 High Profile / Level 4.1\), which is not read inside of DICOM; extract it"),
         (lambda: dicom_bytes(syntax="jpeg").replace(b"1.2.4.50", b"1.2.1.99"), "is deflated as a whole"),
     ],
 )  # fmt: skip

@@ -1,0 +1,121 @@
+"""The parts of an ultrasound image that show tissue, and their scale (DICOM PS3.3, C.8.5.5).
+
+Legend: T frames, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from echodfkd.sources.video.dicom_elements import items_of, number_of
+
+_MAX_REGIONS = 64
+_TWO_DIMENSIONAL, _M_MODE, _SPECTRAL = 1, 2, 3  # Region Spatial Format
+_COLOUR_FLOW = 2  # Region Data Type
+_CENTIMETRES = 3  # Physical Units X (Y) Direction
+_LEAST_SIDE = 8
+"""Least side of a region in pixels: a smaller one shows no heart, and corners that are all 0 are none."""
+_DARK = 0.25
+"""A region is not where the picture is if it is this much darker than the rest, which is mostly black."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What the regions of a file say.
+
+    ``inside`` is bool (H, W), true in the two-dimensional regions, or None if there are none or they cannot be right.
+    ``spacing_mm`` is the side of a pixel of the largest, or None. ``warnings`` are ends of sentences.
+    """
+
+    inside: np.ndarray | None
+    spacing_mm: float | None
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Region:
+    rows: slice
+    columns: slice
+    shows_flow: bool
+    spacing_mm: float | None
+
+    @property
+    def area(self) -> int:
+        return (self.rows.stop - self.rows.start) * (self.columns.stop - self.columns.start)
+
+
+def find_picture(dataset: Any, video: np.ndarray) -> Picture:
+    """Hold the regions of a file against its frames, uint8 (T, H, W)."""
+    items = items_of(dataset, "SequenceOfUltrasoundRegions", _MAX_REGIONS)
+    formats = {number_of(item, "RegionSpatialFormat") for item in items}
+    said = [f"shows {text} beside the picture" for kind, text in _OTHERS.items() if kind in formats]
+    flat = [item for item in items if number_of(item, "RegionSpatialFormat") == _TWO_DIMENSIONAL]
+    if not flat:
+        return Picture(None, None, tuple(said))
+    found = [_region(item, *video.shape[1:]) for item in flat]
+    regions = [region for region in found if region is not None]
+    inside = np.zeros(video.shape[1:], bool)
+    for region in regions:
+        inside[region.rows, region.columns] = True
+    if len(regions) < len(found) or not _is_lit(video, inside):
+        said.append("has ultrasound regions that do not fit its pixels, so that its scale is not known")
+        return Picture(None, None, tuple(said))
+    if any(region.shows_flow for region in regions):
+        said.append("shows colour flow, which is grey as bright as its colours here")
+    if (count := _apart(regions)) > 1:
+        said.append(f"shows {count} pictures side by side; the scale is that of the largest")
+    return Picture(inside, max(regions, key=lambda region: region.area).spacing_mm, tuple(said))
+
+
+_OTHERS = {_M_MODE: "an M-mode trace", _SPECTRAL: "a spectral Doppler trace"}
+
+
+def _region(item: Any, height: int, width: int) -> _Region | None:
+    """A two-dimensional region; None if it does not lie in the image."""
+    corners = [number_of(item, f"RegionLocation{key}") for key in ("MinX0", "MinY0", "MaxX1", "MaxY1")]
+    if any(corner is None for corner in corners):
+        return None
+    left, top, right, bottom = (int(corner) for corner in corners if corner is not None)
+    # The standard's bounds include both corners; some machines write the first pixel beyond.
+    if not (0 <= left <= right <= width and 0 <= top <= bottom <= height):
+        return None
+    right, bottom = min(right + 1, width), min(bottom + 1, height)
+    if right - left < _LEAST_SIDE or bottom - top < _LEAST_SIDE:
+        return None
+    flow = number_of(item, "RegionDataType") == _COLOUR_FLOW
+    return _Region(slice(top, bottom), slice(left, right), flow, _spacing(item))
+
+
+def _spacing(region: Any) -> float | None:
+    """Side of a region's pixels in millimetres; None if they are not square (to 1 %) or not in centimetres."""
+    units = [number_of(region, f"PhysicalUnits{axis}Direction") for axis in "XY"]
+    sides = [abs(number_of(region, f"PhysicalDelta{axis}") or 0.0) for axis in "XY"]
+    if units != [_CENTIMETRES, _CENTIMETRES] or not 0 < min(sides) <= max(sides) <= 1.01 * min(sides):
+        return None
+    return 10.0 * sum(sides) / 2.0
+
+
+def _is_lit(video: np.ndarray, inside: np.ndarray) -> bool:
+    light = video.mean(0, dtype=np.float64)
+    if inside.all() or not light.any():
+        return True
+    return bool(light[inside].mean() > _DARK * light[~inside].mean())
+
+
+def _apart(regions: list[_Region]) -> int:
+    """Number of pictures: regions that overlap, as tissue and its colour flow do, are one."""
+    pictures: list[_Region] = []
+    for region in sorted(regions, key=lambda one: -one.area):
+        if not any(_overlap(region, other) for other in pictures):
+            pictures.append(region)
+    return len(pictures)
+
+
+def _overlap(a: _Region, b: _Region) -> bool:
+    return all(
+        one.start < other.stop and other.start < one.stop
+        for one, other in ((a.rows, b.rows), (a.columns, b.columns))
+    )  # fmt: skip
