@@ -12,7 +12,7 @@ from echodfkd.reporting.figures.contact_sheet import contact_sheet
 from echodfkd.runtime.command import ArgumentParser
 from echodfkd.sources.clip_source import WindowSettings
 from echodfkd.sources.patients.sampler import ConditionSampler
-from echodfkd.sources.phantom.domains import DOMAINS
+from echodfkd.sources.phantom.domains import DOMAIN_NAMES
 from echodfkd.sources.phantom.source import PhantomSource
 
 EJECTION_FRACTIONS = (20.0, 32.0, 44.0, 55.0, 65.0, 75.0)
@@ -35,7 +35,7 @@ def main() -> None:
     """Parse, render 24 clips across ejection fraction (rows) and image quality (columns), write the picture."""
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("phantom_sheet.png"))
-    parser.add_argument("--domain", choices=list(DOMAINS), default="default")
+    parser.add_argument("--domain", choices=DOMAIN_NAMES, default="default")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     grid = itertools.product(EJECTION_FRACTIONS, QUALITIES)

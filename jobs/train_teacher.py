@@ -26,6 +26,12 @@ def main() -> int:
     parser.add_argument("--size", type=int, nargs="+", default=[56, 56, 56, 64, 80, 112], help="sides of frames drawn")
     parser.add_argument("--minutes", type=float, default=0.0, help="shorten the schedule to this time; 0: no limit")
     parser.add_argument("--cases", type=int, default=32, help="held-out cases per size scored")
+    parser.add_argument("--domains", nargs="+", default=["default"], help="of the clips, in turn: wild, default, ...")
+    parser.add_argument("--channels", type=int, nargs="+", default=[24, 48, 96], help="of the network, fine to coarse")
+    parser.add_argument("--initial", default="", help="weights to start from: a file, or shipped")
+    parser.add_argument("--resume", default="", help="folder that keeps the run; goes on from there after a stop")
+    parser.add_argument("--rate", type=float, default=3e-3, help="largest learning rate")
+    parser.add_argument("--average", type=float, default=0.0, help="decay of the weights' moving average; 0: none")
     args = parser.parse_args()
     return run_guarded(lambda: shipped(args))
 
@@ -41,18 +47,24 @@ def limited(config: RunConfig) -> dict[str, Any]:
 
 def shipped(args: argparse.Namespace) -> dict[str, Any]:
     """The embedded teacher."""
-    from echodfkd.training.teacher.embedded import train_embedded_teacher
+    from echodfkd.training.teacher.embedded import TeacherPlan, train_embedded_teacher
 
-    card = train_embedded_teacher(
+    plan = TeacherPlan(
         out=args.out,
         steps=args.steps,
         seed=args.seed,
         sizes=tuple(args.size),
         max_seconds=60.0 * args.minutes,
         num_cases=args.cases,
-        report=print_line,
         classes=tuple(args.classes),
+        domains=tuple(args.domains),
+        channels=tuple(args.channels),
+        initial=args.initial,
+        folder=args.resume,
+        learning_rate=args.rate,
+        average=args.average,
     )
+    card = train_embedded_teacher(plan, report=print_line)
     return {"ok": True, "held_out": card["held_out"]}
 
 

@@ -46,11 +46,11 @@ def part_seed(seed: int, name: str, seed_offset: int) -> int:
 
 def _phantom(part: PartConfig, settings: WindowSettings, seed: int) -> ClipSource:
     from echodfkd.sources.patients.sampler import ConditionSampler
-    from echodfkd.sources.phantom.domains import DOMAINS
+    from echodfkd.sources.phantom.domains import DOMAIN_NAMES
     from echodfkd.sources.phantom.source import PhantomSource
 
-    if part.domain not in DOMAINS:
-        raise ConfigError(f"source.domain: got {part.domain!r}, allowed are {', '.join(DOMAINS)}")
+    if part.domain not in DOMAIN_NAMES:
+        raise ConfigError(f"source.domain: got {part.domain!r}, allowed are {', '.join(DOMAIN_NAMES)}")
     return PhantomSource(ConditionSampler(part.conditions, seed=seed), settings, seed=seed, domain=part.domain)
 
 

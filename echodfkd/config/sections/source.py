@@ -169,7 +169,7 @@ class PartConfig:
     seed_offset: int = 0
     """Added to the run's seed, so that held-out cases never repeat training clips."""
     domain: str = "default"
-    """phantom: the scanner it imitates (`echodfkd.sources.phantom.domains.DOMAINS`)."""
+    """phantom: the scanner it imitates, default, clear or handheld, or wild: another look in every clip."""
     conditions: ConditionsConfig = field(default_factory=ConditionsConfig)
     """phantom: its patients."""
 

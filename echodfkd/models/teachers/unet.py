@@ -26,6 +26,9 @@ PIXEL_STD = (43.0,)
 EMBEDDED_CHANNELS = (24, 48, 96)
 """Channels of the shipped network at 1/2, 1/4 and 1/8 of the frame's resolution."""
 
+LARGEST_WIDTH, LARGEST_DEPTH = 512, 6
+"""Limits of a network that is built from a file: its tensors' shapes are not trusted with more memory."""
+
 SHIPPED_WEIGHTS = {1: "embedded_teacher.safetensors", 5: "embedded_chambers_teacher.safetensors"}
 """File of the shipped weights by number of classes: the left ventricle, or all of `CHAMBER_NAMES`."""
 
@@ -42,7 +45,7 @@ class EmbeddedTeacherNet(nn.Module):
         super().__init__()
         if len(channels) < 2 or any(width < 8 or width % 8 for width in channels):
             raise ValueError(f"channels: got {channels}, expected at least two levels, each a multiple of 8")
-        self.multiple = 2 ** len(channels)
+        self.multiple = 2 ** min(len(channels), 3)  # deeper levels round odd sizes up
         self.down = nn.ModuleList(
             _Block(fan_in, fan_out) for fan_in, fan_out in zip((4, *channels[:-1]), channels, strict=True)
         )
@@ -69,7 +72,7 @@ class EmbeddedTeacherNet(nn.Module):
         x = F.pixel_unshuffle(x, 2)
         skips = []
         for level, block in enumerate(self.down):
-            x = block(F.max_pool2d(x, 2) if level else x)
+            x = block(F.max_pool2d(x, 2, ceil_mode=True) if level else x)
             skips.append(x)
         x = self.bottom(skips.pop())
         for block in self.up:
@@ -99,7 +102,7 @@ def load_embedded_teacher(path: str | None, *, num_classes: int = 1) -> Embedded
     """Load the embedded teacher, in eval mode.
 
     Args:
-        path: a safetensors file of the same architecture, or None for the shipped weights.
+        path: a safetensors file of the same architecture, in any channels, or None for the shipped weights.
         num_classes: 1 (the left ventricle) or 5 (`echodfkd.core.records.CHAMBER_NAMES` after the background).
 
     Raises:
@@ -115,7 +118,7 @@ def load_embedded_teacher(path: str | None, *, num_classes: int = 1) -> Embedded
         state = load(data)
     except (OSError, SafetensorError, ValueError, KeyError, RuntimeError, MemoryError) as error:
         raise InputError(f"teacher.weights: {name} cannot be read as a safetensors file: {error}") from error
-    network = EmbeddedTeacherNet(num_classes=num_classes)
+    network = EmbeddedTeacherNet(channels=_channels_of(state), num_classes=num_classes)
     expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in state.items()}
     if found != expected:
@@ -126,3 +129,13 @@ def load_embedded_teacher(path: str | None, *, num_classes: int = 1) -> Embedded
         )
     network.load_state_dict(state)
     return network.eval()
+
+
+def _channels_of(state: dict[str, torch.Tensor]) -> tuple[int, ...]:
+    """Channels of the network that a file holds; the shipped ones if it does not look like one."""
+    found = []
+    while (weight := state.get(f"down.{len(found)}.full.weight")) is not None:
+        if weight.dim() != 4 or not 8 <= len(weight) <= LARGEST_WIDTH or len(weight) % 8:
+            return EMBEDDED_CHANNELS
+        found.append(len(weight))
+    return tuple(found) if 2 <= len(found) <= LARGEST_DEPTH else EMBEDDED_CHANNELS

@@ -129,3 +129,9 @@ DOMAINS: dict[str, ScannerDomain] = {
     )
 }
 """The presets by name."""
+
+WILD = "wild"
+"""The domain of many looks, whose ranges lie in `echodfkd.sources.phantom.wild.ranges`."""
+
+DOMAIN_NAMES = (*DOMAINS, WILD)
+"""Every value of ``source.domain``."""

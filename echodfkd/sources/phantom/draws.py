@@ -37,8 +37,7 @@ class Draws:
 
     def uniform(self, name: str, low: float | torch.Tensor, high: float | torch.Tensor) -> torch.Tensor:
         """Uniform in [low, high); the same name gives the same position between them."""
-        code = _code(name)
-        share = torch.tensor([_mix(key ^ code) / 2.0**64 for key in self._keys], dtype=torch.float64)
+        share = torch.tensor([share_of(key, name) for key in self._keys], dtype=torch.float64)
         return low + (high - low) * share
 
     def chance(self, name: str, probability: float | torch.Tensor) -> torch.Tensor:
@@ -50,6 +49,11 @@ class Draws:
         code = _code(name)
         words = [(_mix(key ^ code) & 0xFFFFFFFF) - (1 << 31) for key in self._keys]
         return torch.tensor(words, dtype=torch.int32, device=device)
+
+
+def share_of(key: int, name: str) -> float:
+    """One named number of one clip, uniform in [0, 1): as `Draws.uniform` gives it between 0 and 1."""
+    return _mix(key ^ _code(name)) / 2.0**64
 
 
 @functools.cache

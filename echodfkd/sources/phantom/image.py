@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,28 @@ _NEPER = math.log(10.0) / 10.0
 TEXELS_PER_SIGMA = 1.5
 """Texels of the speckle texture per standard deviation of its point spread."""
 _LATERAL_TEXELS = 224
+
+
+class PointSpread(Protocol):
+    """Standard deviations of the point spread along and across the beams, and the sector's depth, (N, 1, 1, 1)."""
+
+    @property
+    def axial(self) -> torch.Tensor: ...  # noqa: D102
+    @property
+    def lateral(self) -> torch.Tensor: ...  # noqa: D102
+    @property
+    def depth(self) -> torch.Tensor: ...  # noqa: D102
+
+
+class GreyCurve(Protocol):
+    """Settings of the log compression, (N, 1, 1, 1)."""
+
+    @property
+    def gain(self) -> torch.Tensor: ...  # noqa: D102
+    @property
+    def dynamic_range(self) -> torch.Tensor: ...  # noqa: D102
+    @property
+    def contrast(self) -> torch.Tensor: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -87,7 +110,7 @@ def prepare_still(grid: PixelGrid, optics: Optics, counters: dict[str, torch.Ten
     texture = _tissue_texture(counters, grid.size)
     patches = F.interpolate(gaussian_texture(counters["patches"], 12, 12, 1.2), size=(grid.size,) * 2, mode="bicubic")
     # Clutter is speckle of its own, fixed to the probe: the tissue's texture mirrored, bounded against single spikes.
-    reverberation = _power(_read_polar(texture.flip(2, 3), grid.x, grid.y, optics, grid)).clamp_(max=4.0)
+    reverberation = speckle_power(read_polar(texture.flip(2, 3), grid.x, grid.y, optics, grid)).clamp_(max=4.0)
     # Distance outside the sector in mm: its sides, its bottom, and 3 mm of dead zone at the probe.
     outside = torch.abs(grid.x) * torch.cos(optics.half_angle) - grid.y * torch.sin(optics.half_angle)
     outside = torch.maximum(torch.maximum(outside, radius - optics.depth), 3.0 - radius)
@@ -122,12 +145,12 @@ def tissue_texture(
     back_u = heart.u.clamp(-reach, reach).mul_(anatomy.half_width / motion.half_width - 1.0).add_(heart.u)
     back_u.addcmul_(heart.along - 0.5, 0.3 * motion.twist * motion.half_width)
     back_v = (heart.along * (anatomy.length - motion.length)).add_(heart.v)
-    field = _read_polar(texture, back_u.sub_(optics.probe_u), back_v.sub_(optics.probe_v), optics, grid)
-    return _power(field), field[:, 2]
+    field = read_polar(texture, back_u.sub_(optics.probe_u), back_v.sub_(optics.probe_v), optics, grid)
+    return speckle_power(field), field[:, 2]
 
 
 def compress(
-    level: torch.Tensor, speckle: torch.Tensor, still: Still, optics: Optics, frame_numbers: torch.Tensor
+    level: torch.Tensor, speckle: torch.Tensor, still: Still, optics: GreyCurve, frame_numbers: torch.Tensor
 ) -> torch.Tensor:
     """Grey 0..1 (N, T, H, W) of echo levels in dB and speckle power, with noise, clutter and log compression.
 
@@ -171,12 +194,13 @@ def _tissue_texture(counters: dict[str, torch.Tensor], size: int) -> torch.Tenso
     return torch.cat([speckle, slow.mul_(math.sqrt(2.0))], dim=1)
 
 
-def _power(field: torch.Tensor) -> torch.Tensor:
+def speckle_power(field: torch.Tensor) -> torch.Tensor:
+    """|s|^2 of a field whose first channels are the real and the imaginary part of s."""
     return (field[:, 0] * field[:, 0]).addcmul_(field[:, 1], field[:, 1])
 
 
-def _read_polar(
-    texture: torch.Tensor, x: torch.Tensor, y: torch.Tensor, optics: Optics, grid: PixelGrid
+def read_polar(
+    texture: torch.Tensor, x: torch.Tensor, y: torch.Tensor, optics: PointSpread, grid: PixelGrid
 ) -> torch.Tensor:
     """Sample a texture at points relative to the probe, bilinear, mirrored at its border: (N, channels, T, H, W).
 

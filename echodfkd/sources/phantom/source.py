@@ -7,15 +7,21 @@ chambers and the outside are as dark as the left ventricle, so that no threshold
 
 from __future__ import annotations
 
+import torch
+
 from echodfkd.config.sections.source import ConditionsConfig
 from echodfkd.core.errors import ConfigError
 from echodfkd.core.records import VideoClip
 from echodfkd.sources.clip_source import WindowSettings
 from echodfkd.sources.patients.sampler import ConditionSampler
 from echodfkd.sources.phantom.chambers import PHANTOM_CLASSES
-from echodfkd.sources.phantom.domains import DOMAINS
+from echodfkd.sources.phantom.domains import DOMAIN_NAMES, DOMAINS, WILD
 from echodfkd.sources.phantom.draws import Draws, clip_key
 from echodfkd.sources.phantom.renderer import Patient, PhantomRenderer
+from echodfkd.sources.phantom.wild.renderer import render_wild
+
+_Rendered = tuple[torch.Tensor, torch.Tensor, float, tuple[int, ...], tuple[int, ...]]
+"""Video, labels, spacing in mm, ED frames, ES frames."""
 
 
 class PhantomSource:
@@ -26,7 +32,7 @@ class PhantomSource:
         window: shape of clips and cases; ``frames`` 0 draws each clip's own length, ``fps`` 0 each patient's own rate.
             A case holds a whole beat if its frames last one or more.
         seed: first half of every clip's identity, 0 or more.
-        domain: name of a scanner in `DOMAINS`.
+        domain: one of `DOMAIN_NAMES`.
 
     Raises:
         ConfigError: a value is out of range.
@@ -45,13 +51,13 @@ class PhantomSource:
         ):
             if not value >= low:
                 raise ConfigError(f"{option}: got {value}, the phantom needs at least {low}")
-        if domain not in DOMAINS:
-            raise ConfigError(f"source.domain: got {domain!r}, the phantom has {', '.join(DOMAINS)}")
+        if domain not in DOMAIN_NAMES:
+            raise ConfigError(f"source.domain: got {domain!r}, the phantom has {', '.join(DOMAIN_NAMES)}")
         self.window = window
         self.seed = seed
         self.domain = domain
         self._sampler = sampler
-        self._renderer = PhantomRenderer("cpu", domain=DOMAINS[domain], size=window.size)
+        self._renderer = None if domain == WILD else PhantomRenderer("cpu", domain=DOMAINS[domain], size=window.size)
 
     @property
     def num_cases(self) -> int | None:
@@ -81,8 +87,7 @@ class PhantomSource:
     def _make(self, index: int, purpose: str, num_frames: int) -> VideoClip:
         patient, weight = self.patient(index, purpose)
         length = num_frames or self._sampler.draw(index, purpose=purpose).num_frames
-        made = self._renderer.render([patient], num_frames=length)
-        assert made.video is not None
+        video, labels, spacing_mm, ed_frames, es_frames = self._render(patient, length)
         tag = "i" if purpose == "clip" else "case"
         return VideoClip(
             clip_id=f"phantom-{self.domain}-s{self.seed}-{tag}{index}-e0-w0",
@@ -90,18 +95,26 @@ class PhantomSource:
             seed=self.seed,
             epoch=0,
             window_start=0,
-            video=made.video[0].cpu().numpy(),
+            video=video.numpy(),
             fps=patient.fps,
             source=self.name,
             domain=self.domain,
-            spacing_mm=float(made.spacing_mm[0]),
+            spacing_mm=spacing_mm,
             conditions=patient.conditions,
             sample_weight=weight,
-            truth_labels=made.labels[0].cpu().numpy(),
+            truth_labels=labels.numpy(),
             class_names=PHANTOM_CLASSES,
-            ed_frames=made.ed_frames[0],
-            es_frames=made.es_frames[0],
+            ed_frames=ed_frames,
+            es_frames=es_frames,
         )
+
+    def _render(self, patient: Patient, num_frames: int) -> _Rendered:
+        if self._renderer is None:
+            wild = render_wild(patient, num_frames=num_frames, size=self.window.size)
+            return wild.video, wild.labels, wild.spacing_mm, wild.ed_frames, wild.es_frames
+        made = self._renderer.render([patient], num_frames=num_frames)
+        assert made.video is not None
+        return made.video[0], made.labels[0], float(made.spacing_mm[0]), made.ed_frames[0], made.es_frames[0]
 
 
 def default_phantom(

@@ -170,15 +170,15 @@ def draw_pose(
         return draws.uniform(name, *getattr(domain, name))[:, None]
 
     seconds = motion.phase * 60.0 / condition(patients, "heart_rate_bpm")[:, None]
-    breath = draw("breathing") * _breath(seconds, draws)
+    breath = draw("breathing") * breath_cycle(seconds, draws)
     shake = draw("shake")
     rest = amount * torch.deg2rad(draw("tilt"))
-    turn = torch.deg2rad(draw("rocking")) * motion.ejected + 0.015 * (shake * _wander("turn", seconds, draws))
+    turn = torch.deg2rad(draw("rocking")) * motion.ejected + 0.015 * (shake * hand_wander("turn", seconds, draws))
     tilt = rest + amount * turn
     # Tilted to one side, the apex is moved to the same side of the sector, so that the base stays in it.
     apex_x = draw("off_axis") * anatomy.length[:, None] / 79.0
-    place_x = amount * (apex_x + breath + shake * _wander("x", seconds, draws)) + 0.0 * tilt
-    place_y = -optics.probe_v[:, None] + amount * (0.4 * breath + shake * _wander("y", seconds, draws))
+    place_x = amount * (apex_x + breath + shake * hand_wander("x", seconds, draws)) + 0.0 * tilt
+    place_y = -optics.probe_v[:, None] + amount * (0.4 * breath + shake * hand_wander("y", seconds, draws))
     ones = torch.ones_like(tilt)
     pose = Pose(
         cos=torch.cos(tilt),
@@ -193,13 +193,13 @@ def draw_pose(
     return pose, replace(optics, probe_u=x * cos - y * sin, probe_v=x * sin + y * cos)
 
 
-def _breath(seconds: torch.Tensor, draws: Draws) -> torch.Tensor:
+def breath_cycle(seconds: torch.Tensor, draws: Draws) -> torch.Tensor:
     """Position in the breathing cycle, -1..1 (N, T): 12 to 21 breaths a minute."""
     rate, start = draws.uniform("breath rate", 0.2, 0.35), draws.uniform("breath", 0.0, 2.0 * math.pi)
     return torch.sin(2.0 * math.pi * seconds * rate[:, None] + start[:, None])
 
 
-def _wander(name: str, seconds: torch.Tensor, draws: Draws) -> torch.Tensor:
+def hand_wander(name: str, seconds: torch.Tensor, draws: Draws) -> torch.Tensor:
     """Unsteadiness of the hand in one coordinate, -1.5..1.5 (N, T): a slow and a fast oscillation."""
 
     def draw(part: str, low: float, high: float) -> torch.Tensor:

@@ -24,7 +24,7 @@ from echodfkd.metrics.overlap import dice
 from echodfkd.metrics.summary import bootstrap_mean
 from echodfkd.models.teachers.protocol import Teacher
 from echodfkd.models.teachers.unet import EmbeddedTeacherNet
-from echodfkd.sources.phantom.domains import DOMAINS
+from echodfkd.sources.phantom.domains import DOMAIN_NAMES
 from echodfkd.sources.phantom.source import default_phantom
 from echodfkd.teaching.build import build_configured_teacher
 from echodfkd.training.teacher.embedded import embedded_recipe, prepare_folder, teacher_card, write_teacher
@@ -59,8 +59,8 @@ def train_limited_teachers(config: RunConfig, *, report: Callable[[str], None]) 
     limited, size = config.limited, config.window.size
     if not limited.out:
         raise ConfigError("limited.out: empty, name the folder of the teachers' weights, e.g. limited.out=runs/limited")
-    if unknown := [site for site in limited.sites if site not in DOMAINS]:
-        raise ConfigError(f"limited.sites: got {unknown[0]!r}, the phantom has {', '.join(DOMAINS)}")
+    if unknown := [site for site in limited.sites if site not in DOMAIN_NAMES]:
+        raise ConfigError(f"limited.sites: got {unknown[0]!r}, the phantom has {', '.join(DOMAIN_NAMES)}")
     if size < 32 or size % 8:
         raise ConfigError(f"window.size: got {size}, the embedded network needs a multiple of 8 and at least 32")
     folder = Path(limited.out)

@@ -16,10 +16,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from echodfkd.core.errors import RunError
 from echodfkd.core.records import TRUTH_UNKNOWN, VideoClip
 from echodfkd.metrics.overlap import dice
+from echodfkd.training.teacher.keeper import Keeper, TrainingState
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class SupervisedRecipe:
     schedule to that time, at the price of a result that depends on the machine. Each batch has a random one of
     ``sizes``; ``batch_pixels`` bounds frames x H x W, so that large frames come in small batches. ``mean`` and ``std``
     normalise the grey levels of the input. ``jitter`` scales the contrast by up to that share either way, and shifts
-    the grey level by up to 64 times as much. ``classes`` names the logits, in order.
+    the grey level by up to 64 times as much. ``classes`` names the logits, in order. The result is the weights' moving
+    average with the decay ``average``; 0 takes the last weights.
     """
 
     steps: int
@@ -46,6 +49,7 @@ class SupervisedRecipe:
     std: float
     jitter: float
     classes: tuple[str, ...] = ("LV",)
+    average: float = 0.0
 
 
 def train_segmentation(
@@ -54,6 +58,7 @@ def train_segmentation(
     recipe: SupervisedRecipe,
     *,
     report: Callable[[str], None],
+    keeper: Keeper | None = None,
 ) -> int:
     """Train ``network`` in place and leave it in eval mode.
 
@@ -62,6 +67,7 @@ def train_segmentation(
         make_clip: (index, size) -> a labelled clip of ``frames_per_clip`` frames; each index is asked for once.
         recipe: see `SupervisedRecipe`.
         report: takes a line of progress now and then.
+        keeper: saves the run now and then, and goes on from its last save.
 
     Returns:
         Optimiser steps taken.
@@ -71,33 +77,45 @@ def train_segmentation(
     """
     rng = np.random.default_rng([recipe.seed, 1])
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    start, index, done, mean_loss = time.monotonic(), 0, 0.0, math.nan
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.average)) if recipe.average else None
+    state = TrainingState(network, optimizer, average, rng)
+    if keeper is not None:
+        keeper.load(state)
+    start, done = time.monotonic() - state.seconds, 0.0
     network.train()
-    step = 0
-    while step < recipe.steps and done < 1.0:
+    while state.step < recipe.steps and done < 1.0:
         spent = (time.monotonic() - start) / recipe.max_seconds if recipe.max_seconds else 0.0
-        done = min(1.0, max(step / recipe.steps, spent))
+        done = min(1.0, max(state.step / recipe.steps, spent))
         for group in optimizer.param_groups:
-            warmup = min(1.0, (step + 1) / max(1, recipe.warmup_steps))
+            warmup = min(1.0, (state.step + 1) / max(1, recipe.warmup_steps))
             group["lr"] = recipe.learning_rate * warmup * (0.01 + 0.495 * (1.0 + math.cos(math.pi * done)))
         size = int(rng.choice(recipe.sizes))
         num_clips = max(1, recipe.batch_pixels // (size * size * recipe.frames_per_clip))
-        clips = [make_clip(index + offset, size) for offset in range(num_clips)]
-        index += num_clips
+        clips = [make_clip(state.index + offset, size) for offset in range(num_clips)]
+        state.index += num_clips
         frames, labels = _batch(clips, recipe, rng)
         loss = segmentation_loss(network(frames), labels, class_values(clips[0], recipe.classes))
         if not torch.isfinite(loss):
-            raise RunError(f"supervised training: the loss is {loss.item()} at step {step}; lower the learning rate")
+            raise RunError(
+                f"supervised training: the loss is {loss.item()} at step {state.step}; lower the learning rate"
+            )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
-        step += 1
-        mean_loss = loss.item() if math.isnan(mean_loss) else 0.98 * mean_loss + 0.02 * loss.item()
-        if step % 100 == 0:
-            report(f"step {step}/{recipe.steps}  loss {mean_loss:.4f}  {time.monotonic() - start:.0f} s")
+        if average is not None:
+            average.update_parameters(network)
+        state.step += 1
+        state.seconds = time.monotonic() - start
+        state.mean_loss = loss.item() if math.isnan(state.mean_loss) else 0.98 * state.mean_loss + 0.02 * loss.item()
+        if state.step % 100 == 0:
+            report(f"step {state.step}/{recipe.steps}  loss {state.mean_loss:.4f}  {state.seconds:.0f} s")
+        if keeper is not None and keeper.is_due(state):
+            keeper.save(state)
+    if average is not None:
+        network.load_state_dict(average.module.state_dict())
     network.eval()
-    return step
+    return state.step
 
 
 def segmentation_loss(logits: torch.Tensor, labels: torch.Tensor, values: Sequence[int] = (1,)) -> torch.Tensor:

@@ -20,7 +20,7 @@ from echodfkd.models.teachers.unet import (
     load_embedded_teacher,
 )
 from echodfkd.sources.phantom.source import PhantomSource, default_phantom
-from echodfkd.training.teacher.embedded import train_embedded_teacher
+from echodfkd.training.teacher.embedded import TeacherPlan, train_embedded_teacher
 from echodfkd.training.teacher.supervised import SupervisedRecipe, score_cases, segmentation_loss, train_segmentation
 
 RECIPE = SupervisedRecipe(
@@ -84,9 +84,17 @@ def test_weights_round_trip_and_wrong_files_are_named(tmp_path) -> None:
     assert not loaded.training
     assert all(torch.equal(value, network.state_dict()[key]) for key, value in loaded.state_dict().items())
 
-    save_file(EmbeddedTeacherNet(channels=(8, 16, 24)).state_dict(), tmp_path / "other.safetensors")
-    with pytest.raises(InputError, match=r"teacher.weights: .*other.safetensors is not an embedded teacher"):
-        load_embedded_teacher(str(tmp_path / "other.safetensors"))
+    other = EmbeddedTeacherNet(channels=(8, 16, 24, 32)).eval()
+    save_file(other.state_dict(), tmp_path / "other.safetensors")
+    found = load_embedded_teacher(str(tmp_path / "other.safetensors"))
+    x = torch.randn(1, 1, 56, 72)  # the fourth level rounds 7 and 9 up
+    assert torch.equal(found(x), other(x))
+    with pytest.raises(InputError, match=r"other.safetensors is not an embedded teacher: 2 tensors differ"):
+        load_embedded_teacher(str(tmp_path / "other.safetensors"), num_classes=5)
+    huge = {"down.0.full.weight": torch.zeros(8000, 0, 3, 3), "down.1.full.weight": torch.zeros(8000, 0, 3, 3)}
+    save_file(huge, tmp_path / "huge.safetensors")
+    with pytest.raises(InputError, match=r"huge.safetensors is not an embedded teacher"):
+        load_embedded_teacher(str(tmp_path / "huge.safetensors"))
     state = network.state_dict()
     state.pop("head.bias")
     save_file(state, tmp_path / "part.safetensors")
@@ -184,19 +192,33 @@ def test_time_limit_ends_training_early() -> None:
 
 def test_recipe_writes_weights_and_card(tmp_path) -> None:
     out = tmp_path / "new" / "teacher.safetensors"
-    settings = {"seed": 1, "sizes": (32,), "max_seconds": 0.0, "num_cases": 1, "report": print}
-    card = train_embedded_teacher(out=str(out), steps=2, **settings)
+    plan = TeacherPlan(str(out), steps=2, seed=1, sizes=(32,), max_seconds=0.0, num_cases=1)
+    card = train_embedded_teacher(plan, report=print)
     assert json.loads(out.with_suffix(".json").read_text()) == json.loads(json.dumps(card))
     assert card["steps_done"] == 2
     assert set(card["held_out"]) == {"56", "112"}
     load_embedded_teacher(str(out))
-    with pytest.raises(ConfigError, match="--size: got 36, must be a multiple of 8"):
-        train_embedded_teacher(out=str(out), steps=2, **{**settings, "sizes": (36,)})
-    with pytest.raises(ConfigError, match="--steps: got 0"):
-        train_embedded_teacher(out=str(out), steps=0, **settings)
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"--out: .* cannot be written"):
-        train_embedded_teacher(out=str(tmp_path / "file" / "x.safetensors"), steps=1, **settings)
+        train_embedded_teacher(replace(plan, out=str(tmp_path / "file" / "x.safetensors")), report=print)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"sizes": (36,)}, "--size: got 36, must be a multiple of 8"),
+        ({"steps": 0}, "--steps: got 0"),
+        ({"classes": ("LA", "LV")}, "--classes: got LA LV, allowed are LV, or LV myocardium LA RV RA, in this order"),
+        ({"domains": ("wild", "mri")}, "--domains: got 'mri', allowed are default, clear, handheld, wild"),
+        ({"channels": (24, 50)}, "--channels: got 24 50, must be 2 to 6 multiples of 8 up to 512"),
+        ({"average": 1.0}, "--average: got 1.0, must be at least 0 and below 1"),
+        ({"learning_rate": 0.0}, "--rate: got 0.0, must be above 0"),
+    ],
+)
+def test_impossible_plans_are_named(tmp_path, change: dict, words: str) -> None:
+    plan = TeacherPlan(str(tmp_path / "x"), steps=1, seed=1, sizes=(32,), max_seconds=0.0, num_cases=1)
+    with pytest.raises(ConfigError, match=words):
+        train_embedded_teacher(replace(plan, **change), report=print)
 
 
 def test_shipped_chambers_teacher_segments_every_class() -> None:
@@ -220,19 +242,6 @@ def test_teachers_of_other_classes_are_not_mistaken_for_each_other(tmp_path) -> 
     save_file(EmbeddedTeacherNet().state_dict(), tmp_path / "lv.safetensors")
     with pytest.raises(InputError, match=r"2 tensors differ .*head.bias \(expected \(20,\), got \(4,\)\)"):
         load_embedded_teacher(str(tmp_path / "lv.safetensors"), num_classes=5)
-    with pytest.raises(
-        ConfigError, match="--classes: got LA LV, allowed are LV, or LV myocardium LA RV RA, in this order"
-    ):
-        train_embedded_teacher(
-            out=str(tmp_path / "x.safetensors"),
-            steps=1,
-            seed=0,
-            sizes=(32,),
-            max_seconds=0.0,
-            num_cases=1,
-            report=print,
-            classes=("LA", "LV"),
-        )
 
 
 def test_loss_of_several_classes_is_the_mean_of_theirs() -> None:

@@ -1,0 +1,174 @@
+"""Shape of a wild heart in heart coordinates: tables over the angle for the left ventricle, ellipses for the others.
+
+The left ventricle's border is a radius over the angle around a point on its long axis, 0 towards the apex, positive
+towards the lateral wall. Its volume by 8 A^2 / (3 pi L) (Lang et al. 2015) follows the conditions in every frame.
+
+Legend: T frames, K angles. Tables are float64 on the CPU.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from echodfkd.core.records import Conditions
+from echodfkd.sources.phantom.wild.ranges import WildDraws
+from echodfkd.sources.phantom.wild.rhythm import Rhythm
+
+ANGLES = 128
+
+
+@dataclass(frozen=True)
+class WildShape:
+    """One heart: ``length``, ``centre`` and ``ring`` (T,) in mm, tables (T, K), and numbers of the other chambers.
+
+    ``rest_length`` and ``rest_width`` are those of the filled ventricle, also if no frame shows it.
+    ``endo`` and ``epi`` are the radii of both borders, ``straighten`` turns a radial into a perpendicular distance.
+    """
+
+    four_chamber: bool
+    rest_length: float
+    rest_width: float
+    length: torch.Tensor
+    centre: torch.Tensor
+    half_width: torch.Tensor
+    ring: torch.Tensor
+    endo: torch.Tensor
+    epi: torch.Tensor
+    straighten: torch.Tensor
+    bend: float
+    slope: float
+    face: torch.Tensor
+    ejected: torch.Tensor
+    rv_width: float
+    rv_reach: float
+    tricuspid: float
+    la_width: float
+    la_floor: float
+    la_shift: float
+    ra_width: float
+    ra_floor: float
+
+
+def angles() -> torch.Tensor:
+    """Angles of the tables (K,), -pi to pi."""
+    return (torch.arange(ANGLES, dtype=torch.float64) + 0.5) * (2.0 * math.pi / ANGLES) - math.pi
+
+
+def window(theta: torch.Tensor, place: float, width: float) -> torch.Tensor:
+    """A bump of height 1 over the angle, periodic (rad)."""
+    away = torch.remainder(theta - place + math.pi, 2.0 * math.pi) - math.pi
+    return torch.exp(-0.5 * (away / width) ** 2)
+
+
+def ripples(draw: WildDraws, name: str, theta: torch.Tensor, first: int = 1, last: int = 5) -> torch.Tensor:
+    """A smooth random function of the angle (K,), periodic, of about unit deviation."""
+    total = torch.zeros_like(theta)
+    for order in range(first, last + 1):
+        turn = draw.between(f"{name} turn {order}", 0.0, 2.0 * math.pi)
+        total += draw.between(f"{name} size {order}", -1.0, 1.0) * torch.cos(order * theta + turn)
+    return total / math.sqrt((last - first + 1) / 6.0)
+
+
+def draw_shape(conditions: Conditions, rhythm: Rhythm, draw: WildDraws) -> WildShape:
+    """A heart with these conditions over the frames of this rhythm."""
+    assert conditions.edv_ml is not None
+    theta = angles()
+    size = (conditions.edv_ml / 91.0) ** (1.0 / 3.0)
+    rest = 79.0 * size * draw("roundness") ** (-2.0 / 3.0)
+    length = rest * (1.0 - draw("shortening") * 0.6 * rhythm.ejected)
+    outline = _Outline(draw, theta)
+    volumes = torch.cat([torch.tensor([conditions.edv_ml], dtype=torch.float64), rhythm.volume_ml])
+    lengths = torch.cat([torch.tensor([rest], dtype=torch.float64), length])
+    kinesis = _kinesis(draw, theta)
+    half_width, radius = _fit(outline, volumes, lengths, kinesis)
+    wall = draw("wall") * size**0.4 * (1.0 + draw("wall_ripple") * ripples(draw, "wall", theta, 1, 3)).clamp(0.4, 2.0)
+    wall = wall * (1.0 + (draw("apical_wall") - 1.0) * window(theta, 0.1, 0.6))
+    wall = wall * (1.0 + (draw("lateral_wall") - 1.0) * window(theta, 1.5, 0.7))
+    if draw.chance("hypertrophy"):
+        wall = wall * draw.between("hypertrophy", 1.3, 2.0)
+    # The wall keeps its cross-section at each angle, so that it thickens as the cavity shrinks.
+    section = (radius[0] + wall) ** 2 - radius[0] ** 2
+    epi = torch.sqrt(radius**2 + section)
+    steep = (torch.roll(radius, -1, 1) - torch.roll(radius, 1, 1)) * (ANGLES / (4.0 * math.pi)) / radius
+    at_septum = int(ANGLES / 4)
+    return WildShape(
+        four_chamber=conditions.view != "A2C",
+        rest_length=rest,
+        rest_width=float(half_width[0]),
+        length=length,
+        centre=outline.widest * length,
+        half_width=half_width[1:],
+        ring=outline.annulus * half_width[1:],
+        endo=radius[1:],
+        epi=epi[1:],
+        straighten=torch.rsqrt(1.0 + steep[1:] ** 2),
+        bend=draw("bend"),
+        slope=outline.slope,
+        face=epi[1:, at_septum],
+        ejected=rhythm.ejected,
+        rv_width=draw("rv_width") * size**0.5,
+        rv_reach=draw("rv_reach"),
+        tricuspid=draw("tricuspid"),
+        la_width=draw("la_width") * size**0.5,
+        la_floor=rest + draw("la_depth") * size**0.5,
+        la_shift=draw("atrial_shift"),
+        ra_width=draw("ra_width") * size**0.3,
+        ra_floor=rest + draw("ra_depth") * size**0.5,
+    )
+
+
+class _Outline:
+    """The ventricle's outline as a function of half width and length."""
+
+    def __init__(self, draw: WildDraws, theta: torch.Tensor) -> None:
+        self.theta, self.sin, self.cos = theta, torch.sin(theta), torch.cos(theta)
+        self.widest, self.annulus, self.slope = draw("widest"), draw("annulus"), draw("slope")
+        self._power = torch.where(self.cos > 0.0, draw("blunt_apex"), draw("blunt_base"))
+        self._side = 1.0 + draw("skew") * torch.sign(theta)
+        factor = 1.0 + draw("ripple") * ripples(draw, "outline", theta, 2, 5)
+        factor = factor - draw("septal_bulge") * window(theta, -2.1, 0.35)
+        if draw.chance("aneurysm"):
+            place = draw.between("aneurysm place", -0.9, 1.9)
+            factor = factor + draw("aneurysm_size") * window(theta, place, 0.4)
+        self._factor = factor
+
+    def radius(self, half_width: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
+        """Radii (T, K); the annulus lies below the widest level and has its share of the width."""
+        power = float(self._power[0])
+        below = (1.0 - self.widest) / (1.0 - self.annulus**power) ** (1.0 / power)
+        semi = torch.where(self.cos > 0.0, self.widest, below) * length[:, None]
+        across = (self.sin.abs() / (half_width[:, None] * self._side)) ** self._power
+        along = (self.cos.abs() / semi) ** self._power
+        return (across + along) ** (-1.0 / self._power) * self._factor
+
+    def area(self, radius: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
+        """Area above the annular plane (T,)."""
+        towards = -self.cos - self.slope * self.sin
+        plane = ((1.0 - self.widest) * length)[:, None] / towards.clamp(min=1e-6)
+        return torch.minimum(radius, plane).square().sum(1) * (math.pi / ANGLES)
+
+
+def _fit(
+    outline: _Outline, volume_ml: torch.Tensor, length: torch.Tensor, kinesis: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Half widths (T,) and radii (T, K) that give the volumes; the first frame is the one at rest."""
+    target = torch.sqrt(3.0 * math.pi * 1000.0 * volume_ml * length / 8.0)
+    half_width = 0.28 * length
+    for _ in range(4):
+        free = outline.radius(half_width, length)
+        radius = (free[:1] + (free - free[:1]) * kinesis).clamp(min=2.0)
+        half_width = half_width * (target / outline.area(radius, length)).clamp(0.6, 1.6)
+    return half_width, radius
+
+
+def _kinesis(draw: WildDraws, theta: torch.Tensor) -> torch.Tensor:
+    """Motion of each angle's wall (K,): 1 is normal, 0 none, below 0 outwards in systole."""
+    kinesis = (1.0 + 0.12 * ripples(draw, "kinesis", theta, 1, 3)).clamp(0.6, 1.4)
+    if draw.chance("akinesia"):
+        place = draw.between("akinesia place", -2.0, 2.0)
+        loss = window(theta, place, draw.between("akinesia width", 0.3, 0.8)) * (1.0 - draw("kinesis"))
+        kinesis = kinesis * (1.0 - loss)
+    return kinesis

@@ -1,0 +1,137 @@
+"""Save a teacher's training now and then, and go on from there: weights, moments, average, random numbers, counters.
+
+A save is two files: FOLDER/state-STEP.safetensors, then FOLDER/state.json, which names it and is replaced at once.
+A run that is ended between the two goes on from the save before.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from echodfkd.core.errors import InputError
+
+
+@dataclass
+class TrainingState:
+    """Everything that a training loop needs to go on: its parts, and its counters.
+
+    ``index`` is the next clip, ``seconds`` the time spent, ``mean_loss`` a moving average of the loss.
+    """
+
+    network: nn.Module
+    optimizer: torch.optim.AdamW
+    average: nn.Module | None
+    rng: np.random.Generator
+    step: int = 0
+    index: int = 0
+    seconds: float = 0.0
+    mean_loss: float = math.nan
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All tensors by name: a fresh optimiser has no moments yet."""
+        found = {f"network.{key}": value for key, value in self.network.state_dict().items()}
+        if self.average is not None:
+            found |= {f"average.{key}": value for key, value in self.average.state_dict().items()}
+        for number, moments in self.optimizer.state_dict()["state"].items():
+            found |= {f"optimizer.{number}.{key}": value for key, value in moments.items()}
+        return {key: value.contiguous() for key, value in found.items()}
+
+
+class Keeper:
+    """Saves a run's state into a folder.
+
+    Args:
+        folder: an existing folder; if it holds a save, the run goes on from it.
+        recipe: of the run, as it stands in JSON; a save of another recipe is refused.
+        every_seconds: least time between two saves.
+        judge: takes the state after each save, e.g. to score its average.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        recipe: dict[str, Any],
+        *,
+        every_seconds: float = 300.0,
+        judge: Callable[[TrainingState], None] | None = None,
+    ) -> None:
+        self._folder, self._recipe = folder, json.loads(json.dumps(recipe))
+        self._every, self._judge = every_seconds, judge
+        self._last = time.monotonic()
+
+    def is_due(self, state: TrainingState) -> bool:
+        """Whether it is time for a save."""
+        return time.monotonic() - self._last >= self._every
+
+    def save(self, state: TrainingState) -> None:
+        """Save, and remove the save before."""
+        name = f"state-{state.step}.safetensors"
+        save_file(state.tensors(), self._folder / name)
+        found = {
+            "file": name,
+            "recipe": self._recipe,
+            "rng": state.rng.bit_generator.state,
+            **{key: getattr(state, key) for key in ("step", "index", "seconds", "mean_loss")},
+        }
+        written = self._folder / "state.json.new"
+        written.write_text(json.dumps(found, indent=2))
+        os.replace(written, self._folder / "state.json")
+        for old in self._folder.glob("state-*.safetensors"):
+            if old.name != name:
+                old.unlink()
+        if self._judge is not None:
+            self._judge(state)
+        self._last = time.monotonic()
+
+    def load(self, state: TrainingState) -> None:
+        """Put the folder's save into ``state``; without one ``state`` stays as it is.
+
+        Raises:
+            InputError: the save cannot be read, or belongs to another recipe.
+        """
+        path = self._folder / "state.json"
+        if not path.exists():
+            return
+        try:
+            found = json.loads(path.read_text())
+            if found["recipe"] != self._recipe:
+                changed = sorted(key for key in self._recipe if self._recipe[key] != found["recipe"].get(key))
+                raise InputError(
+                    f"--resume: {path} was made with another recipe ({', '.join(changed) or 'options differ'}); use"
+                    f" another folder"
+                )
+            tensors = load_file(self._folder / Path(found["file"]).name)
+            _fill(state, tensors)
+            state.rng.bit_generator.state = found["rng"]
+            for key in ("step", "index", "seconds", "mean_loss"):
+                setattr(state, key, found[key])
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            raise InputError(f"--resume: {path} cannot be read: {error}") from error
+
+
+def _fill(state: TrainingState, tensors: dict[str, torch.Tensor]) -> None:
+    def part(name: str) -> dict[str, torch.Tensor]:
+        return {key[len(name) + 1 :]: value for key, value in tensors.items() if key.startswith(f"{name}.")}
+
+    state.network.load_state_dict(part("network"))
+    if state.average is not None:
+        state.average.load_state_dict(part("average"))
+    moments: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in part("optimizer").items():
+        number, _, name = key.partition(".")
+        moments.setdefault(int(number), {})[name] = value
+    groups = state.optimizer.state_dict()["param_groups"]
+    state.optimizer.load_state_dict({"state": moments, "param_groups": groups})
