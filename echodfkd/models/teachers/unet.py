@@ -45,6 +45,7 @@ class EmbeddedTeacherNet(nn.Module):
         super().__init__()
         if len(channels) < 2 or any(width < 8 or width % 8 for width in channels):
             raise ValueError(f"channels: got {channels}, expected at least two levels, each a multiple of 8")
+        self.channels = channels
         self.multiple = 2 ** min(len(channels), 3)  # deeper levels round odd sizes up
         self.down = nn.ModuleList(
             _Block(fan_in, fan_out) for fan_in, fan_out in zip((4, *channels[:-1]), channels, strict=True)
@@ -133,7 +134,7 @@ def load_embedded_teacher(path: str | None, *, num_classes: int = 1) -> Embedded
 
 def _channels_of(state: dict[str, torch.Tensor]) -> tuple[int, ...]:
     """Channels of the network that a file holds; the shipped ones if it does not look like one."""
-    found = []
+    found: list[int] = []
     while (weight := state.get(f"down.{len(found)}.full.weight")) is not None:
         if weight.dim() != 4 or not 8 <= len(weight) <= LARGEST_WIDTH or len(weight) % 8:
             return EMBEDDED_CHANNELS

@@ -230,7 +230,7 @@ def teacher_card(
     return {
         "name": "embedded_teacher" if len(recipe.classes) == 1 else "embedded_chambers_teacher",
         "input": "grey frames (N, 1, H, W), H and W divisible by 8, normalised by mean and std",
-        "channels": [len(block.full.weight) for block in network.down],
+        "channels": list(network.channels),
         "parameters": sum(value.numel() for value in network.parameters()),
         "recipe": asdict(recipe),
         "steps_done": steps_done,

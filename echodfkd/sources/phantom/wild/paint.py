@@ -199,7 +199,9 @@ class WildCanvas:
         if draw.chance("aortic_root"):
             size = draw.between("root size", 7.0, 14.0)
             across = chart.u + 0.9 * chart.ring + draw.between("root place", -4.0, 4.0)
-            root = ellipse_distance(across, chart.v - chart.length - 0.8 * size, chart.u.new_tensor(size), 1.3 * size)
+            root = ellipse_distance(
+                across, chart.v - chart.length - 0.8 * size, *chart.u.new_tensor([size, 1.3 * size])
+            )
             self._paint(self._inside(root, 2.0), self.of["atrial_septum"])
             self._paint(self._inside(root), self.of["lv_blood"])
         if draw.chance("descending_aorta"):
