@@ -2,6 +2,7 @@
 
 import sys
 
+from echodfkd.config.rules.jobs import needs_models
 from echodfkd.config.run import RunConfig
 from echodfkd.core.terminal import print_line
 from echodfkd.runtime.command import run_job
@@ -19,4 +20,4 @@ def work(config: RunConfig) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    sys.exit(run_job(work, description=__doc__))
+    sys.exit(run_job(work, description=__doc__, check=needs_models))

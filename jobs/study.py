@@ -7,6 +7,7 @@ python jobs/study.py --config configs/limited_teachers.yaml
 import sys
 
 from echodfkd.config.run import RunConfig
+from echodfkd.config.study import study_groups
 from echodfkd.core.terminal import print_line, print_lines
 from echodfkd.runtime.command import run_job
 
@@ -30,4 +31,6 @@ def show(config: RunConfig) -> dict[str, object]:
 
 if __name__ == "__main__":
     arguments = [argument for argument in sys.argv[1:] if argument != "--list"]
-    sys.exit(run_job(show if "--list" in sys.argv else work, description=__doc__, arguments=arguments))
+    sys.exit(
+        run_job(show if "--list" in sys.argv else work, description=__doc__, arguments=arguments, check=study_groups)
+    )

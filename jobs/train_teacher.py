@@ -9,6 +9,7 @@ import argparse
 import sys
 from typing import Any
 
+from echodfkd.config.rules.jobs import needs_limited_folder
 from echodfkd.config.run import RunConfig
 from echodfkd.core.terminal import print_line, print_lines
 from echodfkd.runtime.command import ArgumentParser, run_guarded, run_job
@@ -17,7 +18,7 @@ from echodfkd.runtime.command import ArgumentParser, run_guarded, run_job
 def main() -> int:
     """Parse, train, print the scores; the last line is JSON. Not 0 and one sentence on failure."""
     if any(argument.split("=")[0] == "--config" for argument in sys.argv[1:]):
-        return run_job(limited, description=__doc__ or "")
+        return run_job(limited, description=__doc__ or "", check=needs_limited_folder)
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--out", default="embedded_teacher.safetensors", help="weights; a .json is written beside")
     parser.add_argument("--classes", nargs="+", default=["LV"], help="LV, or LV myocardium LA RV RA")
@@ -32,8 +33,7 @@ def main() -> int:
     parser.add_argument("--resume", default="", help="folder that keeps the run; goes on from there after a stop")
     parser.add_argument("--rate", type=float, default=3e-3, help="largest learning rate")
     parser.add_argument("--average", type=float, default=0.0, help="decay of the weights' moving average; 0: none")
-    args = parser.parse_args()
-    return run_guarded(lambda: shipped(args))
+    return run_guarded(lambda: shipped(parser.parse_args()))
 
 
 def limited(config: RunConfig) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def limited(config: RunConfig) -> dict[str, Any]:
     from echodfkd.training.teacher.limited import teachers_table, train_limited_teachers
 
     found = train_limited_teachers(config, report=print_line)
-    print_lines(["", *teachers_table(found).split("\n"), ""])
+    print_lines(teachers_table(found).split("\n"))
     return {"ok": True, "out": config.limited.out, "held_out": found["held_out"]}
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +12,16 @@ from typing import Any
 
 from echodfkd.config.pins import pin_initial, pin_tables
 from echodfkd.config.rules.run import check_config
-from echodfkd.config.rules.values import check_kinds, explain
-from echodfkd.config.run import RunConfig
+from echodfkd.config.rules.types import fit
+from echodfkd.config.rules.values import check_values, explain
+from echodfkd.config.run import RunConfig, StudyConfig
 from echodfkd.config.short_forms import expand_source, replace_distributions, shorten_source, sources_in
-from echodfkd.core.errors import ConfigError, EchoDFKDError, one_line
-from echodfkd.core.redaction import redact_values
-from echodfkd.storage.untrusted import check_yaml
+from echodfkd.core.errors import ConfigError, EchoDFKDError, InputError, one_line
+from echodfkd.core.redaction import redact, redact_values
+from echodfkd.storage.untrusted import parse_yaml
+
+MAX_DEPTH = 16
+"""Names in one override's key; no option lies deeper than half of that."""
 
 
 def load_config(path: str | None, overrides: Sequence[str] = ()) -> RunConfig:
@@ -26,34 +30,59 @@ def load_config(path: str | None, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: one sentence that names the option, its value and the allowed values.
     """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
     try:
-        layers = []
-        if path is not None:
-            if not Path(path).is_file():
-                raise ConfigError(f"--config: no file {path}; configs/ holds the ones that ship")
-            data = Path(path).read_bytes()
-            check_yaml(data, f"--config: {path}")
-            loaded = OmegaConf.load(io.StringIO(data.decode("utf-8-sig")))
-            if not OmegaConf.is_dict(loaded):
-                raise ConfigError(f"--config: {path} must hold `key: value` lines, got a {type(loaded).__name__}")
-            layers.append(loaded)
-        for text in overrides:
-            if "=" not in text:
-                raise ConfigError(f"override {text!r}: expected key=value, e.g. train.steps=100")
-            check_yaml(text.partition("=")[2].encode("utf-8", "surrogatepass"), f"override {text[:100]!r}")
-        layers.append(OmegaConf.from_dotlist(list(overrides)))
-        config = _build(layers)
-    except OmegaConfBaseException as error:
-        raise ConfigError(explain(error)) from error
-    except Exception as error:
-        if isinstance(error, EchoDFKDError):
-            raise ConfigError(str(error)) from error
+        layers = [_read_file(path)] if path is not None else []
+        config = _build([*layers, _parse_overrides(overrides)])
+    except EchoDFKDError as error:
+        raise ConfigError(str(error)) from error
+    except (OSError, ValueError) as error:
         raise ConfigError(f"the config could not be read: {one_line(error)}") from error
     check_config(config)
+    check_variants(config)
     return pin_initial(pin_tables(config))
+
+
+def _read_file(path: str) -> dict[str, Any]:
+    if not Path(path).is_file():
+        raise ConfigError(f"--config: no file {path}; configs/ holds the ones that ship")
+    loaded = parse_yaml(Path(path).read_bytes(), f"--config: {path}")
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"--config: {path} must hold `key: value` lines, got a {type(loaded).__name__}")
+    return loaded
+
+
+def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """One tree of all ``key=value``; later ones win, mappings are merged."""
+    tree: dict[str, Any] = {}
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"override {redact(text)[:100]!r}: expected key=value, e.g. train.steps=100")
+        names = key.split(".")
+        if len(names) > MAX_DEPTH:
+            raise ConfigError(f"override {redact(text)[:100]!r}: {len(names)} names deep, at most {MAX_DEPTH} are read")
+        parsed = parse_yaml(value.encode("utf-8", "surrogatepass"), f"override {redact(text)[:100]!r}")
+        for name in reversed(names):
+            parsed = {name: parsed}
+        tree = _merged(tree, parsed)
+    return tree
+
+
+def _merged(below: Any, above: Any) -> Any:
+    """Mappings merged name by name; anything else is replaced."""
+    if not (isinstance(below, dict) and isinstance(above, dict)):
+        return above
+    return {**below, **{name: _merged(below[name], part) if name in below else part for name, part in above.items()}}
+
+
+def check_variants(config: RunConfig) -> None:
+    """Refuse variants of a study whose options do not fit the config. Raises `ConfigError`."""
+    plain = dataclasses.replace(config, study=StudyConfig())
+    for name, options in config.study.variants.items():
+        try:
+            override(plain, options)
+        except ConfigError as error:
+            raise ConfigError(f"study.variants.{name}: {error}") from error
 
 
 def config_to_yaml(config: RunConfig) -> str:
@@ -68,49 +97,44 @@ def config_to_yaml(config: RunConfig) -> str:
 
 def config_from_dict(values: dict[str, Any]) -> RunConfig:
     """Build a config from plain values (a stored config.yaml, already resolved). Raises `ConfigError`."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
     if "${" in json.dumps(values, default=str):  # it would read this process's environment
         raise ConfigError("a stored config holds ${...}, which only a config file may")
-    try:
-        config = _build([OmegaConf.create(values)])
-    except OmegaConfBaseException as error:
-        raise ConfigError(explain(error)) from error
+    config = _build([values])
     check_config(config)
     return config
 
 
 def override(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
     """A config with some ``key=value`` changed. Raises `ConfigError`."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
     try:
-        layers = [OmegaConf.create(dataclasses.asdict(config)), OmegaConf.from_dotlist(list(overrides))]
-        changed = _build(layers)
-    except OmegaConfBaseException as error:
-        raise ConfigError(explain(error)) from error
+        changed = _build([dataclasses.asdict(config), _parse_overrides(overrides)])
+    except InputError as error:
+        raise ConfigError(str(error)) from error
     check_config(changed)
     return changed
 
 
-def _build(layers: Sequence[Any]) -> RunConfig:
+def _build(layers: Sequence[dict[str, Any]]) -> RunConfig:
     """Layers of options over the defaults, later ones over earlier ones."""
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
-    given: Any = OmegaConf.create({})
+    given: dict[str, Any] = {}
     for layer in layers:
-        values = OmegaConf.to_container(layer)
+        values = copy.deepcopy(layer)
         for source in sources_in(values):
             expand_source(source)
-        given = OmegaConf.merge(given, OmegaConf.create(values))
-    values = OmegaConf.to_container(given)
-    for source in sources_in(values):
+        given = _merged(given, values)
+    for source in sources_in(given):
         replace_distributions(source)
-    config = OmegaConf.to_object(OmegaConf.merge(_defaults(), OmegaConf.create(values)))
+    check_values(given)
+    fitted = fit(given, RunConfig)
+    try:
+        config = OmegaConf.to_object(OmegaConf.merge(_defaults(), OmegaConf.create(fitted)))
+    except OmegaConfBaseException as error:  # of ${...}: all else fits
+        raise ConfigError(explain(error)) from error
     assert isinstance(config, RunConfig)
-    check_kinds(config, RunConfig)
+    fit(dataclasses.asdict(config), RunConfig)
     return config
 
 

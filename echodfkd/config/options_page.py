@@ -92,7 +92,9 @@ def _allowed(field: dataclasses.Field[Any], inner: dict[str, tuple[type, str]]) 
     if field.name in inner:
         return "section"
     kind = str(field.type).removesuffix(" | None")
-    return _one_line(declared.words or declared.expected or f"{kind} {declared.bounds}".strip())
+    most = "" if declared.ceiling is None else f"at most {declared.ceiling}"
+    bounds = ", ".join(part for part in (declared.bounds, most) if part)
+    return _one_line(declared.words or declared.expected or f"{kind} {bounds}".strip())
 
 
 def _summary(section: type) -> str:

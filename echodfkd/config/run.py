@@ -14,7 +14,7 @@ from echodfkd.config.sections.augment import AugmentConfig
 from echodfkd.config.sections.evaluate import EvaluateConfig
 from echodfkd.config.sections.evaluation import EvaluationConfig
 from echodfkd.config.sections.limited import LimitedConfig
-from echodfkd.config.sections.option import option
+from echodfkd.config.sections.option import DAY_S, MOST_CPUS, MOST_SEED, RUN_NAME, option
 from echodfkd.config.sections.remote import ServeConfig
 from echodfkd.config.sections.sizing import SizingConfig
 from echodfkd.config.sections.source import SourceConfig
@@ -30,15 +30,15 @@ class RayConfig:
 
     address: str = "auto"
     """auto (the cluster of the environment, else a new local one), local, or host:port."""
-    wait_for_nodes_s: float = option(0.0, least=0)
+    wait_for_nodes_s: float = option(0.0, least=0, ceiling=7 * DAY_S)
     """Longest wait for the autoscaler if the cluster cannot hold the run; 0 refuses the run at once."""
     allow_unauthenticated: bool = False
     """Go on without RAY_AUTH_MODE=token: only if no one else reaches the cluster's ports."""
-    num_cpus: int = option(8, least=1)
+    num_cpus: int = option(8, least=1, ceiling=MOST_CPUS)
     """Logical CPUs of a new local cluster."""
-    object_store_mb: int = option(512, least=80)
+    object_store_mb: int = option(512, least=80, ceiling=1 << 20)
     """Object store of a new local cluster, in MiB."""
-    progress_s: float = option(5.0, least=0)
+    progress_s: float = option(5.0, least=0, ceiling=DAY_S)
     """Seconds between progress lines; 0 prints none."""
     keep_memory: bool = True
     """Workers keep freed memory for their next allocation (Linux): faster, and they stay as large as they were at
@@ -67,18 +67,18 @@ class RunConfig:
 
     name: str = option(
         "demo",
-        pattern="[A-Za-z0-9][A-Za-z0-9._-]{0,99}",
-        expected="up to 100 letters, digits, '.', '_' and '-'",
+        pattern=RUN_NAME,
+        expected="up to 100 letters, digits, '.', '_' and '-', no '.' at the end, no device's name (CON, NUL ...)",
         identity=False,
     )
     """Name of the run and of its folder."""
-    storage: str = option("runs", path="output", identity=False)
+    storage: str = option("runs", path="output", pattern=".+", expected="a folder or an fsspec URL", identity=False)
     """Folder or fsspec URL that holds run folders."""
-    seed: int = 0
+    seed: int = option(0, least=0, ceiling=MOST_SEED)
     """Decides every random draw."""
     on_exists: str = option("resume", choices=("resume", "refuse"), identity=False)
     """A run folder of this name exists: resume it, or refuse."""
-    lease_s: float = option(60.0, least=1, identity=False)
+    lease_s: float = option(60.0, least=1, ceiling=DAY_S, identity=False)
     """Seconds without a sign of life after which another run may take over (docs/explanation/reliability.md)."""
     source: SourceConfig = field(default_factory=SourceConfig)
     window: WindowConfig = field(default_factory=WindowConfig)

@@ -62,7 +62,8 @@ class ScoredCase:
 
 def evaluation_cases(config: RunConfig) -> ClipSource:
     """The source of the cases to score."""
-    return build_source(config.evaluation.source, config.window, seed=config.seed, case_frames=config.evaluation.frames)
+    source, frames = config.evaluation.source, config.evaluation.frames
+    return build_source(source, config.window, seed=config.seed, case_frames=frames, option="evaluation.source")
 
 
 def case_numbers(config: RunConfig, source: ClipSource) -> range:
@@ -123,8 +124,6 @@ class CaseScorer:
         options = config.evaluation
         self._rules = ScoringRules(self.teacher_id, options.threshold, self.judge, options.judge_controls)
         self._annotations = AnnotationFolder(config.evaluate.annotations) if config.evaluate.annotations else None
-        if config.evaluate.agreement and self.judge is None:
-            raise InputError("evaluate.agreement: set, but evaluation.judge is none")
         self._agreement = config.evaluate.agreement
         self._codes: dict[tuple[str, int], int] = {}
         self.prepare = functools.lru_cache(None if keep_cases else 1)(self._prepare)

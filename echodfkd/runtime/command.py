@@ -14,6 +14,7 @@ from echodfkd.core.errors import EchoDFKDError, plain_sentence
 from echodfkd.core.redaction import redact_values
 from echodfkd.core.terminal import print_bugs_plainly, print_line, print_lines
 from echodfkd.runtime.cluster.environment import prepare_ray
+from echodfkd.sources.build import check_drawn_sources
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -25,9 +26,15 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def run_job(
-    work: Callable[[RunConfig], dict[str, Any]], *, description: str, arguments: Sequence[str] | None = None
+    work: Callable[[RunConfig], dict[str, Any]],
+    *,
+    description: str,
+    arguments: Sequence[str] | None = None,
+    check: Callable[[RunConfig], object] = lambda config: None,
 ) -> int:
     """Parse ``--config FILE [--dry-run] [key=value ...]`` and do the work.
+
+    ``check`` refuses a config that the job cannot use, before any work, and with --dry-run too.
 
     The last line on standard output is one JSON object. Exit codes: 0 done, 1 the run failed, 2 the command or
     the config is wrong, 130 interrupted.
@@ -39,6 +46,8 @@ def run_job(
     parsed = parser.parse_args(arguments)
     try:
         config = load_config(parsed.config, parsed.overrides)
+        check(config)
+        check_drawn_sources(config)
     except EchoDFKDError as error:
         return fail(error, code=2)
     if parsed.dry_run:

@@ -29,9 +29,10 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 import echodfkd
 from echodfkd.config.identity import config_hash, open_run_folder
 from echodfkd.config.rules.heads import check_members_give, check_teacher_gives
+from echodfkd.config.rules.jobs import needs_students
 from echodfkd.config.run import RunConfig
 from echodfkd.core import clock
-from echodfkd.core.errors import ConfigError, EchoDFKDError, RunError, one_line
+from echodfkd.core.errors import EchoDFKDError, RunError, one_line
 from echodfkd.core.redaction import dump_json
 from echodfkd.evaluation.judge import configured_judge
 from echodfkd.models.students.cost import student_facts
@@ -187,8 +188,7 @@ def check_inputs(config: RunConfig) -> str:
         ConfigError: there is no student to train, or one needs an output that the teacher does not have.
         InputError: a folder or a weights file cannot be used.
     """
-    if not config.students:  # allowed only in a config for jobs/synthesize.py
-        raise ConfigError("students: empty, name at least one, e.g. students.c31.blocks=3 students.c31.layers=1")
+    needs_students(config)
     teacher = load_teacher(config, device="cpu")
     check_teacher_gives(config, teacher.class_names)
     check_members_give(config, teacher.member_classes)

@@ -21,6 +21,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.util import ActorPool
 
 from echodfkd.config.file import config_to_yaml
+from echodfkd.config.rules.jobs import needs_models
 from echodfkd.config.run import RunConfig
 from echodfkd.core.errors import EchoDFKDError, InputError, RunError
 from echodfkd.core.redaction import dump_json
@@ -129,10 +130,7 @@ def evaluate(
         InputError: nothing is named, the folder holds scores already, or an input cannot be used.
     """
     options = config.evaluate
-    if not options.out or not (options.run or options.masks or options.teacher):
-        raise InputError(
-            "evaluate: name a folder to write (evaluate.out), and evaluate.run, evaluate.masks or evaluate.teacher=true"
-        )
+    needs_models(config)
     storage = RunStorage(options.out)
     if storage.list("scores") or storage.exists("identity.json"):
         raise InputError(f"evaluate.out: {options.out} holds scores or a run already; name another folder")

@@ -7,13 +7,12 @@ Cases stay paired if the variants do not change ``evaluation``.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from echodfkd.config.file import override
-from echodfkd.config.run import RunConfig, StudyConfig
-from echodfkd.core.errors import ConfigError, RunError
+from echodfkd.config.run import RunConfig
+from echodfkd.config.study import study_groups
+from echodfkd.core.errors import RunError
 from echodfkd.core.redaction import dump_json
 from echodfkd.reporting.rows import read_rows
 from echodfkd.reporting.study.study import build_study, students_markdown
@@ -33,12 +32,7 @@ def run_study(config: RunConfig, print_line: Callable[[str], None]) -> dict[str,
     Raises:
         EchoDFKDError: one sentence; the same command resumes the study.
     """
-    if config.study.teachers and config.study.variants:
-        raise ConfigError("study: compares teachers or variants, got both; make two studies")
-    groups = {
-        name: [variant_configs(with_absolute_paths(run)) for run in group]
-        for name, group in study_configs(config).items()
-    }
+    groups = study_groups(with_absolute_paths(config))
     runs = [(name or variant, run) for name, group in groups.items() for seed in group for variant, run in seed.items()]
     with connected(config.ray):
         for number, (name, run) in enumerate(runs, start=1):
@@ -65,27 +59,3 @@ def run_study(config: RunConfig, print_line: Callable[[str], None]) -> dict[str,
 def study_table(study: dict[str, Any]) -> str:
     """The study as a Markdown table."""
     return teachers_markdown(study) if "teachers" in study else students_markdown(study)
-
-
-def study_configs(config: RunConfig) -> dict[str, list[RunConfig]]:
-    """The study's runs by teacher ("" if all have the config's), a seed each: both are in a run's name."""
-    return {
-        name: seed_configs(dataclasses.replace(config, teacher=teacher, name=f"{config.name}-{name}".rstrip("-")))
-        for name, teacher in (config.study.teachers or {"": config.teacher}).items()
-    }
-
-
-def seed_configs(config: RunConfig) -> list[RunConfig]:
-    """The same config with seeds of their own, and the seed in the name."""
-    seeds = range(config.seed, config.seed + config.study.seeds)
-    return [dataclasses.replace(config, seed=seed, name=f"{config.name}-seed{seed}") for seed in seeds]
-
-
-def variant_configs(run: RunConfig) -> dict[str, RunConfig]:
-    """The runs of one seed by variant; the run itself under "" if there are none. Raises `ConfigError`."""
-    plain = dataclasses.replace(run, study=StudyConfig())
-    stem, _, ending = run.name.rpartition("-seed")
-    return {
-        name: override(dataclasses.replace(plain, name=f"{stem}-{name}-seed{ending}"), options)
-        for name, options in run.study.variants.items()
-    } or {"": run}

@@ -21,9 +21,10 @@ import yaml
 
 import echodfkd
 from echodfkd.config.file import config_to_yaml
+from echodfkd.config.rules.jobs import needs_clips_folder
 from echodfkd.config.run import RunConfig
 from echodfkd.core import clock
-from echodfkd.core.errors import ConfigError, RunError
+from echodfkd.core.errors import RunError
 from echodfkd.runtime.cluster.connection import connected, last_sentence, with_absolute_paths
 from echodfkd.runtime.cluster.resources import live_nodes
 from echodfkd.runtime.stream.builders import synthesis_source
@@ -48,8 +49,7 @@ def run_synthesis(config: RunConfig, print_line: Callable[[str], None]) -> dict[
         EchoDFKDError: one sentence; committed shards stay.
     """
     started = clock.now()
-    if not config.synthesize.out:
-        raise ConfigError("synthesize.out: empty, name the folder to write clips to, e.g. synthesize.out=clips")
+    needs_clips_folder(config)
     config = with_absolute_paths(config)
     options = config.synthesize
     for note in synthesis_source(config).notes:  # an unusable source is an error before anything starts

@@ -26,10 +26,11 @@ from typing import Any
 import ray
 import torch
 
+from echodfkd.config.rules.jobs import needs_port
 from echodfkd.config.run import RunConfig
 from echodfkd.config.sections.remote import TOKEN_VARIABLE, ServeConfig, is_loopback
 from echodfkd.core import clock
-from echodfkd.core.errors import ConfigError, InputError, RunError, one_line
+from echodfkd.core.errors import InputError, RunError, one_line
 from echodfkd.runtime.cluster.connection import connected, last_sentence, node_labels, with_absolute_paths
 from echodfkd.runtime.cluster.environment import cluster_address
 from echodfkd.runtime.cluster.resources import Role, live_nodes, place
@@ -116,8 +117,7 @@ def run_teacher_service(config: RunConfig, print_line: Callable[[str], None]) ->
     Raises:
         EchoDFKDError: one sentence; nothing listens then.
     """
-    if not config.serve.port:
-        raise ConfigError("serve.port: 0, name the port to listen on, e.g. serve.port=8443")
+    needs_port(config)
     config = with_absolute_paths(config)
     started = clock.now()
     _check_entrance(config.serve)

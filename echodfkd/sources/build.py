@@ -6,13 +6,30 @@ import hashlib
 from collections.abc import Callable
 
 from echodfkd.config.rules.source import exact_shares
+from echodfkd.config.run import RunConfig
 from echodfkd.config.sections.source import PartConfig, SourceConfig
 from echodfkd.config.sections.training import WindowConfig
-from echodfkd.core.errors import ConfigError
+from echodfkd.core.errors import ConfigError, InputError
 from echodfkd.sources.clip_source import ClipSource, WindowSettings
 
 
-def build_source(source: SourceConfig, window: WindowConfig, *, seed: int, case_frames: int) -> ClipSource:
+def check_drawn_sources(config: RunConfig) -> None:
+    """Refuse patients that cannot be drawn, of training clips and of held-out cases: phantoms need no file but a table.
+
+    Raises:
+        ConfigError: names the option.
+        InputError: a table of patients cannot be read.
+    """
+    for option, source in (("source", config.source), ("evaluation.source", config.evaluation.source)):
+        kinds = {part.kind for part in (source.parts.values() if source.kind == "mixture" else (source,))}
+        if kinds == {"phantom"}:
+            frames = config.evaluation.frames
+            build_source(source, config.window, seed=config.seed, case_frames=frames, option=option)
+
+
+def build_source(
+    source: SourceConfig, window: WindowConfig, *, seed: int, case_frames: int, option: str = "source"
+) -> ClipSource:
     """Build the source that the config names.
 
     Args:
@@ -20,20 +37,21 @@ def build_source(source: SourceConfig, window: WindowConfig, *, seed: int, case_
         window: shape of training clips.
         seed: the run's seed.
         case_frames: frames of one evaluation case.
+        option: the source's name in the config.
 
     Raises:
         InputError: the source cannot be used at all (missing or empty folder, unreadable table).
-        ConfigError: its options contradict each other or a table's rows, or name an unknown domain.
+        ConfigError: its options contradict each other or a table's rows.
     """
     seed += source.seed_offset
     settings = WindowSettings(window.frames, window.fps, window.size, case_frames)
     if source.kind != "mixture":
-        return _BUILDERS[source.kind](source, settings, seed)
+        return _build(option, source, settings, seed)
     from echodfkd.sources.mixture import MixtureSource
 
-    counts = exact_shares({name: part.weight for name, part in source.parts.items()}, "source.parts")
+    counts = exact_shares({name: part.weight for name, part in source.parts.items()}, f"{option}.parts")
     parts = {
-        name: _BUILDERS[part.kind](part, settings, part_seed(seed, name, part.seed_offset))
+        name: _build(f"{option}.parts.{name}", part, settings, part_seed(seed, name, part.seed_offset))
         for name, part in source.parts.items()
     }
     return MixtureSource(parts, counts, cases_from=source.cases_from)
@@ -44,13 +62,18 @@ def part_seed(seed: int, name: str, seed_offset: int) -> int:
     return seed + seed_offset + (int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") >> 1)
 
 
+def _build(option: str, part: PartConfig, settings: WindowSettings, seed: int) -> ClipSource:
+    try:
+        return _BUILDERS[part.kind](part, settings, seed)
+    except (ConfigError, InputError) as error:  # a sampler knows its own options, and not whose they are
+        sentence = str(error)
+        raise type(error)(f"{option}.{sentence}" if sentence.startswith("conditions.") else sentence) from error
+
+
 def _phantom(part: PartConfig, settings: WindowSettings, seed: int) -> ClipSource:
     from echodfkd.sources.patients.sampler import ConditionSampler
-    from echodfkd.sources.phantom.domains import DOMAIN_NAMES
     from echodfkd.sources.phantom.source import PhantomSource
 
-    if part.domain not in DOMAIN_NAMES:
-        raise ConfigError(f"source.domain: got {part.domain!r}, allowed are {', '.join(DOMAIN_NAMES)}")
     return PhantomSource(ConditionSampler(part.conditions, seed=seed), settings, seed=seed, domain=part.domain)
 
 

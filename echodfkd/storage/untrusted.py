@@ -41,9 +41,11 @@ def parse_yaml(data: bytes, where: str) -> Any:
     """The plain values of a YAML text. Raises `InputError` as `check_yaml`, or if a scalar is invalid."""
     import yaml
 
+    from echodfkd.storage.plain_yaml import load_plain_yaml
+
     check_yaml(data, where)
     try:
-        return yaml.safe_load(data)
+        return load_plain_yaml(data.decode("utf-8-sig"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{where} is not readable YAML: {_yaml_fault(error)}") from error
 

@@ -9,8 +9,9 @@ import pytest
 
 from echodfkd.config.run import RunConfig, StudyConfig
 from echodfkd.config.sections.student import StudentConfig
+from echodfkd.config.study import seed_configs
 from echodfkd.reporting.rows import read_rows
-from echodfkd.runtime.study_run import run_study, seed_configs
+from echodfkd.runtime.study_run import run_study
 from echodfkd.storage.files import RunStorage
 
 

@@ -7,6 +7,7 @@ import re
 
 from echodfkd.config.rules.evaluation import check_judge
 from echodfkd.config.rules.heads import check_heads
+from echodfkd.config.rules.lengths import check_lengths
 from echodfkd.config.rules.objective import check_recipe
 from echodfkd.config.rules.remote import check_serve
 from echodfkd.config.rules.source import check_source
@@ -14,8 +15,9 @@ from echodfkd.config.rules.student import check_student
 from echodfkd.config.rules.synthesize import check_synthesize
 from echodfkd.config.rules.teacher import check_teacher
 from echodfkd.config.rules.training import check_batches, check_sizing
-from echodfkd.config.rules.values import MAX_CLIP_BYTES, check_options, check_values
+from echodfkd.config.rules.values import check_options, check_values
 from echodfkd.config.run import RunConfig
+from echodfkd.config.sections.option import NO_DEVICE
 from echodfkd.core.errors import ConfigError
 
 
@@ -23,8 +25,7 @@ def check_config(config: RunConfig) -> None:
     """Refuse values and combinations that cannot work. Raises `ConfigError`."""
     check_values(dataclasses.asdict(config))
     check_options(config)
-    if config.clip_bytes > MAX_CLIP_BYTES:
-        raise ConfigError(f"window: a clip would have {config.clip_bytes} bytes, at most {MAX_CLIP_BYTES} are allowed")
+    check_lengths(config)
     check_source("source", config.source)
     check_source("evaluation.source", config.evaluation.source)
     check_teacher(config)
@@ -34,7 +35,7 @@ def check_config(config: RunConfig) -> None:
     check_heads(config)
     check_recipe(config)
     check_judge(config.evaluation)
-    check_synthesize(config.synthesize, config.source)
+    check_synthesize(config)
     check_sizing(config.sizing)
     check_serve(config)
 
@@ -44,8 +45,10 @@ def _check_students(config: RunConfig) -> None:
         raise ConfigError("students: empty, name at least one, e.g. students.c31.blocks=3 students.c31.layers=1")
     for name, student in config.students.items():
         option = f"students.{name}"
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}", name):
-            raise ConfigError(f"{option}: a student's name may hold up to 100 letters, digits, '_' and '-'")
+        if not re.fullmatch(NO_DEVICE + r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}", name):
+            raise ConfigError(
+                f"{option}: a student's name may hold up to 100 letters, digits, '_', '-'; not CON, NUL ..."
+            )
         check_student(option, student)
         multiple = 2 ** (student.blocks - 1)
         if config.window.size % multiple:
@@ -60,7 +63,7 @@ def _check_study(config: RunConfig) -> None:
         fixed = [
             text for text in options if re.match(r"(name|seed|storage|students|study|ray)\b", text) or "=" not in text
         ]
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_]{0,39}", name) or fixed:
+        if not re.fullmatch(NO_DEVICE + r"[A-Za-z0-9][A-Za-z0-9_]{0,39}", name) or fixed:
             raise ConfigError(
                 f"study.variants.{name}: got {', '.join(options)}; expected a name of up to 40 letters, digits and '_',"
                 " and options key=value other than name, seed, storage, students, study and ray"

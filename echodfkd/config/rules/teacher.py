@@ -8,6 +8,7 @@ import re
 from echodfkd.config.rules.remote import check_remotes
 from echodfkd.config.run import RunConfig
 from echodfkd.config.sections.limited import LimitedConfig
+from echodfkd.config.sections.option import NO_DEVICE
 from echodfkd.config.sections.teacher import (
     ENSEMBLE,
     KINDS,
@@ -94,8 +95,8 @@ def _check_member(option: str, name: str, member: MemberConfig) -> None:
 
 
 def _check_name(option: str, name: str) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}", name):
-        raise ConfigError(f"{option}: a teacher's name may hold up to 100 letters, digits, '_' and '-'")
+    if not re.fullmatch(NO_DEVICE + r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}", name):
+        raise ConfigError(f"{option}: a teacher's name may hold up to 100 letters, digits, '_', '-'; not CON, NUL ...")
 
 
 def _check_pool(option: str, pool: TeacherPoolConfig) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from echodfkd.config.sections.option import option
+from echodfkd.config.sections.option import MOST_ACTORS, MOST_STEPS, option
 
 EVERY_STEP = -1
 """``evaluate.step`` that takes all published checkpoints."""
@@ -18,7 +18,7 @@ class EvaluateConfig:
     """Folder or fsspec URL that scores/, cases.parquet and summary.json are written to."""
     run: str = option("", path="output")
     """A run folder, whose students of one checkpoint are scored."""
-    step: int = option(0, least=EVERY_STEP)
+    step: int = option(0, least=EVERY_STEP, ceiling=MOST_STEPS)
     """The checkpoint's step; 0 takes the newest, -1 every one."""
     masks: str = option("", path="input")
     """A folder of NAME.seg.npz as the authors' scripts write them (uint8, floor(255 p), every frame of the video), for
@@ -29,9 +29,9 @@ class EvaluateConfig:
     """Score the teacher as well, and the others against it."""
     agreement: bool = False
     """Also study how the judge agrees with Dice (agreement.json): some fifteen more masks per case for the judge."""
-    tune_cases: int = option(0, least=0)
+    tune_cases: int = option(0, least=0, ceiling=1_000_000)
     """Cases behind the scored ones on which the threshold of every student (and of masks) is chosen, by Dice over all
     frames: rows tuned_dice_*."""
-    actors: int = option(0, least=0)
+    actors: int = option(0, least=0, ceiling=MOST_ACTORS)
     """Evaluators of a cluster (`ray.address`) that share the cases, with the resources of `evaluation`; 0 scores in
     this process, without Ray."""

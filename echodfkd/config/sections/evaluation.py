@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from echodfkd.config.sections.judge import JudgePromptsConfig
-from echodfkd.config.sections.option import NODE_LABEL, option
+from echodfkd.config.sections.option import CPUS, GPUS, MOST_ACTORS, NODE_LABEL, option
 from echodfkd.config.sections.source import SourceConfig
 
 
@@ -17,9 +17,9 @@ class EvaluationConfig:
     """Score checkpoints during training."""
     source: SourceConfig = field(default_factory=lambda: SourceConfig(seed_offset=1_000_003))
     """Source of the held-out cases."""
-    cases: int = option(24, least=1)
+    cases: int = option(24, least=1, ceiling=1_000_000)
     """Held-out cases per checkpoint."""
-    frames: int = option(48, least=4)
+    frames: int = option(48, least=4, ceiling=4096)
     """Frames of one case, at window.fps: long enough for a whole beat."""
     judge: str = option("embedded", choices=("embedded", "echoclip", "none"), outside=("echoclip",))
     """embedded, echoclip (through open_clip), or none."""
@@ -38,15 +38,15 @@ class EvaluationConfig:
     """Captions that frames are compared with."""
     threshold: float = option(0.5, least=0, most=1)
     """Probability above which a pixel counts as LV (published: 80/255 for Dice)."""
-    actors: int = option(1, least=1, identity=False)
+    actors: int = option(1, least=1, ceiling=MOST_ACTORS, identity=False)
     """Evaluators in the pool."""
-    num_cpus: float = option(0.0, least=0, identity=False)
+    num_cpus: float = option(0.0, **CPUS)
     """CPUs that Ray reserves for one evaluator; 0 shares a single node with training."""
-    num_gpus: float = option(0.0, least=0, identity=False)
+    num_gpus: float = option(0.0, **GPUS)
     """GPUs that Ray reserves for one evaluator."""
-    threads: int = option(1, least=1, identity=False)
+    threads: int = option(1, least=1, ceiling=1024, identity=False)
     """Torch threads in an evaluator."""
     node_label: str = option("", **NODE_LABEL)
     """`key=value`: run evaluators only on nodes with this Ray label."""
-    overlays: int = option(3, least=0, identity=False)
+    overlays: int = option(3, least=0, ceiling=1000, identity=False)
     """Cases drawn in the report for every student, evenly from its worst to its best: 3 are worst, median and best."""

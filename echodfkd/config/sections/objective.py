@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from echodfkd.config.sections.option import option
+from echodfkd.config.sections.option import MOST_STEPS, MOST_WEIGHT, option
 
 TERM_OPTIONS: dict[str, tuple[str, ...]] = {
     "bce": ("confidence",),
@@ -26,18 +26,18 @@ FEATURE_KINDS = {"attention": False, "matching": True, "projected": True}
 class TermConfig:
     """One term of a student's objective: ``students.<name>.objective.<term>``."""
 
-    weight: float = option(1.0, least=0)
+    weight: float = option(1.0, least=0, ceiling=MOST_WEIGHT)
     """Factor of the term; 0 leaves it out."""
-    start: int = option(0, least=0)
+    start: int = option(0, least=0, ceiling=MOST_STEPS)
     """Updates before the term counts."""
-    ramp: int = option(0, least=0)
+    ramp: int = option(0, least=0, ceiling=MOST_STEPS)
     """Updates over which its weight then rises in equal steps; 0 gives all of it at once."""
     confidence: str = option("none", choices=("none", "entropy", "teacher"))
     """bce, kl, focal: none (every pixel counts alike), entropy (each by how sure the teacher is of it), or teacher (by
     how far the members of an ensemble agree on it, with teacher.confidence)."""
-    temperature: float = option(2.0, above=0)
+    temperature: float = option(2.0, least=0.01, ceiling=100)
     """kl: softens teacher and student."""
-    gamma: float = option(2.0, least=0)
+    gamma: float = option(2.0, least=0, ceiling=100)
     """focal: how much less an easy pixel counts: 0 not at all, else at least 1 (Lin et al. 2017 found 2 best)."""
     threshold: float = option(0.5, least=0, below=1)
     """lovasz, boundary: probability above which a pixel belongs to the teacher's mask."""

@@ -14,6 +14,21 @@ from typing import Any, TypeVar
 
 Section = TypeVar("Section")
 
+DAY_S = 86_400
+MOST_CPUS = 4096
+MOST_ACTORS = 4096
+MOST_STEPS = 10**8
+MOST_WEIGHT = 1_000_000
+MOST_SEED = 1 << 52
+"""Ceilings that many options share."""
+CPUS = {"least": 0, "ceiling": MOST_CPUS, "identity": False}
+GPUS = {"least": 0, "ceiling": 1024, "whole_above_1": True, "identity": False}
+"""Declarations of the resources of one process."""
+
+NO_DEVICE = r"(?!(?i:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|$))"
+"""Start of the pattern of every name that becomes a folder: Windows, and shares of its kind, keep these for devices."""
+RUN_NAME = NO_DEVICE + r"[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?"
+
 NODE_LABEL = {"pattern": r"([^=\s]+=[^=\s]+)?", "expected": "key=value, e.g. pool=teacher", "identity": False}
 """Declaration of every node_label."""
 
@@ -26,10 +41,14 @@ class Declaration:
     most: float | None = None
     above: float | None = None
     below: float | None = None
+    ceiling: float | None = None
+    """A bound above all that a machine or a run has, to find slips of the pen; said only to values above it."""
     choices: tuple[object, ...] = ()
     pattern: str = ""
     """Regular expression that the whole text matches; ``expected`` says it in words."""
     expected: str = ""
+    whole_above_1: bool = False
+    """Above 1 only whole numbers: Ray divides one GPU among processes, and gives no process one and a half."""
     path: str = ""
     """input (a file that the user has) or output (a folder that a run writes); empty if the option is no path."""
     address: bool = False
@@ -74,7 +93,24 @@ class Declaration:
             and (self.below is None or value < self.below)
         ):
             return f"must {'lie in' if self.bounds[0] in '-0123456789' else 'be'} {self.bounds}"
+        if self.ceiling is not None and value > self.ceiling:
+            return f"must be at most {self.ceiling}"
+        if self.whole_above_1 and value > 1 and value != int(value):
+            return "must be a whole number if it is above 1"
+        if self.path and (fault := _path_fault(value)):
+            return fault
         return f"expected {self.expected}" if self.pattern and not re.fullmatch(self.pattern, value) else ""
+
+
+def _path_fault(value: str) -> str:
+    """The end of an error sentence if a path cannot mean the same everywhere, else ""."""
+    if value != value.strip():
+        return "must not begin or end with a blank"
+    if value.startswith("~"):
+        return "~ is not expanded, because machines differ in it; write the whole path"
+    if re.search(r"(^|::)memory:", value):
+        return "every process has a memory:// of its own; name a folder or an object store that all of them reach"
+    return ""
 
 
 def option(default: Any = MISSING, *, factory: Any = MISSING, **facts: Any) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 
-from echodfkd.config.sections.option import option
+from echodfkd.config.sections.option import DAY_S, option
 
 TOKEN_VARIABLE = "ECHODFKD_TEACHER_TOKEN"  # noqa: S105 the name of a variable, not a token
 """Environment variable that holds the token if no file is named, on both sides."""
@@ -26,15 +26,15 @@ class RemoteConfig:
     """PEM file of certificates that vouch for the service; empty takes those that the system trusts."""
     allow_plain_http: bool = False
     """Send frames and token unencrypted to another machine: only inside of a network that no one else reads."""
-    requests_in_flight: int = option(2, least=1)
+    requests_in_flight: int = option(2, least=1, ceiling=64)
     """Requests that one actor has under way at the same time."""
-    frames_per_request: int = option(0, least=0)
+    frames_per_request: int = option(0, least=0, ceiling=1 << 20)
     """Most frames in one request, in whole clips; 0: as many as the service takes."""
-    connect_timeout_s: float = option(5.0, above=0)
+    connect_timeout_s: float = option(5.0, above=0, ceiling=3600)
     """Longest wait for a connection."""
-    read_timeout_s: float = option(60.0, above=0)
+    read_timeout_s: float = option(60.0, above=0, ceiling=3600)
     """Longest silence of the service within one request."""
-    deadline_s: float = option(120.0, above=0)
+    deadline_s: float = option(120.0, above=0, ceiling=DAY_S)
     """Requests that fail are sent again for so long, all those of one block of clips together; then the run ends."""
 
 
@@ -62,7 +62,7 @@ class ServeConfig:
     queue: int = option(8, least=1, most=1024)
     """Requests that one replica holds; others are told to come back later. It works on them in turn, a part of each. An
     address that holds one already does not get the last quarter of the places."""
-    body_timeout_s: float = option(60.0, above=0)
+    body_timeout_s: float = option(60.0, above=0, ceiling=3600)
     """A request whose body has not arrived after so long is given up."""
 
 

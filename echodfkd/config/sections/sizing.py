@@ -15,5 +15,5 @@ class SizingConfig:
 
     pilot: str = option("", path="output")
     """Folder or fsspec URL of a finished short run of the same config; empty gives no estimate."""
-    price_per_hour: dict[str, float] = option(factory=dict, least=0)
+    price_per_hour: dict[str, float] = option(factory=dict, least=0, ceiling=1e9)
     """Price per hour of one process of source, teacher, students, evaluator, and of the head node; in any currency."""

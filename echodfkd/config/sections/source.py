@@ -12,10 +12,13 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 
-from echodfkd.config.sections.option import option
+from echodfkd.config.sections.option import MOST_SEED, MOST_WEIGHT, option
 
 NUMERIC = ("ef_percent", "edv_ml", "heart_rate_bpm", "age_years", "bsa_m2", "fps", "num_frames", "image_quality")
 """Names of the conditions that are numbers."""
+
+DOMAIN_NAMES = ("default", "clear", "handheld", "wild")
+"""Scanners of the phantom, and the domain that has another look in every clip."""
 
 PART_KINDS = ("phantom", "recorded", "camus")
 """Kinds of a source that makes clips itself."""
@@ -39,9 +42,9 @@ class NumberSpec:
     """Lower end."""
     high: float | None = None
     """Upper end."""
-    mean: float | None = None
+    mean: float | None = option(None, least=-MOST_WEIGHT, ceiling=MOST_WEIGHT)
     """Mean before the cut to low .. high."""
-    sd: float | None = option(None, above=0)
+    sd: float | None = option(None, above=0, ceiling=MOST_WEIGHT)
     """Standard deviation, likewise."""
 
 
@@ -49,7 +52,7 @@ class NumberSpec:
 class WeightedSpec(NumberSpec):
     """One component of a mixture."""
 
-    weight: float = option(1.0, above=0)
+    weight: float = option(1.0, above=0, ceiling=MOST_WEIGHT)
     """Share of this component, relative to the others."""
 
 
@@ -67,7 +70,7 @@ class ChoiceSpec:
 
     value: str = ""
     """Always this word."""
-    shares: dict[str, float] = option(factory=dict, least=0)
+    shares: dict[str, float] = option(factory=dict, least=0, ceiling=MOST_WEIGHT)
     """Relative share of each word."""
 
 
@@ -84,7 +87,7 @@ class StratifySpec:
     """Name of a numeric condition; empty draws from the configured distribution itself."""
     edges: list[float] = field(default_factory=list)
     """Edges between strata, ascending."""
-    shares: list[float] = option(factory=list, above=0)
+    shares: list[float] = option(factory=list, above=0, ceiling=MOST_WEIGHT)
     """Relative share of each stratum."""
 
 
@@ -166,9 +169,9 @@ class PartConfig:
     of its lists, or ALL."""
     view: str = option("", choices=("", "2CH", "4CH"))
     """camus: 2CH or 4CH; empty takes both."""
-    seed_offset: int = 0
+    seed_offset: int = option(0, least=0, ceiling=MOST_SEED)
     """Added to the run's seed, so that held-out cases never repeat training clips."""
-    domain: str = "default"
+    domain: str = option("default", choices=DOMAIN_NAMES)
     """phantom: the scanner it imitates, default, clear or handheld, or wild: another look in every clip."""
     conditions: ConditionsConfig = field(default_factory=ConditionsConfig)
     """phantom: its patients."""
@@ -178,7 +181,7 @@ class PartConfig:
 class MixturePart(PartConfig):
     """One source of a mixture; not a mixture itself."""
 
-    weight: float = option(1.0, above=0)
+    weight: float = option(1.0, above=0, ceiling=MOST_WEIGHT)
     """Share of this part relative to the others; the shares are held exactly (`echodfkd.sources.mixture`)."""
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from echodfkd.config.sections.objective import PLAIN_OBJECTIVE, TermConfig
-from echodfkd.config.sections.option import option
+from echodfkd.config.sections.option import MOST_WEIGHT, option
 
 _OF_TRAINING = ("objective", "initial", "initial_sha256")
 
@@ -64,7 +64,7 @@ class StudentConfig:
 class ObjectiveConfig:
     """Weights of the loss's further terms, beside 1 for the masks; a student has the terms of its tasks."""
 
-    phase_weight: float = option(0.1, least=0)
+    phase_weight: float = option(0.1, least=0, ceiling=MOST_WEIGHT)
     """Cross-entropy, over the frames of clips in which the teacher's masks show a whole beat."""
-    ef_weight: float = option(0.1, least=0)
+    ef_weight: float = option(0.1, least=0, ceiling=MOST_WEIGHT)
     """Smooth L1 of the ejection fraction (0..1), over such clips."""

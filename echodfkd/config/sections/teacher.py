@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from echodfkd.config.sections.option import NODE_LABEL, option
+from echodfkd.config.sections.option import CPUS, DAY_S, GPUS, MOST_ACTORS, MOST_WEIGHT, NODE_LABEL, option
 from echodfkd.config.sections.remote import RemoteConfig
 from echodfkd.core.mask_codes import MASK_CODES, PROBABILITY
 
@@ -45,7 +45,7 @@ class TeacherModelConfig:
         "", pattern="([0-9a-f]{64})?", expected="64 hexadecimal digits (sha256sum FILE)", identity=False
     )
     """Of the weights file: another one is not opened. exported must have it, because its loader can run code."""
-    batch_frames: int = option(128, least=1)
+    batch_frames: int = option(128, least=1, ceiling=65_536)
     """Frames in one forward pass: bounds the teacher's memory."""
     precision: str = option("fp32", choices=("fp32", "bf16"))
     """fp32, or bf16: faster, with masks that differ in their last levels and a teacher id of their own."""
@@ -56,15 +56,15 @@ class TeacherModelConfig:
     normalise: str = option("fixed", choices=("fixed", "frame", "clip"))
     """fixed: pixel_mean and pixel_std are grey levels. frame or clip: every frame (or clip) is brought to mean 0 and
     deviation 1 first, as nnU-Net does, and pixel_mean and pixel_std then apply to that (0 and 1 leave it)."""
-    pixel_mean: list[float] = field(default_factory=list)
+    pixel_mean: list[float] = option(factory=list, least=-MOST_WEIGHT, ceiling=MOST_WEIGHT)
     """Grey levels (0..255) that are subtracted, one per input channel: as many channels as numbers."""
-    pixel_std: list[float] = option(factory=list, above=0)
+    pixel_std: list[float] = option(factory=list, above=0, ceiling=MOST_WEIGHT)
     """Grey levels that are divided by after that, likewise; with normalise=fixed at least 1."""
-    input_size: int = option(0, least=0)
+    input_size: int = option(0, least=0, ceiling=4096)
     """Side in pixels that frames are resized to; 0 keeps the clip's own."""
     layout: str = option("NCHW", choices=("NCHW", "NCTHW", "NTCHW"))
     """Axes of the network's input and output: NCHW (frames), or NCTHW or NTCHW (several frames T of a clip at once)."""
-    window_frames: int = option(0, least=0)
+    window_frames: int = option(0, least=0, ceiling=4096)
     """NCTHW, NTCHW: frames that the network sees at once; 0 gives it whole clips."""
     output: str = ""
     """Name of the network's output (its number in a list, from 0), if it has several; empty for the only one, or for
@@ -92,20 +92,20 @@ class TeacherPoolConfig:
 
     device: str = option("auto", choices=("auto", "cpu", "cuda"), identity=False)
     """auto (a GPU if the actor holds one), cpu, or cuda."""
-    min_actors: int = option(1, least=1, identity=False)
+    min_actors: int = option(1, least=1, ceiling=MOST_ACTORS, identity=False)
     """Actors that the pool keeps."""
-    max_actors: int = option(1, identity=False)
+    max_actors: int = option(1, ceiling=MOST_ACTORS, identity=False)
     """Actors that it may grow to; at least min_actors."""
-    num_cpus: float = option(1.0, least=0, identity=False)
+    num_cpus: float = option(1.0, **CPUS)
     """CPUs that Ray reserves for one actor."""
-    num_gpus: float = option(0.0, least=0, identity=False)
+    num_gpus: float = option(0.0, **GPUS)
     """GPUs that Ray reserves for one actor."""
     node_label: str = option("", **NODE_LABEL)
     """`key=value`: run the actors only on nodes with this Ray label."""
     compile: bool = option(False, identity=False)
     """torch.compile the network in each actor, which then passes batch_frames frames at a time, padded if there are
     fewer (embedded, embedded_chambers, echonet_deeplabv3, torchvision, smp)."""
-    timeout_s: float = option(300.0, least=0, identity=False)
+    timeout_s: float = option(300.0, least=0, ceiling=7 * DAY_S, identity=False)
     """An actor that holds one block for longer hangs: it is ended, replaced, and its block taught by another. An
     actor's first block, which may compile or tune, has WARM_UP_FACTOR times as long (0: wait for ever)."""
 
@@ -114,7 +114,7 @@ class TeacherPoolConfig:
 class MemberConfig(TeacherPoolConfig, TeacherModelConfig):
     """One teacher of an ensemble; the options of its actor pool count with teacher.pools=each."""
 
-    weight: float = option(1.0, above=0)
+    weight: float = option(1.0, above=0, ceiling=MOST_WEIGHT)
     """Its share in the fused mask, relative to the others."""
     required: bool = True
     """A clip without a usable mask of it is quarantined; false leaves the member out of that clip, and counts it."""
@@ -138,14 +138,14 @@ class TeacherConfig(TeacherPoolConfig, TeacherModelConfig):
     of 1/16 of a logit, up to 7.9), which a term kl with a temperature reads better."""
     cache: str = option("", path="output", identity=False)
     """Folder or fsspec URL that keeps taught masks, so that a repeated clip is not taught again."""
-    frame_memory_mb: int = option(0, least=0, identity=False)
+    frame_memory_mb: int = option(0, least=0, ceiling=1 << 20, identity=False)
     """Masks of single frames that each actor remembers (compressed), for windows that overlap: epochs over recorded
     videos. Of teachers that see a frame at a time; 0 remembers none."""
     feature_layer: str = ""
     """Module of the network whose activations the students' term `features` reads, e.g. up.0 of an embedded teacher."""
-    feature_channels: int = option(16, least=1, needs="feature_layer")
+    feature_channels: int = option(16, least=1, ceiling=4096, needs="feature_layer")
     """Channels of them that cross to the students: neighbouring ones are averaged down to so many."""
-    feature_size: int = option(0, least=0, needs="feature_layer")
+    feature_size: int = option(0, least=0, ceiling=1024, needs="feature_layer")
     """Side of the maps that cross: cells are averaged down to it; 0 takes window.size // 8. Channels x side x side may
     not be above window.size squared, which is twice the video's bytes."""
 

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from echodfkd.config.sections.option import NODE_LABEL, option
+from echodfkd.config.sections.option import (
+    CPUS,
+    DAY_S,
+    GPUS,
+    MOST_ACTORS,
+    MOST_CPUS,
+    MOST_STEPS,
+    MOST_WEIGHT,
+    NODE_LABEL,
+    option,
+)
 
 
 @dataclass(frozen=True)
 class WindowConfig:
     """The training window that every clip is cut to before it is taught."""
 
-    frames: int = option(16, least=2)
+    frames: int = option(16, least=2, ceiling=4096)
     """L: consecutive frames per window (published: 25)."""
-    fps: float = option(32.0, least=0)
-    """Frame rate every clip is resampled to; 0 keeps the clip's own."""
-    size: int = option(56, least=16)
+    fps: float = option(32.0, least=0, ceiling=1000)
+    """Frame rate every clip is resampled to, at least 1; 0 keeps the clip's own."""
+    size: int = option(56, least=16, ceiling=2048)
     """H = W in pixels (published training: 56, inference: 112)."""
 
 
@@ -27,21 +37,21 @@ class OptimizerConfig:
     """adam (weight_decay is an L2 term of the gradient) or adamw (decoupled weight decay)."""
     schedule: str = option("cosine", choices=("cosine", "linear", "constant"))
     """After the warm-up: cosine, linear, or constant (no decay)."""
-    learning_rate: float = option(3e-3, above=0)
+    learning_rate: float = option(3e-3, above=0, ceiling=10)
     """Largest learning rate, after the warm-up."""
     beta1: float = option(0.9, least=0, below=1)
     """Decay of Adam's first moment."""
     beta2: float = option(0.999, least=0, below=1)
     """Decay of Adam's second moment."""
-    eps: float = option(1e-8, above=0)
+    eps: float = option(1e-8, above=0, ceiling=1)
     """Added to the root of the second moment."""
-    weight_decay: float = option(0.0, least=0)
+    weight_decay: float = option(0.0, least=0, ceiling=10)
     """Strength of the decay; 0 is none."""
-    warmup_steps: int = option(10, least=0)
+    warmup_steps: int = option(10, least=0, ceiling=MOST_STEPS)
     """Optimiser steps of the warm-up."""
     final_fraction: float = option(0.05, least=0, most=1)
     """Share of the learning rate that is left at the last step."""
-    clip_norm: float = option(1.0, least=0)
+    clip_norm: float = option(1.0, least=0, ceiling=MOST_WEIGHT)
     """Largest global gradient norm; 0 does not clip."""
 
 
@@ -49,13 +59,13 @@ class OptimizerConfig:
 class TrainConfig:
     """The student workers. The students are the clock: the run is `steps` optimiser steps long."""
 
-    steps: int = option(200, least=1)
+    steps: int = option(200, least=1, ceiling=MOST_STEPS)
     """Optimiser steps of the run."""
-    global_batch: int = option(8, least=1)
+    global_batch: int = option(8, least=1, ceiling=65_536)
     """Clips per optimiser step over all workers and accumulation rounds."""
-    accumulation: int = option(1, least=1)
+    accumulation: int = option(1, least=1, ceiling=65_536)
     """Micro-batches per optimiser step. More of them take less memory, and BatchNorm sees smaller parts."""
-    workers: int = option(1, least=1, identity=False)
+    workers: int = option(1, least=1, ceiling=MOST_ACTORS, identity=False)
     """Worker processes that share each batch."""
     engine: str = option("deepspeed", choices=("deepspeed", "plain"), identity=False)
     """deepspeed or plain (only torch, gradients averaged over the workers)."""
@@ -71,29 +81,29 @@ class TrainConfig:
     ema_decay: float = option(0.0, least=0, below=1)
     """Publish an exponential moving average of the weights in place of the newest, with this decay per update (at first
     less, so that the initial weights fade); 0 publishes the newest."""
-    checkpoint_every: int = option(50, least=1)
+    checkpoint_every: int = option(50, least=1, ceiling=MOST_STEPS)
     """Optimiser steps between published checkpoints; the last step is always published."""
-    keep_resume: int = option(2, least=1, identity=False)
+    keep_resume: int = option(2, least=1, ceiling=10_000, identity=False)
     """How many of the newest checkpoints keep their resume state (weights stay in all)."""
-    early_stop_window: int = option(0, least=0)
+    early_stop_window: int = option(0, least=0, ceiling=MOST_STEPS)
     """Updates in one window of early stopping, which each student does by itself; 0 trains all to the last step.
 
     A window's score is the mean of its updates' losses, each taken before its update. While the stream is endless
     no clip of it was trained on before, so that this is a held-out loss without a held-out set (of the network in
     training mode, averaged over the window). It is not one once a recorded source begins its second epoch."""
-    early_stop_patience: int = option(10, least=1, needs="early_stop_window")
+    early_stop_patience: int = option(10, least=1, ceiling=MOST_STEPS, needs="early_stop_window")
     """A student stops after so many windows in a row without a better score (published: 10 epochs)."""
     early_stop_min_delta: float = option(0.0, least=0, below=1, needs="early_stop_window")
     """Share of the best score that a window must gain to count as better."""
-    max_failures: int = option(3, least=0, identity=False)
+    max_failures: int = option(3, least=0, ceiling=10_000, identity=False)
     """Restarts of the worker group without a new checkpoint in between before the run gives up."""
-    stop_grace_s: float = option(25.0, least=1, identity=False)
+    stop_grace_s: float = option(25.0, least=1, ceiling=3600, identity=False)
     """After SIGTERM the run publishes a checkpoint and has ended within this time (Kubernetes waits for 30 s)."""
-    num_cpus: float = option(1.0, least=0, identity=False)
+    num_cpus: float = option(1.0, **CPUS)
     """CPUs that Ray reserves for one worker."""
-    num_gpus: float = option(0.0, least=0, identity=False)
+    num_gpus: float = option(0.0, **GPUS)
     """GPUs that Ray reserves for one worker."""
-    threads: int = option(0, least=0, identity=False)
+    threads: int = option(0, least=0, ceiling=1024, identity=False)
     """Torch threads in a worker; 0 takes num_cpus rounded up."""
     node_label: str = option("", **NODE_LABEL)
     """`key=value`: run students only on nodes with this Ray label."""
@@ -107,18 +117,18 @@ class DataConfig:
     """fixed: only the seed decides the result, bit for bit on CPU; arrival: faster, ledger only."""
     quarantine_limit: float = option(0.01, least=0, most=1, identity=False)
     """Largest share of quarantined indices before the run stops."""
-    max_attempts: int = option(8, least=1, identity=False)
+    max_attempts: int = option(8, least=1, ceiling=10_000, identity=False)
     """Indices one slot may try before the run stops."""
-    source_num_cpus: float = option(0.5, above=0, identity=False)
+    source_num_cpus: float = option(0.5, least=0.01, ceiling=MOST_CPUS, identity=False)
     """CPUs that Ray reserves for one source task."""
-    source_tasks: int = option(2, least=1, identity=False)
+    source_tasks: int = option(2, least=1, ceiling=65_536, identity=False)
     """Source tasks that may run at the same time."""
-    prefetch_batches: int = option(1, least=1, identity=False)
+    prefetch_batches: int = option(1, least=1, ceiling=1024, identity=False)
     """Micro-batches that a worker asks for ahead of the one it trains on."""
-    segment_tasks: int = option(5_000, least=1, identity=False)
+    segment_tasks: int = option(5_000, least=1, ceiling=1_000_000, identity=False)
     """Most read tasks of one segment of the stream. Ray Data plans every task before the first batch, and keeps its
     books on them until the segment is over: 62,500 tasks took 81 s and 682 MB."""
-    ahead_mb: int = option(64, least=1, identity=False)
+    ahead_mb: int = option(64, least=1, ceiling=1 << 20, identity=False)
     """Object-store memory that blocks on their way to the students may fill, in MiB."""
-    no_progress_timeout_s: float = option(600.0, least=0, identity=False)
+    no_progress_timeout_s: float = option(600.0, least=0, ceiling=7 * DAY_S, identity=False)
     """Stop when nothing moved for so long (0 waits for ever)."""

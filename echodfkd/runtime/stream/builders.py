@@ -27,7 +27,8 @@ def training_source(config: RunConfig) -> ClipSource:
 
 def evaluation_source(config: RunConfig) -> ClipSource:
     """The source of held-out cases."""
-    return _cached_source(config.evaluation.source, config.window, config.seed, config.evaluation.frames)
+    source, frames = config.evaluation.source, config.evaluation.frames
+    return _cached_source(source, config.window, config.seed, frames, "evaluation.source")
 
 
 def synthesis_source(config: RunConfig) -> ClipSource:
@@ -108,7 +109,9 @@ def num_cases(config: RunConfig) -> int:
 
 
 @functools.lru_cache(maxsize=4)
-def _cached_source(source: SourceConfig, window: WindowConfig, seed: int, case_frames: int) -> ClipSource:
+def _cached_source(
+    source: SourceConfig, window: WindowConfig, seed: int, case_frames: int, option: str = "source"
+) -> ClipSource:
     from echodfkd.sources.build import build_source
 
-    return build_source(source, window, seed=seed, case_frames=case_frames)
+    return build_source(source, window, seed=seed, case_frames=case_frames, option=option)

@@ -15,16 +15,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from echodfkd.config.rules.jobs import needs_limited_folder
 from echodfkd.config.run import RunConfig
 from echodfkd.config.sections.teacher import MemberConfig, TeacherConfig
-from echodfkd.core.errors import ConfigError
 from echodfkd.core.records import VideoClip
 from echodfkd.core.redaction import dump_json
 from echodfkd.metrics.overlap import dice
 from echodfkd.metrics.summary import bootstrap_mean
 from echodfkd.models.teachers.protocol import Teacher
 from echodfkd.models.teachers.unet import EmbeddedTeacherNet
-from echodfkd.sources.phantom.domains import DOMAIN_NAMES
 from echodfkd.sources.phantom.source import default_phantom
 from echodfkd.teaching.build import build_configured_teacher
 from echodfkd.training.teacher.embedded import embedded_recipe, prepare_folder, teacher_card, write_teacher
@@ -57,12 +56,7 @@ def train_limited_teachers(config: RunConfig, *, report: Callable[[str], None]) 
         RunError: a loss is not finite.
     """
     limited, size = config.limited, config.window.size
-    if not limited.out:
-        raise ConfigError("limited.out: empty, name the folder of the teachers' weights, e.g. limited.out=runs/limited")
-    if unknown := [site for site in limited.sites if site not in DOMAIN_NAMES]:
-        raise ConfigError(f"limited.sites: got {unknown[0]!r}, the phantom has {', '.join(DOMAIN_NAMES)}")
-    if size < 32 or size % 8:
-        raise ConfigError(f"window.size: got {size}, the embedded network needs a multiple of 8 and at least 32")
+    needs_limited_folder(config)
     folder = Path(limited.out)
     prepare_folder(folder, "limited.out")
     trained = {}

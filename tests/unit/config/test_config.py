@@ -23,7 +23,7 @@ CONFIGS = sorted(Path(__file__).parents[3].glob("configs/*.yaml"))
 def test_every_shipped_config_loads_and_survives_its_own_dump(path: Path) -> None:
     places = ["source.path=/data", "evaluation.source.path=/data", "teacher.weights=/weights.pt"]
     complete = any(
-        f"kind: {kind}" in path.read_text() for kind in ("mixture", "ensemble")
+        kind in path.read_text() for kind in ("kind: mixture", "kind=mixture", "kind: ensemble")
     )  # parts name their own files
     config = load_config(str(path), [] if complete else places)
     assert config_from_dict(yaml.safe_load(config_to_yaml(config))) == config
@@ -46,10 +46,10 @@ def test_overrides_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Pa
             [ONE_STUDENT, "students.a.blokcs=2"],
             "students.a.blokcs: unknown option; allowed are activation, bidirectional, blocks",
         ),
-        ([ONE_STUDENT, "train.steps=many"], "train.steps: Value 'many' of type 'str' could not be converted"),
+        ([ONE_STUDENT, "train.steps=many"], "train.steps: got 'many', expected a whole number"),
         ([ONE_STUDENT, "train.steps=0"], "train.steps: got 0, must be at least 1"),
         ([ONE_STUDENT, "train.steps"], "override 'train.steps': expected key=value"),
-        ([ONE_STUDENT, "train=3"], "int is not a subclass of TrainConfig"),
+        ([ONE_STUDENT, "train=3"], "train: got 3, expected names with values"),
         ([ONE_STUDENT, "train.workers=3"], "train.global_batch: got 8, must be a multiple of train.workers (3)"),
         ([ONE_STUDENT, "train.zero_stage=4"], "train.zero_stage: got 4, allowed are 0, 1, 2, 3"),
         ([ONE_STUDENT, "train.early_stop_patience=0"], "train.early_stop_patience: got 0, must be at least 1"),
@@ -83,7 +83,7 @@ def test_overrides_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Pa
             [ONE_STUDENT, "students.a.objective.kl.temprature=1"],
             "students.a.objective.kl.temprature: unknown option; allowed are confidence, gamma, kind, layer",
         ),
-        ([ONE_STUDENT, "students.a.objective.kl.temperature=0"], "objective.kl.temperature: got 0.0, must be above 0"),
+        ([ONE_STUDENT, "students.a.objective.kl.temperature=0"], "objective.kl.temperature: got 0.0, must be at least"),
         (
             [ONE_STUDENT, "students.a.objective.focal.gamma=0.5"],
             "objective.focal.gamma: got 0.5, must be 0 or at least",

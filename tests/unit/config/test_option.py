@@ -23,6 +23,8 @@ class Whole:
     steps: int = option(3, least=1, most=9)
     rate: float = option(1.0, above=0)
     depth: int = option(0, most=4)
+    gpus: float = option(0.0, least=0, ceiling=9, whole_above_1=True)
+    folder: str = option("", path="output")
     kind: str = option("a", choices=("", "a", "b"))
     label: str = option("", pattern="(x=.+)?", expected="x=VALUE")
     weights: dict[str, float] = option(factory=dict, above=0)
@@ -39,6 +41,12 @@ class Whole:
         (Whole(rate=0.0), r"^rate: got 0\.0, must be above 0$"),
         (Whole(rate=float("nan")), r"^rate: got nan, must be above 0$"),
         (Whole(depth=5), r"^depth: got 5, must be at most 4$"),
+        (Whole(gpus=-1.0), r"^gpus: got -1\.0, must be at least 0$"),
+        (Whole(gpus=10.0), r"^gpus: got 10\.0, must be at most 9$"),
+        (Whole(gpus=1.5), r"^gpus: got 1\.5, must be a whole number if it is above 1$"),
+        (Whole(folder=" x"), r"^folder: got ' x', must not begin or end with a blank$"),
+        (Whole(folder="~x"), r"^folder: got '~x', ~ is not expanded"),
+        (Whole(folder="memory://x"), r"^folder: got 'memory://x', every process has a memory:// of its own"),
         (Whole(kind="c"), r"^kind: got 'c', allowed are a, b$"),
         (Whole(label="y=1"), r"^label: got 'y=1', expected x=VALUE$"),
         (Whole(weights={"n": -1.0}), r"^weights\.n: got -1\.0, must be above 0$"),

@@ -18,7 +18,9 @@ def test_the_page_is_the_one_that_the_declarations_give() -> None:
 
 def test_the_page_has_a_row_for_every_option_with_its_default_bounds_and_explanation() -> None:
     page = options_page()
-    assert "| `global_batch` | `8` | int at least 1 | Clips per optimiser step over all workers and" in page
+    assert (
+        "| `global_batch` | `8` | int at least 1, at most 65536 | Clips per optimiser step over all workers and" in page
+    )
     assert "| `schedule` | `cosine` | cosine, linear, constant | After the warm-up:" in page
     assert "| `beta1` | `0.9` | float 0 <= value &lt; 1 |".replace("<=", "&lt;=") in page
     for name, _, _ in walk(RunConfig()):

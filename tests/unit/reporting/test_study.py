@@ -14,13 +14,13 @@ from scipy import stats
 
 from echodfkd.config.file import load_config
 from echodfkd.config.identity import config_hash
+from echodfkd.config.study import seed_configs, variant_configs
 from echodfkd.core.errors import ConfigError, InputError
 from echodfkd.models.students.cost import student_cost
 from echodfkd.reporting.rows import RunRows
 from echodfkd.reporting.study.compared import compare, student_interval
 from echodfkd.reporting.study.study import build_study, cost_table, students_markdown, students_of
 from echodfkd.reporting.study.study_chart import study_chart
-from echodfkd.runtime.study_run import seed_configs, variant_configs
 from echodfkd.storage import schemas
 
 STUDENTS = {"paper": {"blocks": 2, "layers": 1, "filters": 12, "norm": "batch"}}

@@ -94,7 +94,7 @@ def test_a_run_without_scores_is_named(without: str, words: str) -> None:
 
 
 def test_a_study_of_teachers_has_a_run_per_teacher_and_seed() -> None:
-    from echodfkd.runtime.study_run import study_configs
+    from echodfkd.config.study import study_configs
 
     config = load_config(
         None, ["name=s", "students.a.blocks=1", "study.seeds=2", "study.teachers.x.kind=embedded_chambers"]

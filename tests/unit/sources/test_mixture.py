@@ -186,5 +186,5 @@ def test_a_mixture_is_built_from_its_config() -> None:
 
 
 def test_an_unknown_domain_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"source.domain: got 'x', allowed are default"):
+    with pytest.raises(ConfigError, match=r"source.domain: got 'x', the phantom has default"):
         build_source(SourceConfig(domain="x"), WindowConfig(), seed=0, case_frames=4)

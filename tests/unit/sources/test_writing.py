@@ -242,7 +242,7 @@ def test_previews_show_every_clip() -> None:
     [
         ("synthesize.format=dicom", "synthesize.format: got 'dicom', allowed are echonet, parquet"),
         ("synthesize.clips=0", "synthesize.clips: got 0, must be at least 1"),
-        ("synthesize.num_cpus=0", "synthesize.num_cpus: got 0.0, must be above 0"),
+        ("synthesize.num_cpus=0", "synthesize.num_cpus: got 0.0, must be at least 0.01"),
         ("synthesize.split=train", "synthesize.split: got 'train', expected capital letters"),
         ("synthesize.split_shares={TRAIN: 1, ALL: 1}", "synthesize.split: got 'ALL'"),
         ("synthesize.split_shares={TRAIN: 1, VAL: 0}", "synthesize.split_shares.VAL: got 0.0, must be above 0"),

@@ -110,7 +110,7 @@ def test_options_that_cannot_work_are_refused(options: list[str], words: str) ->
     ("options", "error", "words"),
     [
         (["limited.out=''"], ConfigError, r"limited.out: empty, name the folder"),
-        (["limited.sites=[clear, mri]"], ConfigError, r"limited.sites: got 'mri', the phantom has default, clear"),
+        (["limited.sites=[clear, mri]"], ConfigError, r"limited.sites\[1\]: got 'mri', allowed are default, clear"),
         (["window.size=36"], ConfigError, r"window.size: got 36, the embedded network needs a multiple of 8"),
         ([], InputError, r"limited.out: .*/file cannot be written"),
     ],

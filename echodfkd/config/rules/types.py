@@ -1,0 +1,98 @@
+"""Fit plain values to the declared types of a config: nothing is turned into another type but 3 into 3.0 and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from echodfkd.core.errors import ConfigError
+
+MAX_ENTRIES = 256
+"""Most names of one mapping (students, members, parts ...) and entries of one list."""
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+
+
+def fit(value: Any, kind: Any, option: str = "") -> Any:
+    """The value as its declared type has it; texts with ``${`` stay as they are, to be resolved later.
+
+    Args:
+        value: plain values, as YAML has them.
+        kind: a section's class, or the type of one option.
+        option: its name; "" for the whole config.
+
+    Raises:
+        ConfigError: names the option, its value and what is expected.
+    """
+    if isinstance(value, str) and "${" in value:
+        return value
+    if dataclasses.is_dataclass(kind):
+        return _fit_section(value, kind, option)
+    inner = typing.get_args(kind)
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        return None if value is None else fit(value, inner[0], option)
+    if typing.get_origin(kind) is dict:
+        named = _mapping(value, option)
+        return {name: fit(part, inner[1], f"{option}.{name}") for name, part in named.items()}
+    if typing.get_origin(kind) is list:
+        if not isinstance(value, list):
+            raise ConfigError(f"{option}: got {_shown(value)}, expected a list, e.g. [a, b]")
+        _check_length(value, option)
+        return [fit(part, inner[0], f"{option}[{place}]") for place, part in enumerate(value)]
+    return _fit_scalar(value, kind, option)
+
+
+def _fit_section(value: Any, kind: Any, option: str) -> dict[str, Any]:
+    declared = _hints(kind)
+    fitted = {}
+    for name, part in _mapping(value, option).items():
+        own = f"{option}.{name}" if option else name
+        if name not in declared:
+            raise ConfigError(f"{own[:200]}: unknown option; allowed are {', '.join(sorted(declared))}")
+        fitted[name] = fit(part, declared[name], own)
+    return fitted
+
+
+def _fit_scalar(value: Any, kind: Any, option: str) -> Any:
+    found = type(value)
+    if found is kind:
+        return value
+    if kind is float and found is int:
+        return float(value)
+    if kind is int and found is float and value.is_integer():
+        return int(value)
+    if kind is str and found is int:
+        return str(value)
+    hint = "; put it in quotes if it is meant as text" if kind is str and found in (bool, float) else ""
+    raise ConfigError(f"{option}: got {_shown(value)}, expected {_WORDS[kind]}{hint}")
+
+
+def _mapping(value: Any, option: str) -> Mapping[str, Any]:
+    where = option or "config"
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where}: got {_shown(value)}, expected names with values, e.g. {{name: value}}")
+    _check_length(value, where)
+    for name in value:
+        if not isinstance(name, str):
+            raise ConfigError(f"{where}: got the name {_shown(name)}, expected text; put it in quotes")
+    return value
+
+
+def _check_length(value: Mapping[Any, Any] | list[Any], option: str) -> None:
+    if len(value) > MAX_ENTRIES:
+        raise ConfigError(f"{option}: got {len(value)} entries, at most {MAX_ENTRIES} are allowed")
+
+
+def _shown(value: Any) -> str:
+    words = {None: "nothing (null)", True: "true", False: "false"}
+    if value is None or isinstance(value, bool):
+        return words[value]
+    return repr(value)[:80] if not isinstance(value, Mapping | list) else f"a {type(value).__name__}"
+
+
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
