@@ -5,7 +5,6 @@ With --config FILE: one teacher per site of `limited` (docs/how-to/limited-teach
 
 from __future__ import annotations
 
-import argparse
 import sys
 from typing import Any
 
@@ -24,16 +23,16 @@ def main() -> int:
     parser.add_argument("--classes", nargs="+", default=["LV"], help="LV, or LV myocardium LA RV RA")
     parser.add_argument("--steps", type=int, default=4000, help="optimiser steps")
     parser.add_argument("--seed", type=int, default=7, help="of clips, first weights and jitter")
-    parser.add_argument("--size", type=int, nargs="+", default=[56, 56, 56, 64, 80, 112], help="sides of frames drawn")
+    parser.add_argument("--size", dest="sizes", type=int, nargs="+", default=[56, 56, 56, 64, 80, 112], help="sides")
     parser.add_argument("--minutes", type=float, default=0.0, help="shorten the schedule to this time; 0: no limit")
-    parser.add_argument("--cases", type=int, default=32, help="held-out cases per size scored")
+    parser.add_argument("--cases", dest="num_cases", type=int, default=32, help="held-out cases per size scored")
     parser.add_argument("--domains", nargs="+", default=["default"], help="of the clips, in turn: wild, default, ...")
     parser.add_argument("--channels", type=int, nargs="+", default=[24, 48, 96], help="of the network, fine to coarse")
     parser.add_argument("--initial", default="", help="weights to start from: a file, or shipped")
-    parser.add_argument("--resume", default="", help="folder that keeps the run; goes on from there after a stop")
-    parser.add_argument("--rate", type=float, default=3e-3, help="largest learning rate")
+    parser.add_argument("--resume", dest="folder", default="", help="folder that keeps the run, to go on after a stop")
+    parser.add_argument("--rate", dest="learning_rate", type=float, default=3e-3, help="largest learning rate")
     parser.add_argument("--average", type=float, default=0.0, help="decay of the weights' moving average; 0: none")
-    return run_guarded(lambda: shipped(parser.parse_args()))
+    return run_guarded(lambda: shipped(vars(parser.parse_args())))
 
 
 def limited(config: RunConfig) -> dict[str, Any]:
@@ -45,27 +44,13 @@ def limited(config: RunConfig) -> dict[str, Any]:
     return {"ok": True, "out": config.limited.out, "held_out": found["held_out"]}
 
 
-def shipped(args: argparse.Namespace) -> dict[str, Any]:
+def shipped(options: dict[str, Any]) -> dict[str, Any]:
     """The embedded teacher."""
     from echodfkd.training.teacher.embedded import TeacherPlan, train_embedded_teacher
 
-    plan = TeacherPlan(
-        out=args.out,
-        steps=args.steps,
-        seed=args.seed,
-        sizes=tuple(args.size),
-        max_seconds=60.0 * args.minutes,
-        num_cases=args.cases,
-        classes=tuple(args.classes),
-        domains=tuple(args.domains),
-        channels=tuple(args.channels),
-        initial=args.initial,
-        folder=args.resume,
-        learning_rate=args.rate,
-        average=args.average,
-    )
-    card = train_embedded_teacher(plan, report=print_line)
-    return {"ok": True, "held_out": card["held_out"]}
+    options = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+    plan = TeacherPlan(max_seconds=60.0 * options.pop("minutes"), **options)
+    return {"ok": True, "held_out": train_embedded_teacher(plan, report=print_line)["held_out"]}
 
 
 if __name__ == "__main__":

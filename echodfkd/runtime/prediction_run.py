@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import torch
 
 from echodfkd.config.run import RayConfig
 from echodfkd.core.errors import ClipError, EchoDFKDError, InputError
+from echodfkd.core.redaction import dump_json, redact_values
 from echodfkd.inference.inputs import VideoFile, find_videos
 from echodfkd.inference.segmentation import segment
 from echodfkd.inference.student import LoadedStudent, load_student
@@ -117,16 +117,16 @@ class _Worker:
         except ClipError as error:
             result["error"] = str(error)
         result["work_s"] = time.monotonic() - began
-        storage.write(RESULT, json.dumps(result, allow_nan=False).encode())
+        storage.write(RESULT, dump_json(result))
         return result
 
 
 def _check_folder(storage: RunStorage, facts: dict[str, Any]) -> None:
     """Refuse a folder that holds results of other weights, another size or rate."""
-    if storage.create_once("student.json", json.dumps(facts).encode()):
+    if storage.create_once("student.json", dump_json(facts)):
         return
     known = parse_json_object(storage.read("student.json"), f"{storage.root}/student.json")
-    if known != facts:
+    if known != redact_values(facts):
         raise InputError(
             f"--out: {storage.root} holds results of {known}, this command has {facts}; name another folder"
         )

@@ -8,6 +8,7 @@ SOURCES = sorted([*(ROOT / "echodfkd").rglob("*.py"), *(ROOT / "jobs").glob("*.p
 PRINTS = "echodfkd/core/terminal.py"
 KEPT = {
     "echodfkd/storage/lease.py", "echodfkd/storage/checkpoints.py", "echodfkd/config/identity.py",
+    "echodfkd/training/teacher/keeper.py",
     "echodfkd/sources/written/stored.py", "echodfkd/sources/written/writing.py",
 }  # fmt: skip
 """Records that the program reads back: names, hashes and numbers, whose bytes are compared."""
