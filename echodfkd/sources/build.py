@@ -89,8 +89,16 @@ def _camus(part: PartConfig, settings: WindowSettings, seed: int) -> ClipSource:
     return CamusSource(part.path, part.split, part.view, settings, seed=seed)
 
 
+def _folder(part: PartConfig, settings: WindowSettings, seed: int) -> ClipSource:
+    from echodfkd.sources.folder import FolderSource
+
+    return FolderSource(part.path, part.split, settings, seed=seed, kind=part.kind, video_fps=part.video_fps)
+
+
 _BUILDERS: dict[str, Callable[[PartConfig, WindowSettings, int], ClipSource]] = {
     "phantom": _phantom,
     "recorded": _recorded,
     "camus": _camus,
+    "folder": _folder,
+    "dicom": _folder,
 }

@@ -25,7 +25,7 @@ from echodfkd.sources.video.camus_files import (
     list_patients,
     read_recording,
 )
-from echodfkd.sources.video.windows import resize_labels, resize_video, sample_video
+from echodfkd.sources.video.windows import pad_to_square, resize_labels, resize_video, sample_video
 
 UNKNOWN_FPS = 50.0
 """Rate given to a recording that states none; it is not resampled. Chosen, near the rates that CAMUS states."""
@@ -126,26 +126,6 @@ class CamusSource(RecordingSource[tuple[str, str]]):
     ) -> tuple[np.ndarray, float]:
         padded, side_mm = pad_to_square(frames, found.spacing_mm)
         return resize(padded, self._settings.size), side_mm / self._settings.size
-
-
-def pad_to_square(frames_THW: np.ndarray, spacing_mm: tuple[float, float]) -> tuple[np.ndarray, float]:
-    """Add rows or columns of zeros, the same on both sides, until frames are square in millimetres.
-
-    Args:
-        frames_THW: images or labels; labels of an unannotated frame (`TRUTH_UNKNOWN` everywhere) get unknown borders.
-        spacing_mm: height and width of a pixel.
-
-    Returns:
-        The frames, square to half a pixel, and their side in millimetres.
-    """
-    _, H, W = frames_THW.shape
-    sides = H * spacing_mm[0], W * spacing_mm[1]
-    side = max(sides)
-    rows, columns = (round((side - own) / step) for own, step in zip(sides, spacing_mm, strict=True))
-    edges = ((0, 0), (rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2))
-    padded = np.pad(frames_THW, edges)
-    padded[(frames_THW == TRUTH_UNKNOWN).all(axis=(1, 2))] = TRUTH_UNKNOWN
-    return padded, side
 
 
 def _labels_at(labels_THW: np.ndarray, positions: np.ndarray) -> np.ndarray:

@@ -14,14 +14,11 @@ from echodfkd.core.records import TRUTH_UNKNOWN, VideoClip
 from echodfkd.sources.case_grid import Stretch, case_grid
 from echodfkd.sources.clip_source import WindowSettings
 from echodfkd.sources.notes import Notes
-from echodfkd.sources.recording_source import RecordingSource, named
+from echodfkd.sources.recording_source import MAX_FPS, RecordingSource, named
 from echodfkd.sources.video.echonet import find_videos, read_file_list, read_tracings, read_video
 from echodfkd.sources.video.file_list import EchoNetRow, select_split
 from echodfkd.sources.video.tracing import traced_mask
 from echodfkd.sources.video.windows import resize_labels, resize_video, sample_video
-
-MAX_FPS = 10_000.0
-"""Ultrafast scanners reach some thousand frames a second."""
 
 
 class RecordedSource(RecordingSource[EchoNetRow]):

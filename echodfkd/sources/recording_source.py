@@ -19,6 +19,9 @@ from echodfkd.sources.video.windows import permuted_index, resample_positions, w
 
 Recording = TypeVar("Recording")
 
+MAX_FPS = 10_000.0
+"""Ultrafast scanners reach some thousand frames a second."""
+
 
 class RecordingSource(Generic[Recording]):
     """Base class of the sources over a folder.

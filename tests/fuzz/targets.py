@@ -32,6 +32,8 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "video": targets_media.Video,
     "file_list": targets_media.FileList,
     "tracings": targets_media.Tracings,
+    "contours": targets_media.Contours,
+    "folder": targets_media.Folder,
     "weights": targets_media.Weights,
     "dicom": targets_media.Dicom,
     "camus": targets_volumes.Camus,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import av
 import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import save
 
 from echodfkd.core.errors import ClipError
@@ -17,6 +19,7 @@ from echodfkd.core.records import VideoClip
 from echodfkd.models.teachers.deeplabv3 import load_echonet_checkpoint
 from echodfkd.models.teachers.unet import load_embedded_teacher
 from echodfkd.sources.clip_source import WindowSettings
+from echodfkd.sources.folder import FolderSource
 from echodfkd.sources.recorded import RecordedSource
 from echodfkd.sources.video.container import MAX_VIDEO_BYTES
 from echodfkd.sources.video.decode import decode_video
@@ -112,6 +115,60 @@ class Tracings(FileList):
 
     name = "tracings"
     file = "VolumeTracings.csv"
+
+
+class Contours(FileList):
+    """A folder in EchoNet-Pediatric's layout with spoiled contours."""
+
+    name = "contours"
+    file = "VolumeTracings.csv"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        lines = self.good.decode().splitlines()[1:]
+        cells = [line.split(",") for line in lines]
+        rows = [f"{name},{x},{y},{frame}" for name, x, y, _, _, frame in cells] + ["0XA1.avi,,,No Systolic"]
+        self.good = "\n".join(["FileName,X,Y,Frame", *rows]).encode()
+
+
+class Folder:
+    """A folder of cines without a list: one file is spoiled, or has the content or the name of another kind."""
+
+    name = "folder"
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder
+        (folder / "frames").mkdir(parents=True)
+        video = np.random.default_rng(0).integers(0, 255, (6, 24, 32), dtype=np.uint8)
+        self.good = {"a.avi": encode_avi(video, 50.0), "b.mp4": encode_mp4(video, 50.0), "DOE/IM1": dicom_bytes(video)}
+        for number in range(3):
+            sink = io.BytesIO()
+            Image.fromarray(video[number]).save(sink, format="PNG")
+            self.good[f"frames/{number}.png"] = sink.getvalue()
+
+    def run(self, rng: random.Random) -> None:
+        shutil.rmtree(self.root)
+        spoiled = rng.choice(sorted(self.good))
+        for path, data in self.good.items():
+            (self.root / path).parent.mkdir(parents=True, exist_ok=True)
+            if path == spoiled:
+                data = damage_bytes(rng, data if rng.random() < 0.8 else self.good[rng.choice(sorted(self.good))])
+            (self.root / path).write_bytes(data)
+        window = WindowSettings(frames=3, fps=rng.choice((32.0, 0.0)), size=16, case_frames=8)
+        source = FolderSource(str(self.root), "ALL", window, seed=0, video_fps=25.0)
+        errors = []
+        for index in range(source.num_cases):
+            try:
+                case = source.case(index)
+            except ClipError as found:
+                errors.append(found)
+                continue
+            assert case.video.shape[1:] == (16, 16)
+            assert case.video.dtype == np.uint8
+            assert "DOE" not in case.clip_id
+        assert "DOE" not in " ".join(f"{error} {error.clip_id}" for error in errors)
+        if errors:
+            raise errors[0]
 
 
 class Weights:

@@ -15,6 +15,7 @@ from echodfkd.config.sections.source import (
     CHOICES,
     LIMITS,
     NUMERIC,
+    RECORDED_KINDS,
     ChoiceSpec,
     ConditionsConfig,
     ConditionSpec,
@@ -107,10 +108,13 @@ def exact_shares(weights: Mapping[str, float], option: str) -> dict[str, int]:
 def _check_part(option: str, part: PartConfig) -> None:
     if part.view and part.kind != "camus":
         raise ConfigError(f"{option}.view: got {part.view!r}, only camus has views")
-    if part.kind in ("recorded", "camus"):
+    if part.video_fps and part.kind not in ("folder", "dicom"):
+        raise ConfigError(f"{option}.video_fps: got {part.video_fps:g}, only folder and dicom read it")
+    if part.kind in RECORDED_KINDS:
         if not part.path:
-            wanted = "FileList.csv" if part.kind == "recorded" else "the patients"
-            raise ConfigError(f"{option}.path: empty, but {option}.kind is {part.kind}; name the folder with {wanted}")
+            wanted = {"recorded": "the folder with FileList.csv", "camus": "the folder with the patients"}
+            name = wanted.get(part.kind, "a file or a folder")
+            raise ConfigError(f"{option}.path: empty, but {option}.kind is {part.kind}; name {name}")
         if part.conditions != ConditionsConfig():
             raise ConfigError(f"{option}.conditions: set, but {option}.kind is {part.kind}; videos have their own")
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from echodfkd.config.run import RunConfig
+from echodfkd.config.sections.source import RECORDED_KINDS
 from echodfkd.core.errors import ConfigError
 
 MAX_SHARDS = 1_000_000
@@ -16,7 +17,7 @@ def check_synthesize(config: RunConfig) -> None:
     """Refuse lengths and splits that no clip can have, and shards that no task can hold. Raises `ConfigError`."""
     options, source = config.synthesize, config.source
     kinds = {source.kind, *(part.kind for part in source.parts.values())} if source.kind == "mixture" else {source.kind}
-    if options.frames == 1 or (options.frames == 0 and kinds & {"recorded", "camus"}):
+    if options.frames == 1 or (options.frames == 0 and kinds & {*RECORDED_KINDS}):
         raise ConfigError(
             f"synthesize.frames: got {options.frames}, must be at least 2, or 0 (each clip's own length) for clips of"
             " the phantom"

@@ -20,7 +20,9 @@ NUMERIC = ("ef_percent", "edv_ml", "heart_rate_bpm", "age_years", "bsa_m2", "fps
 DOMAIN_NAMES = ("default", "clear", "handheld", "wild")
 """Scanners of the phantom, and the domain that has another look in every clip."""
 
-PART_KINDS = ("phantom", "recorded", "camus")
+RECORDED_KINDS = ("recorded", "camus", "folder", "dicom")
+"""Kinds of a source that reads the files of a path."""
+PART_KINDS = ("phantom", *RECORDED_KINDS)
 """Kinds of a source that makes clips itself."""
 
 
@@ -161,14 +163,18 @@ class PartConfig:
     """One source of clips."""
 
     kind: str = option("phantom", choices=PART_KINDS)
-    """phantom (embedded generator), recorded (a folder in EchoNet's layout) or camus (one in CAMUS's)."""
+    """phantom (embedded generator), recorded (a folder in EchoNet's layout), camus (one in CAMUS's), folder (any
+    folder of AVI, MP4, MOV, DICOM, NIfTI files and of PNG frames, without list or truth) or dicom (its DICOM files)."""
     path: str = option("", path="input")
-    """recorded: the folder with Videos/ and FileList.csv; camus: that with the patients (a path or an fsspec URL)."""
+    """recorded: the folder with Videos/ and FileList.csv; camus: that with the patients; folder, dicom: a file or
+    a folder (a path or an fsspec URL)."""
     split: str = "TRAIN"
     """recorded: a value of FileList.csv's Split column, several with commas (0,1,2), or ALL; camus: TRAIN, VAL or TEST
-    of its lists, or ALL."""
+    of its lists, or ALL; folder, dicom: TRAIN, VAL or TEST by a hash of the name, or ALL."""
     view: str = option("", choices=("", "2CH", "4CH"))
     """camus: 2CH or 4CH; empty takes both."""
+    video_fps: float = option(0.0, least=0, most=10_000)
+    """folder, dicom: frames a second of files that tell none (PNG, NIfTI); 0 quarantines them."""
     seed_offset: int = option(0, least=0, ceiling=MOST_SEED)
     """Added to the run's seed, so that held-out cases never repeat training clips."""
     domain: str = option("default", choices=DOMAIN_NAMES)

@@ -11,7 +11,7 @@ import io
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -25,7 +25,7 @@ from echodfkd.storage.files import read_inside
 from echodfkd.storage.object_store import as_os_errors, open_filesystem
 
 VIDEO_SUFFIXES = (".avi", ".mp4", ".mov", ".m4v")
-DICOM_SUFFIXES = (".dcm", ".dicom", "")
+DICOM_SUFFIXES = (".dcm", ".dicom")
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 FRAME_SUFFIX = ".png"
 MAX_FILES = 1_000_000
@@ -35,6 +35,8 @@ _LISTS = ("DICOMDIR",)
 _HASHED = 16
 _SQUARE = 0.01
 """Relative difference up to which the sides of a pixel count as equal."""
+_MAY_BE_DICOM = re.compile(r"|\.[0-9]+|\.ima|\.img")
+"""Suffixes of files that are looked into: archives name DICOM files by numbers with dots, or without a suffix."""
 _NOT_PLAIN = re.compile(r"[^A-Za-z0-9_-]+")
 
 
@@ -49,8 +51,13 @@ class CineFile:
 
     @property
     def may_name_a_patient(self) -> bool:
-        """Whether this is a file whose name hospitals choose."""
-        return not self.frames and _suffix(self.path) in DICOM_SUFFIXES
+        """Whether this is a DICOM file, of which hospitals choose the name."""
+        return not self.frames and _suffix(self.path) not in (*VIDEO_SUFFIXES, *NIFTI_SUFFIXES)
+
+    @property
+    def is_volume(self) -> bool:
+        """Whether this is a NIfTI file."""
+        return not self.frames and _suffix(self.path) in NIFTI_SUFFIXES
 
     def read(self, path: str = "") -> bytes:
         """The file's bytes. Raises `ClipError`."""
@@ -90,11 +97,11 @@ def find_cines(url: str, *, option: str) -> tuple[list[CineFile], int]:
     found, others = [], 0
     for path in (path for path in files if not _is_hidden(path)):
         suffix = _suffix(path)
-        if not suffix and not _begins_as_dicom(fs, f"{base}/{path}"):
+        if _MAY_BE_DICOM.fullmatch(suffix) and not _begins_as_dicom(fs, f"{base}/{path}"):
             others += 1
         elif suffix == FRAME_SUFFIX:
             frames.setdefault(str(PurePosixPath(path).parent), []).append(path)
-        elif suffix in (*VIDEO_SUFFIXES, *DICOM_SUFFIXES, *NIFTI_SUFFIXES):
+        elif suffix in (*VIDEO_SUFFIXES, *DICOM_SUFFIXES, *NIFTI_SUFFIXES) or _MAY_BE_DICOM.fullmatch(suffix):
             found.append(CineFile(fs, base, path))
         else:
             others += 1
@@ -103,15 +110,19 @@ def find_cines(url: str, *, option: str) -> tuple[list[CineFile], int]:
 
 
 def read_cine_file(file: CineFile, *, name: str) -> Cine:
-    """Read one cine. ``name`` stands for it in errors. Raises `ClipError` or `InputError` as `read_cine`."""
+    """Read one cine; the ``pseudonym`` of a DICOM file is its `cine_name`.
+
+    ``name`` stands for it in errors. Raises `ClipError` or `InputError` as `read_cine`.
+    """
     if file.frames:
         return Cine(_stack((file.read(path) for path in file.frames), name), 0.0)
     data = file.read()
-    if _suffix(file.path) in NIFTI_SUFFIXES:
+    if file.is_volume:
         return _of_volume(read_nifti(data, name))
     if file.may_name_a_patient and not is_dicom(data):
-        raise ClipError(f"{name} has a DICOM file's suffix or none and is no DICOM file")
-    return read_cine(data, name)
+        raise ClipError(f"{name} has no suffix of a video or a volume, and is no DICOM file")
+    cine = read_cine(data, name)
+    return replace(cine, pseudonym=_hashed("dicom", [data])) if file.may_name_a_patient else cine
 
 
 def _of_volume(volume: Volume) -> Cine:
@@ -131,12 +142,16 @@ def cine_name(file: CineFile, *, hashed: bool = False) -> str:
     """
     if file.may_name_a_patient or hashed:
         kind = "dicom" if file.may_name_a_patient else "video"
-        digest = hashlib.sha256()
-        for path in file.frames or (file.path,):
-            digest.update(file.read(path))
-        return f"{kind}-{digest.hexdigest()[:_HASHED]}"
+        return _hashed(kind, (file.read(path) for path in file.frames or (file.path,)))
     stem = file.path[: len(file.path) - len(_suffix(file.path))] if not file.frames else file.path
     return _NOT_PLAIN.sub("_", stem).strip("_") or "video"
+
+
+def _hashed(kind: str, parts: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return f"{kind}-{digest.hexdigest()[:_HASHED]}"
 
 
 def _bounded(fs: Any, base: str, option: str, url: str) -> list[str]:

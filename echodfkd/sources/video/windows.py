@@ -18,6 +18,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from echodfkd.core.records import TRUTH_UNKNOWN
+
 
 def resample_positions(num_frames: int, *, fps: float, target_fps: float, anchor: int = 0) -> np.ndarray:
     """Positions of all samples at ``target_fps`` that lie on the frames 0 .. num_frames - 1.
@@ -76,6 +78,26 @@ def permuted_index(seed: int, epoch: int, position: int, count: int) -> int:
         value = (left << half) | right
         if value < count:
             return value
+
+
+def pad_to_square(frames_THW: np.ndarray, spacing_mm: tuple[float, float]) -> tuple[np.ndarray, float]:
+    """Add rows or columns of zeros, the same on both sides, until frames are square in millimetres.
+
+    Args:
+        frames_THW: images or labels; labels of an unannotated frame (`TRUTH_UNKNOWN` everywhere) get unknown borders.
+        spacing_mm: height and width of a pixel.
+
+    Returns:
+        The frames, square to half a pixel, and their side in millimetres.
+    """
+    _, H, W = frames_THW.shape
+    sides = H * spacing_mm[0], W * spacing_mm[1]
+    side = max(sides)
+    rows, columns = (round((side - own) / step) for own, step in zip(sides, spacing_mm, strict=True))
+    edges = ((0, 0), (rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2))
+    padded = np.pad(frames_THW, edges)
+    padded[(frames_THW == TRUTH_UNKNOWN).all(axis=(1, 2))] = TRUTH_UNKNOWN
+    return padded, side
 
 
 def resize_video(video_THW: np.ndarray, size: int) -> np.ndarray:

@@ -15,9 +15,10 @@ from echodfkd.core.records import TRUTH_UNKNOWN
 from echodfkd.evaluation.case import ScoringRules, score_case
 from echodfkd.evaluation.predictions import Prediction
 from echodfkd.sources.build import build_source
-from echodfkd.sources.camus import CamusSource, pad_to_square
+from echodfkd.sources.camus import CamusSource
 from echodfkd.sources.clip_source import ClipSource, WindowSettings
 from echodfkd.sources.video.camus_files import CAMUS_CLASSES, list_patients, read_recording
+from echodfkd.sources.video.windows import pad_to_square
 from echodfkd.storage.untrusted import parse_yaml
 from tests.helpers.camus import (
     half_cycle,

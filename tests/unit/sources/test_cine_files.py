@@ -100,7 +100,7 @@ def test_places_and_files_that_cannot_be_used_are_one_sentence(folder: Path, tmp
         "bad": r"x changes its frame size from \(24, 32\) to \(20, 32\)",
         "torn": "x: frame 0 is no readable PNG file",
         "Doe^Jane.dcm": "x ",
-        "wrong.dcm": "x has a DICOM file's suffix or none and is no DICOM file",
+        "wrong.dcm": "x has no suffix of a video or a volume, and is no DICOM file",
     }
     for path, words in expected.items():
         with pytest.raises(ClipError, match=words) as caught:
