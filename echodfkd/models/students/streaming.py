@@ -60,7 +60,9 @@ class StreamingStudent(nn.Module):
         shapes = []
         for level, block in enumerate(self._network.conv_lstm_blocks):
             for recurrent in block.conv_lstm_layers[::2]:
-                shapes += [(channels, height >> level, width >> level) for channels in _sizes(recurrent.cell["conv"])]
+                shapes += [
+                    (channels, height >> level, width >> level) for channels in state_channels(recurrent.cell["conv"])
+                ]
         return tuple(like.new_zeros(batch, *shape) for shape in shapes)
 
     def forward(self, frame: torch.Tensor, *state: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -76,8 +78,8 @@ class StreamingStudent(nn.Module):
             x = F.max_pool2d(x, 2) if level else x
             for recurrent, normed in zip(block.conv_lstm_layers[::2], block.conv_lstm_layers[1::2], strict=True):
                 layer = recurrent.cell["conv"]
-                own, left = left[: len(_sizes(layer))], left[len(_sizes(layer)) :]
-                x, new = _step(layer, x, own)
+                own, left = left[: len(state_channels(layer))], left[len(state_channels(layer)) :]
+                x, new = step_layer(layer, x, own)
                 after += new
                 x = normed(x)
             features.append(x)
@@ -90,7 +92,7 @@ class StreamingStudent(nn.Module):
         return [layer.cell["conv"] for block in self._network.conv_lstm_blocks for layer in block.conv_lstm_layers[::2]]
 
 
-def _sizes(layer: Any) -> Sequence[int]:
+def state_channels(layer: Any) -> Sequence[int]:
     """Channels of each state tensor of a recurrent layer."""
     if isinstance(layer, RecurrentConv2d | SeparableRecurrentConv2d):
         return (layer.hidden_channels, layer.hidden_channels)
@@ -102,7 +104,7 @@ def _sizes(layer: Any) -> Sequence[int]:
     return (layer.num_late,) if layer.num_late else ()
 
 
-def _step(layer: Any, x: torch.Tensor, state: Sequence[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+def step_layer(layer: Any, x: torch.Tensor, state: Sequence[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Output of one recurrent layer for one frame (B, C, H, W), and its state after it. See `recurrences`."""
     if isinstance(layer, RecurrentConv2d):
         gates = F.conv2d(torch.cat([x, state[0]], dim=1), layer.weight, layer.bias, padding=PADDING)

@@ -1,0 +1,143 @@
+"""Write a student for other programs: every file is held against the trained student before it takes its name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from importlib import metadata
+from typing import Any
+
+from echodfkd.core.errors import InputError
+from echodfkd.inference.export import card
+from echodfkd.inference.export.checks import check_file, multiple_of, phantom_clips
+from echodfkd.inference.export.graphs import archive, clip_onnx, clip_program, stream_onnx
+from echodfkd.inference.export.int8 import quantise
+from echodfkd.inference.student import LoadedStudent, load_student
+from echodfkd.storage.checkpoints import NETWORK_KEY, WINDOW_KEY, code_version, pack_student
+from echodfkd.storage.files import RunStorage, describe
+
+FILES = {
+    "pt2": "student.pt2",
+    "onnx": "student.onnx",
+    "stream": "student_stream.onnx",
+    "int8": "student_stream_int8.onnx",
+}
+"""Formats beside ``student.safetensors``, which is always written, and the names of their files."""
+_CAUSAL = ("stream", "int8")
+_CALIBRATION_CLIPS = 8
+
+
+def export_folder(
+    source: str,
+    out: str,
+    *,
+    name: str = "",
+    formats: Sequence[str] = (),
+    size: int = 0,
+    fps: float | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Write ``student.safetensors``, `FILES`, ``config.json`` and the model card ``README.md``.
+
+    Args:
+        source: see `load_student`.
+        out: folder that is written to; its files of these names are replaced.
+        name: see `load_student`.
+        formats: of `FILES`; empty takes all that suit the student.
+        size: see `load_student`.
+        fps: see `load_student`.
+        say: takes a line about each file.
+
+    Returns:
+        The content of config.json.
+
+    Raises:
+        InputError: there is no such student, a format does not exist or does not suit it, or a package is missing.
+        RunError: a file differs from the trained student; nothing has been written then.
+    """
+    student = load_student(source, name=name, size=size, fps=fps, option="SOURCE")
+    chosen = _formats(student, formats)
+    facts = card.read_run_facts(student.file.path, student.file.step)
+    storage = RunStorage(out)
+    storage.check_writable("--out")
+    about = _about(student)
+    texts = {key: json.dumps(value, sort_keys=True) for key, value in about.items()}
+    files = {"student.safetensors": pack_student(student.file.weights, about)}
+    described = {"student.safetensors": _described(files["student.safetensors"])}
+    for kind, data in _build(student, chosen, texts):
+        file = FILES[kind]
+        found = check_file(student, file, kind, data)
+        say(
+            f"{file}: {len(data):,} bytes; over {found.frames} frames its largest difference from the student is"
+            f" {found.largest_difference:.2g}, the Dice of their masks {found.masks_dice:.4f}"
+        )
+        files[file] = data
+        described[file] = {**_described(data), **asdict(found)}
+    config = {**_config(student), "files": described}
+    config |= {"run": facts.run, "teacher": facts.teacher, "scores": dict(facts.scores)}
+    files["config.json"] = (json.dumps(config, indent=2, allow_nan=False) + "\n").encode()
+    files["README.md"] = card.model_card(facts.run or name or "student", config, facts).encode()
+    for file, data in files.items():
+        storage.write(file, data)
+    return config
+
+
+def _formats(student: LoadedStudent, formats: Sequence[str]) -> list[str]:
+    if unknown := [kind for kind in formats if kind not in FILES]:
+        raise InputError(f"--formats: got {unknown[0]!r}, allowed are {', '.join(FILES)}")
+    if student.is_causal:
+        return list(dict.fromkeys(formats)) or list(FILES)
+    if refused := [kind for kind in formats if kind in _CAUSAL]:
+        raise InputError(
+            f"--formats: got {refused[0]}, but this student is bidirectional, its first mask needs the last frame; it"
+            f" can be exported as {', '.join(kind for kind in FILES if kind not in _CAUSAL)}"
+        )
+    return list(dict.fromkeys(formats)) or [kind for kind in FILES if kind not in _CAUSAL]
+
+
+def _build(student: LoadedStudent, kinds: Sequence[str], texts: dict[str, str]) -> Iterator[tuple[str, bytes]]:
+    """(kind, bytes) of each format, in the order of `FILES`."""
+    network, multiple = student.network, multiple_of(student)
+    if {"pt2", "onnx"} & set(kinds):
+        program = clip_program(network, multiple)
+        if "pt2" in kinds:
+            yield "pt2", archive(program)
+        if "onnx" in kinds:
+            yield "onnx", clip_onnx(program, network, texts)
+    if set(_CAUSAL) & set(kinds):
+        stream = stream_onnx(network, multiple, texts)
+        if "stream" in kinds:
+            yield "stream", stream
+        if "int8" in kinds:
+            yield "int8", quantise(stream, phantom_clips(student, _CALIBRATION_CLIPS, first=100))
+
+
+def _about(student: LoadedStudent) -> dict[str, dict[str, Any]]:
+    """Metadata of the files: options of the network, and the window of its use."""
+    assert student.file.options is not None, "load_student: a student describes its network"
+    window = vars(student.file.window) if student.file.window else {"frames": 16}
+    return {
+        NETWORK_KEY: student.file.options.network,
+        WINDOW_KEY: {**window, "size": student.size, "fps": student.fps},
+    }
+
+
+def _config(student: LoadedStudent) -> dict[str, Any]:
+    about = _about(student)
+    return {
+        "model_type": "echodfkd-student",
+        **about,
+        "classes": list(student.classes),
+        "size": student.size,
+        "fps": student.fps,
+        "multiple": multiple_of(student),
+        "step": student.file.step,
+        "source_sha256": student.file.sha256,
+        "versions": {"echodfkd": code_version()["version"], "torch": metadata.version("torch")},
+    }
+
+
+def _described(data: bytes) -> dict[str, Any]:
+    known = describe(data)
+    return {"bytes": known["size"], "sha256": known["sha256"]}

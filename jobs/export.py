@@ -1,0 +1,35 @@
+"""A student as files of other programs: python jobs/export.py runs/demo --student convlstm_3x1 --out exported."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from echodfkd.runtime.command import print_line, run_guarded
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse, export, and print config.json in the last line; 1 on failure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("source", metavar="SOURCE", help="a run folder, a checkpoint's folder, student.safetensors")
+    parser.add_argument("--student", default="", help="which one, if the run has several")
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="folder of the files")
+    parser.add_argument(
+        "--formats", nargs="+", default=[], metavar="FORMAT", help="pt2, onnx, stream, int8; all that suit the student"
+    )
+    parser.add_argument("--size", type=int, default=0, help="side of its frames, if the file does not say it")
+    parser.add_argument("--fps", type=float, help="rate of its frames, likewise; 0 is the video's own")
+    args = parser.parse_args(arguments)
+
+    def work() -> dict[str, Any]:
+        from echodfkd.inference.export.folder import export_folder
+
+        options = {"name": args.student, "formats": args.formats, "size": args.size, "fps": args.fps}
+        return {"ok": True, **export_folder(args.source, args.out, **options, say=print_line)}
+
+    return run_guarded(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
