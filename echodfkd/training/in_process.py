@@ -26,6 +26,7 @@ class _Iterated:
     """A source that gives the next clip of an iterator, whichever index is asked for."""
 
     name = "iterator"
+    notes: tuple[str, ...] = ()
     num_cases = 0
 
     def __init__(self, clips: Iterator[VideoClip], shape: tuple[int, ...], wanted: int) -> None:
