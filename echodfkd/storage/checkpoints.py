@@ -172,7 +172,7 @@ def prune_resume(storage: RunStorage, keep: int) -> None:
         if not present:
             return  # commits before this one were pruned earlier
         for name in present:
-            storage.fs.rm_file(storage.path(f"{name}/resume.safetensors"))
+            storage.delete(f"{name}/resume.safetensors")
 
 
 def code_version() -> dict[str, str]:

@@ -12,21 +12,22 @@ import contextlib
 import hashlib
 import io
 import os
-import tempfile
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from echodfkd.core.errors import InputError, one_line
-from echodfkd.storage.object_store import as_os_errors, create_object_once, open_filesystem
+from echodfkd.storage.local_folder import PARTIAL, LocalFolder, read_regular
+from echodfkd.storage.object_store import as_os_errors, create_object_once, list_objects, open_filesystem, read_object
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_PARTIAL = ".partial-"
-
 MAX_TABLE_BYTES = 1 << 28
-"""Largest file that is read as a whole if its size is not known beforehand."""
+"""Largest file of the user's that is read as a whole if its size is not known beforehand."""
+
+MAX_FILE_BYTES = 1 << 32
+"""Largest file of a run folder that is read: the weights and Adam's moments of the largest student fit."""
 
 LAYOUT = 3
 """Version of the files in run folders and folders of clips. 1 is that of version 0.1, which wrote no number; since 3 a
@@ -65,7 +66,9 @@ def read_bytes(path: str) -> bytes:
     """
     with as_os_errors():  # no such protocol, a package that is missing, a path with a NUL, no credentials ...
         fs, base = open_filesystem(path)
-        data = bytes(fs.cat_file(base, end=MAX_TABLE_BYTES + 1))
+        if "file" in fs.protocol:
+            return read_regular(base, MAX_TABLE_BYTES)
+    data = read_object(fs, base, MAX_TABLE_BYTES + 1)
     if len(data) > MAX_TABLE_BYTES:
         raise OSError(f"it has more than {MAX_TABLE_BYTES} bytes")
     return data
@@ -93,8 +96,8 @@ def read_inside(fs: Any, base: str, name: str, limit: int) -> bytes:
             raise OSError(f"{name} is not a plain file")
         if os.path.getsize(real) > limit:
             raise OSError(f"{name} has {os.path.getsize(real)} bytes, at most {limit} are read")
-        return bytes(fs.cat_file(path))
-    data = bytes(fs.cat_file(path, end=limit + 1))  # asking for the size first would be one more request
+        return read_regular(real, limit)
+    data = read_object(fs, path, limit + 1)
     if len(data) > limit:
         raise OSError(f"{name} has more than {limit} bytes")
     return data
@@ -103,8 +106,12 @@ def read_inside(fs: Any, base: str, name: str, limit: int) -> bytes:
 class RunStorage:
     """Files under one root (a path or an fsspec URL such as ``s3://bucket/prefix``), named by relative paths.
 
+    A stranger may have filled the folder: on a disk, links in it are not followed, pipes and devices not opened, and
+    no read is without a bound (`LocalFolder`).
+
     Raises:
-        InputError: the root cannot be created or written (only from `check_writable`).
+        InputError: the root cannot be created or written (only from `check_writable`), or something else stands in
+            a file's or folder's place.
         OSError: by every method, if the disk or the store fails.
     """
 
@@ -112,6 +119,7 @@ class RunStorage:
         self.root = root.rstrip("/")
         self.fs, self._base = open_filesystem(self.root)
         self.is_local = "file" in self.fs.protocol
+        self._local = LocalFolder(self._base) if self.is_local else None
 
     def path(self, name: str) -> str:
         """Absolute path or key of ``name``. Raises `InputError` if the name leads out of the root."""
@@ -131,7 +139,7 @@ class RunStorage:
         try:
             probe = f".writable-{uuid.uuid4().hex}"  # others may be looking at the same time
             self.write(probe, b"")
-            self.fs.rm_file(self.path(probe))
+            self.delete(probe)
         except Exception as error:
             raise InputError(f"{option}: {self.root} cannot be written: {self._reason(error)}") from error
 
@@ -142,54 +150,75 @@ class RunStorage:
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file; readers see the older one, if there is one, or the new one."""
-        if not self.is_local:
-            with as_os_errors():
-                self.fs.pipe_file(self.path(name), data)
-            return
-        temporary = self._temporary(name, data)
-        try:
-            os.replace(temporary, self.path(name))
-        except OSError:
-            os.unlink(temporary)
-            raise
-        _flush_folder(os.path.dirname(self.path(name)))
+        path = self.path(name)
+        if self._local:
+            return self._local.write(name, data)
+        with as_os_errors():
+            self.fs.pipe_file(path, data)
 
     def create_once(self, name: str, data: bytes) -> bool:
         """Write ``name`` whole, unless it exists. Returns whether this call made it."""
-        if not self.is_local:
-            with as_os_errors():
-                return create_object_once(self.fs, self.path(name), data)
-        temporary = self._temporary(name, data)
-        try:
-            os.link(temporary, self.path(name))
-        except FileExistsError:
-            return False
-        finally:
-            os.unlink(temporary)
-        _flush_folder(os.path.dirname(self.path(name)))
-        return True
-
-    def read(self, name: str) -> bytes:
-        """The whole content of ``name``. Raises `FileNotFoundError`."""
+        path = self.path(name)
+        if self._local:
+            return self._local.create_once(name, data)
         with as_os_errors():
-            return self.fs.cat_file(self.path(name))
+            return create_object_once(self.fs, path, data)
+
+    def read(self, name: str, limit: int = MAX_FILE_BYTES) -> bytes:
+        """The whole content of ``name``, of at most ``limit`` bytes. Raises `FileNotFoundError`, `InputError`."""
+        path = self.path(name)
+        if self._local:
+            return self._local.read(name, limit)
+        data = read_object(self.fs, path, limit + 1)
+        if len(data) > limit:
+            raise InputError(f"{self.root}/{name} has more than {limit} bytes")
+        return data
+
+    def read_all(self, names: Sequence[str], limit: int) -> list[bytes]:
+        """As `read`, of several files; from an object store in one round trip."""
+        if self._local:
+            return [self.read(name, limit) for name in names]
+        with as_os_errors():
+            found = self.fs.cat_ranges([self.path(name) for name in names], 0, limit + 1, on_error="raise")
+        for name, data in zip(names, found, strict=True):
+            if len(data) > limit:
+                raise InputError(f"{self.root}/{name} has more than {limit} bytes")
+        return list(map(bytes, found))
+
+    def delete(self, name: str) -> None:
+        """Delete a file. Raises `FileNotFoundError`."""
+        path = self.path(name)
+        if self._local:
+            return self._local.delete(name)
+        with as_os_errors():
+            self.fs.rm_file(path)
 
     def exists(self, name: str) -> bool:
         """Whether ``name`` exists, file or folder."""
+        path = self.path(name)
+        if self._local:
+            return self._local.exists(name)
         with as_os_errors():
-            return bool(self.fs.exists(self.path(name)))
+            return bool(self.fs.exists(path))
 
     def list(self, folder: str) -> list[str]:
         """Relative names of the files and folders directly in ``folder``, sorted; empty if it does not exist."""
+        path = self.path(folder)
         try:
-            with as_os_errors():
-                names = self.fs.ls(self.path(folder), detail=False)
+            names = self._local.list(folder) if self._local else list_objects(self.fs, path)
         except FileNotFoundError:
             return []
-        own = self.path(folder).rstrip("/")  # clients that know folders (pyarrow) leave an object that stands for one
-        found = (name.rsplit("/", 1)[-1] for name in (str(name).rstrip("/") for name in names) if name != own)
         prefix = f"{folder}/" if folder else ""
-        return sorted(f"{prefix}{name}" for name in found if name and not name.startswith("."))
+        return sorted(f"{prefix}{name}" for name in names if not name.startswith("."))
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Relative names of the files directly in ``folder``, with their sizes; empty if it does not exist."""
+        path = self.path(folder)
+        try:
+            found = self._local.sizes(folder) if self._local else list_objects(self.fs, path)
+        except FileNotFoundError:
+            return {}
+        return {f"{folder}/{name}": size for name, size in found.items()}
 
     def write_table(self, name: str, rows: Iterable[dict[str, object]], schema: pa.Schema) -> dict[str, object]:
         """Write rows as one Parquet file (zstd). Returns its size and sha256 (`describe`)."""
@@ -225,43 +254,9 @@ class RunStorage:
 
         The root and the folder of leases stay as they are: runs that still ask for the folder write there.
         """
-        asked = (self._base, self.path("lease"))
+        asked = (self._base, self.path("lease"))  # os.walk enters no link
         for folder, _, names in os.walk(self._base) if self.is_local else ():
             for name in names if folder not in asked else ():
-                if name.startswith(_PARTIAL):
+                if name.startswith(PARTIAL):
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(os.path.join(folder, name))
-
-    def _temporary(self, name: str, data: bytes) -> str:
-        """A file of these bytes beside ``name``, flushed to the disk."""
-        folder = os.path.dirname(self.path(name))
-        _make_folder(folder)
-        handle, temporary = tempfile.mkstemp(dir=folder, prefix=_PARTIAL)
-        try:
-            with os.fdopen(handle, "wb") as sink:
-                sink.write(data)
-                sink.flush()
-                os.fsync(sink.fileno())
-            os.chmod(temporary, 0o644)
-        except OSError:  # the disk is full
-            os.unlink(temporary)
-            raise
-        return temporary
-
-
-def _make_folder(folder: str) -> None:
-    """`os.makedirs`, with every new entry flushed to the disk."""
-    if not os.path.isdir(folder):
-        _make_folder(os.path.dirname(folder))
-        os.makedirs(folder, exist_ok=True)
-        _flush_folder(os.path.dirname(folder))
-
-
-def _flush_folder(folder: str) -> None:
-    """Flush a folder's entries to the disk, if its file system can."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -56,6 +56,26 @@ def as_os_errors() -> Iterator[None]:
         raise OSError(one_line(error)) from error
 
 
+def list_objects(fs: Any, path: str) -> dict[str, int]:
+    """Names directly under a path, with the sizes of objects. Raises `FileNotFoundError` if there are none."""
+    with as_os_errors():
+        entries = fs.ls(path, detail=True)
+    own = path.rstrip("/")  # clients that know folders (pyarrow) leave an object that stands for one
+    named = {str(entry["name"]).rstrip("/"): int(entry.get("size") or 0) for entry in entries}
+    return {name.rsplit("/", 1)[-1]: size for name, size in named.items() if name != own}
+
+
+def read_object(fs: Any, path: str, limit: int) -> bytes:
+    """The first ``limit`` bytes of an object, in one request. Raises `OSError`."""
+    with as_os_errors():
+        try:
+            return bytes(fs.cat_file(path, end=limit))
+        except OSError as error:  # a store refuses any range of an object without bytes
+            if isinstance(error, FileNotFoundError) or fs.size(path) != 0:
+                raise
+            return b""
+
+
 def create_object_once(fs: Any, path: str, data: bytes) -> bool:
     """Write an object whole, unless it exists. Returns whether this call made it.
 

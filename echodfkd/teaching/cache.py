@@ -22,7 +22,7 @@ from echodfkd.core.errors import ClipError, one_line, plain_sentence
 from echodfkd.core.mask_codes import MASK_CODES, PROBABILITY, decode
 from echodfkd.core.records import StageSpan
 from echodfkd.models.teachers.protocol import ClipKey, Teacher, TeacherOutput
-from echodfkd.storage.files import RunStorage, read_inside
+from echodfkd.storage.files import RunStorage
 from echodfkd.teaching.mask_files import MAX_BYTES, StoredMask, decode_masks, encode_masks
 
 
@@ -111,7 +111,7 @@ class CachedTeacher(Teacher):
         """Codes (T, C, H, W) and the bytes read for them; (None, 0) if there is no usable entry."""
         name = self._name(clip, shape)
         try:
-            data = read_inside(self._storage.fs, self._storage.path(""), name, MAX_BYTES)
+            data = self._storage.read(name, MAX_BYTES)
             (mask,) = decode_masks(data, name)
         except FileNotFoundError:
             self.counts["new"] += 1

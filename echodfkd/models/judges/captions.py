@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load, save
 
 from echodfkd.core.errors import one_line, plain_sentence
-from echodfkd.storage.files import RunStorage, read_inside
+from echodfkd.storage.files import RunStorage
 
 MAX_BYTES = 64 << 20
 NORM_TOLERANCE = 1e-3
@@ -58,7 +58,7 @@ class CaptionStore:
     def _read(self, name: str, count: int) -> torch.Tensor | None:
         """The embeddings in the file; None if it is absent or not valid."""
         try:
-            found = load(read_inside(self._storage.fs, self._storage.path(""), name, MAX_BYTES)).get("embeddings")
+            found = load(self._storage.read(name, MAX_BYTES)).get("embeddings")
         except Exception:  # not there; or cut off, or of another format: safetensors has errors of its own
             return None
         if found is None or found.dtype != torch.float32 or found.dim() != 2 or len(found) != count:

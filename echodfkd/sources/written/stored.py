@@ -26,6 +26,9 @@ from echodfkd.storage.untrusted import parse_json_object
 _IDENTITY = "synthesis.json"
 _MANIFEST = "manifest.json"
 
+MAX_RECORD_BYTES = 1 << 26
+"""Largest commit record of a shard: a clip takes some 500 bytes, its tracings up to 50 kB."""
+
 _RECORDS_AT_ONCE = 128
 """Records read in one round trip: bounds memory on a local disk, and connections to an object store."""
 
@@ -75,10 +78,8 @@ def read_records(storage: RunStorage, shards: Iterable[Shard]) -> Iterator[tuple
     waiting = [shard for shard in shards if shard.record in committed]
     for first in range(0, len(waiting), _RECORDS_AT_ONCE):
         part = waiting[first : first + _RECORDS_AT_ONCE]
-        found = storage.fs.cat([storage.path(shard.record) for shard in part])  # one round trip on an object store
-        texts = {str(path).rsplit("/", 1)[-1]: text for path, text in found.items()}
-        for shard in part:
-            text = texts[shard.record.rsplit("/", 1)[-1]]
+        texts = storage.read_all([shard.record for shard in part], MAX_RECORD_BYTES)
+        for shard, text in zip(part, texts, strict=True):
             yield shard, _parse_record(text, shard, f"{storage.root}/{shard.record}"), text
 
 
@@ -117,11 +118,7 @@ def pending_shards(storage: RunStorage, shards: Sequence[Shard], *, layout: str)
     """
     folder = "Videos" if layout == "echonet" else "clips"
     storage.fs.invalidate_cache()
-    try:
-        listed = storage.fs.ls(storage.path(folder), detail=True)
-    except FileNotFoundError:
-        listed = []
-    sizes = {f"{folder}/{str(entry['name']).rsplit('/', 1)[-1]}": entry["size"] for entry in listed}
+    sizes = storage.sizes(folder)
     whole, quarantined = set(), 0
     for shard, record, _ in read_records(storage, shards):
         if all(sizes.get(name) == known["size"] for name, known in record["files"].items()):
