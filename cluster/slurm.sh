@@ -33,9 +33,8 @@ export RAY_AUTH_TOKEN_PATH="$folder/auth_token"
   python -c 'import secrets; print(secrets.token_hex(32), end="")' >"$RAY_AUTH_TOKEN_PATH"
 )
 
-# one Ray for each job on a shared machine: a port and a folder of its own (a socket's path may be 107 bytes long)
+# one Ray for each job on a shared machine: a port of its own, and a folder (start_ray.sh makes it on each machine)
 port=$((20000 + SLURM_JOB_ID % 10000))
-temporary="/tmp/ray-$SLURM_JOB_ID"
 head=$(hostname -I | awk '{print $1}')
 export RAY_ADDRESS="$head:$port"
 
@@ -51,7 +50,7 @@ finish() {
 trap finish EXIT
 
 start() { # component, then the words after start_ray.sh
-  srun --het-group="$1" --kill-on-bad-exit=0 cluster/start_ray.sh "${@:2}" --temp-dir="$temporary" &
+  srun --het-group="$1" --kill-on-bad-exit=0 cluster/start_ray.sh "${@:2}" &
   steps+=($!)
 }
 

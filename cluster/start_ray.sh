@@ -7,6 +7,10 @@ set -euo pipefail
 
 role=${1:?head or worker}
 shift
+if [[ $role != head && $role != worker ]]; then
+  echo "error: got $role, allowed are head, worker" >&2
+  exit 2
+fi
 
 export RAY_AUTH_MODE=token
 export RAY_USAGE_STATS_ENABLED=0
@@ -17,19 +21,19 @@ if [[ -z ${RAY_AUTH_TOKEN:-} && ! -s $token_file ]]; then
 fi
 ulimit -n "$(ulimit -H -n)"
 
+# Ray opens its folder to all users of the machine, sockets and logs included: it lies in one that only this user enters.
+# A short path, because a socket's may be 107 bytes long.
+private=$(mktemp -d /tmp/r.XXXXXX)
+
 case $role in
   head)
     # what `ray job stop` waits for: longer than train.stop_grace_s, so that a checkpoint is published
     export RAY_JOB_STOP_WAIT_TIME_S=${RAY_JOB_STOP_WAIT_TIME_S:-60}
     # what the head remembers of tasks that are over, some 3 KB each
     export RAY_task_events_max_num_task_in_gcs=${RAY_task_events_max_num_task_in_gcs:-5000}
-    exec ray start --head --block --dashboard-host=127.0.0.1 "$@"
+    exec ray start --head --block --dashboard-host=127.0.0.1 --temp-dir="$private/ray" "$@"
     ;;
   worker)
-    exec ray start --block "$@"
-    ;;
-  *)
-    echo "error: got $role, allowed are head, worker" >&2
-    exit 2
+    exec ray start --block --temp-dir="$private/ray" "$@"
     ;;
 esac

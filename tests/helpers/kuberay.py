@@ -31,6 +31,19 @@ AMOUNTS = {
     "additionalProperties": False,
 }
 RESOURCES = record("requests limits", requests=AMOUNTS, limits=AMOUNTS)
+CONTAINER_SECURITY = record(
+    "allowPrivilegeEscalation capabilities",
+    allowPrivilegeEscalation={"const": False},
+    readOnlyRootFilesystem={"const": True},
+    capabilities=record("drop", drop=array(STRING)),
+)
+POD_SECURITY = record(
+    "runAsNonRoot runAsUser",
+    runAsNonRoot={"const": True},
+    runAsUser={"type": "integer", "minimum": 1},
+    fsGroup=COUNT,
+    seccompProfile=record("type", type={"const": "RuntimeDefault"}),
+)
 CONTAINER = record(
     "name image resources securityContext",
     name=NAME,
@@ -39,11 +52,7 @@ CONTAINER = record(
     envFrom=array(record("secretRef", secretRef=record("name", name=NAME, optional=BOOLEAN))),
     ports=array(record("name containerPort", name=NAME, containerPort={"type": "integer"})),
     resources=RESOURCES,
-    securityContext=record(
-        "allowPrivilegeEscalation capabilities",
-        allowPrivilegeEscalation={"const": False},
-        capabilities=record("drop", drop=array(STRING)),
-    ),
+    securityContext=CONTAINER_SECURITY,
     volumeMounts=array(record("name mountPath", name=NAME, mountPath=STRING)),
 )
 POD = record(
@@ -51,13 +60,7 @@ POD = record(
     automountServiceAccountToken=BOOLEAN,
     containers=array(CONTAINER),
     nodeSelector=STRINGS,
-    securityContext=record(
-        "runAsNonRoot runAsUser",
-        runAsNonRoot={"const": True},
-        runAsUser={"type": "integer", "minimum": 1},
-        fsGroup=COUNT,
-        seccompProfile=record("type", type={"const": "RuntimeDefault"}),
-    ),
+    securityContext=POD_SECURITY,
     terminationGracePeriodSeconds=COUNT,
     tolerations=array(
         record(
@@ -68,7 +71,7 @@ POD = record(
             effect={"enum": ["NoSchedule", "PreferNoSchedule", "NoExecute"]},
         )
     ),
-    volumes=array(record("name emptyDir", name=NAME, emptyDir=record("medium", medium={"const": "Memory"}))),
+    volumes=array(record("name emptyDir", name=NAME, emptyDir=record(medium={"const": "Memory"}))),
 )
 TEMPLATE = record("spec", metadata=record(annotations=STRINGS, labels=STRINGS), spec=POD)
 WORKER_GROUP = record(
@@ -91,6 +94,7 @@ RAY_CLUSTER_SPEC = record(
         idleTimeoutSeconds=COUNT,
         upscalingMode={"enum": ["Default", "Aggressive", "Conservative"]},
         resources=RESOURCES,
+        securityContext=CONTAINER_SECURITY,
     ),
     authOptions=record("mode secretName", mode={"const": "token"}, secretName=NAME),
     headGroupSpec=record(
@@ -102,8 +106,16 @@ RAY_CLUSTER_SPEC = record(
     ),
     workerGroupSpecs=array(WORKER_GROUP),
 )
+SUBMITTER = record(
+    "containers restartPolicy",
+    containers=array(CONTAINER),
+    restartPolicy={"const": "Never"},
+    automountServiceAccountToken=BOOLEAN,
+    securityContext=POD_SECURITY,
+)
 RAY_JOB_SPEC = record(
     "entrypoint rayClusterSpec",
+    submitterPodTemplate=record("spec", metadata=record(labels=STRINGS), spec=SUBMITTER),
     entrypoint=STRING,
     backoffLimit=COUNT,
     preRunningDeadlineSeconds={"type": "integer", "minimum": 1},
@@ -111,7 +123,12 @@ RAY_JOB_SPEC = record(
     ttlSecondsAfterFinished=COUNT,
     rayClusterSpec=RAY_CLUSTER_SPEC,
 )
-METADATA = {"oneOf": [record("name", name=NAME), record("generateName", generateName=STRING)]}
+METADATA = {
+    "oneOf": [
+        record("name namespace", name=NAME, namespace=NAME),
+        record("generateName namespace", generateName=STRING, namespace=NAME),
+    ]
+}
 API_VERSION = {"const": "ray.io/v1"}
 SCHEMAS = {
     "RayCluster": record(

@@ -58,6 +58,10 @@ def aws_faults(config: dict[str, Any]) -> list[str]:
             for key in ("InstanceType", "ImageId", "SecurityGroupIds", "IamInstanceProfile", "BlockDeviceMappings")
             if not node.get(key)
         ]
+        if node.get("MetadataOptions") != {"HttpTokens": "required", "HttpPutResponseHopLimit": 1}:
+            found.append(f"{name}: the role's credentials are given to any request")
+        if not all(disk["Ebs"].get("Encrypted") is True for disk in node.get("BlockDeviceMappings", [])):
+            found.append(f"{name}: a disk is not encrypted")
     return found
 
 
@@ -72,6 +76,8 @@ def gcp_faults(config: dict[str, Any]) -> list[str]:
         ends = any(entry.get("onHostMaintenance") == "TERMINATE" for entry in node.get("scheduling", []))
         if group["resources"].get("GPU") and not ends:
             found.append(f"{name}: a machine with a GPU cannot be migrated")
+        if not {"enableVtpm", "enableIntegrityMonitoring"} <= set(node.get("shieldedInstanceConfig") or {}):
+            found.append(f"{name}: a changed firmware or kernel would not show")
         if "CPU" not in group["resources"]:
             found.append(f"{name}: Ray does not know this cloud's machines: name their resources")
     return found
@@ -106,10 +112,14 @@ def test_the_checks_of_ray_up_files_find_what_they_look_for() -> None:
     del aws["provider"]["cache_stopped_nodes"], aws["available_node_types"]["head"]["node_config"]["ImageId"]
     aws["provider"]["security_group"] = {"GroupName": "x"}
     assert len(aws_faults(aws)) == 3
+    aws["available_node_types"]["student"]["node_config"]["MetadataOptions"] = {"HttpTokens": "optional"}
+    aws["available_node_types"]["synthesis"]["node_config"]["BlockDeviceMappings"] = [{"Ebs": {"VolumeSize": 1}}]
+    assert len(aws_faults(aws)) == 5
     gcp["provider"]["project_id"] = None
     gcp["available_node_types"]["student"]["node_config"].pop("scheduling")
     gcp["available_node_types"]["student"]["resources"].pop("CPU")
-    assert len(gcp_faults(gcp)) == 3
+    gcp["available_node_types"]["head"]["node_config"].pop("shieldedInstanceConfig")
+    assert len(gcp_faults(gcp)) == 4
     local["provider"]["worker_ips"].append(local["provider"]["head_ip"])
     assert local_faults(local)
 
@@ -158,10 +168,13 @@ def test_ray_starts_what_the_aws_file_says(tmp_path: Path, monkeypatch: pytest.M
             assert name == "head" or found == node_type["resources"]  # as EC2 says of the instance type
         machines = [entry["Instances"][0] for entry in ec2.describe_instances()["Reservations"]]
         groups = {entry["GroupName"] for entry in ec2.describe_security_groups()["SecurityGroups"]}
+        disks = [volume["Encrypted"] for volume in ec2.describe_volumes()["Volumes"] if volume["Size"] == 150]
     spot = [machine["Tags"] for machine in machines if machine.get("InstanceLifecycle") == "spot"]
     assert {tag["Value"] for tags in spot for tag in tags if tag["Key"] == "role"} == SPOT_ROLES
     assert [m["SecurityGroups"][0]["GroupId"] for m in machines] == [group] * 5
     assert groups == {"default", "own"}  # Ray made none
+    assert disks == [True] * 5
+    assert {machine["MetadataOptions"]["HttpTokens"] for machine in machines} == {"required"}
 
 
 # -- KubeRay ---------------------------------------------------------------------------------------------------------
@@ -211,6 +224,45 @@ def test_groups_of_pods_are_consistent() -> None:
         assert amounts["limits"] == amounts["requests"]
         assert ("nvidia.com/gpu" in keys) == ("nvidia.com/gpu" in amounts["limits"])
         assert ("spot" in keys) == ("spot" in pod.get("nodeSelector", {})) == (group["groupName"] in SPOT_ROLES)
+
+
+OURS = {"app.kubernetes.io/part-of": "echodfkd"}
+
+
+def test_pods_write_only_where_ray_must_and_gain_no_rights() -> None:
+    spec = ray_cluster()
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        pod, (container,) = group["template"]["spec"], group["template"]["spec"]["containers"]
+        assert group["template"]["metadata"]["labels"] == OURS
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        rights = container["securityContext"]
+        assert rights["allowPrivilegeEscalation"] is False
+        assert rights["readOnlyRootFilesystem"] is True
+        assert rights["capabilities"] == {"drop": ["ALL"]}
+        mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+        assert mounts == {"shm": "/dev/shm", "tmp": "/tmp"}  # the object store; sessions, logs, spilled objects
+        assert {volume["name"] for volume in pod["volumes"]} == set(mounts)
+        assert {"name": "HOME", "value": "/tmp"} in container["env"]
+        is_head = group is spec["headGroupSpec"]
+        assert is_head or pod["automountServiceAccountToken"] is False  # the head's autoscaler asks Kubernetes for pods
+
+
+def test_the_network_policy_admits_the_cluster_s_own_pods_and_opens_little() -> None:
+    policy = read("kuberay/network_policy.yaml")
+    spec = policy["spec"]
+    assert spec["podSelector"] == {"matchLabels": OURS}
+    assert spec["policyTypes"] == ["Ingress", "Egress"]
+    peers = [peer for rule in spec["ingress"] for peer in rule["from"]]
+    assert [peer["podSelector"] for peer in peers if "podSelector" in peer] == [{"matchLabels": OURS}]
+    assert all(peer.get("podSelector", peer.get("namespaceSelector")) for peer in peers)  # {} would admit every one
+    inside, names, anywhere = spec["egress"]
+    assert inside == {"to": [{"podSelector": {"matchLabels": OURS}}]}
+    assert {entry["port"] for entry in names["ports"]} == {53}
+    assert {entry["port"] for entry in anywhere["ports"]} == {443, 6443}  # not the machine's metadata, port 80
+    files = ("network_policy", "pod_monitor", "raycluster", "rayjob")
+    assert {read(f"kuberay/{name}.yaml")["metadata"]["namespace"] for name in files} == {"echodfkd"}
+    assert read("kuberay/rayjob.yaml")["spec"]["submitterPodTemplate"]["metadata"]["labels"] == OURS
 
 
 def test_prometheus_finds_and_reaches_the_metrics() -> None:

@@ -56,7 +56,7 @@ def words_that_expose(text: str) -> list[str]:
         r"(?<![\d.])0\.0\.0\.0",
     ]
     forbidden += ["RAY_AUTH_MODE[=: \"']+disabled", "mode: disabled", "kind: Secret", "RAY_AUTH_TOKEN=[^\"'$ ]"]
-    forbidden += ["AKIA[0-9A-Z]{16}", "BEGIN [A-Z ]*PRIVATE KEY", "(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])"]
+    forbidden += ["AKIA[0-9A-Z]{16}", "BEGIN [A-Z ]*PRIVATE KEY", "(?<!sha256:)(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])"]
     return [pattern for pattern in forbidden if re.search(pattern, text)]
 
 
@@ -96,8 +96,8 @@ def dockerfile_faults(text: str) -> list[str]:
     lines = [line.split(maxsplit=1) for line in text.splitlines() if line.strip()]
     found = []
     for word, rest in lines:
-        if word == "FROM" and not re.fullmatch(r"[\w./-]+:\d+\.\d+\.\d+[\w.-]*( AS \w+)?", rest):
-            found.append(f"FROM {rest}: no full version as its tag")
+        if word == "FROM" and not re.fullmatch(r"[\w./-]+:\d+\.\d+\.\d+[\w.-]*@sha256:[0-9a-f]{64}( AS \w+)?", rest):
+            found.append(f"FROM {rest}: no full version as its tag, or no digest")
         if "pip install" in rest and "-c constraints.txt" not in rest:
             found.append(f"pip without the constraints: {rest}")
         if "apt-get install" in rest and "rm -rf /var/lib/apt/lists" not in rest:
@@ -129,9 +129,12 @@ def test_the_rules_of_images_find_what_they_look_for() -> None:
     bad = "FROM python:latest\nCOPY . .\nENV RAY_AUTH_TOKEN=1\nRUN pip install ray\nRUN apt-get install git\n"
     assert len(dockerfile_faults(bad)) == 7
     assert (
-        dockerfile_faults("FROM a/b:1.2.3-x AS c\nWORKDIR /x\nRUN pip install \\\n -c constraints.txt y\nUSER z\n")
+        dockerfile_faults(
+            f"FROM a/b:1.2.3-x@sha256:{'0' * 64} AS c\nWORKDIR /x\nRUN pip install \\\n -c constraints.txt y\nUSER z\n"
+        )
         == []
     )
+    assert dockerfile_faults("FROM a/b:1.2.3-x\nWORKDIR /x\nUSER z\n") != []
 
 
 # -- scripts ---------------------------------------------------------------------------------------------------------
@@ -182,10 +185,26 @@ def test_start_ray_needs_a_token_and_passes_it_on(tmp_path: Path) -> None:
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").write_text("x")
     assert [start("head", "--port=1"), start("worker", "--address=h:1"), start("hat"), start()] == [0, 0, 2, 1]
-    assert (tmp_path / "log").read_text().splitlines() == [
-        "ray token 60 start --head --block --dashboard-host=127.0.0.1 --port=1",
-        "ray token  start --block --address=h:1",
-    ]
+    head, worker = (tmp_path / "log").read_text().splitlines()
+    folders = [Path(re.search(r"--temp-dir=(/tmp/r\.\w{6})/ray ", line)[1]) for line in (head, worker)]
+    try:
+        assert head == (
+            f"ray token 60 start --head --block --dashboard-host=127.0.0.1 --temp-dir={folders[0]}/ray --port=1"
+        )
+        assert worker == f"ray token  start --block --temp-dir={folders[1]}/ray --address=h:1"
+        assert folders[0] != folders[1]
+        assert [folder.stat().st_mode & 0o777 for folder in folders] == [0o700, 0o700]  # nobody else enters
+    finally:
+        for folder in folders:
+            folder.rmdir()
+
+
+def test_the_paths_of_rays_sockets_are_short_enough() -> None:
+    longest = "/tmp/r.XXXXXX/ray/session_2026-11-30_11-16-11_123456_4194304/sockets/plasma_store.123"
+    assert len(longest) < 107
+    text = (CLUSTER / "start_ray.sh").read_text()
+    assert "private=$(mktemp -d /tmp/r.XXXXXX)\n" in text
+    assert "--temp-dir" not in (CLUSTER / "slurm.sh").read_text()  # each machine makes its own
 
 
 def test_a_slurm_job_starts_all_roles_and_asks_again_after_its_notice(tmp_path: Path) -> None:
