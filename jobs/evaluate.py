@@ -2,6 +2,7 @@
 
 import sys
 
+from echodfkd.config.evaluated import run_options
 from echodfkd.config.rules.jobs import needs_models
 from echodfkd.config.run import RunConfig
 from echodfkd.core.terminal import print_line
@@ -20,4 +21,4 @@ def work(config: RunConfig) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    sys.exit(run_job(work, description=__doc__, check=needs_models))
+    sys.exit(run_job(work, description=__doc__, check=needs_models, below=run_options))

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +24,28 @@ MAX_DEPTH = 16
 """Names in one override's key; no option lies deeper than half of that."""
 
 
-def load_config(path: str | None, overrides: Sequence[str] = ()) -> RunConfig:
+def load_config(
+    path: str | None,
+    overrides: Sequence[str] = (),
+    *,
+    below: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
+) -> RunConfig:
     """Read one YAML file over the defaults, then ``key=value`` overrides.
+
+    Args:
+        path: of the file; None for none.
+        overrides: texts.
+        below: makes a further layer between the defaults and the file, of the values that file and overrides give.
 
     Raises:
         ConfigError: one sentence that names the option, its value and the allowed values.
     """
     try:
         layers = [_read_file(path)] if path is not None else []
-        config = _build([*layers, _parse_overrides(overrides)])
+        layers.append(_parse_overrides(overrides))
+        if below is not None:
+            layers.insert(0, dict(below(functools.reduce(_merged, layers))))
+        config = _build(layers)
     except EchoDFKDError as error:
         raise ConfigError(str(error)) from error
     except (OSError, ValueError) as error:

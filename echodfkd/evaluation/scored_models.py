@@ -34,6 +34,8 @@ class ScoredModel:
 
     name: str
     step: int
+    weights_id: str
+    """Changes with its weights, or stored masks."""
     predict: Callable[[VideoClip], Prediction]
 
     @property
@@ -50,8 +52,12 @@ def load_student(
     weights = read_student(storage, checkpoint, name)
     load_weights(network, weights, what=f"{storage.root}/{checkpoint.folder}/{name}")
     network.to(device).eval()
+    weights_id = str(checkpoint.files[f"{name}/student.safetensors"]["sha256"])
     return ScoredModel(
-        name, checkpoint.step, lambda case: predict_student(network, case.video, classes=options.classes, device=device)
+        name,
+        checkpoint.step,
+        weights_id,
+        lambda case: predict_student(network, case.video, classes=options.classes, device=device),
     )
 
 
@@ -99,4 +105,4 @@ def stored_masks(options: EvaluateConfig, source: ClipSource) -> list[ScoredMode
         prob = predict_teacher(masks, case, classes=("LV",), tasks=()).lv_prob
         return Prediction(quantise(prob) / 255.0)  # float64: codes come back exactly
 
-    return [ScoredModel(MASKS_NAME, 0, predict)]
+    return [ScoredModel(MASKS_NAME, 0, masks.teacher_id, predict)]

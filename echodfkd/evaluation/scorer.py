@@ -121,6 +121,7 @@ class CaseScorer:
                 config.teacher, device=device, placement=placement, window=config.window
             )
             self.teacher_id = self._teacher.teacher_id
+            self._classes = [name for name in classes if name in self._teacher.class_names]
         options = config.evaluation
         self._rules = ScoringRules(self.teacher_id, options.threshold, self.judge, options.judge_controls)
         self._annotations = AnnotationFolder(config.evaluate.annotations) if config.evaluate.annotations else None
@@ -218,18 +219,26 @@ class ModelScorer:
     def __init__(self, config: RunConfig) -> None:
         device = pick_device(config.teacher.device, "teacher.device")
         students, self._students = load_students(config.evaluate, device)
-        self._scorer = CaseScorer(config, device)
+        taught = replace(config, students=self._students)
+        self._scorer = CaseScorer(config, device, classes=taught.taught_classes, tasks=taught.taught_tasks)
         self._models = [*students, *stored_masks(config.evaluate, self._scorer.source)]
         if count := config.evaluate.tune_cases:
             first = len(case_numbers(config, self._scorer.source))
             self._scorer.tune(self._models, range(first, first + count))
 
     def describe(self) -> dict[str, Any]:
-        """``students`` (their options), ``judge_id``, and ``facts``, the content of run.json with an empty plan."""
+        """``students`` (their options), ``ids`` (of teacher, judge, and the models' weights), and ``facts``.
+
+        The last is the content of run.json with an empty plan.
+        """
         judge, sizes = self._scorer.judge, {name: student_facts(of.network) for name, of in self._students.items()}
         return {
             "students": self._students,
-            "judge_id": judge.judge_id if judge is not None else "",
+            "ids": {
+                "teacher_id": self._scorer.teacher_id,
+                "judge_id": judge.judge_id if judge is not None else "",
+                "models": {model.label: model.weights_id for model in self._models},
+            },
             "facts": {**code_version(), "teacher_id": self._scorer.teacher_id, "students": sizes, "plan_slots": 0},
         }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from echodfkd.config.file import config_to_yaml, load_config
@@ -31,8 +31,9 @@ def run_job(
     description: str,
     arguments: Sequence[str] | None = None,
     check: Callable[[RunConfig], object] = lambda config: None,
+    below: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
 ) -> int:
-    """Parse ``--config FILE [--dry-run] [key=value ...]`` and do the work.
+    """Parse ``--config FILE [--dry-run] [key=value ...]`` and do the work. ``below``: see `load_config`.
 
     ``check`` refuses a config that the job cannot use, before any work, and with --dry-run too.
 
@@ -45,7 +46,7 @@ def run_job(
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. train.steps=100")
     parsed = parser.parse_args(arguments)
     try:
-        config = load_config(parsed.config, parsed.overrides)
+        config = load_config(parsed.config, parsed.overrides, below=below)
         check(config)
         check_drawn_sources(config)
     except EchoDFKDError as error:

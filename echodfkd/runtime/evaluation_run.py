@@ -20,17 +20,16 @@ import torch
 from ray.exceptions import RayActorError, RayTaskError
 from ray.util import ActorPool
 
-from echodfkd.config.file import config_to_yaml
+from echodfkd.config.evaluated import changes_of
 from echodfkd.config.rules.jobs import needs_models
 from echodfkd.config.run import RunConfig
 from echodfkd.core.errors import EchoDFKDError, InputError, RunError
 from echodfkd.core.redaction import dump_json
-from echodfkd.evaluation.agreement import JudgedMask, agreement_of
+from echodfkd.evaluation.agreement import agreement_of
+from echodfkd.evaluation.folder import EvaluationFolder
 from echodfkd.evaluation.scorer import ModelScorer, ScoredCase, case_numbers, evaluation_cases
 from echodfkd.reporting.summary import write_summary
 from echodfkd.runtime.cluster.connection import connected, last_sentence, node_labels, with_absolute_paths
-from echodfkd.storage import schemas
-from echodfkd.storage.files import RunStorage
 
 MAX_TRIES = 4
 """Times that a case is given out, and that an actor is started, before the evaluation fails."""
@@ -127,38 +126,42 @@ def evaluate(
         scorers: makes the `Scorers`; None scores in this process.
 
     Raises:
-        InputError: nothing is named, the folder holds scores already, or an input cannot be used.
+        InputError: nothing is named, the folder holds something else, or an input cannot be used.
     """
     options = config.evaluate
     needs_models(config)
-    storage = RunStorage(options.out)
-    if storage.list("scores") or storage.exists("identity.json"):
-        raise InputError(f"evaluate.out: {options.out} holds scores or a run already; name another folder")
+    if options.run:
+        say(changes_of(config))
     source = evaluation_cases(config)
     where = config.evaluation.source.path or config.evaluation.source.kind
     notes = [f"evaluation.source ({where}): {note}" for note in source.notes]
     for note in notes:
         say(f"note: {note}")
-    count = len(case_numbers(config, source))
+    numbers = case_numbers(config, source)
     team = (scorers or ModelScorer)(config)
     known = team.describe()
-    storage.write("config.yaml", config_to_yaml(replace(config, students=known["students"])).encode())
-    cases: list[dict[str, object]] = []
-    judged: list[JudgedMask] = []
-    for number, found in enumerate(team.score_all(range(count))):
-        if found.quarantined:
-            schemas.write_records(storage, f"quarantine/part-cases-{number:06d}.parquet", found.quarantined)
-        if found.case is None:
-            continue
-        cases.append(found.case)
-        judged += found.judged
-        schemas.write_records(storage, f"scores/part-{number:06d}.parquet", found.scores)
-        say(f"case {number + 1} of {count}: {found.clip_id}, {len(found.scores)} scores")
-    if not cases:
-        raise InputError(f"evaluation.source: none of its {count} cases can be used; see {options.out}/quarantine")
-    storage.write_table("cases.parquet", cases, schemas.CASE_SCHEMA)
+    folder = EvaluationFolder(replace(config, students=known["students"]), known["ids"])
+    _score_missing(folder, team, numbers, say)
+    if not folder.cases:
+        raise InputError(
+            f"evaluation.source: none of its {len(numbers)} cases can be used; see {options.out}/quarantine"
+        )
     if options.agreement:
-        study = agreement_of(known["judge_id"], judged, seed=config.seed).to_json()
-        storage.write("agreement.json", dump_json(study))
-    storage.write("run.json", dump_json({**known["facts"], "source_notes": notes}))
-    return write_summary(storage)
+        study = agreement_of(known["ids"]["judge_id"], list(folder.judged()), seed=config.seed).to_json()
+        folder.storage.write("agreement.json", dump_json(study))
+    folder.storage.write("run.json", dump_json({**known["facts"], "source_notes": notes}))
+    return write_summary(folder.storage)
+
+
+def _score_missing(folder: EvaluationFolder, team: Scorers, numbers: Sequence[int], say: Callable[[str], None]) -> None:
+    """Score the cases that the folder has no rows of."""
+    missing = [number for number in numbers if number not in folder.cases]
+    if folder.cases:
+        say(f"{len(numbers) - len(missing)} of {len(numbers)} cases are scored already")
+    try:
+        for number, found in zip(missing, team.score_all(missing), strict=True):
+            folder.keep(number, found)
+            if found.case is not None:
+                say(f"case {number + 1} of {len(numbers)}: {found.clip_id}, {len(found.scores)} scores")
+    finally:
+        folder.flush()

@@ -37,7 +37,7 @@ from echodfkd.core.records import (
 from echodfkd.storage.files import RunStorage, check_described
 from echodfkd.storage.parquet import PARQUET_ERRORS, open_parquet
 
-_ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64()}
+_ARROW = {bool: pa.bool_(), str: pa.string(), int: pa.int64(), float: pa.float64()}
 
 
 def schema_of(record: type) -> pa.Schema:

@@ -13,6 +13,7 @@ from echodfkd.config.file import config_to_yaml, load_config
 from echodfkd.core.errors import ConfigError, InputError
 from echodfkd.core.records import JUDGE_STEP
 from echodfkd.evaluation.predictions import predict_student
+from echodfkd.evaluation.scorer import run_scorer
 from echodfkd.metrics.overlap import dice
 from echodfkd.models.students.build import build_student
 from echodfkd.reporting.rows import read_rows
@@ -66,7 +67,7 @@ def run(folder, out, *more: str):
     config = load_config(None, options(folder, out, *more))
     lines: list[str] = []
     summary = evaluate(config, lines.append)
-    assert len(lines) == VIDEOS
+    assert sum(line.startswith("case ") for line in lines) == VIDEOS
     return config, summary, read_rows(RunStorage(str(out)))
 
 
@@ -157,7 +158,7 @@ def test_a_video_without_usable_masks_is_quarantined(folder, tmp_path):
     [
         (["evaluate.teacher=false"], r"evaluate: name a folder to write \(evaluate.out\), and evaluate.run"),
         (["evaluate.run={root}/run", "evaluate.step=7"], r"no published checkpoint of step 7 \(evaluate.step\)"),
-        (["evaluate.run={root}/set"], "no published checkpoint at all"),
+        (["evaluate.run={root}/set"], "set is not a run folder: it holds no config.yaml"),
         (["evaluate.masks={root}/nowhere"], "evaluate.masks: .*nowhere holds 0 .parquet and 0 .seg.npz files"),
         (["evaluate.annotations={root}/masks"], "holds no tracings"),
         (["evaluate.agreement=true", "evaluation.judge=none"], "evaluate.agreement: set, but evaluation.judge is none"),
@@ -242,3 +243,15 @@ def test_a_teacher_of_recorded_masks_is_placed_as_in_a_run_and_may_lack_a_case(f
     assert summary["students"]["a"]["scores"]["dice_ed"]["n"] == VIDEOS  # without the teacher's mask
     assert summary["students"]["a"]["scores"]["dice_teacher"]["n"] == VIDEOS - 1
     assert [row["stage"] for row in rows.quarantine.to_pylist()] == ["teacher"]
+
+
+def test_the_scorer_of_runs_and_overlays_places_recorded_masks(folder):
+    config = load_config(
+        None,
+        options(folder, folder / "none", "teacher.kind=recorded", f"teacher.weights={folder / 'masks'}",
+                "evaluation.judge=none"),
+    )  # fmt: skip
+    prepared = run_scorer(config, "cpu").prepare(1)
+    assert prepared.fault == ""
+    ed = prepared.case.ed_frames[0]
+    assert dice(prepared.teacher.lv_prob[ed] > 0.5, prepared.case.truth_labels[ed] == 1).mean() > 0.9
