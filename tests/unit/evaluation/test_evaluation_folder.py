@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -14,12 +15,16 @@ from echodfkd.config.evaluated import changes_of, run_options
 from echodfkd.config.file import config_to_yaml, load_config
 from echodfkd.config.run import RunConfig
 from echodfkd.core.errors import ConfigError, InputError
+from echodfkd.core.records import CaseScore, VideoClip
+from echodfkd.evaluation.agreement import JudgedMask
+from echodfkd.evaluation.folder import EvaluationFolder
 from echodfkd.evaluation.scorer import ModelScorer, ScoredCase
 from echodfkd.models.students.build import build_student
 from echodfkd.runtime.evaluation_run import evaluate
 from echodfkd.storage.checkpoints import OptimizerState, StudentState, publish
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.intervals import Intervals
+from echodfkd.storage.schemas import case_row
 
 OWN = [
     "students.a={blocks: 1, filters: 2}", "name=run", "seed=5", "window.size=24", "window.frames=4", "window.fps=25",
@@ -145,7 +150,7 @@ def rows_of(folder: Path) -> list[tuple[object, ...]]:
 
 
 def test_the_same_command_scores_the_cases_that_it_lacks_and_another_is_refused(run: Path, tmp_path: Path) -> None:
-    options = ["evaluation.judge=embedded", "evaluate.agreement=true", "evaluation.cases=2"]
+    options = ["evaluation.cases=2"]
     whole = evaluate(asked(run, f"evaluate.out={tmp_path}/whole", *options), lambda line: None)
     config = asked(run, f"evaluate.out={tmp_path}/out", *options)
     scorer, first = stops_after(1)
@@ -161,8 +166,6 @@ def test_the_same_command_scores_the_cases_that_it_lacks_and_another_is_refused(
     assert "1 of 2 cases are scored already" in lines
     assert rows_of(tmp_path / "out") == rows_of(tmp_path / "whole")
     assert summary["students"] == whole["students"]
-    studies = [(tmp_path / name / "agreement.json").read_bytes() for name in ("out", "whole")]
-    assert studies[0] == studies[1]
     scorer, third = stops_after(9)
     assert evaluate(config, lines.append, scorer)["students"] == summary["students"]
     assert third == []
@@ -170,6 +173,22 @@ def test_the_same_command_scores_the_cases_that_it_lacks_and_another_is_refused(
         evaluate(asked(run, f"evaluate.out={tmp_path}/out", *options, "evaluation.threshold=0.5"), print)
     with pytest.raises(InputError, match=r"differs in evaluate, teacher_id; name another folder"):
         evaluate(asked(run, f"evaluate.out={tmp_path}/out", *options, "evaluate.teacher=false"), print)
+
+
+def test_a_study_of_agreement_covers_the_cases_of_both_starts(run: Path, tmp_path: Path) -> None:
+    config, ids = asked(run, f"evaluate.out={tmp_path}/out"), {"teacher_id": "t", "judge_id": "j", "models": {}}
+    masks = [JudgedMask(f"c{number}", "eroded 4", True, 0.5, 0.25 * number) for number in range(3)]
+    video = np.zeros((4, 8, 8), np.uint8)
+    for number in range(3):
+        folder = EvaluationFolder(config, ids)  # a start for each
+        assert sorted(folder.cases) == list(range(number))
+        case = VideoClip(f"c{number}", number, 0, 0, 0, video, 25.0, "phantom", "clean")
+        score = CaseScore(f"c{number}", "t", "a", 5, "dice_ed", "truth", "", 0.5, 0.9, 1)
+        folder.keep(number, ScoredCase(f"c{number}", (score,), case_row(case), 4, (masks[number],)))
+        folder.flush()
+    assert list(EvaluationFolder(config, ids).judged()) == masks
+    (tmp_path / "out/scores/part-000001.parquet").unlink()
+    assert sorted(EvaluationFolder(config, ids).cases) == [0, 2]  # a case without its rows is scored again
 
 
 def test_a_new_checkpoint_is_another_evaluation(tmp_path: Path) -> None:
