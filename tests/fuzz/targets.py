@@ -9,6 +9,7 @@ from typing import Protocol
 
 from tests.fuzz import (
     targets_bundles,
+    targets_dicom,
     targets_masks,
     targets_media,
     targets_remote,
@@ -35,7 +36,7 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "contours": targets_media.Contours,
     "folder": targets_media.Folder,
     "weights": targets_media.Weights,
-    "dicom": targets_media.Dicom,
+    "dicom": targets_dicom.Dicom,
     "camus": targets_volumes.Camus,
     "arrays": targets_volumes.Arrays,
     "table": targets_text.Table,

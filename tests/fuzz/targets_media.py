@@ -23,11 +23,12 @@ from echodfkd.sources.folder import FolderSource
 from echodfkd.sources.recorded import RecordedSource
 from echodfkd.sources.video.container import MAX_VIDEO_BYTES
 from echodfkd.sources.video.decode import decode_video
-from echodfkd.sources.video.dicom import read_dicom
 from echodfkd.sources.video.encode import encode_avi, encode_mp4
 from tests.fuzz.mutate import damage_bytes, damage_csv, patch_after
+from tests.helpers.avi import GREYS, avi_bytes, dib_chunks
 from tests.helpers.dicom import dicom_bytes
 from tests.helpers.echonet import write_small_folder
+from tests.helpers.video import encode
 
 
 class Video:
@@ -35,7 +36,21 @@ class Video:
 
     name = "video"
     TAGS = (b"avih", b"strh", b"strf", b"movi", b"idx1", b"LIST", b"00dc", b"\xff\xc0", b"\xff\xda", b"\xff\xdb")
-    BOXES = (b"stsz", b"stts", b"stsc", b"stco", b"tkhd", b"mvhd", b"mdhd", b"avc1", b"avcC", b"stsd", b"moov", b"mdat")
+    BOXES = (
+        b"stsz",
+        b"stts",
+        b"stsc",
+        b"stco",
+        b"tkhd",
+        b"mvhd",
+        b"mdhd",
+        b"avc1",
+        b"avcC",
+        b"stsd",
+        b"moov",
+        b"mdat",
+        b"elst",
+    )
 
     def __init__(self, folder: Path) -> None:
         rng = np.random.default_rng(0)
@@ -48,6 +63,10 @@ class Video:
             ("mov", "mjpeg", "yuvj420p"),
         )
         self.good += [_encode(video, *kind) for kind in kinds]
+        self.good += [avi_bytes(dib_chunks(video), 32, 48, 8, palette=GREYS)]
+        self.good += [
+            encode(video, "mjpeg", "yuvj420p", layout="mov", prepare=lambda stream: stream.set_display_rotation(90))
+        ]
         others = (
             ("matroska", "libx264", "yuv420p"),
             ("mpegts", "mpeg2video", "yuv420p"),
@@ -83,6 +102,10 @@ class Video:
         assert 0 < found.video.size <= MAX_VIDEO_BYTES
         assert expected is None or len(found.video) >= expected
         assert np.isfinite(found.fps)
+        if window is not None:
+            start, stop = window(len(found.video), found.fps)
+            whole = decode_video(data, name="a.avi", expected_frames=expected)
+            np.testing.assert_array_equal(found.video[start:stop], whole.video[start:stop])
 
 
 class FileList:
@@ -197,28 +220,6 @@ class Weights:
             load_embedded_teacher(str(self.path))
         else:
             load_echonet_checkpoint(str(self.path))
-
-
-class Dicom:
-    """DICOM cines: elements, lengths, pixels, transfer syntaxes."""
-
-    name = "dicom"
-    SYNTAXES = ("explicit", "implicit", "rle", "jpeg")
-
-    def __init__(self, folder: Path) -> None:
-        self.good = [dicom_bytes(syntax=syntax) for syntax in self.SYNTAXES]
-        self.good += [dicom_bytes(photometric="RGB"), dicom_bytes(photometric="YBR_FULL_422"), dicom_bytes(bits=16)]
-        tags = "28000800 28001000 28001100 28000001 28000101 28000200 28000400 18006310 18001160 02001000 18001860"
-        self.tags = [bytes.fromhex(tag) for tag in f"{tags} e07f1000 feff00e0".split()]
-
-    def run(self, rng: random.Random) -> None:
-        data = rng.choice(self.good)
-        data = patch_after(rng, data, self.tags, reach=16) if rng.random() < 0.6 else damage_bytes(rng, data)
-        found = read_dicom(data, salt="sixteen letters!")
-        assert found.video.dtype == np.uint8
-        assert found.video.ndim == 3
-        assert np.isfinite(found.fps)
-        assert "DOE" not in repr((found.clip_id, found.fps, found.spacing_mm))
 
 
 def _encode(video: np.ndarray, layout: str, codec: str, pixels: str) -> bytes:

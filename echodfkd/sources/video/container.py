@@ -67,7 +67,9 @@ def open_video(data: bytes, *, name: str, edits: bool = True) -> Iterator[tuple[
                 raise ClipError(f"{name} holds {len(streams)} video streams; expected one")
             stream = streams[0]
             _check_codec(stream.codec_context, name)
-            stream.codec_context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
+            # A damaged MJPEG picture is an error: its decoder would leave in the rest what its memory held before.
+            strict = {"err_detect": "explode"} if stream.codec_context.name == "mjpeg" else {}
+            stream.codec_context.options = {"max_pixels": str(MAX_FRAME_PIXELS), **strict}
             # One thread for the whole file: on small frames, threads cost three to eight times the decoding itself.
             stream.codec_context.thread_count = 1
             stream.thread_type = "NONE"

@@ -90,6 +90,7 @@ def _decode_whole(
     def decoded() -> Iterator[Any]:
         for packet in packets:
             if _is_shown(packet):
+                _check_picture(packet, name, len(shown))
                 shown.append((packet.pts, packet.dts))
             yield from packet.decode()
 
@@ -112,6 +113,8 @@ def _decode_window(
     fps = frame_rate(data, stream, times)
     first, stop = window(len(shown), fps)
     wanted = sorted({*range(first, stop), len(shown) - 1})
+    for place in wanted:
+        _check_picture(shown[place], name, place)
     decoded = (frame for place in wanted for frame in shown[place].decode()[:1])
     frames, turn, reason = _decode_frames(decoded, name, places=wanted)
     if reason or len(frames) < len(wanted):
@@ -130,7 +133,8 @@ def _pictures_of_one_layout(stream: Any, packets: Sequence[Any]) -> bool:
 
 def _true_colours(stream: Any, packets: Sequence[Any]) -> bool:
     """Whether uncompressed pixels are colours, and no numbers of colours in a palette that an earlier packet set."""
-    return not stream.codec_context.format.has_palette and _nothing_beside(packets)
+    pixels = stream.codec_context.format  # None if the file names none that FFmpeg knows
+    return pixels is not None and not pixels.has_palette and _nothing_beside(packets)
 
 
 def _nothing_beside(packets: Sequence[Any]) -> bool:
@@ -148,6 +152,19 @@ _LASTING = ("palette", "new_extradata")
 def _is_shown(packet: Any) -> bool:
     """Whether a packet holds a frame (the last of a file is empty) that the edit list keeps."""
     return bool(packet.size) and not packet.is_discard
+
+
+def _check_picture(packet: Any, name: str, frame: int) -> None:
+    """Refuse an uncompressed picture of up to 8 bits a pixel that is too short: FFmpeg leaves its rest as it finds it.
+
+    It refuses those of more bits itself.
+    """
+    context = packet.stream.codec_context
+    bits = context.bits_per_coded_sample
+    if context.name == "rawvideo" and 1 <= bits <= 8 and packet.size * 8 < context.width * context.height * bits:
+        raise ClipError(
+            f"{name} has {packet.size} bytes in frame {frame}, too few for {context.width} x {context.height} pixels"
+        )
 
 
 def _times(stamps: Sequence[tuple[int | None, int | None]]) -> list[int]:

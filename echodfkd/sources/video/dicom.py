@@ -2,7 +2,7 @@
 
 Legend: T frames, H rows, W columns.
 
-Identifying data are dropped at decode: only the elements of `_ELEMENTS` are read from the file, only
+Identifying data are dropped at decode: only the elements of `ELEMENTS` are read from the file, only
 numbers are returned, and no error or log line holds a value of the file or its name. Element names and units are those
 of DICOM PS3.3 (ultrasound region calibration: C.8.5.5; cine: C.7.6.5; multi-frame: C.7.6.6).
 """
@@ -31,7 +31,7 @@ _PALETTES = tuple(
     for colour in ("Red", "Green", "Blue")
     for prefix, suffix in (("", "Descriptor"), ("", "Data"), ("Segmented", "Data"))
 )
-_ELEMENTS = (
+ELEMENTS = (
     "SOPInstanceUID",
     "Rows",
     "Columns",
@@ -127,7 +127,7 @@ def read_dicom(data: bytes, *, salt: str | None, name: str = "a DICOM file") -> 
 
 
 def _read_elements(data: bytes, name: str) -> tuple[Any, Any]:
-    """The elements in `_ELEMENTS`, and the transfer syntax's UID."""
+    """The elements in `ELEMENTS`, and the transfer syntax's UID."""
     try:
         import pydicom
     except ImportError as error:
@@ -135,7 +135,7 @@ def _read_elements(data: bytes, name: str) -> tuple[Any, Any]:
     if _DEFLATED in data:  # it would be inflated whole, however large that is, before anything could be checked
         raise ClipError(f"{name} is deflated as a whole; this transfer syntax is not read")
     try:
-        dataset = pydicom.dcmread(io.BytesIO(data), specific_tags=list(_ELEMENTS))
+        dataset = pydicom.dcmread(io.BytesIO(data), specific_tags=list(ELEMENTS))
         syntax = dataset.file_meta.TransferSyntaxUID
         syntax.name  # noqa: B018 a UID of another type fails here, not later
     except Exception as error:  # pydicom's errors on damaged files are not documented, and may quote the file

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from functools import lru_cache
 
 _NEXT = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
 """The next marker outside coded data, in which 0xFF is followed by 0 or by the number of a restart."""
-_QUANTISATION, _HUFFMAN, _SCAN = 0xDB, 0xC4, 0xDA
-_BARE = (0xD8, 0xD9, 0x01)
+_QUANTISATION, _HUFFMAN, _SCAN, _END = 0xDB, 0xC4, 0xDA, 0xD9
+_SCAN_BEGINS = bytes((0xFF, _SCAN))
+_NO_MARKERS = frozenset((0x00, 0xFF, *range(0xD0, 0xD8)))
+_BARE = (0xD8, _END, 0x01)
 """Markers without content: start, end, and one of arithmetic coding."""
 
 
 def segments(data: bytes) -> Iterator[tuple[int, bytes]]:
     """All (marker, content) of a stream, without the coded data. Ends at the first segment that is not whole."""
-    at = 0
-    while found := _NEXT.search(data, at):
-        marker, at = found.group(1)[0], found.end()
+    at, size = 0, len(data)
+    while at + 1 < size:
+        marker = data[at + 1]
+        if data[at] != 0xFF or marker in _NO_MARKERS:
+            found = _NEXT.search(data, at)
+            if found is None:
+                return
+            at, marker = found.end() - 2, data[found.end() - 1]
+        at += 2
         if marker in _BARE:
             yield marker, b""
             continue
         length = int.from_bytes(data[at : at + 2], "big")
-        if length < 2 or at + length > len(data):
+        if length < 2 or at + length > size:
             return
         yield marker, data[at + 2 : at + length]
         at += length
@@ -34,19 +41,20 @@ def picture_layout(data: bytes) -> tuple[tuple[int, bytes], ...]:
     A picture sets in a decoder what its segments name. Pictures of one layout set the same parts, so that none of them
     takes anything from another, whatever else a decoder keeps.
     """
-    head, scan, rest = data.partition(bytes((0xFF, _SCAN)))
-    coded = rest.replace(b"\xff\x00", b"")
-    if coded.count(b"\xff") == 1 and (b"\xff\xd9" in coded):  # only the end follows: most files repeat all before
-        return _layout_of_head(head + scan + rest[: int.from_bytes(rest[:2], "big")] + b"\xff\xd9")
-    return _layout(data)
-
-
-def _layout(data: bytes) -> tuple[tuple[int, bytes], ...]:
-    found = tuple((marker, _TABLE_NUMBERS.get(marker, bytes)(content)) for marker, content in segments(data))
-    return found if any(marker == _SCAN for marker, _ in found) else ()
-
-
-_layout_of_head = lru_cache(maxsize=64)(_layout)
+    head, scan, rest = data.partition(_SCAN_BEGINS)
+    ends = rest.count(b"\xff\xd9")
+    if ends <= 1 and rest.count(b"\xff") == rest.count(b"\xff\x00") + ends:  # no more segments: what most files hold
+        data = head + scan + rest[: int.from_bytes(rest[:2], "big")]
+    layout, has_scan = [], False
+    for marker, content in segments(data):
+        if marker == _QUANTISATION:
+            content = _quantisation_tables(content)
+        elif marker == _HUFFMAN:
+            content = _huffman_tables(content)
+        has_scan |= marker == _SCAN
+        if marker != _END:  # some machines leave it out
+            layout.append((marker, content))
+    return tuple(layout) if has_scan else ()
 
 
 def _quantisation_tables(content: bytes) -> bytes:
@@ -65,6 +73,3 @@ def _huffman_tables(content: bytes) -> bytes:
         numbers.append(content[0])
         content = content[17 + sum(content[1:17]) :]
     return bytes(numbers)
-
-
-_TABLE_NUMBERS = {_QUANTISATION: _quantisation_tables, _HUFFMAN: _huffman_tables}

@@ -108,6 +108,25 @@ def test_a_palette_may_change_inside_a_file():
     np.testing.assert_array_equal(found, np.concatenate([PICTURE[:3], 255 - PICTURE[3:]]))
 
 
+def test_a_picture_that_is_too_short_is_refused():
+    chunks = dib_chunks(PICTURE)
+    chunks[2] = chunks[2][:400]
+    data = avi_bytes(chunks, 21, 30, 8, palette=GREYS)
+    for window in (None, lambda frames, fps: (0, 1)):
+        with pytest.raises(ClipError, match=r"^a has 400 bytes in frame 2, too few for 30 x 21 pixels$"):
+            decode_video(data, name="a", window=window)
+
+
+def test_a_jpeg_that_ends_early_is_refused():
+    pictures = jpegs(PICTURE)
+    pictures[2] = pictures[2][: len(pictures[2]) - 150]
+    data = avi_bytes(pictures, 21, 30, 24, codec=b"MJPG", compression=int.from_bytes(b"MJPG", "little"))
+    with pytest.raises(ClipError, match=r"^a has 2 readable frames, its header says 5 \(Invalid data"):
+        decode_video(data, name="a")
+    with pytest.raises(ClipError, match=r"^a cannot be read at frame 2: Invalid data"):
+        decode_video(data, name="a", window=lambda frames, fps: (1, 3))
+
+
 def test_run_lengths_are_refused_by_name():
     data = avi_bytes(rle8_chunks(PICTURE), 21, 30, 8, palette=GREYS, compression=1)
     with pytest.raises(ClipError, match=r"^a is encoded as msrle; expected one of mjpeg, mpeg4, h264, rawvideo, ffv1$"):
