@@ -65,14 +65,18 @@ class FolderSource(RecordingSource[FoundCine]):
         if kind == "dicom":
             others += sum(not file.may_name_a_patient for file in files)
             files = [file for file in files if file.may_name_a_patient]
-        if not files:
+        cines = [file for file in files if file.may_be_cine()]
+        if not cines:
             expected = "a DICOM file" if kind == "dicom" else "AVI, MP4, MOV, DICOM or NIfTI, or a folder of PNG frames"
+            others += len(files)
             raise InputError(f"source.path: {path} holds no cine ({expected}), but {others} other files")
-        _check_packages(files)
+        _check_packages(cines)
         notes = Notes()
+        if stills := len(files) - len(cines):
+            notes.say(f"files of one frame or without an image that are left out: {stills}")
         if others:
             notes.say(f"files that are no cines and are left out: {others}")
-        super().__init__(path, _of_split(_named(files), split, path), window, seed=seed)
+        super().__init__(path, _of_split(_named(cines), split, path), window, seed=seed)
         self.notes = notes.sentences
 
     def clip(self, index: int) -> VideoClip:

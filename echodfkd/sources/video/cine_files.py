@@ -20,6 +20,7 @@ import numpy as np
 from echodfkd.core.errors import ClipError, InputError, one_line
 from echodfkd.sources.video.cine import Cine, is_dicom, read_cine
 from echodfkd.sources.video.container import MAX_FRAME_PIXELS, MAX_VIDEO_BYTES
+from echodfkd.sources.video.dicom_elements import promises_frames
 from echodfkd.sources.video.volumes import Volume, read_nifti
 from echodfkd.storage.files import read_inside
 from echodfkd.storage.object_store import as_os_errors, open_filesystem
@@ -33,6 +34,8 @@ MAX_FILES = 1_000_000
 _MAX_DEPTH = 12
 _LISTS = ("DICOMDIR",)
 _HASHED = 16
+_HEAD_BYTES = 1 << 17
+"""Bytes of a DICOM file in which its number of frames is looked for."""
 _SQUARE = 0.01
 """Relative difference up to which the sides of a pixel count as equal."""
 _MAY_BE_DICOM = re.compile(r"|\.[0-9]+|\.ima|\.img")
@@ -58,6 +61,17 @@ class CineFile:
     def is_volume(self) -> bool:
         """Whether this is a NIfTI file."""
         return not self.frames and _suffix(self.path) in NIFTI_SUFFIXES
+
+    def may_be_cine(self) -> bool:
+        """False if its first bytes say that it has one frame or no image, as many files of a hospital's export."""
+        if not self.may_name_a_patient:
+            return len(self.frames) != 1
+        try:
+            with as_os_errors():
+                head = bytes(self.fs.cat_file(f"{self.folder}/{self.path}", start=0, end=_HEAD_BYTES))
+        except OSError:
+            return True  # reading it will say why
+        return promises_frames(head, whole=len(head) < _HEAD_BYTES)
 
     def read(self, path: str = "") -> bytes:
         """The file's bytes. Raises `ClipError`."""

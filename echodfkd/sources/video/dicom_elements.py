@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,3 +59,28 @@ def quiet_pydicom() -> Iterator[None]:
             yield
     finally:
         logger.disabled = before
+
+
+_OTHER_ENCODINGS = (b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.2")
+"""Deflated and big-endian files, whose elements are not looked for in their bytes."""
+_NUMBER_OF_FRAMES = re.compile(
+    rb"\x28\x00\x08\x00(?:IS[\x01-\x0c]\x00|[\x01-\x0c]\x00\x00\x00) *(?P<number>[0-9]{1,12})"
+)
+_ROWS = re.compile(rb"\x28\x00\x10\x00(?:US\x02\x00|\x02\x00\x00\x00)")
+
+
+def promises_frames(head: bytes, *, whole: bool) -> bool:
+    """Whether a file may hold several frames, by its first bytes and without parsing them.
+
+    Elements stand in the order of their numbers: NumberOfFrames (0028,0008) before Rows (0028,0010).
+
+    Args:
+        head: the first bytes of the file.
+        whole: these are all its bytes.
+    """
+    if any(syntax in head for syntax in _OTHER_ENCODINGS):
+        return True
+    found = _NUMBER_OF_FRAMES.search(head)
+    if found is not None:
+        return int(found["number"]) > 1
+    return not (whole or _ROWS.search(head))

@@ -4,6 +4,7 @@ import hashlib
 import io
 import pickle
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from echodfkd.sources.clip_source import ClipSource, WindowSettings
 from echodfkd.sources.folder import FolderSource, split_of
 from echodfkd.sources.mixture import MixtureSource
 from echodfkd.sources.recorded import RecordedSource
+from echodfkd.sources.video.dicom_elements import promises_frames
 from echodfkd.sources.video.encode import encode_avi, encode_mp4
 from echodfkd.sources.video.windows import resample_positions, resize_video, sample_video
 from echodfkd.sources.written.writing import file_name
@@ -36,6 +38,9 @@ def folder(tmp_path):
         f"{PATIENT}/IM1": dicom_bytes(VIDEO),
         f"{PATIENT}/copy.dcm": dicom_bytes(VIDEO),
         "1.2.840.113": dicom_bytes(VIDEO[:9], regions=[region(0, 0, 31, 23)]),
+        f"{PATIENT}/still": dicom_bytes(VIDEO[:1]),
+        f"{PATIENT}/still.dcm": dicom_bytes(VIDEO[:1], syntax="implicit", elements={"NumberOfFrames": None}),
+        f"{PATIENT}/report.dcm": dicom_bytes(elements=dict.fromkeys(("NumberOfFrames", "Rows", "PixelData"))),
         "DICOMDIR": b"x",
         "._a.avi": b"x",
         "notes.txt": b"x",
@@ -64,7 +69,10 @@ def square(frames):
 def test_every_kind_of_cine_is_a_case_in_the_order_of_paths(folder):
     found = source(folder)
     assert isinstance(found, ClipSource)
-    assert found.notes == ("files that are no cines and are left out: 2",)
+    assert found.notes == (
+        "files of one frame or without an image that are left out: 3",
+        "files that are no cines and are left out: 2",
+    )
     cases = [found.case(number) for number in range(found.num_cases)]
     one, two = (hashlib.sha256(dicom_bytes(video, **more)).hexdigest()[:16] for video, more in (
         (VIDEO[:9], {"regions": [region(0, 0, 31, 23)]}), (VIDEO, {})))  # fmt: skip
@@ -185,7 +193,9 @@ def test_the_config_names_it(folder):
     assert (train.num_cases, test.num_cases, test.name) == (8, 3, "dicom")
     mixed = MixtureSource({"a": train, "b": test}, {"a": 1, "b": 1})
     assert mixed.notes == (
+        "a: files of one frame or without an image that are left out: 3",
         "a: files that are no cines and are left out: 2",
+        "b: files of one frame or without an image that are left out: 3",
         "b: files that are no cines and are left out: 7",
     )
     for wrong, words in (
@@ -238,3 +248,27 @@ def test_a_list_of_videos_is_written_from_their_files(tmp_path, capsys):
     assert main([str(tmp_path), "--split", "all"]) == 1
     assert main([str(tmp_path), "--split", "TEST"]) == 0
     assert [row.split for row in read_file_list(str(tmp_path))] == ["TEST", "TEST"]
+
+
+@pytest.mark.parametrize("syntax", ["explicit", "implicit", "jpeg", "rle"])
+@pytest.mark.parametrize("frames", [1, 2, 12])
+def test_stills_are_known_by_the_first_bytes(syntax, frames):
+    data = dicom_bytes(VIDEO[:frames], syntax=syntax)
+    assert promises_frames(data, whole=True) is (frames > 1)
+    assert promises_frames(data[:200], whole=False), "its elements come later"
+    assert not promises_frames(data[:200], whole=True)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_stills_of_pydicoms_own_files_are_known():
+    """Files of many makers: each that is taken for a still is one."""
+    import pydicom
+
+    checked = 0
+    for path in sorted((Path(pydicom.__file__).parent / "data" / "test_files").glob("*.dcm")):
+        data = path.read_bytes()
+        if data[128:132] == b"DICM" and not promises_frames(data, whole=True):
+            dataset = pydicom.dcmread(io.BytesIO(data), specific_tags=["NumberOfFrames"], stop_before_pixels=True)
+            assert str(dataset.get("NumberOfFrames") or 1) in ("1", "1A"), path  # one is damaged on purpose
+            checked += 1
+    assert checked > 50
