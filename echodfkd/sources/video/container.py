@@ -90,6 +90,37 @@ def check_size(name: str, frame: int, width: int, height: int) -> None:
         )
 
 
+def frame_times(stream: Any, stamps: Sequence[tuple[int | None, int | None]], num_frames: int) -> list[int]:
+    """When frames are shown, ascending, in the stream's time base; empty if that is not known.
+
+    Args:
+        stream: PyAV's stream.
+        stamps: of the packets that are shown: when to show, and when to decode.
+        num_frames: frames that came out of them.
+    """
+    if _is_avi(stream):
+        # Chunks are numbered, and no more. One without a picture is fine if another holds two, as XviD writes them.
+        stamps = [] if 0 < stream.frames <= num_frames else [(decode, decode) for _, decode in stamps]
+    for times in zip(*stamps, strict=True):
+        if None not in times:
+            return sorted(times)
+    return []
+
+
+def promised_frames(data: bytes, name: str, stream: Any, num_frames: int, times: Sequence[int]) -> int | None:
+    """Frames that a file promises to show, None if it says nothing; ``num_frames`` came out of it at ``times``."""
+    header = int(stream.frames)
+    if header <= 0:
+        return None
+    if num_frames >= header:
+        return header
+    if _is_avi(stream):  # the header counts chunks: where only each n-th of them holds a picture, n times too many
+        return header // max(1, (times[-1] - times[0]) // (len(times) - 1)) if len(times) > 1 else header
+    with open_video(data, name=name, edits=False) as (container, whole):
+        stored = sum(bool(packet.size) for packet in container.demux(whole))
+    return len(times) if stored >= header else header  # the file is whole, and its edit list cuts some frames
+
+
 def frame_rate(data: bytes, stream: Any, times: Sequence[int]) -> float:
     """Frames per second by the header, or by the frames' times if those contradict it; 0.0 if neither has a rate.
 
@@ -123,13 +154,17 @@ def check_even(name: str, stream: Any, times: Sequence[int]) -> None:
     Raises:
         ClipError: a frame lies more than `UNEVEN` of a frame, and more than a tick, from its even place.
     """
-    gaps = np.diff(np.asarray(times, np.float64))
-    if stream.container.format.name == "avi" and (gaps > 1).any():  # one tick a frame: a gap is an empty chunk
+    if not _is_avi(stream):
+        check_times(name, times, float(stream.time_base or 1), tick_s=float(stream.time_base or 1))
+        return
+    try:
+        check_times(name, times, 1.0, tick_s=0.0)
+    except ClipError:
+        gaps = np.diff(times)
         raise ClipError(
-            f"{name} has no picture for frame {int(np.argmax(gaps > 1)) + 1} (an empty chunk, for which players repeat"
-            " the frame before, or damage); expected a picture for each frame"
-        )
-    check_times(name, times, float(stream.time_base or 1), tick_s=float(stream.time_base or 1))
+            f"{name} has no picture for frame {times[int(np.argmax(gaps > gaps.min()))] + 1} (an empty chunk, for which"
+            " players repeat the frame before, or damage); expected a picture for each frame"
+        ) from None
 
 
 def check_times(name: str, times: Sequence[float], unit_s: float, *, tick_s: float) -> None:
@@ -143,7 +178,7 @@ def check_times(name: str, times: Sequence[float], unit_s: float, *, tick_s: flo
         return
     away = np.abs(np.cumsum(gaps) - even * np.arange(1, len(gaps) + 1))
     if away.max() > UNEVEN * even + tick_s:
-        slowest, fastest = 1.0 / gaps.max(), 1.0 / max(gaps.min(), tick_s)
+        slowest, fastest = 1.0 / gaps.max(), 1.0 / max(gaps.min(), tick_s, 1e-9)
         raise ClipError(
             f"{name} has a variable frame rate ({slowest:.4g} to {fastest:.4g} frames a second); expected frames that"
             " are evenly spaced"
@@ -184,6 +219,10 @@ def _check_codec(context: Any, name: str) -> None:
     if codec not in CODECS:
         raise ClipError(f"{name} is encoded as {codec}; expected one of {', '.join(CODECS)}")
     check_size(name, 0, context.width, context.height)
+
+
+def _is_avi(stream: Any) -> bool:
+    return bool(stream.container.format.name == "avi")
 
 
 def _avi_without_rate(data: bytes) -> bool:

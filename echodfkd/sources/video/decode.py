@@ -22,7 +22,9 @@ from echodfkd.sources.video.container import (
     check_size,
     display_turn,
     frame_rate,
+    frame_times,
     open_video,
+    promised_frames,
     turned,
 )
 from echodfkd.sources.video.jpeg import picture_layout
@@ -64,7 +66,7 @@ def decode_video(
             accepted: published synthetic lists hold counts that are too small, but a file cut short
             always has fewer.
         window: frames to decode. They are the pixels of the whole file. If each packet stands for itself
-            (`_independent`), the others are left black and damage in them is not detected, except for the last one: a
+            (`_INDEPENDENT`), the others are left black and damage in them is not detected, except for the last one: a
             truncated file ends in it.
 
     Raises:
@@ -95,9 +97,10 @@ def _decode_whole(
             yield from packet.decode()
 
     frames, turn, reason = _decode_frames(decoded(), name)
-    times = _times(shown)
+    times = frame_times(stream, shown, len(frames))
     check_even(name, stream, times)
-    promised = _check_count(data, name, stream, len(frames), len(shown), expected_frames, reason)
+    promised = promised_frames(data, name, stream, len(frames), times)
+    _check_count(name, len(frames), promised, expected_frames, reason)
     fps = frame_rate(data, stream, times)
     return DecodedVideo(turned(np.stack(frames), turn), fps, promised, _warnings(name, stream))
 
@@ -107,9 +110,10 @@ def _decode_window(
 ) -> DecodedVideo:
     """As `decode_video` for packets that stand for themselves."""
     shown = [packet for packet in packets if _is_shown(packet)]
-    times = _times([(packet.pts, packet.dts) for packet in shown])
+    times = frame_times(stream, [(packet.pts, packet.dts) for packet in shown], len(shown))
     check_even(name, stream, times)
-    promised = _check_count(data, name, stream, len(shown), len(shown), expected_frames, "")
+    promised = promised_frames(data, name, stream, len(shown), times)
+    _check_count(name, len(shown), promised, expected_frames, "")
     fps = frame_rate(data, stream, times)
     first, stop = window(len(shown), fps)
     wanted = sorted({*range(first, stop), len(shown) - 1})
@@ -167,14 +171,6 @@ def _check_picture(packet: Any, name: str, frame: int) -> None:
         )
 
 
-def _times(stamps: Sequence[tuple[int | None, int | None]]) -> list[int]:
-    """When frames are shown, ascending; if that is unknown, when they are decoded; empty if that is unknown, too."""
-    for times in zip(*stamps, strict=True):
-        if None not in times:
-            return sorted(times)
-    return []
-
-
 def _warnings(name: str, stream: Any) -> tuple[str, ...]:
     shape = stream.sample_aspect_ratio
     if not shape or shape == 1:
@@ -215,28 +211,13 @@ def _decode_frames(decoded: Iterable[Any], name: str, places: Sequence[int] = ()
     return frames, min(turns, default=UPRIGHT), ""
 
 
-def _check_count(
-    data: bytes, name: str, stream: Any, got: int, shown: int, expected: int | None, reason: str
-) -> int | None:
-    """Refuse a file with fewer frames than it promises. Returns that number, None if the header says nothing."""
-    header = int(stream.frames) if stream.frames > 0 else None
-    if header is not None and got < header and _stored_frames(data, name, stream) >= header:
-        header = shown  # the file is whole, and its edit list cuts some frames
+def _check_count(name: str, got: int, promised: int | None, expected: int | None, reason: str) -> None:
     because = f" ({reason})" if reason else ""
     if got == 0:
-        raise ClipError(f"{name} has no readable frame, its header says {header or 'nothing'}{because}")
-    if header is not None and got < header:
-        raise ClipError(f"{name} has {got} readable frames, its header says {header}{because}")
+        raise ClipError(f"{name} has no readable frame, its header says {promised or 'nothing'}{because}")
+    if promised is not None and got < promised:
+        raise ClipError(f"{name} has {got} readable frames, its header says {promised}{because}")
     if expected is not None and got < expected:
         raise ClipError(f"{name} has {got} readable frames, the file list says {expected}{because}")
     if reason:
         raise ClipError(f"{name} cannot be read after {got} frames: {reason}")
-    return header
-
-
-def _stored_frames(data: bytes, name: str, stream: Any) -> int:
-    """Frames of an MP4 without its edit list; 0 for an AVI, which has none."""
-    if stream.container.format.name == "avi":
-        return 0
-    with open_video(data, name=name, edits=False) as (container, whole):
-        return sum(bool(packet.size) for packet in container.demux(whole))

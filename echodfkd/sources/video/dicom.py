@@ -57,7 +57,9 @@ ELEMENTS = (
     "FrameTimeVector",
     "CineRate",
     "RecommendedDisplayFrameRate",
+    "PixelAspectRatio",
     "SequenceOfUltrasoundRegions",
+    "UltrasoundColorDataPresent",
     "BurnedInAnnotation",
 )
 _DEFLATED = b"1.2.840.10008.1.2.1.99"

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from echodfkd.sources.video.dicom_elements import items_of, number_of
+from echodfkd.sources.video.dicom_elements import items_of, number_of, numbers_of
 
 _MAX_REGIONS = 64
 _TWO_DIMENSIONAL, _M_MODE, _SPECTRAL = 1, 2, 3  # Region Spatial Format
@@ -39,8 +39,7 @@ class Picture:
 class _Region:
     rows: slice
     columns: slice
-    shows_flow: bool
-    spacing_mm: float | None
+    spacing_mm: tuple[float, float] | None
 
     @property
     def area(self) -> int:
@@ -52,6 +51,12 @@ def find_picture(dataset: Any, video: np.ndarray) -> Picture:
     items = items_of(dataset, "SequenceOfUltrasoundRegions", _MAX_REGIONS)
     formats = {number_of(item, "RegionSpatialFormat") for item in items}
     said = [f"shows {text} beside the picture" for kind, text in _OTHERS.items() if kind in formats]
+    flow = number_of(dataset, "UltrasoundColorDataPresent") == 1
+    if flow or any(number_of(item, "RegionDataType") == _COLOUR_FLOW for item in items):
+        said.append("shows data as colours (flow, or velocity of tissue), which are grey as bright as they are here")
+    aspect = numbers_of(dataset, "PixelAspectRatio", 2)
+    if len(aspect) == 2 and aspect[0] != aspect[1]:
+        said.append(f"is to be shown with pixels {aspect[1]:g}:{aspect[0]:g} wide; they are read as stored")
     flat = [item for item in items if number_of(item, "RegionSpatialFormat") == _TWO_DIMENSIONAL]
     if not flat:
         return Picture(None, None, tuple(said))
@@ -63,11 +68,14 @@ def find_picture(dataset: Any, video: np.ndarray) -> Picture:
     if len(regions) < len(found) or not _is_lit(video, inside):
         said.append("has ultrasound regions that do not fit its pixels, so that its scale is not known")
         return Picture(None, None, tuple(said))
-    if any(region.shows_flow for region in regions):
-        said.append("shows colour flow, which is grey as bright as its colours here")
     if (count := _apart(regions)) > 1:
         said.append(f"shows {count} pictures side by side; the scale is that of the largest")
-    return Picture(inside, max(regions, key=lambda region: region.area).spacing_mm, tuple(said))
+    largest = max(regions, key=lambda region: region.area)
+    across, down = largest.spacing_mm or (0.0, 0.0)
+    square = 0 < min(across, down) <= max(across, down) <= 1.01 * min(across, down)
+    if across and down and not square:
+        said.append(f"has pixels of {across:.4g} x {down:.4g} mm, which are read as stored; its scale is not given")
+    return Picture(inside, (across + down) / 2.0 if square else None, tuple(said))
 
 
 _OTHERS = {_M_MODE: "an M-mode trace", _SPECTRAL: "a spectral Doppler trace"}
@@ -85,17 +93,14 @@ def _region(item: Any, height: int, width: int) -> _Region | None:
     right, bottom = min(right + 1, width), min(bottom + 1, height)
     if right - left < _LEAST_SIDE or bottom - top < _LEAST_SIDE:
         return None
-    flow = number_of(item, "RegionDataType") == _COLOUR_FLOW
-    return _Region(slice(top, bottom), slice(left, right), flow, _spacing(item))
+    return _Region(slice(top, bottom), slice(left, right), _spacing(item))
 
 
-def _spacing(region: Any) -> float | None:
-    """Side of a region's pixels in millimetres; None if they are not square (to 1 %) or not in centimetres."""
+def _spacing(region: Any) -> tuple[float, float] | None:
+    """Sides of a region's pixels in millimetres, across and down; None if they are not in centimetres."""
     units = [number_of(region, f"PhysicalUnits{axis}Direction") for axis in "XY"]
-    sides = [abs(number_of(region, f"PhysicalDelta{axis}") or 0.0) for axis in "XY"]
-    if units != [_CENTIMETRES, _CENTIMETRES] or not 0 < min(sides) <= max(sides) <= 1.01 * min(sides):
-        return None
-    return 10.0 * sum(sides) / 2.0
+    across, down = (10.0 * abs(number_of(region, f"PhysicalDelta{axis}") or 0.0) for axis in "XY")
+    return (across, down) if units == [_CENTIMETRES, _CENTIMETRES] else None
 
 
 def _is_lit(video: np.ndarray, inside: np.ndarray) -> bool:

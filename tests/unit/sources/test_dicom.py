@@ -111,6 +111,17 @@ def test_spacing_and_what_lies_outside_of_the_regions():
     assert read_dicom(dicom_bytes(regions=[region(0, 0, 32, 24)]), salt=SALT).spacing_mm == pytest.approx(0.5)
 
 
+def test_pixels_that_are_not_square_are_said():
+    found = read_dicom(dicom_bytes(regions=[{**FULL, "PhysicalDeltaY": 0.08}]), salt=SALT)
+    assert found.warnings == (
+        "a DICOM file has pixels of 0.5 x 0.8 mm, which are read as stored; its scale is not given",
+    )  # fmt: skip
+    found = read_dicom(dicom_bytes(regions=[FULL], elements={"PixelAspectRatio": ["3", "4"]}), salt=SALT)
+    assert found.warnings == ("a DICOM file is to be shown with pixels 4:3 wide; they are read as stored",)
+    found = read_dicom(dicom_bytes(regions=[FULL], elements={"PixelAspectRatio": ["1", "1"]}), salt=SALT)
+    assert found.warnings == ()
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -141,7 +152,7 @@ def test_regions_that_contradict_the_pixels_do_not_count(wrong):
     ("regions", "said"),
     [
         ([FULL, {**region(8, 8, 23, 20), "RegionDataType": 2}],
-         "shows colour flow, which is grey as bright as its colours here"),
+         "shows data as colours (flow, or velocity of tissue), which are grey as bright as they are here"),
         ([region(0, 0, 31, 12), {**region(0, 13, 31, 23), "RegionSpatialFormat": 3, "RegionDataType": 3}],
          "shows a spectral Doppler trace beside the picture"),
         ([region(0, 0, 31, 12), {**region(0, 13, 31, 23), "RegionSpatialFormat": 2}],
@@ -154,6 +165,13 @@ def test_a_picture_that_is_not_one_of_tissue_only_is_said(regions, said):
     found = read_dicom(dicom_bytes(regions=regions), salt=SALT)
     assert found.warnings == (f"a DICOM file {said}",)
     assert not found.may_show_text
+
+
+def test_colour_data_are_said_without_regions():
+    found = read_dicom(dicom_bytes(elements={"UltrasoundColorDataPresent": 1, "BurnedInAnnotation": "NO"}), salt=SALT)
+    assert found.warnings == (
+        "a DICOM file shows data as colours (flow, or velocity of tissue), which are grey as bright as they are here",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(

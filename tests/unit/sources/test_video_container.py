@@ -166,6 +166,20 @@ def test_empty_chunks_are_named(index):
             decode_video(avi_bytes(chunks, 32, 48, 24, index=index), name="a", window=window)
 
 
+def test_an_avi_may_number_more_chunks_than_it_has():
+    """As FFmpeg copies H.264 into AVI: a rate of many ticks, most of which have no chunk."""
+    chunks = [b"", b"", b""] * 20
+    chunks[::3] = dib_chunks(np.repeat(picture()[..., None], 3, 3))
+    data = avi_bytes(chunks, 32, 48, 24, rate=(1, 150))
+    found = decode_video(data, name="a")
+    assert (found.fps, found.header_frames) == (50.0, 20)
+    assert numbers(found.video) == list(range(20))
+    windows_equal(data, found.video)
+    short = avi_bytes([*chunks[:30], *[b""] * 30], 32, 48, 24, rate=(1, 150))
+    with pytest.raises(ClipError, match=r"^a has 10 readable frames, its header says 20$"):
+        decode_video(short, name="a")
+
+
 def test_a_picture_that_is_too_large_says_its_size():
     large = np.zeros((2, 2160, 3840), np.uint8)
     fast = {"preset": "ultrafast"}
