@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from typing import Any
 
-from echodfkd.runtime.command import print_line, run_guarded
+from echodfkd.runtime.command import ArgumentParser, print_line, run_guarded
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse, export, and print config.json in the last line; 1 on failure."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("source", metavar="SOURCE", help="a run folder, a checkpoint's folder, student.safetensors")
     parser.add_argument("--student", default="", help="which one, if the run has several")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="folder of the files")

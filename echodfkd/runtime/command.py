@@ -40,6 +40,7 @@ def run_job(
     The last line on standard output is one JSON object. Exit codes: 0 done, 1 the run failed, 2 the command or
     the config is wrong, 130 interrupted.
     """
+    print_bugs_plainly()
     parser = ArgumentParser(description=description)
     parser.add_argument("--config", metavar="FILE", help="YAML file of the run (see configs/)")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and stop")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from echodfkd.config.rules.source import exact_shares
 from echodfkd.config.run import RunConfig
@@ -20,11 +21,14 @@ def check_drawn_sources(config: RunConfig) -> None:
         ConfigError: names the option.
         InputError: a table of patients cannot be read.
     """
+    from echodfkd.sources.patients.sampler import ConditionSampler
+
     for option, source in (("source", config.source), ("evaluation.source", config.evaluation.source)):
-        kinds = {part.kind for part in (source.parts.values() if source.kind == "mixture" else (source,))}
-        if kinds == {"phantom"}:
-            frames = config.evaluation.frames
-            build_source(source, config.window, seed=config.seed, case_frames=frames, option=option)
+        parts: dict[str, PartConfig] = {f"{option}.parts.{name}": part for name, part in source.parts.items()}
+        for where, part in (parts or {option: source}).items():
+            if part.kind == "phantom":
+                with _named(where):
+                    ConditionSampler(part.conditions, seed=config.seed)
 
 
 def build_source(
@@ -63,9 +67,16 @@ def part_seed(seed: int, name: str, seed_offset: int) -> int:
 
 
 def _build(option: str, part: PartConfig, settings: WindowSettings, seed: int) -> ClipSource:
-    try:
+    with _named(option):
         return _BUILDERS[part.kind](part, settings, seed)
-    except (ConfigError, InputError) as error:  # a sampler knows its own options, and not whose they are
+
+
+@contextlib.contextmanager
+def _named(option: str) -> Iterator[None]:
+    """Put the part's option before a sentence on its conditions: a sampler does not know whose they are."""
+    try:
+        yield
+    except (ConfigError, InputError) as error:
         sentence = str(error)
         raise type(error)(f"{option}.{sentence}" if sentence.startswith("conditions.") else sentence) from error
 

@@ -117,7 +117,7 @@ def test_overrides_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Pa
         ([ONE_STUDENT, "teacher.max_actors=0"], "teacher.max_actors: got 0, must be at least teacher.min_actors (1)"),
         ([ONE_STUDENT, "teacher.kind=echonet_deeplabv3"], "teacher.weights: empty"),
         ([ONE_STUDENT, "source.kind=recorded"], "source.path: empty"),
-        ([ONE_STUDENT, "source.kind=film"], "source.kind: got 'film', allowed are phantom, recorded, camus, mixture"),
+        ([ONE_STUDENT, "source.kind=film"], "source.kind: got 'film', allowed are phantom, recorded, camus, folder"),
         ([ONE_STUDENT, "name=../up"], "name: got '../up'"),
         ([ONE_STUDENT, "evaluation.node_label=eval"], "evaluation.node_label: got 'eval', expected key=value"),
         ([ONE_STUDENT, "optimizer.learning_rate=0"], "optimizer.learning_rate: got 0.0, must be above 0"),

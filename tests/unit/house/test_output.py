@@ -12,6 +12,7 @@ KEPT = {
     "echodfkd/sources/written/stored.py", "echodfkd/sources/written/writing.py",
 }  # fmt: skip
 """Records that the program reads back: names, hashes and numbers, whose bytes are compared."""
+LOGS = {f"logging.{level}" for level in ("debug", "info", "warning", "error", "critical", "exception", "basicConfig")}
 DRAWN = {
     "echodfkd/reporting/live/redraw.py",
     "echodfkd/runtime/evaluator_pool.py",
@@ -27,10 +28,8 @@ def faults(text: str, path: str = "") -> list[str]:
         if not isinstance(node, ast.Call):
             continue
         name = ast.unparse(node.func)
-        if path != PRINTS and name.startswith(
-            ("print(", "sys.stdout.", "sys.stderr.write", "traceback.print", "sys.__std", "logging.")
-        ):
-            found += [name] if not name.startswith("logging.getLogger") else []
+        if path != PRINTS and (name.startswith(("sys.stdout.write", "sys.stderr.", "traceback.print")) or name in LOGS):
+            found.append(name)
         if name in ("argparse.ArgumentParser", "print", "warnings.warn") and path != PRINTS:
             plain = name == "warnings.warn" and ast.unparse(node.args[0]).startswith(("plain_sentence(", "'"))
             found += [] if plain or path == "echodfkd/config/options_page.py" else [name]
