@@ -32,6 +32,8 @@ from echodfkd.teaching.mask_files import (
 )
 
 NPZ_SUFFIX = ".seg.npz"
+TRIED_MASKS = 3
+"""Masks that every process reads when it opens a folder."""
 
 
 class Placement(Protocol):
@@ -66,7 +68,8 @@ class RecordedMasks(Teacher):
         option: that names the folder, for errors.
 
     Raises:
-        InputError: no such folder, neither or both kinds of files in it, or ``.seg.npz`` for clips of no video.
+        InputError: no such folder, neither or both kinds of files in it, ``.seg.npz`` for clips of no video, or none of
+            `TRIED_MASKS` masks in it can be used, e.g. because they are classes and no levels.
     """
 
     def __init__(
@@ -112,6 +115,7 @@ class RecordedMasks(Teacher):
         self.teacher_id = f"recorded-{hashlib.sha256(listing.encode('utf-8', 'replace')).hexdigest()[:8]}"
         self._unreadable: dict[str, str] = {}
         self._rows = dict(self._index(tables))
+        self._try_some(option)
 
     def teach(
         self,
@@ -143,13 +147,38 @@ class RecordedMasks(Teacher):
         assert H == W, "clips are square"
         return np.stack([resize_video(prob_THW, H) for prob_THW in prob_TCHW.swapaxes(0, 1)], axis=1)
 
+    def _try_some(self, option: str) -> None:
+        """Refuse a folder if no mask that is tried can be used: a single one costs its own clips, and not the run."""
+        names = sorted(self._npz or self._rows)
+        names = names[:: -(-len(names) // TRIED_MASKS) or 1]
+        faults = []
+        for name in names:
+            try:
+                if self._npz:
+                    self._read_npz(name)
+                else:
+                    self._read_row(name)
+            except ClipError as error:
+                faults.append(str(error))
+        if names and len(faults) == len(names):
+            raise InputError(
+                f"{option}: {self._path} holds no usable mask among the {len(names)} that were tried: {faults[0]}"
+            )
+
     def _of_clip(self, clip: ClipKey, shape: tuple[int, int, int]) -> np.ndarray:
         if clip.clip_id not in self._rows:
             lost = "".join(
                 f"; it also holds {name}, which cannot be read: {why}" for name, why in self._unreadable.items()
             )
             raise ClipError(f"{self._path} holds no mask of {clip.clip_id}{lost}")
-        name, group, place = self._rows[clip.clip_id]
+        levels = self._read_row(clip.clip_id)
+        T, _, H, W = levels.shape
+        check_shape((T, H, W), shape, f"the stored mask of {clip.clip_id}")
+        return levels if levels.dtype == np.uint8 else quantise(decode(levels))
+
+    def _read_row(self, clip_id: str) -> np.ndarray:
+        """Codes (T, C, H, W) of a clip. Raises `ClipError`."""
+        name, group, place = self._rows[clip_id]
         try:
             with self._open(name) as file:
                 row = read_mask_rows(file, group)[place]
@@ -157,28 +186,21 @@ class RecordedMasks(Teacher):
             raise
         except PARQUET_ERRORS as error:
             raise ClipError(f"{name} in {self._path} cannot be read: {one_line(error)}") from error
-        mask = decode_mask(row, f"{name}: clip {clip.clip_id}")
-        if mask.clip_id != clip.clip_id or mask.classes != self._source_classes:
+        mask = decode_mask(row, f"{name}: clip {clip_id}")
+        if mask.clip_id != clip_id or mask.classes != self._source_classes:
             raise ClipError(
-                f"{name}: the mask of {clip.clip_id} is that of {mask.clip_id} with the classes"
+                f"{name}: the mask of {clip_id} is that of {mask.clip_id} with the classes"
                 f" {', '.join(mask.classes)}, expected {', '.join(self._source_classes)} (teacher.outputs)"
             )
-        check_levels(mask.levels, f"the stored mask of {clip.clip_id}")
-        T, _, H, W = mask.levels.shape
-        check_shape((T, H, W), shape, f"the stored mask of {clip.clip_id}")
-        return mask.levels if mask.levels.dtype == np.uint8 else quantise(decode(mask.levels))
+        check_levels(mask.levels, f"the stored mask of {clip_id}")
+        return mask.levels
 
     def _of_video(self, clip: ClipKey) -> np.ndarray:
         assert self._place is not None
         name = f"{self._place.video_name(clip)}{NPZ_SUFFIX}"
         if name not in self._npz:
             raise ClipError(f"{self._path} holds no {name}")
-        try:
-            data = read_inside(self._fs, self._base, name, MAX_BYTES)
-        except (OSError, ValueError) as error:
-            raise ClipError(f"{name} cannot be read from {self._path}: {one_line(error)}") from error
-        mask_THW = decode_npz(data, name)
-        check_levels(mask_THW, name)
+        mask_THW = self._read_npz(name)
         check_shape(mask_THW.shape, self._place.video_shape(clip), name)
         positions, start = self._place.frames(clip)
         if start != clip.window_start:
@@ -187,6 +209,16 @@ class RecordedMasks(Teacher):
                 " process reads: there are two versions of it"
             )
         return sample_video(mask_THW, positions)
+
+    def _read_npz(self, name: str) -> np.ndarray:
+        """Codes (T, H, W) of a video. Raises `ClipError`."""
+        try:
+            data = read_inside(self._fs, self._base, name, MAX_BYTES)
+        except (OSError, ValueError) as error:
+            raise ClipError(f"{name} cannot be read from {self._path}: {one_line(error)}") from error
+        mask_THW = decode_npz(data, name)
+        check_levels(mask_THW, name)
+        return mask_THW
 
     def _index(self, tables: Sequence[str]) -> Iterator[tuple[str, tuple[str, int, int]]]:
         """The file, row group and row of each clip. An unreadable file loses only its own clips."""

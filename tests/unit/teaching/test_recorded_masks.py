@@ -86,8 +86,11 @@ def test_classes_are_picked_by_name_and_other_sizes_are_resized(tmp_path: Path) 
         0: "the stored mask of c1 holds 4 frames of 8 x 8, expected 5 of 8 x 8 (frames, height, width), or of another"
         " size with the same ratio"
     }
-    other = teacher_of(tmp_path / "m", classes=("LV",))
-    _, faults = masks_of(other, np.zeros((1, 4, 8, 8), np.uint8), keys("c1"))
+    words = r"holds no usable mask among the 2 .* with the classes atrium, LV, RV, expected LV \(teacher.outputs\)"
+    with pytest.raises(InputError, match=words):
+        teacher_of(tmp_path / "m", classes=("LV",))
+    folder_of(tmp_path / "m", [StoredMask("a0", "t", ("LV",), rows[0].levels[:, :1])], name="lv.parquet")
+    _, faults = masks_of(teacher_of(tmp_path / "m"), np.zeros((1, 4, 8, 8), np.uint8), keys("c1"))
     assert "with the classes atrium, LV, RV, expected LV (teacher.outputs)" in faults[0]
 
 
@@ -267,11 +270,14 @@ def test_a_hostile_mask_quarantines_its_clip_and_the_run_goes_on(echonet: Path, 
     assert not (tmp_path / "mark").exists()
 
 
-def with_masks(root: Path, echonet: Path, change: Callable[[np.ndarray], np.ndarray]) -> RunConfig:
+def with_masks(
+    root: Path, echonet: Path, change: Callable[[np.ndarray], np.ndarray], *, only_first: bool = False
+) -> RunConfig:
     """A run whose stored masks are those of the folder, changed."""
-    (root / "masks").mkdir()
-    for file in (echonet / "masks").iterdir():
-        (root / "masks" / file.name).write_bytes(npz(change(decode_npz(file.read_bytes(), file.name))))
+    (root / "masks").mkdir(exist_ok=True)
+    for place, file in enumerate(sorted((echonet / "masks").iterdir())):
+        mask = decode_npz(file.read_bytes(), file.name)
+        (root / "masks" / file.name).write_bytes(npz(mask if place and only_first else change(mask)))
     return recorded_config(echonet, f"teacher.weights={root}/masks")
 
 
@@ -300,7 +306,7 @@ HARD = "levels of 0 to 1 in all, which are classes (a mask of 0 and 1, a label m
 def test_stored_masks_that_are_no_levels_of_every_frame_are_refused_as_teacher_and_as_model(
     echonet: Path, tmp_path: Path, change: Callable[[np.ndarray], np.ndarray], words: str
 ) -> None:
-    config = with_masks(tmp_path, echonet, change)
+    config = with_masks(tmp_path, echonet, change, only_first=True)
     source = evaluation_source(config)
     key = ClipKey(source.case(0).clip_id, 0, source.case(0).window_start, is_case=True)
     faults = load_teacher(config, "cpu").teach(source.case(0).video[None], [key]).faults
@@ -308,6 +314,16 @@ def test_stored_masks_that_are_no_levels_of_every_frame_are_refused_as_teacher_a
     (model,) = stored_masks(EvaluateConfig(masks=f"{tmp_path}/masks"), source)
     with pytest.raises(ClipError, match=re.escape(words)):
         model.predict(source.case(0))
+    with_masks(tmp_path, echonet, change)
+    if "frames of" not in words:  # known without a clip, so that nothing starts
+        for option, build in (
+            ("teacher.weights", lambda: load_teacher(config, "cpu")),
+            ("evaluate.masks", lambda: stored_masks(EvaluateConfig(masks=f"{tmp_path}/masks"), source)),
+        ):
+            with pytest.raises(
+                InputError, match=f"{option}: .* no usable mask among the 3 that were tried: .*{re.escape(words)}"
+            ):
+                build()
 
 
 @pytest.mark.parametrize(
@@ -339,7 +355,13 @@ def test_honest_masks_are_taken(
 def test_rows_of_classes_are_refused(tmp_path: Path, dtype: type) -> None:
     label_map = np.zeros((4, 1, 8, 8), dtype)
     label_map[:, :, 2:5] = 2
-    root = folder_of(tmp_path / "m", [StoredMask("c0", "t", ("LV",), label_map)])
+    rows = [StoredMask("c0", "t", ("LV",), label_map)]
+    root = folder_of(tmp_path / "m", rows)
+    with pytest.raises(
+        InputError, match="holds no usable mask among the 1 that were tried: the stored mask of c0 holds levels of 0 to"
+    ):
+        teacher_of(root)
+    folder_of(root, [*rows, *masks(3)[1:]])
     _, faults = masks_of(teacher_of(root), np.zeros((1, 4, 8, 8), np.uint8), keys("c0"))
     assert "the stored mask of c0 holds levels of 0 to 2 in all, which are classes" in faults[0]
     wide = StoredMask("c1", "t", ("LV",), RNG.integers(0, 256, (4, 1, 8, 12), dtype=np.uint8))
