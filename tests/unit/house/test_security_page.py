@@ -1,10 +1,11 @@
-"""SECURITY.md promises nothing without a test: every test that it names exists, and every defence names one."""
+"""No page names a test that does not exist; SECURITY.md and the page of input checks promise nothing without one."""
 
 import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "SECURITY.md").read_text()
+CHECKS = (ROOT / "docs/reference/input-checks.md").read_text()
 DEFENCES = PAGE.partition("## Defences")[2].partition("\n## ")[0]
 
 
@@ -30,6 +31,18 @@ def test_every_test_and_file_that_the_page_names_exists() -> None:
     assert len(tests) > 40
     assert not tests - defined_tests()
     assert not [name for name in files if not (ROOT / name.rstrip("/")).exists()]
+
+
+def test_every_test_that_another_page_names_exists() -> None:
+    defined = defined_tests()
+    gone = {page.name: named(page.read_text())[0] - defined for page in sorted((ROOT / "docs").rglob("*.md"))}
+    assert not {page: names for page, names in gone.items() if names}
+
+
+def test_every_row_of_the_input_checks_names_a_test() -> None:
+    rows = [line for line in CHECKS.splitlines() if line.startswith("| ") and not line.startswith("| kind of fault")]
+    assert len(rows) > 30
+    assert not [row for row in rows if not named(row)[0]]
 
 
 def test_every_defence_names_a_test_that_holds_it() -> None:
