@@ -15,7 +15,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--student", default="", help="which one, if the run has several")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="folder of the files")
     parser.add_argument(
-        "--formats", nargs="+", default=[], metavar="FORMAT", help="pt2, onnx, stream, int8; all that suit the student"
+        "--formats", nargs="+", default=["all"], metavar="FORMAT", help="pt2, onnx, stream, int8, or all that suit it"
     )
     parser.add_argument("--size", type=int, default=0, help="side of its frames, if the file does not say it")
     parser.add_argument("--fps", type=float, help="rate of its frames, likewise; 0 is the video's own")
@@ -23,9 +23,11 @@ def main(arguments: list[str] | None = None) -> int:
 
     def work() -> dict[str, Any]:
         from echodfkd.inference.export.folder import export_folder
+        from echodfkd.inference.student import load_student
 
-        options = {"name": args.student, "formats": args.formats, "size": args.size, "fps": args.fps}
-        return {"ok": True, **export_folder(args.source, args.out, **options, say=print_line)}
+        student = load_student(args.source, name=args.student, size=args.size, fps=args.fps, option="SOURCE")
+        title = args.student or "student"
+        return {"ok": True, **export_folder(student, args.out, formats=args.formats, title=title, say=print_line)}
 
     return run_guarded(work)
 

@@ -93,7 +93,7 @@ def _config(student: Mapping[str, Any], first: VideoClip, options: Mapping[str, 
     T, H, W = first.video.shape
     if H != W:
         raise InputError(f"clips: {first.clip_id} has frames of {H} x {W} pixels, a student trains on square ones")
-    train_options = {"checkpoint_every": 1 << 30, **options.get("train", {}), "engine": "plain"}
+    train_options = {"checkpoint_every": 1_000_000, **options.get("train", {}), "engine": "plain"}
     window = {"frames": T, "fps": first.fps, "size": H}
     return config_from_dict({**options, "window": window, "students": {STUDENT: dict(student)}, "train": train_options})
 

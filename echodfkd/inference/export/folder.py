@@ -13,7 +13,7 @@ from echodfkd.inference.export import card
 from echodfkd.inference.export.checks import check_file, multiple_of, phantom_clips
 from echodfkd.inference.export.graphs import archive, clip_onnx, clip_program, stream_onnx
 from echodfkd.inference.export.int8 import quantise
-from echodfkd.inference.student import LoadedStudent, load_student
+from echodfkd.inference.student import LoadedStudent
 from echodfkd.storage.checkpoints import NETWORK_KEY, WINDOW_KEY, code_version, pack_student
 from echodfkd.storage.files import RunStorage, describe
 
@@ -24,39 +24,35 @@ FILES = {
     "int8": "student_stream_int8.onnx",
 }
 """Formats beside ``student.safetensors``, which is always written, and the names of their files."""
+ALL = "all"
 _CAUSAL = ("stream", "int8")
 _CALIBRATION_CLIPS = 8
 
 
 def export_folder(
-    source: str,
+    student: LoadedStudent,
     out: str,
     *,
-    name: str = "",
-    formats: Sequence[str] = (),
-    size: int = 0,
-    fps: float | None = None,
+    formats: Sequence[str],
+    title: str = "student",
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Write ``student.safetensors``, `FILES`, ``config.json`` and the model card ``README.md``.
+    """Write ``student.safetensors``, some of `FILES`, ``config.json`` and the model card ``README.md``.
 
     Args:
-        source: see `load_student`.
+        student: of `load_student`.
         out: folder that is written to; its files of these names are replaced.
-        name: see `load_student`.
-        formats: of `FILES`; empty takes all that suit the student.
-        size: see `load_student`.
-        fps: see `load_student`.
+        formats: of `FILES`, or ``all``, which takes those that suit the student.
+        title: of the card, if the student's run has no name.
         say: takes a line about each file.
 
     Returns:
         The content of config.json.
 
     Raises:
-        InputError: there is no such student, a format does not exist or does not suit it, or a package is missing.
+        InputError: a format does not exist or does not suit the student, or a package is missing.
         RunError: a file differs from the trained student; nothing has been written then.
     """
-    student = load_student(source, name=name, size=size, fps=fps, option="SOURCE")
     chosen = _formats(student, formats)
     facts = card.read_run_facts(student.file.path, student.file.step)
     storage = RunStorage(out)
@@ -77,23 +73,24 @@ def export_folder(
     config = {**_config(student), "files": described}
     config |= {"run": facts.run, "teacher": facts.teacher, "scores": dict(facts.scores)}
     files["config.json"] = (json.dumps(config, indent=2, allow_nan=False) + "\n").encode()
-    files["README.md"] = card.model_card(facts.run or name or "student", config, facts).encode()
+    files["README.md"] = card.model_card(facts.run or title, config, facts).encode()
     for file, data in files.items():
         storage.write(file, data)
     return config
 
 
 def _formats(student: LoadedStudent, formats: Sequence[str]) -> list[str]:
-    if unknown := [kind for kind in formats if kind not in FILES]:
-        raise InputError(f"--formats: got {unknown[0]!r}, allowed are {', '.join(FILES)}")
-    if student.is_causal:
-        return list(dict.fromkeys(formats)) or list(FILES)
-    if refused := [kind for kind in formats if kind in _CAUSAL]:
-        raise InputError(
-            f"--formats: got {refused[0]}, but this student is bidirectional, its first mask needs the last frame; it"
-            f" can be exported as {', '.join(kind for kind in FILES if kind not in _CAUSAL)}"
-        )
-    return list(dict.fromkeys(formats)) or [kind for kind in FILES if kind not in _CAUSAL]
+    """The formats to write, in the order of `FILES`."""
+    suited = [kind for kind in FILES if student.is_causal or kind not in _CAUSAL]
+    for kind in formats:
+        if kind not in (*FILES, ALL):
+            raise InputError(f"--formats: got {kind!r}, allowed are {', '.join(FILES)} and {ALL}")
+        if kind not in (*suited, ALL):
+            raise InputError(
+                f"--formats: got {kind}, but this student is bidirectional, its first mask needs the last frame; it can"
+                f" be exported as {', '.join(suited)}"
+            )
+    return [kind for kind in suited if kind in formats or ALL in formats]
 
 
 def _build(student: LoadedStudent, kinds: Sequence[str], texts: dict[str, str]) -> Iterator[tuple[str, bytes]]:

@@ -9,7 +9,7 @@ import base64
 import gzip
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -52,14 +52,14 @@ def write_video(storage: RunStorage, name: str, found: Segmentation, formats: Se
         if "nifti" in formats:
             mask = found.mask(label)
             storage.write(f"{stem}.nii.gz", masks_nifti(mask, fps=found.fps, spacing_mm=found.spacing_mm))
-    curve, beats, mp4 = area_chart(found), beat_table(found), overlay(found)
+    curve, beats, mp4 = area_chart(found), beat_table(found), overlay_mp4(found)
     storage.write("overlay.mp4", mp4)
     write_files(storage, [curve, beats])
     page = render(
         "segmented.html",
         title=name,
         refresh_s=0.0,
-        facts=_shown(video_facts(found)),
+        facts=shown_facts(found),
         notes=found.notes,
         chart=curve.on_page(),
         beats=beats,
@@ -86,8 +86,9 @@ def video_facts(found: Segmentation) -> dict[str, Any]:
     }
 
 
-def _shown(facts: Mapping[str, Any]) -> dict[str, str]:
-    """The facts as the page words them."""
+def shown_facts(found: Segmentation) -> dict[str, str]:
+    """The facts as a page words them."""
+    facts = video_facts(found)
     given = {
         "frames": f"{facts['frames']} of {facts['width']} x {facts['height']} pixels",
         "rate": _with_unit(facts["fps"], "frames/s"),
@@ -127,18 +128,22 @@ def masks_nifti(mask_THW: np.ndarray, *, fps: float, spacing_mm: float | None) -
     return gzip.compress(image.to_bytes(), mtime=0)
 
 
-def overlay(found: Segmentation) -> bytes:
-    """The video with the ventricle's contour, its area below, ticks at ED and ES, as MP4."""
+def overlay_mp4(found: Segmentation) -> bytes:
+    """`overlay_frames` as MP4."""
+    return encode_mp4(overlay_frames(found), found.fps or _SLOWEST_FPS)
+
+
+def overlay_frames(found: Segmentation) -> np.ndarray:
+    """The video with the ventricle's contour, its area below, ticks at ED and ES: uint8 RGB (T, h, w, 3)."""
     longest = max(found.video.shape[1:])
     side = min(_DRAWN_PX, math.sqrt(_DRAWN_BYTES / (3 * len(found.video))))
-    drawing = draw_overlay(
+    return draw_overlay(
         found.video,
         {"student": found.mask()},
         scale=min(4.0, side / longest),
         ed_frames=found.rhythm.ed_frames,
         es_frames=found.rhythm.es_frames,
     )
-    return encode_mp4(drawing, found.fps or _SLOWEST_FPS)
 
 
 def area_chart(found: Segmentation) -> Chart:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from echodfkd.inference.student import LoadedStudent, load_student
 from echodfkd.models.students.build import build_student
 from echodfkd.sources.phantom.source import default_phantom
 from echodfkd.storage.checkpoints import pack_student
+from jobs import export
 
 WINDOW = WindowConfig(frames=16, fps=32.0, size=16)
 ROUGH = 0.95
@@ -60,7 +62,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoadedStudent, P
     source = saved(folder / "source", shows_masks=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checks, "LEAST_DICE", ROUGH)  # random weights leave most logits near the threshold
-        config = export_folder(source, str(folder / "out"), formats=["stream", "int8"], say=lines.append)
+        config = export_folder(load_student(source), str(folder / "out"), formats=["stream", "int8"], say=lines.append)
     return load_student(source), folder / "out", config, lines
 
 
@@ -148,21 +150,21 @@ def test_a_file_that_differs_is_refused_and_nothing_is_written(
         check_file(student, "y", "int8", wrong)
     monkeypatch.setattr("echodfkd.inference.export.folder.stream_onnx", lambda *_: wrong)
     with pytest.raises(RunError, match="not written"):
-        export_folder(student.file.path, str(tmp_path), formats=["stream"])
+        export_folder(student, str(tmp_path), formats=["stream"])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_does_not_suit_a_student_is_one_sentence(tmp_path: Path) -> None:
-    both = saved(tmp_path, bidirectional=True)
+def test_what_does_not_suit_a_student_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    both = load_student(saved(tmp_path, bidirectional=True))
     for kind in ("stream", "int8"):
         with pytest.raises(
             InputError, match=rf"got {kind}, but this student is bidirectional, .* exported as pt2, onnx"
         ):
             export_folder(both, str(tmp_path / "out"), formats=["onnx", kind])
-    with pytest.raises(InputError, match="--formats: got 'tflite', allowed are pt2, onnx, stream, int8"):
+    with pytest.raises(InputError, match="--formats: got 'tflite', allowed are pt2, onnx, stream, int8 and all"):
         export_folder(both, str(tmp_path / "out"), formats=["tflite"])
-    with pytest.raises(InputError, match=r"^SOURCE: .* holds no published checkpoint"):
-        export_folder(str(tmp_path / "none"), str(tmp_path / "out"))
+    assert export.main([str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 1
+    assert re.match(r"error: SOURCE: .* holds no published checkpoint", capsys.readouterr().err)
 
 
 def test_a_missing_package_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +172,7 @@ def test_a_missing_package_is_one_sentence(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(InputError, match=r"needs onnxscript, .* pip install 'echodfkd\[export\]'"):
-        export_folder(saved(tmp_path), str(tmp_path / "out"), formats=["stream"])
+        export_folder(load_student(saved(tmp_path)), str(tmp_path / "out"), formats=["stream"])
 
 
 KINDS: tuple[dict[str, Any], ...] = (
@@ -190,7 +192,7 @@ KINDS: tuple[dict[str, Any], ...] = (
 @pytest.mark.parametrize("options", KINDS, ids=str)
 def test_every_kind_of_student_is_exported_whole(options: dict[str, Any], tmp_path: Path) -> None:
     """Each format was held against the student, whose stream is held against it in `test_streaming`."""
-    config = export_folder(saved(tmp_path / "source", **options), str(tmp_path / "out"))
+    config = export_folder(load_student(saved(tmp_path / "source", **options)), str(tmp_path / "out"), formats=["all"])
     kinds = ("pt2", "onnx") if options.get("bidirectional") else ("pt2", "onnx", "stream", "int8")
     assert [*config["files"]] == ["student.safetensors", *(FILES[kind] for kind in kinds)]
     clip = open_session((tmp_path / "out" / FILES["onnx"]).read_bytes())
