@@ -15,7 +15,6 @@ from echodfkd.config.stored import CONFIG, stored_config
 from echodfkd.core.errors import ConfigError, InputError
 from echodfkd.core.redaction import redact_values
 from echodfkd.storage.files import LAYOUT, RunStorage, check_layout
-from echodfkd.storage.untrusted import parse_json_object
 
 IDENTITY = "identity.json"
 
@@ -116,6 +115,9 @@ def run_hashes(storage: RunStorage, config: RunConfig) -> set[str]:
 
 def _read_identity(storage: RunStorage) -> dict[str, Any]:
     where = f"{storage.root}/{IDENTITY}"
-    stored = parse_json_object(storage.read(IDENTITY), where)
+    stored = storage.read_json(IDENTITY)
     check_layout(stored, where)
+    for key in ("config_hash", "teacher_id"):
+        if not isinstance(stored.get(key), str):
+            raise InputError(f"{where} is not the identity of a run: its {key} is {str(stored.get(key))[:80]!r}")
     return stored

@@ -14,7 +14,7 @@ from echodfkd.config.sections.option import elements, replace_options, walk
 from echodfkd.config.sections.student import StudentConfig
 from echodfkd.core.errors import InputError
 from echodfkd.storage.files import RunStorage
-from echodfkd.storage.untrusted import parse_yaml
+from echodfkd.storage.untrusted import MAX_YAML_BYTES, parse_yaml
 
 CONFIG = "config.yaml"
 
@@ -23,7 +23,7 @@ def stored_values(storage: RunStorage) -> dict[str, Any]:
     """The plain values of a run folder's config.yaml. Raises `InputError`."""
     where = f"{storage.root}/{CONFIG}"
     try:
-        values = parse_yaml(storage.read(CONFIG), where)
+        values = parse_yaml(storage.read(CONFIG, MAX_YAML_BYTES), where)
     except FileNotFoundError as error:
         raise InputError(f"{storage.root} is not a run folder: it holds no {CONFIG}") from error
     if not isinstance(values, dict):

@@ -17,7 +17,6 @@ from echodfkd.core.redaction import redact_values
 from echodfkd.storage import schemas
 from echodfkd.storage.files import RunStorage, check_layout
 from echodfkd.storage.manifests import list_checkpoints
-from echodfkd.storage.untrusted import parse_json_object
 
 _CONFIG_TYPES = {
     "seed": int,
@@ -135,11 +134,10 @@ def _read_config(storage: RunStorage) -> dict[str, Any]:
 def _read_json(storage: RunStorage, name: str) -> dict[str, Any]:
     """A JSON file of the run; empty if it does not exist (yet)."""
     try:
-        text = storage.read(name)
+        values = storage.read_json(name)
     except FileNotFoundError:
         return {}
     where = f"{storage.root}/{name}"
-    values = parse_json_object(text, where)
     _check_types(values, _RUN_TYPES, where)
     for student, known in (values.get("students") or {}).items():
         _check_types({student: known}, {student: dict}, f"{where}: students")

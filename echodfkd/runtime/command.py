@@ -73,7 +73,7 @@ def _print_findings(config: RunConfig) -> int:
 
             lines += estimate_run(config).lines()
         print_lines(f"# {line}" for line in lines)
-    except EchoDFKDError as error:
+    except (EchoDFKDError, OSError) as error:
         return fail(error, code=1)
     return 0
 
@@ -83,7 +83,7 @@ def run_guarded(work: Callable[[], dict[str, Any]]) -> int:
     print_bugs_plainly()
     try:
         result = work()
-    except EchoDFKDError as error:
+    except (EchoDFKDError, OSError) as error:
         return fail(error, code=1)
     except KeyboardInterrupt:
         print_line("interrupted; the same command resumes from the last published checkpoint", to=sys.stderr)
@@ -93,6 +93,11 @@ def run_guarded(work: Callable[[], dict[str, Any]]) -> int:
 
 
 def fail(error: Exception, *, code: int) -> int:
-    """Print one sentence on standard error."""
-    print_line(f"error: {plain_sentence(str(error))}", to=sys.stderr)
+    """Print one sentence on standard error: an explained error's own, or the system's with the file's name."""
+    text = str(error)
+    if isinstance(error, OSError):
+        named = f"{error.filename}: " if error.filename is not None else ""
+        lines = text.split("\n")  # an error of a Ray task has its traceback before the last line
+        text = f"{named}{error.strerror or lines[-1] or type(error).__name__}"
+    print_line(f"error: {plain_sentence(text)}", to=sys.stderr)
     return code

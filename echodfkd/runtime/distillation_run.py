@@ -202,7 +202,7 @@ def check_inputs(config: RunConfig) -> str:
 def student_sizes(config: RunConfig, storage: RunStorage) -> dict[str, Any]:
     """`student_facts` of every student. Counting takes seconds, so they are counted once and kept in the run folder."""
     if storage.exists(STARTED):
-        return json.loads(storage.read(STARTED))["students"]
+        return storage.read_json(STARTED).get("students") or {}
     sizes = {name: student_facts(student.network) for name, student in config.students.items()}
     storage.write(STARTED, json.dumps({"students": sizes}).encode())
     return sizes

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from echodfkd.core.errors import InputError, one_line
 from echodfkd.storage.local_folder import PARTIAL, LocalFolder, read_regular
 from echodfkd.storage.object_store import as_os_errors, create_object_once, list_objects, open_filesystem, read_object
+from echodfkd.storage.untrusted import MAX_JSON_BYTES, parse_json_object
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -173,6 +174,10 @@ class RunStorage:
         if len(data) > limit:
             raise InputError(f"{self.root}/{name} has more than {limit} bytes")
         return data
+
+    def read_json(self, name: str, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
+        """The JSON object in ``name``. Raises as `read`, and `InputError` for other content."""
+        return parse_json_object(self.read(name, limit), f"{self.root}/{name}")
 
     def read_all(self, names: Sequence[str], limit: int) -> list[bytes]:
         """As `read`, of several files; from an object store in one round trip."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import threading
@@ -27,11 +28,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from echodfkd.core.errors import RunError
+from echodfkd.core.errors import InputError, RunError
 from echodfkd.storage.files import RunStorage
+from echodfkd.storage.untrusted import parse_json_object
 
 BEATS = 10
 """Beats in lease_s: a second run needs one of them to know that the holder lives; nine may be lost."""
+
+
+MAX_LEASE_S = 86_400.0
+"""Longest lease that is waited for; the option lease_s has the same bound."""
+
+MAX_BYTES = 1 << 16
+"""Largest file of a lease; ours have some 200 bytes."""
+
+_EPOCH = re.compile(r"([0-9]{6,12})\.json")
 
 
 @dataclass(frozen=True)
@@ -101,8 +112,8 @@ class Lease:
 
 def newest_epoch(storage: RunStorage) -> int:
     """The highest epoch that a run has taken; 0 if none has."""
-    names = (name.rsplit("/", 1)[-1].removesuffix(".json") for name in storage.list("lease"))
-    return max((int(name) for name in names if name.isdigit()), default=0)
+    names = (_EPOCH.fullmatch(name.rsplit("/", 1)[-1]) for name in storage.list("lease"))
+    return max((int(name[1]) for name in names if name), default=0)
 
 
 def check_epoch(storage: RunStorage, epoch: int) -> None:
@@ -136,6 +147,10 @@ def acquire(
     """
     while True:
         epoch = newest_epoch(storage)
+        if not _EPOCH.fullmatch(f"{epoch + 1:06d}.json"):
+            raise InputError(
+                f"{storage.root}/{_name(epoch)} is no lease of a run: delete it if no run is at work there"
+            )
         if epoch:
             _wait_for_end(storage, epoch, lease_s, log, clock, sleep)
         holder = Holder.this_process(lease_s)
@@ -196,11 +211,13 @@ def _wait_for_end(
     """Return once the holder of this epoch is known to be gone; raise `RunError` if it lives."""
     holder = _read(storage, _name(epoch))
     first = _read(storage, _beat_name(epoch))
-    if first.get("released") or _has_died(holder):
+    if first.get("released") is True or _has_died(holder):
         return
-    limit = float(holder.get("lease_s", lease_s))
+    limit = holder.get("lease_s")
+    if isinstance(limit, bool) or not isinstance(limit, int | float) or not 1 <= limit <= MAX_LEASE_S:
+        limit = lease_s
     pause = limit / (2 * BEATS)
-    who = f"process {holder.get('pid')} on {holder.get('host')}"
+    who = f"process {str(holder.get('pid'))[:20]} on {str(holder.get('host'))[:100]}"
     until = time.strftime("%H:%M:%S", time.localtime(time.time() + limit))
     log(f"{storage.root} is leased by {who}; this run takes over at {until}, unless that one shows a sign of life")
     watched, last = 0.0, clock()
@@ -210,7 +227,7 @@ def _wait_for_end(
         watched += min(max(now - last, 0.0), 2 * pause)
         last = now
         beat = _read(storage, _beat_name(epoch))
-        if beat.get("released"):
+        if beat.get("released") is True:
             return
         if beat != first:
             raise RunError(
@@ -220,8 +237,10 @@ def _wait_for_end(
 
 def _has_died(holder: dict[str, Any]) -> bool:
     """Whether the holder was a process of this machine that no longer exists."""
-    here = _machine()
-    return bool(here) and holder.get("machine") == here and _started(int(holder["pid"])) != holder.get("started")
+    here, pid, started = _machine(), holder.get("pid"), holder.get("started")
+    if not here or holder.get("machine") != here or not isinstance(pid, int) or not isinstance(started, str):
+        return False
+    return started != "" and _started(pid) != started
 
 
 def _started(pid: int) -> str:
@@ -242,11 +261,15 @@ def _machine() -> str:
 
 
 def _read(storage: RunStorage, name: str) -> dict[str, Any]:
+    """The values of a lease or beat; none if it is absent or damaged. Raises `InputError` if it is no plain file."""
     try:
-        values = json.loads(storage.read(name))
-    except (FileNotFoundError, ValueError):
+        data = storage.read(name, MAX_BYTES)
+    except FileNotFoundError:
         return {}
-    return values if isinstance(values, dict) else {}
+    try:
+        return parse_json_object(data, name)
+    except InputError:
+        return {}  # a holder that nothing is known of: it has the time of the waiting run to show a sign of life
 
 
 def _name(epoch: int) -> str:

@@ -143,7 +143,7 @@ class LocalFolder:
         return handle
 
     def _fault(self, folder: str, name: str) -> str:
-        """What is wrong with the first part of a name that is not of its kind, as a sentence; "" if nothing is."""
+        """A sentence on the first part of a name that is not of its kind; "" if all are."""
         path, depth = self.root, len(list(filter(None, folder.split("/"))))
         for place, part in enumerate(filter(None, name.split("/"))):
             path = f"{path}/{part}"

@@ -8,13 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Container
 from dataclasses import fields
+from types import NoneType
 from typing import Any
 
 from echodfkd.core.errors import InputError
 from echodfkd.core.records import PublishedCheckpoint
 from echodfkd.storage.files import RunStorage, check_described, check_layout
 from echodfkd.storage.intervals import Intervals
-from echodfkd.storage.untrusted import parse_json_object
+from echodfkd.storage.untrusted import MAX_JSON_BYTES, parse_json_object
 
 MANIFEST = "manifest.json"
 
@@ -63,7 +64,7 @@ def _read_manifest(storage: RunStorage, folder: str) -> PublishedCheckpoint | No
     if not re.fullmatch(r"checkpoints/step_\d{8,18}", folder):
         return None
     try:
-        text = storage.read(f"{folder}/{MANIFEST}")
+        text = storage.read(f"{folder}/{MANIFEST}", MAX_JSON_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         return None
     return parse_manifest(text, folder=folder, where=f"{storage.root}/{folder}/{MANIFEST}")
@@ -125,12 +126,28 @@ def _manifest_faults(values: dict[str, Any], folder: str) -> list[str]:
             continue
         wrong = [name for name in names if not (isinstance(name, str) and allowed.fullmatch(name))]
         faults += [f"its {key} names {name!r}" for name in wrong]
-    if not isinstance(values.get("meta", {}), dict):
-        faults.append("its meta is no object")
+    faults += _meta_faults(values.get("meta", {}))
     if type(values.get("lease_epoch", 0)) is not int:
         faults.append("its lease_epoch is no number")
     for key, allowed in (("files", _FILE), ("parts", _PART)):
         faults += _entry_faults(key, values.get(key, {}), allowed)
+    return faults
+
+
+def _meta_faults(meta: Any) -> list[str]:
+    """Faults that a resumed run or a report would meet."""
+    if not isinstance(meta, dict):
+        return ["its meta is no object"]
+    texts = ("config_hash", "teacher_id")
+    faults = [f"its {key} is no text" for key in texts if not isinstance(meta.get(key, ""), str)]
+    if type(meta.get("quarantined", 0)) is not int or meta.get("quarantined", 0) < 0:
+        faults.append(f"its quarantined is {meta['quarantined']!r}")
+    states = meta.get("early_stopping", {})
+    for state in states.values() if isinstance(states, dict) else [None]:
+        values = state if isinstance(state, dict) else {"": ""}
+        allowed = {"best": (int, float, NoneType), "stopped_at": (int, NoneType)}
+        wrong = [key for key, value in values.items() if type(value) not in allowed.get(key, (int, float))]
+        faults += [f"its early_stopping has {key!r} {str(values[key])[:80]!r}" for key in wrong]
     return faults
 
 

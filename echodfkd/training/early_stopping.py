@@ -9,7 +9,7 @@ the mean is a training loss.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from echodfkd.config.sections.training import TrainConfig
 
@@ -56,4 +56,7 @@ class EarlyStopping:
         """The state in a checkpoint's meta (JSON keeps every bit of a float64); a fresh one if there is none."""
         states = meta.get("early_stopping")
         state = states.get(student) if isinstance(states, dict) else None
-        return EarlyStopping(**state) if isinstance(state, dict) else EarlyStopping()
+        known = state if isinstance(state, dict) else {}
+        return EarlyStopping(
+            **{field.name: known[field.name] for field in fields(EarlyStopping) if field.name in known}
+        )

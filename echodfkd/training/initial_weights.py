@@ -7,7 +7,6 @@ enough to build the student again. The manifest or the ``student.json`` beside i
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,7 +115,7 @@ def _read_metadata(data: bytes, where: str) -> tuple[StudentConfig | None, Windo
         InputError: the options describe no student, or no window that suits it.
     """
     length = int.from_bytes(data[:8], "little")
-    metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+    metadata = parse_json_object(data[8 : 8 + length], where).get("__metadata__") or {}
     found = {key: parse_json_object(metadata[key], f"{where}, metadata {key!r},") for key in _KNOWN if key in metadata}
     if NETWORK_KEY not in found:
         return None, None
@@ -144,22 +143,20 @@ def _published_step(path: str, digest: str, option: str) -> int:
     folder = path.rpartition("/")[0] or "."
     checkpoint, _, name = folder.rpartition("/")
     manifest = _read_json(f"{checkpoint}/manifest.json") if checkpoint else {}
-    listed = manifest.get("files", {}).get(f"{name}/student.safetensors")
-    sha256, step = (listed["sha256"], manifest["step"]) if listed else (None, 0)
-    if not listed:
-        beside = _read_json(f"{folder}/student.json")
-        sha256, step = beside.get("sha256"), beside.get("step", 0)
+    files = manifest.get("files")
+    listed = files.get(f"{name}/student.safetensors") if isinstance(files, dict) else None
+    known = {**manifest, **listed} if isinstance(listed, dict) else _read_json(f"{folder}/student.json")
+    sha256, step = known.get("sha256"), known.get("step")
     if sha256 is not None and sha256 != digest:
         raise InputError(
             f"{option}: {path} is damaged: sha256 {digest[:16]}..., but it was written as {str(sha256)[:16]}..."
         )
-    return step if isinstance(step, int) else 0
+    return step if type(step) is int and step > 0 else 0
 
 
 def _read_json(path: str) -> dict[str, Any]:
     """A JSON object; empty if there is no such file."""
     try:
-        values = json.loads(read_bytes(path))
+        return parse_json_object(read_bytes(path), path)
     except (OSError, ValueError):
         return {}
-    return values if isinstance(values, dict) else {}

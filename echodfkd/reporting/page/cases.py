@@ -18,7 +18,6 @@ from echodfkd.reporting.page.page import FOLDER
 from echodfkd.reporting.rows import RunRows
 from echodfkd.sources.video.sheets import in_rows, png, titled
 from echodfkd.storage.files import RunStorage
-from echodfkd.storage.untrusted import parse_json_object
 
 MAX_VIDEOS = 48
 """Videos in the page, which carries them all; further ones stay in their folder."""
@@ -91,7 +90,7 @@ def _names(storage: RunStorage) -> list[str]:
     """Videos of the last checkpoint; all videos if no file names those."""
     there = [name for name in storage.list("overlays") if name.endswith(".mp4")]
     try:
-        listed = parse_json_object(storage.read(DRAWN), f"{storage.root}/{DRAWN}").get("names")
+        listed = storage.read_json(DRAWN).get("names")
     except FileNotFoundError:
         return there
     wanted = {name for name in listed if isinstance(name, str)} if isinstance(listed, list) else set()

@@ -16,7 +16,6 @@ from echodfkd.config.run import RunConfig
 from echodfkd.config.stored import stored_config
 from echodfkd.core.errors import InputError
 from echodfkd.storage.files import RunStorage
-from echodfkd.storage.untrusted import parse_json_object
 
 HOUR = 3600.0
 SEEN_S = 0.15
@@ -99,7 +98,7 @@ def estimate_run(config: RunConfig) -> Estimate:
     """
     storage = RunStorage(config.sizing.pilot)
     try:
-        summary = parse_json_object(storage.read("summary.json"), f"{storage.root}/summary.json")
+        summary = storage.read_json("summary.json")
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"sizing.pilot: {storage.root} holds no finished run (summary.json)") from error
     return estimate(config, stored_config(storage), summary)

@@ -57,7 +57,7 @@ def open_folder(root: str, identity: Mapping[str, object], *, on_exists: str) ->
         text = json.dumps({"layout": LAYOUT, **wanted}, indent=1, sort_keys=True)
         if storage.create_once(_IDENTITY, text.encode()):
             return storage
-    stored = parse_json_object(storage.read(_IDENTITY), f"{root}/{_IDENTITY}")
+    stored = storage.read_json(_IDENTITY)
     check_layout(stored, f"{root}/{_IDENTITY}")
     stored.pop("layout", None)  # an older one still takes clips
     if on_exists == "refuse":
