@@ -27,9 +27,10 @@ from echodfkd.core.errors import EchoDFKDError, InputError, RunError
 from echodfkd.core.redaction import dump_json
 from echodfkd.evaluation.agreement import agreement_of
 from echodfkd.evaluation.folder import EvaluationFolder
-from echodfkd.evaluation.scorer import ModelScorer, ScoredCase, case_numbers, evaluation_cases
+from echodfkd.evaluation.scorer import ModelScorer, ScoredCase, case_numbers
 from echodfkd.reporting.summary import write_summary
 from echodfkd.runtime.cluster.connection import connected, last_sentence, node_labels, with_absolute_paths
+from echodfkd.runtime.stream.builders import evaluation_notes, evaluation_source
 
 MAX_TRIES = 4
 """Times that a case is given out, and that an actor is started, before the evaluation fails."""
@@ -132,12 +133,10 @@ def evaluate(
     needs_models(config)
     if options.run:
         say(changes_of(config))
-    source = evaluation_cases(config)
-    where = config.evaluation.source.path or config.evaluation.source.kind
-    notes = [f"evaluation.source ({where}): {note}" for note in source.notes]
+    notes = evaluation_notes(config)
     for note in notes:
         say(f"note: {note}")
-    numbers = case_numbers(config, source)
+    numbers = case_numbers(config, evaluation_source(config))
     team = (scorers or ModelScorer)(config)
     known = team.describe()
     folder = EvaluationFolder(replace(config, students=known["students"]), known["ids"])

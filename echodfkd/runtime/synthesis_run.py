@@ -27,7 +27,7 @@ from echodfkd.core import clock
 from echodfkd.core.errors import RunError
 from echodfkd.runtime.cluster.connection import connected, last_sentence, with_absolute_paths
 from echodfkd.runtime.cluster.resources import live_nodes
-from echodfkd.runtime.stream.builders import synthesis_source
+from echodfkd.runtime.stream.builders import synthesis_notes, synthesis_source
 from echodfkd.sources.written.preview import animated_preview, preview_sheet
 from echodfkd.sources.written.stored import merge_lists, open_folder, pending_shards, write_manifest
 from echodfkd.sources.written.writing import Shard, Splits, plan_shards, write_shard
@@ -52,8 +52,8 @@ def run_synthesis(config: RunConfig, print_line: Callable[[str], None]) -> dict[
     needs_clips_folder(config)
     config = with_absolute_paths(config)
     options = config.synthesize
-    for note in synthesis_source(config).notes:  # an unusable source is an error before anything starts
-        print_line(f"note: source ({config.source.path or config.source.kind}): {note}")
+    for note in synthesis_notes(config):  # an unusable source is an error before anything starts
+        print_line(f"note: {note}")
     storage = open_folder(options.out, identity_of(config), on_exists=config.on_exists)
     with held(storage, lease_s=config.lease_s, log=print_line):
         return _write_clips(config, storage, started, print_line)

@@ -136,6 +136,7 @@ class FolderSource(RecordingSource[FoundCine]):
             video=resize_video(frames, self._settings.size),
             fps=self._settings.fps or self._fps(cine, found),
             spacing_mm=side / self._settings.size if cine.spacing_mm else None,
+            warnings=cine.warnings,
         )
 
 

@@ -6,10 +6,15 @@ in the report. A fault that makes the whole data set useless is an `InputError` 
 
 from __future__ import annotations
 
-from echodfkd.core.errors import plain_sentence
+from collections.abc import Callable
 
-MAX_EXAMPLE = 120
+from echodfkd.core.errors import ClipError, plain_sentence
+from echodfkd.core.records import VideoClip
+
+MAX_EXAMPLE = 200
 """Most characters of an example: it quotes the data set."""
+FIRST_CLIPS = 4
+"""Clips that are made before a job starts, to find what the lists do not show."""
 
 
 class Notes:
@@ -33,3 +38,24 @@ class Notes:
         """All of them, in one line each."""
         counted = (f"{fact}: {count} (first: {text[:MAX_EXAMPLE]})" for fact, (count, text) in self._counts.items())
         return tuple(plain_sentence(sentence) for sentence in (*self._said, *counted))
+
+
+def first_look(make: Callable[[int], VideoClip], available: int | None, what: str) -> tuple[str, ...]:
+    """Make the first clips and say which cannot be used, and what is to be known of the others.
+
+    Args:
+        make: the source's ``clip`` or ``case``.
+        available: how many there are; None if there is no end to them.
+        what: clips or cases.
+    """
+    count = FIRST_CLIPS if available is None else min(FIRST_CLIPS, available)
+    notes = Notes()
+    for index in range(count):
+        try:
+            clip = make(index)
+        except ClipError as error:
+            notes.count(f"of the first {count} {what}, those that cannot be used", str(error))
+            continue
+        for warning in clip.warnings:
+            notes.count(f"warnings on the first {count} {what}", warning)
+    return notes.sentences

@@ -54,6 +54,9 @@ class RecordedSource(RecordingSource[EchoNetRow]):
             for row in chosen:
                 if row.name not in tracings:
                     notes.count(f"videos of split {split} without a tracing", repr(row.name))
+                elif row.num_frames is not None and (last := max(tracings[row.name])) >= row.num_frames:
+                    example = f"{row.name!r} frame {last} of {row.num_frames}"
+                    notes.count("videos with a tracing behind the last frame (frames count from 0)", example)
         self.notes = notes.sentences
         self._tracings: dict[str, dict[int, np.ndarray]] | None = None  # read again by the process that needs them
         self._shapes: dict[str, tuple[tuple[int, int, int], float]] = {}
@@ -88,6 +91,7 @@ class RecordedSource(RecordingSource[EchoNetRow]):
             video=resize_video(window, self._settings.size),
             fps=self._settings.fps or own_fps,
             conditions=row.conditions,
+            warnings=decoded.warnings,
         )
 
     def case(self, index: int) -> VideoClip:
@@ -118,6 +122,7 @@ class RecordedSource(RecordingSource[EchoNetRow]):
             video=resize_video(sample_video(decoded.video, stretch.positions), self._settings.size),
             fps=self._settings.fps or own_fps,
             conditions=row.conditions,
+            warnings=decoded.warnings,
             truth_labels=self._truth_labels(masks, stretch) if masks else None,
             ed_frames=stretch.ed_frames,
             es_frames=stretch.es_frames,

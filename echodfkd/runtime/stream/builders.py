@@ -22,19 +22,17 @@ if TYPE_CHECKING:
 
 def training_source(config: RunConfig) -> ClipSource:
     """The source of training clips."""
-    return _cached_source(config.source, config.window, config.seed, config.evaluation.frames)
+    return _cached_source(*_training(config))
 
 
 def evaluation_source(config: RunConfig) -> ClipSource:
     """The source of held-out cases."""
-    source, frames = config.evaluation.source, config.evaluation.frames
-    return _cached_source(source, config.window, config.seed, frames, "evaluation.source")
+    return _cached_source(*_evaluation(config))
 
 
 def synthesis_source(config: RunConfig) -> ClipSource:
     """The source of clips that are written to a folder: synthesize.frames frames each, or their own number."""
-    window = dataclasses.replace(config.window, frames=config.synthesize.frames)
-    return _cached_source(config.source, window, config.seed, config.evaluation.frames)
+    return _cached_source(*_synthesis(config))
 
 
 def source_notes(config: RunConfig) -> list[str]:
@@ -43,14 +41,18 @@ def source_notes(config: RunConfig) -> list[str]:
     Raises:
         InputError: a source cannot be used.
     """
-    sources = {"source": (config.source, training_source)}
-    if config.evaluation.enabled and config.evaluation.source != config.source:
-        sources["evaluation.source"] = (config.evaluation.source, evaluation_source)
-    return [
-        f"{option} ({options.path or options.kind}): {note}"
-        for option, (options, build) in sources.items()
-        for note in build(config).notes
-    ]
+    said = _notes(_training(config), is_case=False)
+    return said + (evaluation_notes(config) if config.evaluation.enabled else [])
+
+
+def evaluation_notes(config: RunConfig) -> list[str]:
+    """Those on the source of held-out cases."""
+    return _notes(_evaluation(config), is_case=True)
+
+
+def synthesis_notes(config: RunConfig) -> list[str]:
+    """Those on the source of clips that are written to a folder."""
+    return _notes(_synthesis(config), is_case=False)
 
 
 def slot_rules(config: RunConfig) -> SlotRules:
@@ -108,10 +110,41 @@ def num_cases(config: RunConfig) -> int:
     return wanted if available is None else min(wanted, available)
 
 
+_Arguments = tuple[SourceConfig, WindowConfig, int, int, str]
+
+
+def _training(config: RunConfig) -> _Arguments:
+    return config.source, config.window, config.seed, config.evaluation.frames, "source"
+
+
+def _evaluation(config: RunConfig) -> _Arguments:
+    return config.evaluation.source, config.window, config.seed, config.evaluation.frames, "evaluation.source"
+
+
+def _synthesis(config: RunConfig) -> _Arguments:
+    window = dataclasses.replace(config.window, frames=config.synthesize.frames)
+    return config.source, window, config.seed, config.evaluation.frames, "source"
+
+
+def _notes(arguments: _Arguments, *, is_case: bool) -> list[str]:
+    source, _, _, _, option = arguments
+    return [f"{option} ({source.path or source.kind}): {note}" for note in _cached_notes(arguments, is_case)]
+
+
+@functools.lru_cache(maxsize=8)
+def _cached_notes(arguments: _Arguments, is_case: bool) -> tuple[str, ...]:
+    """Notes of a source, and on its first clips if they are read from files."""
+    built = _cached_source(*arguments)
+    if arguments[0].kind == "phantom":
+        return built.notes
+    from echodfkd.sources.notes import first_look
+
+    make, what = (built.case, "cases") if is_case else (built.clip, "clips")
+    return built.notes + first_look(make, built.num_cases if is_case else None, what)
+
+
 @functools.lru_cache(maxsize=4)
-def _cached_source(
-    source: SourceConfig, window: WindowConfig, seed: int, case_frames: int, option: str = "source"
-) -> ClipSource:
+def _cached_source(source: SourceConfig, window: WindowConfig, seed: int, case_frames: int, option: str) -> ClipSource:
     from echodfkd.sources.build import build_source
 
     return build_source(source, window, seed=seed, case_frames=case_frames, option=option)

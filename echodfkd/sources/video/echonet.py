@@ -40,7 +40,7 @@ def read_file_list(root: str, notes: Notes | None = None) -> list[EchoNetRow]:
         ("FileList.csv", fs.exists(f"{base}/FileList.csv")),
     ):
         if not there:
-            raise InputError(f"the folder {root} holds no {name}; {_EXPECTED}{_hint(fs, base)}")
+            raise InputError(f"the folder {root} holds no {name}; {_EXPECTED}{_hint(fs, base, name.split()[0])}")
     where = f"{root}/FileList.csv"
     return parse_file_list(read_list(fs, base, "FileList.csv", where), where, notes or Notes())
 
@@ -112,10 +112,15 @@ def read_tracings(root: str, listed: Collection[str] | None = None, notes: Notes
         InputError: no such folder, or as by `parse_tracings`.
     """
     fs, base = _open_folder(root)
+    notes = notes or Notes()
     if not fs.exists(f"{base}/VolumeTracings.csv"):
+        names = sorted(str(path).rstrip("/").rsplit("/", 1)[-1] for path in fs.ls(base, detail=False))
+        others = [name for name in names if "tracing" in name.lower()]
+        unread = f"; {others[0]!r} is not read" if others else ""
+        notes.say(f"there is no VolumeTracings.csv, so that no case has truth{unread}")
         return {}
     where = f"{root}/VolumeTracings.csv"
-    return parse_tracings(read_list(fs, base, "VolumeTracings.csv", where), where, listed, notes or Notes())
+    return parse_tracings(read_list(fs, base, "VolumeTracings.csv", where), where, listed, notes)
 
 
 def _open_folder(root: str) -> tuple[Any, str]:
@@ -132,9 +137,12 @@ def _open_folder(root: str) -> tuple[Any, str]:
     return fs, base
 
 
-def _hint(fs: Any, base: str) -> str:
-    """Names of folders in this one that are such data sets: A4C and PSAX of EchoNet-Pediatric, say."""
+def _hint(fs: Any, base: str, missing: str) -> str:
+    """A name that is missing only for its case, or folders in this one that are data sets: A4C and PSAX, say."""
     paths = sorted(str(path).rstrip("/") for path in fs.ls(base, detail=False))[:_MAX_CHILDREN]
+    alike = [path.rsplit("/", 1)[-1] for path in paths if path.rsplit("/", 1)[-1].lower() == missing.lower()]
+    if alike:
+        return f", and {alike[0]!r} is another name"
     inside = [path.rsplit("/", 1)[-1] for path in paths if fs.exists(f"{path}/FileList.csv")]
     return f", as its {' and '.join(inside[:3])} is: name that folder (source.path)" if inside else ""
 

@@ -148,11 +148,18 @@ class _Fields:
             name=name,
             file=f"{name}.avi" if file == name else file,
             split=re.sub(r"(?<=[0-9])\.0$", "", split),  # a fold that went through floating-point numbers
-            fps=self.number("FPS"),
+            fps=self.rate(),
             num_frames=None if frames is None else int(frames),
             frame_size=(int(height), int(width)) if height and width else None,
             conditions=self.conditions(),
         )
+
+    def rate(self) -> float | None:
+        fps = self.number("FPS")
+        if fps is None or fps > 0:
+            return fps
+        self.count("FPS that is not above 0 in rows of FileList.csv: the video's header tells it", f"{fps:g}")
+        return None
 
     def conditions(self) -> Conditions:
         ef, edv, esv = self.possible("EF"), self.possible("EDV"), self.possible("ESV")

@@ -110,7 +110,11 @@ def _read_rows(text: str, where: str, notes: Notes) -> _Rows:
         notes.count("videos of which VolumeTracings.csv says that a phase is not traced", repr(files[name]))
     file, frame, values = file[keep], frame[keep], values[keep]
     if np.isnan(values).any() or np.isnan(numbers[frame]).any() or not all(files[name] for name in np.unique(file)):
-        raise InputError(f"{where} has blank fields; every row needs {', '.join(columns)}")
+        blank = np.flatnonzero(np.isnan(values).any(1) | np.isnan(numbers[frame]) | ~named[keep])
+        raise InputError(
+            f"{where} has blank fields in {len(blank)} rows (first: of {files[file[blank[0]]]!r}); every row needs"
+            f" {', '.join(columns)}"
+        )
     return _Rows(files, file, numbers[frame].astype(np.int64), values)
 
 
@@ -182,6 +186,9 @@ def _first_tracings(rows: _Rows, where: str, owner: Callable[[str], str | None],
         elif rows.have_axes and stop - start != usual:
             fact = f"tracings with another number of rows than most ({usual})"
             notes.count(fact, f"{name!r} frame {number}, {stop - start} rows")
+        if end - start < _LEAST_ROWS:
+            fact = f"tracings of fewer than {_LEAST_ROWS} rows; their cases are quarantined"
+            notes.count(fact, f"{name!r} frame {number}")
         if 2 * axis[start:end].sum() > end - start:
             fact = "tracings whose first row is no long axis across the others, and is left out all the same"
             notes.count(fact, f"{name!r} frame {number}")

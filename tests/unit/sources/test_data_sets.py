@@ -1,6 +1,7 @@
 """Data sets as users have them: what fits nothing is read by a stated rule, counted, or refused in one sentence."""
 
 import csv
+import dataclasses
 import io
 import shutil
 
@@ -9,6 +10,7 @@ import pytest
 
 from echodfkd.core.errors import ClipError, InputError
 from echodfkd.sources.clip_source import WindowSettings
+from echodfkd.sources.notes import first_look
 from echodfkd.sources.recorded import RecordedSource
 from echodfkd.sources.video.echonet import read_file_list, read_tracings
 from echodfkd.sources.video.encode import encode_avi
@@ -244,6 +246,40 @@ def test_clinical_values_are_held_against_the_possible(make, values, read, note)
     assert source(root).notes == () if note is None else note in source(root).notes[0]
 
 
+def test_further_facts_that_only_the_lists_show(make):
+    root = make([row(fps=0)], chords("P0", ED, 2) + chords("P0", ES, 12) + chords("P0", ES, 5)[:2])
+    assert source(root).clip(0).fps == 50.0
+    assert source(root).notes == (
+        "FPS that is not above 0 in rows of FileList.csv: the video's header tells it: 1 (first: line 2, 0)",
+        "tracings with another number of rows than most (21): 1 (first: 'P0' frame 5, 2 rows)",
+        "tracings of fewer than 3 rows; their cases are quarantined: 1 (first: 'P0' frame 5)",
+        "videos with a tracing behind the last frame (frames count from 0): 1 (first: 'P0' frame 12 of 12)",
+    )
+    (root / "VolumeTracings.csv").rename(root / "volumetracings.csv")
+    assert (
+        source(root).notes[0]
+        == "there is no VolumeTracings.csv, so that no case has truth; 'volumetracings.csv' is not read"
+    )
+    (root / "Videos").rename(root / "videos")
+    with pytest.raises(InputError, match=r"holds no Videos folder; expected .*, and 'videos' is another name"):
+        source(root)
+    (root / "videos").rename(root / "Videos")
+    (root / "FileList.csv").rename(root / "Filelist.csv")
+    with pytest.raises(InputError, match=r"holds no FileList.csv; expected .*, and 'Filelist.csv' is another name"):
+        source(root)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
+def test_every_end_of_a_line_and_quotes(make, end):
+    root = make()
+    for file in ("FileList.csv", "VolumeTracings.csv"):
+        lines = (root / file).read_text().split("\n")
+        quoted = [",".join(f'"{cell}"' for cell in line.split(",")) if line else "" for line in lines]
+        (root / file).write_bytes(end.join(quoted).encode())
+    assert truth(root) == RIGHT
+    assert source(root).notes == ()
+
+
 @pytest.mark.parametrize(("sign", "word"), [(";", "semicolons"), ("\t", "tabs"), ("|", "bars")])
 def test_other_separators_are_named(make, sign, word):
     for file in ("FileList.csv", "VolumeTracings.csv"):
@@ -334,3 +370,15 @@ def test_tracings_of_a_large_file_are_read_in_a_moment(make):
     assert len(found) == 300
     assert all(np.array_equal(found["P7"][frame], found["P99"][frame]) for frame in (2, 9))
     shutil.rmtree(root)
+
+
+def test_the_first_clips_tell_what_no_list_shows(make):
+    root = make([row(), row("P1"), row("P2")], [*both("P0"), *scaled(both("P1"), 0.1)], files=("P0.avi", "P1.avi"))
+    (root / "Videos" / "P2.avi").write_bytes(AVI[:2000])
+    found = source(root)
+    (cases,) = first_look(found.case, found.num_cases, "cases")
+    assert cases.startswith("of the first 3 cases, those that cannot be used: 2 (first: P1.avi, frame 2 of Volume")
+    told = dataclasses.replace(found.case(0), warnings=("a.avi is turned", "a.avi has two streams"))
+    assert first_look(lambda index: told, None, "clips") == (
+        "warnings on the first 4 clips: 8 (first: a.avi is turned)",
+    )

@@ -152,7 +152,7 @@ def test_unusable_tracings_say_why(tmp_path):
     with pytest.raises(InputError, match=r"VolumeTracings.csv cannot be read: .*left"):
         read_tracings(str(tmp_path / "a"))
     path.write_text("FileName,X1,Y1,X2,Y2,Frame\na,1,2,3,,5\n")
-    with pytest.raises(InputError, match=r"VolumeTracings.csv has blank fields"):
+    with pytest.raises(InputError, match=r"VolumeTracings.csv has blank fields in 1 rows \(first: of 'a'\)"):
         read_tracings(str(tmp_path / "a"))
     path.write_text("FileName,X1,Y1,X2,Y2,Frame\n")
     assert read_tracings(str(tmp_path / "a")) == {}
