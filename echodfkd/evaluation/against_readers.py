@@ -13,6 +13,8 @@ from echodfkd.core.errors import InputError
 from echodfkd.core.records import VideoClip
 from echodfkd.evaluation.against_truth import MetricValue
 from echodfkd.metrics.annotators import against_annotators, pairwise_dice
+from echodfkd.sources.clip_source import ClipSource
+from echodfkd.sources.recorded import RecordedSource
 from echodfkd.sources.video.annotations import AnnotationFolder
 from echodfkd.sources.video.windows import resize_labels
 
@@ -39,6 +41,17 @@ def against_readers(mask: np.ndarray, case: VideoClip, folder: AnnotationFolder)
         if len(pairs):
             rows.append(MetricValue(f"interreader_dice_{phase}", float(pairs.mean()), len(pairs), "readers", None))
     return rows
+
+
+def check_readers(folder: AnnotationFolder, source: ClipSource) -> None:
+    """Raise `InputError` if no reader has traced any case of the source."""
+    cases = range(source.num_cases or 0)
+    named = [source.video_name(case, is_case=True) for case in cases] if isinstance(source, RecordedSource) else []
+    if not folder.videos & {*named}:
+        raise InputError(
+            f"evaluate.annotations: none of its {len(folder.videos)} videos, e.g. {min(folder.videos)}, is among the"
+            f" {len(cases)} cases of evaluation.source"
+        )
 
 
 def video_name(case: VideoClip) -> str:

@@ -17,7 +17,7 @@ from echodfkd.config.run import RunConfig
 from echodfkd.config.sections.evaluate import EvaluateConfig
 from echodfkd.core.errors import ClipError, InputError
 from echodfkd.core.records import CaseScore, Quarantined, VideoClip
-from echodfkd.evaluation.against_readers import against_readers
+from echodfkd.evaluation.against_readers import against_readers, check_readers
 from echodfkd.evaluation.against_truth import MetricValue, dice_curve, tuned
 from echodfkd.evaluation.agreement import JudgedMask, judge_case
 from echodfkd.evaluation.case import ScoringRules, score_case
@@ -125,18 +125,28 @@ class CaseScorer:
         options = config.evaluation
         self._rules = ScoringRules(self.teacher_id, options.threshold, self.judge, options.judge_controls)
         self._annotations = AnnotationFolder(config.evaluate.annotations) if config.evaluate.annotations else None
+        if self._annotations is not None:
+            check_readers(self._annotations, source)
         self._agreement = config.evaluate.agreement
         self._codes: dict[tuple[str, int], int] = {}
         self.prepare = functools.lru_cache(None if keep_cases else 1)(self._prepare)
 
     def score(self, number: int, models: Iterable[ScoredModel], *, teacher: bool) -> ScoredCase:
         """Score models on one case; with ``teacher`` also the teacher, and the judge's reading of the video."""
+        clip_id = f"{self.source.name}-case{number}"
         try:
             prepared = self.prepare(number)
-            found = [(model, model.predict(prepared.case)) for model in models]
+            clip_id = prepared.case.clip_id
+            return self._score(number, prepared, models, teacher=teacher)
         except ClipError as error:
-            clip_id = getattr(error, "clip_id", f"{self.source.name}-case{number}")
+            clip_id = getattr(error, "clip_id", clip_id)
             return ScoredCase(clip_id, quarantined=(Quarantined(-1, number, clip_id, "evaluator", str(error)),))
+
+    def _score(
+        self, number: int, prepared: PreparedCase, models: Iterable[ScoredModel], *, teacher: bool
+    ) -> ScoredCase:
+        """Raises `ClipError` if a model cannot use the case, or a reader's tracing of it is at fault."""
+        found = [(model, model.predict(prepared.case)) for model in models]
         case = prepared.case
         rows = [row for model, prediction in found for row in self._score_model(model, prediction, prepared)]
         masks = {model.label: prediction.lv_prob > self._rules.threshold for model, prediction in found}

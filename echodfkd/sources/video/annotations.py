@@ -49,6 +49,11 @@ class AnnotationFolder:
         if not self._files:
             raise InputError(f"the folder {root} holds no tracings; expected files like 0X1A.diastol.label0.npy")
 
+    @property
+    def videos(self) -> set[str]:
+        """Names of the videos that have tracings."""
+        return {name for name, _ in self._files}
+
     def masks(self, name: str, phase: str, height: int, width: int) -> np.ndarray:
         """Masks of all readers of a video's frame, bool (A, H, W) by the number in their file's name; A may be 0.
 

@@ -241,7 +241,8 @@ def test_a_list_of_videos_is_written_from_their_files(tmp_path, capsys):
     ]
     assert [row.split for row in rows] == [split_of("P0"), split_of("P1")]
     listed = RecordedSource(str(tmp_path), "ALL", WINDOW, seed=3)
-    assert (listed.num_cases, listed.notes) == (2, ())
+    assert listed.num_cases == 2
+    assert listed.notes == ("there is no VolumeTracings.csv, so that no case has truth",)
     assert main([str(tmp_path)]) == 1
     assert "has a FileList.csv already" in capsys.readouterr().err
     (tmp_path / "FileList.csv").unlink()
