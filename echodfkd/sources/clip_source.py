@@ -34,7 +34,7 @@ class ClipSource(Protocol):
 
     name: str
     notes: tuple[str, ...]
-    """What a user must know of the data before anything trains (`echodfkd.sources.notes`)."""
+    """Facts on the data that a user must know before anything trains (`echodfkd.sources.notes`)."""
 
     @property
     def num_cases(self) -> int | None:

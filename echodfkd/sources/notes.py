@@ -14,7 +14,7 @@ from echodfkd.core.records import VideoClip
 MAX_EXAMPLE = 200
 """Most characters of an example: it quotes the data set."""
 FIRST_CLIPS = 4
-"""Clips that are made before a job starts, to find what the lists do not show."""
+"""Clips that are made before a job starts, to find faults that no list shows."""
 
 
 class Notes:
@@ -40,13 +40,13 @@ class Notes:
         return tuple(plain_sentence(sentence) for sentence in (*self._said, *counted))
 
 
-def first_look(make: Callable[[int], VideoClip], available: int | None, what: str) -> tuple[str, ...]:
-    """Make the first clips and say which cannot be used, and what is to be known of the others.
+def first_look(make: Callable[[int], VideoClip], available: int | None, unit: str) -> tuple[str, ...]:
+    """Make the first clips and say which cannot be used, and warnings on the others.
 
     Args:
         make: the source's ``clip`` or ``case``.
         available: how many there are; None if there is no end to them.
-        what: clips or cases.
+        unit: clips or cases.
     """
     count = FIRST_CLIPS if available is None else min(FIRST_CLIPS, available)
     notes = Notes()
@@ -54,8 +54,8 @@ def first_look(make: Callable[[int], VideoClip], available: int | None, what: st
         try:
             clip = make(index)
         except ClipError as error:
-            notes.count(f"of the first {count} {what}, those that cannot be used", str(error))
+            notes.count(f"of the first {count} {unit}, those that cannot be used", str(error))
             continue
         for warning in clip.warnings:
-            notes.count(f"warnings on the first {count} {what}", warning)
+            notes.count(f"warnings on the first {count} {unit}", warning)
     return notes.sentences

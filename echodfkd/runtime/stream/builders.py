@@ -36,7 +36,7 @@ def synthesis_source(config: RunConfig) -> ClipSource:
 
 
 def source_notes(config: RunConfig) -> list[str]:
-    """What is to be said of the run's data sets (`echodfkd.sources.notes`), a line each. Builds their sources.
+    """Facts to tell about the run's data sets (`echodfkd.sources.notes`), a line each. Builds their sources.
 
     Raises:
         InputError: a source cannot be used.
