@@ -14,6 +14,7 @@ import numpy as np
 
 from echodfkd.core.records import TRUTH_UNKNOWN, CaseScore, VideoClip
 from echodfkd.metrics import cardiac
+from echodfkd.metrics.blind_events import detect_events
 from echodfkd.metrics.calibration import Reliability, reliability
 from echodfkd.metrics.events import match_events
 from echodfkd.metrics.overlap import dice, iou
@@ -161,10 +162,7 @@ def phases(mask: np.ndarray, case: VideoClip) -> list[MetricValue]:
     area = cardiac.area_curve(mask)
     ed_frames, es_frames = case.ed_frames or (), case.es_frames or ()
     events = {"ed": ed_frames, "es": es_frames}
-    detected = {
-        "ed": cardiac.detect_ed_frames(area, fps=case.fps),
-        "es": cardiac.detect_es_frames(area, fps=case.fps),
-    }
+    detected = dict(zip(events, detect_events(area, fps=case.fps), strict=True))
     rows = [row for phase in events if events[phase] for row in _timing(area, events, detected, phase, case.fps)]
     if case.truth_labels is not None and (case.truth_labels != TRUTH_UNKNOWN).any((1, 2)).all():
         for phase, wanted in events.items():

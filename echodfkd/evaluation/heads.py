@@ -11,6 +11,7 @@ from echodfkd.core.records import TRUTH_UNKNOWN, VideoClip
 from echodfkd.evaluation.against_truth import MetricValue
 from echodfkd.evaluation.predictions import Prediction
 from echodfkd.metrics import cardiac
+from echodfkd.metrics.blind_events import detect_events
 from echodfkd.metrics.overlap import dice
 
 
@@ -21,8 +22,8 @@ def score_heads(
 
     * ``dice_<class>`` with the truth and ``dice_teacher_<class>`` with the teacher, over all annotated
       frames. A chamber that the view does not show has empty masks: see `echodfkd.metrics.overlap.dice`.
-    * ``phase_ed_error_frames`` and ``phase_es_error_frames``: frames from ED (ES) to the nearest one that the blind
-      detector of `echodfkd.metrics.cardiac` finds in the phase curve.
+    * ``phase_ed_error_frames`` and ``phase_es_error_frames``: frames from ED (ES) to the nearest one that
+      `echodfkd.metrics.blind_events` finds in the phase curve.
     * ``phase_pearson``: correlation of the phase with the truth's LV area, if every frame is annotated.
     * ``ef_head_abs_error``: difference in points between the predicted and the known ejection fraction.
 
@@ -65,12 +66,9 @@ def _phase(phase: np.ndarray, case: VideoClip) -> list[MetricValue]:
     curve = phase.astype(np.float64)
     known = bool(np.isfinite(curve).all())
     rows = []
-    for name, frames, detect in (
-        ("ed", case.ed_frames, cardiac.detect_ed_frames),
-        ("es", case.es_frames, cardiac.detect_es_frames),
-    ):
+    events = detect_events(curve, fps=case.fps) if known else ((), ())
+    for name, frames, found in zip(("ed", "es"), (case.ed_frames, case.es_frames), events, strict=True):
         if frames:
-            found = detect(curve, fps=case.fps) if known else ()
             rows.append(MetricValue(f"phase_{name}_error_frames", cardiac.detection_error(found, frames), len(frames)))
     if case.truth_labels is not None and (case.truth_labels != TRUTH_UNKNOWN).all():
         area = cardiac.area_curve(case.truth_labels == case.class_names.index("LV"))

@@ -14,6 +14,7 @@ from echodfkd.config.sections.evaluation import EvaluationConfig
 from echodfkd.core.records import JUDGE_STEP, CaseScore, VideoClip
 from echodfkd.evaluation.against_truth import MetricValue
 from echodfkd.metrics import cardiac
+from echodfkd.metrics.blind_events import detect_events
 from echodfkd.models.judges.build import load_judge
 from echodfkd.models.judges.controls import control_scores
 from echodfkd.models.judges.protocol import Judge
@@ -57,7 +58,7 @@ def read_case(judge: Judge | None, case: VideoClip, *, teacher_id: str) -> list[
 
     * ``judge_ef``: its ejection fraction in percent.
     * ``judge_phase_ed_error_frames``, ``judge_phase_es_error_frames``: frames from ED (ES) to the nearest that
-      `echodfkd.metrics.cardiac`'s blind detectors find in its cycle.
+      `echodfkd.metrics.blind_events` finds in its cycle.
     * ``judge_phase_gap``: its cycle at ED less at ES, in standard deviations of the cycle. Below 0 on most cases,
       ``evaluation.judge_phase_sign`` is the wrong one.
     """
@@ -66,9 +67,9 @@ def read_case(judge: Judge | None, case: VideoClip, *, teacher_id: str) -> list[
     reading = judge.read_video(case.video)
     ed, es = list(case.ed_frames or ()), list(case.es_frames or ())
     rows = [MetricValue("judge_ef", reading.ef_percent, len(case.video), judge.judge_id, None)]
-    for phase, frames, detect in (("ed", ed, cardiac.detect_ed_frames), ("es", es, cardiac.detect_es_frames)):
+    for phase, frames, found in zip(("ed", "es"), (ed, es), detect_events(reading.cycle, fps=case.fps), strict=True):
         if frames:
-            error = cardiac.detection_error(detect(reading.cycle, fps=case.fps), frames)
+            error = cardiac.detection_error(found, frames)
             rows.append(MetricValue(f"judge_phase_{phase}_error_frames", error, len(frames), judge.judge_id, None))
     if ed and es:
         gap = float(reading.cycle[ed].mean() - reading.cycle[es].mean())

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from echodfkd.evaluation.agreement import agreement_study
-from echodfkd.metrics.cardiac import detect_ed_frames, detect_es_frames, mean_absolute_error, pearson_r
+from echodfkd.metrics.blind_events import detect_events
+from echodfkd.metrics.cardiac import mean_absolute_error, pearson_r
 from echodfkd.metrics.events import TOLERANCE_FRAMES, match_events
 from echodfkd.metrics.ranks import rank_agreement
 from echodfkd.metrics.summary import Interval, bootstrap_mean, bootstrap_pairs
@@ -110,7 +111,7 @@ def read_patient(
 
 def _events(name: str, curve: np.ndarray, patient: JudgedPatient) -> dict[str, float]:
     """Detections in a curve that is large at end-diastole: hits, detections and events that count, and lateness."""
-    detected = {"ed": detect_ed_frames(curve, fps=patient.fps), "es": detect_es_frames(curve, fps=patient.fps)}
+    detected = dict(zip(("ed", "es"), detect_events(curve, fps=patient.fps), strict=True))
     truth = {"ed": patient.ed_frames, "es": patient.es_frames}
     found: dict[str, float] = {}
     for phase, frames in detected.items():

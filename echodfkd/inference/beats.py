@@ -11,7 +11,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from echodfkd.metrics.cardiac import area_curve, detect_ed_frames, detect_es_frames
+from echodfkd.metrics.blind_events import detect_events
+from echodfkd.metrics.cardiac import area_curve
 from echodfkd.metrics.volume import area_length_volume
 
 MM3_PER_ML = 1000.0
@@ -53,7 +54,7 @@ class Rhythm:
 
 
 def find_rhythm(mask_THW: np.ndarray, *, fps: float, spacing_mm: float | None) -> Rhythm:
-    """The rhythm in the masks of a left ventricle. No event is known beforehand (`echodfkd.metrics.cardiac`).
+    """The rhythm in the masks of a left ventricle. No event is known beforehand (`echodfkd.metrics.blind_events`).
 
     Args:
         mask_THW: bool.
@@ -63,7 +64,7 @@ def find_rhythm(mask_THW: np.ndarray, *, fps: float, spacing_mm: float | None) -
     area = area_curve(mask_THW)
     if fps <= 0:
         return Rhythm((), (), (), math.nan)
-    ed_frames, es_frames = detect_ed_frames(area, fps=fps), detect_es_frames(area, fps=fps)
+    ed_frames, es_frames = detect_events(area, fps=fps)
     volume = area_length_volume(mask_THW, spacing=spacing_mm or 1.0) / (MM3_PER_ML if spacing_mm else 1.0)
     beats = []
     for ed, following in pairwise([*ed_frames, len(area)]):

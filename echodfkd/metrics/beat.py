@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from echodfkd.metrics.cardiac import detect_ed_frames, detect_es_frames
+from echodfkd.metrics.blind_events import detect_events
 
 MIN_EXCURSION = 0.1
 """Least share of the ED area that must be gone at end-systole (ES). The embedded teachers' areas are off by 2 %
@@ -44,10 +44,10 @@ def beat_targets(prob_NTHW: np.ndarray, *, fps: float) -> tuple[np.ndarray, np.n
 def find_beat(area: np.ndarray, *, fps: float) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
     """ED and ES frames of a clip that holds a whole beat: ED, ES, ED or ES, ED, ES.
 
-    They come from `echodfkd.metrics.cardiac`'s blind detectors. None if one kind never lies between two of the
+    They come from `echodfkd.metrics.blind_events`. None if one kind never lies between two of the
     other, or the area shrinks by less than `MIN_EXCURSION`. ``area`` is float64 (T,).
     """
-    ed_frames, es_frames = detect_ed_frames(area, fps=fps), detect_es_frames(area, fps=fps)
+    ed_frames, es_frames = detect_events(area, fps=fps)
     if not (_lies_between(es_frames, ed_frames) or _lies_between(ed_frames, es_frames)):
         return None
     largest, smallest = area[list(ed_frames)].mean(), area[list(es_frames)].mean()

@@ -4,7 +4,7 @@ The area is largest at ED and smallest at ES. There are two ways to find them, w
 
 * `find_frame_near` and `average_frame_distance` (aFD) are *oracle-assisted*: the reference frame picks
   the beat. This is the published protocol.
-* `detect_ed_frames` and `detect_es_frames` are blind: they see only the area curve.
+* `echodfkd.metrics.blind_events` finds them in the area curve only.
 
 Legend: T frames, H rows, W columns.
 """
@@ -14,15 +14,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-
-_SMOOTH_SECONDS = 0.1
-_MIN_BEAT_SECONDS = 0.3
-"""200 beats per minute: two detections of one kind never lie closer."""
-_BORDER_SHARE = 0.9
-"""Share of the curve's range that the first or last frame must reach to count as an extremum."""
-_FALL_SHARE = 1 / 3
-"""Between two maxima the curve falls below this share of its range. Without it, every tremor of the plateau before
-atrial systole, which slow hearts hold for half a second, counts as an end-diastole of its own."""
 
 
 def area_curve(mask: np.ndarray) -> np.ndarray:
@@ -66,16 +57,6 @@ def average_frame_distance(area: np.ndarray, references: Sequence[int], *, phase
     found = [find_frame_near(area, reference, phase=phase) for reference in references]
     distances = [abs(frame - ref) for frame, ref in zip(found, references, strict=True) if frame is not None]
     return float(np.mean(distances)) if distances else float("nan")
-
-
-def detect_ed_frames(area: np.ndarray, *, fps: float) -> tuple[int, ...]:
-    """Blind detection of end-diastole: see `_detect_maxima`. ``area`` is float64 (T,)."""
-    return _detect_maxima(area, fps=fps)
-
-
-def detect_es_frames(area: np.ndarray, *, fps: float) -> tuple[int, ...]:
-    """Blind detection of end-systole: see `_detect_maxima`, on the flipped curve."""
-    return _detect_maxima(-area, fps=fps)
 
 
 def detection_error(detected: Sequence[int], references: Sequence[int]) -> float:
@@ -125,45 +106,3 @@ def _runs(below: np.ndarray) -> list[tuple[int, int]]:
     """First and last frame of each run of True in a bool vector."""
     edges = np.flatnonzero(np.diff(np.concatenate(([False], below, [False])).astype(np.int8)))
     return [(int(start), int(stop) - 1) for start, stop in zip(edges[::2], edges[1::2], strict=True)]
-
-
-def _detect_maxima(curve: np.ndarray, *, fps: float) -> tuple[int, ...]:
-    """Frames at which the smoothed curve peaks, at least `_MIN_BEAT_SECONDS` apart.
-
-    The curve is smoothed by a triangular window of about `_SMOOTH_SECONDS` (renormalised at the borders).
-    A frame is a peak if it is the largest within `_MIN_BEAT_SECONDS` on either side and above the
-    middle of the curve's range; of a plateau the middle is taken. The first and last frame have one
-    side only and must reach `_BORDER_SHARE` of the range. If the curve does not fall below `_FALL_SHARE`
-    of its range between two peaks, the higher one is kept. A constant curve has none.
-    """
-    if len(curve) < 3 or curve.max() == curve.min():
-        return ()
-    smooth = _smooth(curve, half=max(1, round(_SMOOTH_SECONDS * fps / 2)))
-    low, high = smooth.min(), smooth.max()
-    reach = max(1, round(_MIN_BEAT_SECONDS * fps))
-    last = len(curve) - 1
-    found: list[int] = []
-    for t in range(len(curve)):
-        least = low + (high - low) * (_BORDER_SHARE if t in (0, last) else 0.5)
-        around = smooth[max(0, t - reach) : t + reach + 1]
-        is_peak = smooth[t] >= least and smooth[t] == around.max()
-        if not is_peak or (found and t - found[-1] <= reach):
-            continue
-        peak = t + _ties(around[min(t, reach) :]) // 2
-        if found and smooth[found[-1] : t].min() > low + (high - low) * _FALL_SHARE:
-            found[-1] = max(found[-1], peak, key=lambda frame: smooth[frame])
-        else:
-            found.append(peak)
-    return tuple(found)
-
-
-def _ties(values: np.ndarray) -> int:
-    """Number of values that follow the first and equal it, without a gap."""
-    differs = np.flatnonzero(values != values[0])
-    return int(differs[0] - 1) if len(differs) else len(values) - 1
-
-
-def _smooth(curve: np.ndarray, *, half: int) -> np.ndarray:
-    weights = np.concatenate((np.arange(1, half + 2), np.arange(half, 0, -1))).astype(np.float64)
-    inside = np.convolve(np.ones_like(curve), weights, mode="full")[half : half + len(curve)]
-    return np.convolve(curve, weights, mode="full")[half : half + len(curve)] / inside

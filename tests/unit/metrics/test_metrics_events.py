@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from echodfkd.core.records import Conditions
-from echodfkd.metrics.cardiac import detect_ed_frames, detect_es_frames
+from echodfkd.metrics.blind_events import detect_events
 from echodfkd.metrics.events import match_events
 from echodfkd.sources.phantom.anatomy import draw_anatomy, draw_timing, move
 from echodfkd.sources.phantom.draws import Draws, clip_key
@@ -72,8 +72,8 @@ def totals(noise: float, fps: float) -> dict[str, tuple[float, float]]:
     hits, missed, invented = ({"ed": 0, "es": 0} for _ in range(3))
     for bpm, ef, beats in itertools.product((40, 60, 80, 110, 150), (15, 35, 55, 75), (1, 2, 5, 12)):
         area, ed, es = beating_area(float(bpm), float(ef), beats, fps, noise)
-        for phase, events, detect in (("ed", ed, detect_ed_frames), ("es", es, detect_es_frames)):
-            found = match_events(detect(area, fps=fps), events, num_frames=len(area))
+        for phase, events, detected in zip(("ed", "es"), (ed, es), detect_events(area, fps=fps), strict=True):
+            found = match_events(detected, events, num_frames=len(area))
             hits[phase] += len(found.errors)
             missed[phase] += len(found.missed)
             invented[phase] += len(found.invented)

@@ -12,7 +12,7 @@ import torch
 from echodfkd.config.sections.judge import EF_PLACE, JudgePromptsConfig
 from echodfkd.core.records import JUDGE_STEP
 from echodfkd.evaluation.judge import VideoReader, read_case
-from echodfkd.metrics.cardiac import detect_ed_frames, detect_es_frames
+from echodfkd.metrics.blind_events import detect_events
 from echodfkd.models.judges.build import load_judge
 from echodfkd.models.judges.embedded import TextTower
 from echodfkd.models.judges.protocol import Judge
@@ -31,8 +31,9 @@ def test_the_sum_of_open_less_closed_runs_with_the_volume():
     curve = valve_cycle(closed, opened, sign=-1)
     assert curve.mean() == pytest.approx(0, abs=1e-12)
     assert curve.std() == pytest.approx(1, abs=1e-12)
-    assert [f for f in detect_ed_frames(curve, fps=32.0) if f not in (0, 159)] == [39, 79, 119]
-    assert [f for f in detect_es_frames(curve, fps=32.0)] == [17, 57, 97, 137]
+    found = detect_events(curve, fps=32.0)
+    assert [f for f in found.ed_frames if f not in (0, 159)] == [39, 79, 119]
+    assert list(found.es_frames) == [17, 57, 97, 137]
     np.testing.assert_allclose(valve_cycle(closed, opened, sign=1), -curve, atol=1e-12)
     # The authors' curve is the z-scored sum of closed less open; detrended, both are one.
     total = np.cumsum(closed - opened)
