@@ -1,16 +1,19 @@
 """Which clusters are refused without a token, and what a local one is started with. Nothing is started here."""
 
+import concurrent.futures
 import re
 import socket
 from typing import Any
 
+import grpc
 import psutil
 import pytest
 import ray
 
 from echodfkd.config.run import RayConfig
 from echodfkd.core.errors import RunError
-from echodfkd.runtime.cluster.connection import check_authentication, connected
+from echodfkd.runtime.cluster import connection
+from echodfkd.runtime.cluster.connection import answers_anyone, check_authentication, connected
 from echodfkd.runtime.cluster.environment import prepare_ray
 
 OTHER = "203.0.113.7:6379"
@@ -42,6 +45,7 @@ def test_others_need_a_token(
     check_authentication(address, allowed=True)
     assert re.fullmatch(r"warning: ray.address: .* could run code on it\n", capsys.readouterr().err)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setattr(connection, "answers_anyone", lambda address: False)
     check_authentication(address, allowed=False)
     assert capsys.readouterr().err == ""
 
@@ -61,6 +65,46 @@ def test_this_machine_is_taken_with_a_warning(
     warned = capsys.readouterr().err
     assert warned.startswith(words)
     assert warned.count("\n") == 1
+
+
+class Answer:
+    """A fake of Ray's GCS and of its client server: answers every call, or only those with the token."""
+
+    def __init__(self, token: str) -> None:
+        self.token = token
+
+    def service(self, call: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
+            if self.token and ("authorization", f"Bearer {self.token}") not in call.invocation_metadata:
+                context.abort(grpc.StatusCode.UNAUTHENTICATED, "token is missing")
+            return b""
+
+        assert call.method in ("/ray.rpc.NodeInfoGcsService/CheckAlive", "/ray.rpc.RayletDriver/ClusterInfo")
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+
+@pytest.mark.parametrize("token", ["", "secret"])
+@pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}"])
+def test_a_cluster_that_needs_no_token_is_found_out_also_by_who_has_one(
+    token: str, form: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = grpc.server(concurrent.futures.ThreadPoolExecutor(1))
+    server.add_generic_rpc_handlers((Answer(token),))
+    address = form.format(server.add_insecure_port("127.0.0.1:0"))
+    server.start()
+    try:
+        monkeypatch.setenv("RAY_AUTH_MODE", "token")
+        assert answers_anyone(address) is not bool(token)
+        check_authentication(address, allowed=False)
+        warned = capsys.readouterr().err
+        assert ("it answers callers without a token" in warned) is not bool(token)
+        monkeypatch.setattr(connection, "_is_this_machine", lambda address: False)
+        if not token:
+            with pytest.raises(RunError, match=r"without authentication \(it answers callers without a token\)"):
+                check_authentication(address, allowed=False)
+    finally:
+        server.stop(None)
+    assert not answers_anyone(address)  # nothing listens there
 
 
 def test_the_address_of_the_environment_is_checked_too(

@@ -148,30 +148,53 @@ def check_authentication(address: str, *, allowed: bool) -> None:
     """Refuse a cluster that runs the code of anyone who reaches its ports.
 
     Ray listens on every interface, also for a local cluster, and whatever address one dials. Without a token, a running
-    cluster of this machine is used with a warning, and a cluster on another machine is refused.
+    cluster of this machine is used with a warning, and a cluster on another machine is refused. A token in the
+    environment shows only that this process has one: the cluster is asked whether it answers without.
 
     Args:
         address: local, or a cluster's address.
         allowed: ray.allow_unauthenticated, which turns the refusal into the warning.
 
     Raises:
-        RunError: the environment holds no token mode.
+        RunError: the environment holds no token mode, or the cluster needs none.
     """
-    mode = os.environ.get("RAY_AUTH_MODE", "")
-    if mode == "token":
+    mode, reason = os.environ.get("RAY_AUTH_MODE", ""), "it answers callers without a token"
+    if mode != "token":
+        reason = f"RAY_AUTH_MODE is {mode or 'not set'}"
+    elif address == "local" or not answers_anyone(address):
         return
     cluster = "a new local cluster" if address == "local" else f"the cluster at {address}"
     sentence = (
-        f"ray.address: {cluster} would be used without authentication (RAY_AUTH_MODE is {mode or 'not set'}), and"
+        f"ray.address: {cluster} would be used without authentication ({reason}), and"
         " anyone who reaches its ports could run code on it"
     )
     if allowed or (address != "local" and _is_this_machine(address)):
         print_line(f"warning: {sentence}", to=sys.stderr)
         return
     raise RunError(
-        f"{sentence}; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or ray.allow_unauthenticated=true if its"
-        " ports are closed to others"
+        f"{sentence}; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, there and here, or ray.allow_unauthenticated=true if"
+        " its ports are closed to others"
     )
+
+
+def answers_anyone(address: str) -> bool:
+    """Whether a cluster answers a caller without a token: its GCS, or its client server at a ray:// address."""
+    import grpc
+    from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc, ray_client_pb2, ray_client_pb2_grpc
+
+    target = address.partition("://")[2] or address
+    with grpc.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            if "://" in address:
+                ping = ray_client_pb2.ClusterInfoRequest(type=ray_client_pb2.ClusterInfoType.PING)
+                driver = ray_client_pb2_grpc.RayletDriverStub(channel)
+                driver.ClusterInfo(ping, timeout=ANSWER_TIMEOUT_S, metadata=(("client_id", "echodfkd"),))
+            else:
+                nodes = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
+                nodes.CheckAlive(gcs_service_pb2.CheckAliveRequest(), timeout=ANSWER_TIMEOUT_S)
+        except grpc.RpcError:  # a token is missing, or nothing listens, which is told later
+            return False
+    return True
 
 
 def _split(address: str) -> urllib.parse.SplitResult:
