@@ -14,6 +14,7 @@ from echodfkd.evaluation.heads import score_heads
 from echodfkd.evaluation.judge import judge_mask
 from echodfkd.evaluation.predictions import Prediction, check_prediction
 from echodfkd.metrics.overlap import dice
+from echodfkd.metrics.plausibility import stray_share
 from echodfkd.metrics.temporal import temporal_dice
 from echodfkd.models.judges.protocol import Judge
 
@@ -71,6 +72,7 @@ def score_case(
     values = [*against_truth(prob, mask, case), *phases(mask, case), *published(prob, case)]
     values += [*score_heads(prediction, case, threshold=threshold, teacher=teacher), *further]
     values.append(MetricValue("temporal_dice", temporal_dice(mask), max(0, len(mask) - 1), reference=""))
+    values.append(MetricValue("stray_share", stray_share(mask), len(mask), reference=""))
     if teacher is not None:
         agreement = dice(mask, teacher.lv_prob > threshold)
         values.append(MetricValue("dice_teacher", float(agreement.mean()), len(agreement), reference="teacher"))

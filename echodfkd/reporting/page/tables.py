@@ -35,6 +35,7 @@ METRICS = (
     Metric("assd_all_mm", "ASSD, mm", "overlap", "↓", 2, "Mean distance of the borders, all annotated frames."),
     Metric("assd_all_px", "ASSD, px", "overlap", "↓", 2, "Likewise, in pixels."),
     Metric("dice_teacher", "to teacher", "overlap", "↑", 3, "Dice with the teacher's mask: how well it imitates."),
+    Metric("stray_share", "stray", "overlap", "↓", 3, "Share of the mask outside its largest part over the clip."),
     Metric("dice_myocardium", "myocardium", "chambers", "↑", 3, "Dice with the truth over all annotated frames."),
     Metric("dice_la", "LA", "chambers", "↑", 3, "Likewise, left atrium."),
     Metric("dice_rv", "RV", "chambers", "↑", 3, "Likewise, right ventricle; 1 where neither shows any."),

@@ -132,6 +132,7 @@ def test_a_case_without_truth_or_phases_gives_what_it_can():
     bare = beating_case(truth_labels=None, ed_frames=None, es_frames=None)
     assert set(scores(prob, bare, judge=CountingJudge(), teacher_prob=prob)) == {
         "temporal_dice",
+        "stray_share",
         "dice_teacher",
         "judge_score",
     }
