@@ -84,11 +84,14 @@ def draw_shape(conditions: Conditions, rhythm: Rhythm, draw: WildDraws) -> WildS
     lengths = torch.cat([torch.tensor([rest], dtype=torch.float64), length])
     kinesis = _kinesis(draw, theta)
     half_width, radius = _fit(outline, volumes, lengths, kinesis)
-    wall = draw("wall") * size**0.4 * (1.0 + draw("wall_ripple") * ripples(draw, "wall", theta, 1, 3)).clamp(0.4, 2.0)
+    wall = draw("wall") * size**-0.4  # dilated ventricles have thin walls
+    wall = wall * (1.0 + draw("wall_ripple") * ripples(draw, "wall", theta, 1, 3)).clamp(0.4, 2.0)
     wall = wall * (1.0 + (draw("apical_wall") - 1.0) * window(theta, 0.1, 0.6))
     wall = wall * (1.0 + (draw("lateral_wall") - 1.0) * window(theta, 1.5, 0.7))
+    wall = wall * (1.0 + (draw("septal_wall") - 1.0) * window(theta, -1.5, 0.7))
     if draw.chance("hypertrophy"):
         wall = wall * draw.between("hypertrophy", 1.3, 2.0)
+    wall = wall.clamp(3.0, 22.0)
     # The wall keeps its cross-section at each angle, so that it thickens as the cavity shrinks.
     section = (radius[0] + wall) ** 2 - radius[0] ** 2
     epi = torch.sqrt(radius**2 + section)

@@ -59,7 +59,12 @@ def draw_levels(draw: WildDraws) -> Levels:
     # Trabeculae are coarse at the apex and absent at the septum's base.
     rough = rough * (0.3 + window(theta, 0.3, 1.0))
     lost_level = of["lv_blood"] if draw.share("lost level") < 0.6 else of["around"]
-    return Levels(of, wall, _lost(draw, theta), behind, rough, lost_level)
+    lost = _lost(draw, theta)
+    # A recording is adjusted until its structures are seen.
+    seen = [float((wall - 40.0 * lost).max()), *(of[name] for name in ("right_wall", "lung", "floor", "lv_blood"))]
+    move = draw("brightest") - max(seen)
+    of = {name: level + move for name, level in of.items()}
+    return Levels(of, wall + move, lost, behind + move, rough, lost_level + move)
 
 
 def _lost(draw: WildDraws, theta: torch.Tensor) -> torch.Tensor:

@@ -111,7 +111,7 @@ def set_up(side: float, draw: WildDraws, size: int) -> Machine:
         dead_zone=draw("dead_zone"),
         axial=number(draw("axial")),
         lateral=number(draw("lateral")),
-        gain=number(draw("gain")),
+        gain=number(draw("gain") + 0.3 * max(0.0, draw("attenuation"))),
         dynamic_range=number(draw("dynamic_range")),
         contrast=number(draw("contrast")),
     )

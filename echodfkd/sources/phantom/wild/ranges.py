@@ -54,12 +54,14 @@ class WildRanges:
     septal_bulge: Spread = (0.0, 0.22, 2.5)
     aneurysm: float = 0.10
     aneurysm_size: Spread = (0.08, 0.28)
-    wall: Spread = (6.5, 15.0)
+    wall: Spread = (7.0, 14.0)
     hypertrophy: float = 0.12
     """Share of hearts whose wall is 1.3 to 2 times as thick."""
-    lateral_wall: Spread = (0.8, 2.0)
+    septal_wall: Spread = (0.5, 1.15)
+    """Thickness of the septum against the mean."""
+    lateral_wall: Spread = (0.9, 2.1)
     """Thickness of the lateral wall against the mean, with its trabeculated layer, which readers leave outside."""
-    apical_wall: Spread = (0.6, 1.9)
+    apical_wall: Spread = (0.7, 2.0)
     """Thickness at the apex against the mean."""
     wall_ripple: Spread = (0.05, 0.35)
     shortening: Spread = (0.2, 0.42)
@@ -85,14 +87,15 @@ class WildRanges:
     aortic_root: float = 0.25
     descending_aorta: float = 0.25
 
-    # Levels of echoes
+    # Levels of echoes, which are then moved together until the brightest structure has its level
+    brightest: Spread = (-16.0, -6.0)
     any_contrast: float = 0.2
     """Share of clips in which every structure's level is drawn from one wide range, so that none can be trusted."""
     any_level: Spread = (-56.0, -2.0)
     myocardium: Spread = (-34.0, -9.0)
-    septum: Spread = (-4.0, 14.0)
+    septum: Spread = (-2.0, 16.0)
     """Gain of the septum over the rest of the wall."""
-    lateral_loss: Spread = (-2.0, 20.0)
+    lateral_loss: Spread = (-2.0, 26.0)
     """Loss of the lateral wall, which lies along the beams."""
     inner_loss: Spread = (-4.0, 16.0, 1.2)
     """Loss of the wall at its inner border against its outer one."""
@@ -119,14 +122,14 @@ class WildRanges:
     patches: Spread = (2.0, 11.0)
 
     # Border of the cavity
-    dropouts: Spread = (0.0, 3.0)
+    dropouts: Spread = (0.0, 3.4)
     """Number of places at which the wall is lost."""
-    dropout: Spread = (0.1, 1.25)
+    dropout: Spread = (0.2, 1.5)
     """Loss there: from 1 on nothing of the wall is left."""
-    dropout_place: Spread = (-25.0, 150.0)
+    dropout_place: Spread = (-20.0, 140.0)
     """Clockwise from the apex: 90 is the middle of the lateral wall."""
     dropout_width: Spread = (12.0, 60.0)
-    septal_dropout: float = 0.2
+    septal_dropout: float = 0.15
     trabeculae: Spread = (0.1, 2.6, 1.6)
     papillary: Spread = (0.0, 6.0)
     papillary_level: Spread = (0.30, 0.65)
@@ -148,9 +151,9 @@ class WildRanges:
     probe_x: Spread = (0.40, 0.62)
     probe_y: Spread = (-0.05, 0.09)
     dead_zone: Spread = (1.0, 10.0, 2.0)
-    gain: Spread = (-3.0, 15.0)
-    dynamic_range: Spread = (30.0, 62.0)
-    contrast: Spread = (-0.7, 1.0)
+    gain: Spread = (-2.0, 12.0)
+    dynamic_range: Spread = (28.0, 60.0)
+    contrast: Spread = (-0.5, 1.1)
     """Bend of the grey curve: 0 is linear in dB, 1 quadratic."""
     attenuation: Spread = (-4.0, 22.0)
     tgc: Spread = (0.0, 6.0)
@@ -161,9 +164,9 @@ class WildRanges:
     clutter: Spread = (-44.0, -6.0)
     clutter_reach: Spread = (5.0, 22.0)
     streaks: Spread = (0.0, 0.9)
-    fogs: Spread = (0.0, 3.0, 1.6)
+    fogs: Spread = (0.0, 3.4)
     """Number of patches of fog fixed to the probe."""
-    fog: Spread = (-50.0, -20.0)
+    fog: Spread = (-48.0, -18.0)
     shadows: Spread = (0.0, 3.0)
     shadow: Spread = (4.0, 34.0, 1.3)
     shadow_width: Spread = (0.04, 0.22)

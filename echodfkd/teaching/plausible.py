@@ -1,0 +1,100 @@
+"""Keep a teacher plausible: black outside the ultrasound sector before it sees a clip, one ventricle afterwards.
+
+Text, rulers and traces lie outside the sector, and a ventricle is one part that stays over the clip. Both are found from
+the clip itself.
+
+Legend: N clips, T frames, C classes, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import ndimage
+from scipy.spatial import ConvexHull, QhullError
+
+from echodfkd.core.mask_codes import encode
+from echodfkd.metrics.plausibility import largest_part
+from echodfkd.models.teachers.protocol import ClipKey, Teacher, TeacherOutput
+
+_LIT, _MOVES = 12.0, 2.0
+"""Grey levels: a pixel of the sector is brighter than the first at some time, and deviates by the second over time."""
+_LEAST_SHARE, _TOP = 0.25, 0.25
+"""A sector is at least this share of the frame, and begins in this share of its rows. Another find is a bright patch in a
+clip that is nearly black, and changes nothing."""
+_HALO = 2
+"""Pixels around a stray part whose low probabilities go with it."""
+
+
+def find_sector(video_THW: np.ndarray) -> np.ndarray:
+    """Pixels of the sector, bool (H, W): the convex hull of the largest region that is lit and moves, and all below.
+
+    Lines and letters are thinner than the opening (3 pixels). All pixels, if there is no such region.
+    """
+    lit = video_THW.max(0) > _LIT
+    if len(video_THW) > 1:
+        lit &= video_THW.std(0, dtype=np.float32) > _MOVES
+    lit = ndimage.binary_closing(ndimage.binary_opening(lit), iterations=2)
+    parts, count = ndimage.label(lit)
+    everything = np.ones(lit.shape, bool)
+    if not count:
+        return everything
+    points = np.argwhere(parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:])))
+    try:
+        planes = ConvexHull(points).equations
+    except QhullError:  # a line
+        return everything
+    places = np.indices(lit.shape).reshape(2, -1)
+    beyond = planes[:, :2] @ places + planes[:, 2:] > 0.5
+    hull = ~beyond.any(0)
+    if hull.mean() < _LEAST_SHARE or points[:, 0].min() > _TOP * len(lit):
+        return everything
+    upper = planes[:, 0] < 0.0  # the sides and the top: a deep part that is dark belongs to the sector
+    return ~beyond[upper].any(0).reshape(lit.shape)
+
+
+class PlausibleTeacher(Teacher):
+    """A teacher that sees only the sector, and whose ventricle is one part over the clip.
+
+    Args:
+        teacher: gives LV first among its classes.
+    """
+
+    def __init__(self, teacher: Teacher) -> None:
+        assert teacher.class_names[1] == "LV"
+        self.teacher = teacher
+        self.teacher_id, self.class_names = f"{teacher.teacher_id}-plausible", teacher.class_names
+
+    def compile(self) -> None:
+        """See `Teacher.compile`."""
+        self.teacher.compile()
+
+    def teach(
+        self,
+        video_NTHW: np.ndarray,
+        clips: Sequence[ClipKey] = (),
+        *,
+        classes: Sequence[str] | None = None,
+        code: str | None = None,
+    ) -> TeacherOutput:
+        """See `Teacher.teach`."""
+        sectors = np.stack([find_sector(video) for video in video_NTHW])
+        found = self.teacher.teach(video_NTHW * sectors[:, None], clips, classes=classes)
+        names = self.class_names[1:] if classes is None else classes
+        if "LV" in names:
+            place = list(names).index("LV")
+            for prob_THW in found.masks[:, :, place]:
+                prob_THW[_stray(prob_THW > 0.5)] = 0.0
+        return TeacherOutput(found.masks if code is None else encode(found.masks, code), found.faults)
+
+
+def _stray(mask: np.ndarray) -> np.ndarray:
+    """Pixels of all parts but the largest of the clip, and a halo around them that keeps clear of the largest."""
+    kept = largest_part(mask)
+    stray = mask & ~kept
+    if not stray.any():
+        return stray
+    wide = ndimage.generate_binary_structure(3, 1)
+    wide[[0, 2]] = False  # within a frame
+    return ndimage.binary_dilation(stray, wide, iterations=_HALO) & ~kept
