@@ -29,6 +29,7 @@ from echodfkd.teaching.ensemble import Ensemble, Member
 from echodfkd.teaching.frame_memory import FrameMemory
 from echodfkd.teaching.members import Fusion, MemberRule
 from echodfkd.teaching.network_probe import check_network
+from echodfkd.teaching.plausible import PlausibleTeacher
 from echodfkd.teaching.recorded import Placement, RecordedMasks
 from echodfkd.teaching.reference import check_reference, find_reference
 from echodfkd.teaching.remote.client import RemoteTeacher
@@ -108,7 +109,7 @@ def _build_one(
         check_network(teacher, frames=shown.frames, size=shown.size)
     if model.kind != "recorded":
         _check(teacher, model)
-    return teacher
+    return PlausibleTeacher(teacher) if model.plausible else teacher
 
 
 def _shipped_teacher(model: TeacherModelConfig, device: str, placement: Placement | None) -> Teacher:

@@ -1,7 +1,7 @@
 """Keep a teacher plausible: black outside the ultrasound sector before it sees a clip, one ventricle afterwards.
 
-Text, rulers and traces lie outside the sector, and a ventricle is one part that stays over the clip. Both are found from
-the clip itself.
+Text, rulers and traces lie outside the sector, and a ventricle is one part that stays over the clip. Both are found
+from the clip itself.
 
 Legend: N clips, T frames, C classes, H rows, W columns.
 """
@@ -21,21 +21,26 @@ from echodfkd.models.teachers.protocol import ClipKey, Teacher, TeacherOutput
 _LIT, _MOVES = 12.0, 2.0
 """Grey levels: a pixel of the sector is brighter than the first at some time, and deviates by the second over time."""
 _LEAST_SHARE, _TOP = 0.25, 0.25
-"""A sector is at least this share of the frame, and begins in this share of its rows. Another find is a bright patch in a
-clip that is nearly black, and changes nothing."""
+"""A sector is at least this share of the frame, and begins in this share of its rows. Another find is a bright patch in
+a clip that is nearly black, and changes nothing."""
+_MARGIN = 4
+"""Pixels that the frame is continued by, so that its edge does not count as dark."""
 _HALO = 2
 """Pixels around a stray part whose low probabilities go with it."""
 
 
 def find_sector(video_THW: np.ndarray) -> np.ndarray:
-    """Pixels of the sector, bool (H, W): the convex hull of the largest region that is lit and moves, and all below.
+    """Pixels of the sector, bool (H, W): the convex hull of the largest region that is lit and moves, all below it, and
+    the same on the other side of the line below its tip.
 
     Lines and letters are thinner than the opening (3 pixels). All pixels, if there is no such region.
     """
     lit = video_THW.max(0) > _LIT
     if len(video_THW) > 1:
         lit &= video_THW.std(0, dtype=np.float32) > _MOVES
-    lit = ndimage.binary_closing(ndimage.binary_opening(lit), iterations=2)
+    wide = np.pad(lit, _MARGIN, mode="edge")  # what is lit at the frame's edge goes on beyond it
+    wide = ndimage.binary_closing(ndimage.binary_opening(wide), iterations=2)
+    lit = wide[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN]
     parts, count = ndimage.label(lit)
     everything = np.ones(lit.shape, bool)
     if not count:
@@ -45,24 +50,27 @@ def find_sector(video_THW: np.ndarray) -> np.ndarray:
         planes = ConvexHull(points).equations
     except QhullError:  # a line
         return everything
-    places = np.indices(lit.shape).reshape(2, -1)
-    beyond = planes[:, :2] @ places + planes[:, 2:] > 0.5
-    hull = ~beyond.any(0)
-    if hull.mean() < _LEAST_SHARE or points[:, 0].min() > _TOP * len(lit):
+    upper = planes[planes[:, 0] < 0.0]  # the sides and the top: a deep part that is dark belongs to the sector
+    rows, columns = (axis.reshape(1, -1) for axis in np.indices(lit.shape))
+    tip = float(points[points[:, 0] <= points[:, 0].min() + 2, 1].mean())
+
+    def within(planes: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        return (planes[:, :1] * rows + planes[:, 1:2] * columns + planes[:, 2:] <= 1.0).all(0)
+
+    if within(planes, columns).mean() < _LEAST_SHARE or points[:, 0].min() > _TOP * len(lit):
         return everything
-    upper = planes[:, 0] < 0.0  # the sides and the top: a deep part that is dark belongs to the sector
-    return ~beyond[upper].any(0).reshape(lit.shape)
+    # Sectors are symmetric about the line below their tip: so is one with a side in the dark.
+    return (within(upper, columns) | within(upper, 2.0 * tip - columns)).reshape(lit.shape)
 
 
 class PlausibleTeacher(Teacher):
     """A teacher that sees only the sector, and whose ventricle is one part over the clip.
 
     Args:
-        teacher: gives LV first among its classes.
+        teacher: any; its features, if it gives any, are left out.
     """
 
     def __init__(self, teacher: Teacher) -> None:
-        assert teacher.class_names[1] == "LV"
         self.teacher = teacher
         self.teacher_id, self.class_names = f"{teacher.teacher_id}-plausible", teacher.class_names
 

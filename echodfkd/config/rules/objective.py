@@ -96,6 +96,10 @@ def check_features(config: RunConfig) -> None:
         )
     if teacher.cache:
         raise ConfigError("teacher.feature_layer: teacher.cache keeps masks and no features; set one of the two")
+    if teacher.plausible:
+        raise ConfigError(
+            "teacher.feature_layer: has no use beside teacher.plausible, which gives masks and no features"
+        )
     if teacher.compile:
         raise ConfigError("teacher.feature_layer: a network that teacher.compile is set for cannot be looked into")
     shape, pixels = config.feature_shape, config.window.size**2

@@ -73,13 +73,14 @@ def _check_memory(option: str, teacher: TeacherConfig, models: dict[str, Teacher
     if teacher.frame_memory_mb and not any(_remembers_frames(one) for one in ones):
         raise ConfigError(
             f"{option}.frame_memory_mb: has no use here, because no teacher is a network that sees a frame at a time"
-            f" ({option}.kind, .layout, .normalise)"
+            f" ({option}.kind, .layout, .normalise, .plausible)"
         )
 
 
 def _remembers_frames(model: TeacherModelConfig) -> bool:
     """Whether a frame's mask is made here and depends only on that frame."""
-    return model.kind not in STORED_KINDS and model.layout == "NCHW" and model.normalise != "clip"
+    by_frame = model.layout == "NCHW" and model.normalise != "clip" and not model.plausible
+    return model.kind not in STORED_KINDS and by_frame
 
 
 def _members_of(option: str, teacher: TeacherConfig) -> dict[str, MemberConfig]:

@@ -13,17 +13,17 @@ FUSIONS = ("mean_prob", "mean_logit", "staple", "entropy", "agreement", "gate")
 _PIXELS = ("batch_frames", "pixel_mean", "pixel_std", "normalise", "input_size", "activation", "outputs", "classes")
 REFERENCE = ("reference", "reference_tolerance")
 ENSEMBLE = ("members", "fusion", "pools", "confidence")
-_FILE = ("weights", "sha256", "layout", "window_frames", "output", *_PIXELS, *REFERENCE)
+_FILE = ("weights", "plausible", "sha256", "layout", "window_frames", "output", *_PIXELS, *REFERENCE)
 
 KINDS: dict[str, tuple[str, ...]] = {
-    "embedded": ("weights", "batch_frames", "precision", *REFERENCE),
-    "embedded_chambers": ("weights", "batch_frames", "precision", *REFERENCE),
-    "echonet_deeplabv3": ("weights", "batch_frames", "precision", *REFERENCE),
+    "embedded": ("weights", "plausible", "batch_frames", "precision", *REFERENCE),
+    "embedded_chambers": ("weights", "plausible", "batch_frames", "precision", *REFERENCE),
+    "echonet_deeplabv3": ("weights", "plausible", "batch_frames", "precision", *REFERENCE),
     "onnx": _FILE,
     "exported": _FILE,
-    "torchvision": ("weights", "sha256", "network", "precision", *_PIXELS, *REFERENCE),
-    "smp": ("weights", "sha256", "network", "encoder", "precision", *_PIXELS, *REFERENCE),
-    "monai_bundle": ("weights", "sha256", "output", *_PIXELS, *REFERENCE),
+    "torchvision": ("weights", "plausible", "sha256", "network", "precision", *_PIXELS, *REFERENCE),
+    "smp": ("weights", "plausible", "sha256", "network", "encoder", "precision", *_PIXELS, *REFERENCE),
+    "monai_bundle": ("weights", "plausible", "sha256", "output", *_PIXELS, *REFERENCE),
     "recorded": ("weights", "outputs", "classes"),
     "remote": ("remote", *REFERENCE),
     "ensemble": (*ENSEMBLE, *REFERENCE),
@@ -45,6 +45,9 @@ class TeacherModelConfig:
         "", pattern="([0-9a-f]{64})?", expected="64 hexadecimal digits (sha256sum FILE)", identity=False
     )
     """Of the weights file: another one is not opened. exported must have it, because its loader can run code."""
+    plausible: bool = False
+    """Black outside the ultrasound sector, which is found from the clip, before the network sees it, and of its left
+    ventricle only the part that is largest over the clip."""
     batch_frames: int = option(128, least=1, ceiling=65_536)
     """Frames in one forward pass: bounds the teacher's memory."""
     precision: str = option("fp32", choices=("fp32", "bf16"))
