@@ -63,6 +63,7 @@ def check_source(option: str, source: SourceConfig) -> None:
     given_here = {
         "path": bool(source.path),
         "view": bool(source.view),
+        "video_fps": bool(source.video_fps),
         "conditions": source.conditions != ConditionsConfig(),
     }
     for name, given in given_here.items():

@@ -17,7 +17,9 @@ NUM_CHORDS = 20
 """Chords that `mask_to_tracing` writes."""
 
 MAX_TRACING_ROWS = 100
-"""Most rows of one tracing: each edge costs a pass over the image."""
+"""Most chords of one tracing: each edge costs a pass over the image."""
+MAX_CONTOUR_POINTS = 1000
+"""Most points of one contour, as machines write them."""
 MAX_COORDINATE = 1e6
 """Largest coordinate in pixels: products of two stay exact in 64 bits."""
 
@@ -86,13 +88,15 @@ def tracing_to_mask(rows: np.ndarray, height: int, width: int) -> np.ndarray:
         bool (H, W).
 
     Raises:
-        ClipError: fewer than two chords (three points) or more than `MAX_TRACING_ROWS` rows, or a coordinate that is
-            not a number or beyond `MAX_COORDINATE`.
+        ClipError: fewer than two chords (three points), more rows than `MAX_TRACING_ROWS` (`MAX_CONTOUR_POINTS`), or a
+            coordinate that is not a number or beyond `MAX_COORDINATE`.
     """
     if rows.ndim != 2 or rows.shape[1] not in (2, 4) or len(rows) < 3:
         raise ClipError(f"a tracing of {len(rows)} rows has no area; expected a long axis and at least 2 chords")
-    if len(rows) > MAX_TRACING_ROWS:
-        raise ClipError(f"a tracing has {len(rows)} rows; expected about {1 + NUM_CHORDS}, at most {MAX_TRACING_ROWS}")
+    most = MAX_TRACING_ROWS if rows.shape[1] == 4 else MAX_CONTOUR_POINTS
+    if len(rows) > most:
+        usual = f"about {1 + NUM_CHORDS}, " if rows.shape[1] == 4 else ""
+        raise ClipError(f"a tracing has {len(rows)} rows; expected {usual}at most {most}")
     if not np.isfinite(rows).all():
         raise ClipError("a tracing holds a coordinate that is not a number")
     if np.abs(rows).max() > MAX_COORDINATE:

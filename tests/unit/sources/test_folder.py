@@ -202,6 +202,7 @@ def test_the_config_names_it(folder):
         ("source.path=''", "source.path: empty, but source.kind is folder; name a file or a folder"),
         ("source.kind=phantom", r"source\.video_fps: got 25, only folder and dicom read it"),
         ("source.view=4CH", "only camus has views"),
+        ("source.kind=mixture", "source.path: set, but source.kind is mixture"),
         ("synthesize.frames=0", r"synthesize\.frames: got 0"),
     ):
         with pytest.raises(ConfigError, match=words):

@@ -3,7 +3,7 @@ import pytest
 import skimage.draw
 
 from echodfkd.core.errors import ClipError
-from echodfkd.sources.video.tracing import NUM_CHORDS, mask_to_tracing, order_by_area, tracing_to_mask
+from echodfkd.sources.video.tracing import NUM_CHORDS, mask_to_tracing, order_by_area, traced_mask, tracing_to_mask
 
 
 def fill_with_skimage(rows, height, width):
@@ -70,3 +70,15 @@ def test_diastole_is_the_larger_area_wherever_it_stands():
     assert order_by_area({7: small, 20: large}) == (20, 7)
     assert order_by_area({20: large, 7: small}) == (20, 7)
     assert order_by_area({7: large, 20: small}) == (7, 20)
+
+
+def test_a_contour_of_many_whole_numbered_points_is_its_ellipse():
+    """As machines write contours: hundreds of points, many of them twice after rounding, and open at its ends."""
+    angle = np.linspace(0, 2 * np.pi, 600)[:-2]
+    points = np.stack([56 + 22 * np.cos(angle), 60 + 35 * np.sin(angle)], axis=1).astype(np.int64).astype(float)
+    mask = traced_mask(points, 112, 112)
+    assert np.array_equal(mask, tracing_to_mask(points, 112, 112))
+    y, x = np.mgrid[:112, :112]
+    assert dice(mask, np.hypot((x - 55.6) / 22, (y - 59.6) / 35) <= 1) > 0.97
+    with pytest.raises(ClipError, match=r"^a tracing has 1196 rows; expected at most 1000$"):
+        traced_mask(np.concatenate([points, points]), 112, 112)
