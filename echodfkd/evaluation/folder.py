@@ -46,6 +46,7 @@ class EvaluationFolder:
             self.storage.write(CONFIG, config_to_yaml(config).encode())
             self.storage.create_once(EVALUATION, dump_json({"layout": LAYOUT, **own}))
         self._check_same(own)
+        self.last_fault = ""
         self.cases: dict[int, dict[str, Any]] = {}
         if self.storage.exists(CASES):
             rows = schemas.read_part(self.storage, CASES, schemas.CASE_SCHEMA).to_pylist()
@@ -55,6 +56,7 @@ class EvaluationFolder:
     def keep(self, number: int, found: ScoredCase) -> None:
         """Write the rows of a case that was scored."""
         if found.quarantined:
+            self.last_fault = found.quarantined[-1].reason
             schemas.write_records(self.storage, f"quarantine/part-cases-{number:06d}.parquet", found.quarantined)
         if found.case is None:
             return

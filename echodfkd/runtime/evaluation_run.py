@@ -143,7 +143,8 @@ def evaluate(
     _score_missing(folder, team, numbers, say)
     if not folder.cases:
         raise InputError(
-            f"evaluation.source: none of its {len(numbers)} cases can be used; see {options.out}/quarantine"
+            f"evaluation.source: none of its {len(numbers)} cases can be used, the last because {folder.last_fault}"
+            f" ({options.out}/quarantine)"
         )
     if options.agreement:
         study = agreement_of(known["ids"]["judge_id"], list(folder.judged()), seed=config.seed).to_json()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from echodfkd.core.errors import RunError
+from echodfkd.core.errors import InputError, RunError
 from echodfkd.core.mask_codes import encode
 from echodfkd.core.records import StageSpan
 
@@ -124,3 +124,15 @@ class Teacher(ABC):
         """``faults`` and the rows whose masks are not finite, sorted by row."""
         reason = f"the teacher {self.teacher_id} gave a mask that is not finite"
         return dict(sorted({**{int(row): reason for row in np.flatnonzero(~finite_N)}, **faults}.items()))
+
+
+def check_levels(video_NTHW: np.ndarray) -> dict[int, str]:
+    """Rows whose pixels are 0 and 1 only, each with the reason: pixels of 0..1 that were rounded. Black is no fault.
+
+    Raises:
+        InputError: the pixels are no uint8.
+    """
+    if video_NTHW.dtype != np.uint8:
+        raise InputError(f"a teacher takes grey levels 0..255 as uint8, got {video_NTHW.dtype}")
+    reason = "its largest grey level is 1, as of pixels of 0..1 in place of 0..255"
+    return {int(row): reason for row in np.flatnonzero(video_NTHW.max(axis=(1, 2, 3)) == 1)}

@@ -18,7 +18,7 @@ from echodfkd.core.errors import RunError, one_line
 from echodfkd.core.mask_codes import encode
 from echodfkd.models.mask_tensors import encode_tensor
 from echodfkd.models.teachers.network_spec import RANGE_SLACK, NetworkSpec, check_channels, own_statistics
-from echodfkd.models.teachers.protocol import ClipKey, Teacher, TeacherOutput
+from echodfkd.models.teachers.protocol import ClipKey, Teacher, TeacherOutput, check_levels
 
 
 class TorchTeacher(Teacher):
@@ -75,7 +75,11 @@ class TorchTeacher(Teacher):
         classes: Sequence[str] | None = None,
         code: str | None = None,
     ) -> TeacherOutput:
-        """See `Teacher.teach`. Masks are encoded on the device, so that a quarter of the bytes leaves it."""
+        """See `Teacher.teach`. Masks are encoded on the device, so that a quarter of the bytes leaves it.
+
+        A clip of `check_levels` is at fault.
+        """
+        faults = check_levels(video_NTHW)
         prob = self._prob(video_NTHW)
         finite = prob.sum((1, 2, 3, 4)).isfinite()  # of numbers up to 1, so that the sum of finite ones is finite
         places = self.places(classes)
@@ -83,7 +87,7 @@ class TorchTeacher(Teacher):
             prob = torch.stack([prob[:, :, place] for place in places], dim=2)  # an index would cross to the device
         # all of the host's waiting is here: ``finite`` was queued before
         masks = _to_host(prob if code is None else encode_tensor(prob, code))
-        faults = self.with_not_finite({}, _to_host(finite))
+        faults = self.with_not_finite(faults, _to_host(finite))
         if faults:
             masks[list(faults)] = 0.0 if code is None else encode(np.zeros(()), code)
         return TeacherOutput(masks, faults)

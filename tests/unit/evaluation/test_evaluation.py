@@ -146,7 +146,7 @@ def test_a_video_without_usable_masks_is_quarantined(folder, tmp_path):
     assert "masks holds no 0XA2.seg.npz" in reasons[0]
     assert "0XA1.seg.npz holds 5 frames of 112 x 112, expected 30 of 112 x 112" in reasons[1]
     (masks / "0XA0.seg.npz").unlink()
-    with pytest.raises(InputError, match=r"none of its 3 cases can be used"):
+    with pytest.raises(InputError, match=r"none of its 3 cases can be used, the last because .* holds no 0XA2.seg.npz"):
         evaluate(
             load_config(None, options(folder, tmp_path / "none", f"evaluate.masks={masks}", "evaluate.teacher=false")),
             lambda line: None,

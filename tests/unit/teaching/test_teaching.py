@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from echodfkd.core.errors import ClipError, RunError
+from echodfkd.core.errors import ClipError, InputError, RunError
 from echodfkd.core.mask_codes import MASK_CODES, encode, quantise
 from echodfkd.core.records import DistillationBatch, DroppedMember, Quarantined, StageSpan, VideoClip
 from echodfkd.models.teachers.network_spec import NetworkSpec, PixelStatistics
@@ -341,3 +341,18 @@ def test_a_torch_teacher_of_several_classes_keeps_their_order() -> None:
     assert prob.shape == (2, 4, 3, 8, 8)
     logits = video[:, :, None] / 100 + np.array([0, 1, -1])[:, None, None]
     np.testing.assert_allclose(prob, 1 / (1 + np.exp(-logits)), atol=1e-6)  # float32 sigmoid
+
+
+def test_pixels_of_0_to_1_are_at_fault_and_floats_are_refused() -> None:
+    teacher = TorchTeacher(
+        Brightness(), NetworkSpec("b", PixelStatistics(mean=(0.0,), std=(255.0,))), device="cpu", batch_frames=8
+    )
+    video = np.random.default_rng(0).integers(0, 256, (3, 2, 8, 8), dtype=np.uint8)
+    video[1] = np.rint(video[1] / 255)
+    video[2] = 0
+    output = teacher.teach(video)
+    assert output.faults == {1: "its largest grey level is 1, as of pixels of 0..1 in place of 0..255"}
+    assert not output.masks[1].any()
+    assert output.masks[0].any()
+    with pytest.raises(InputError, match=r"grey levels 0..255 as uint8, got float32"):
+        teacher.teach((video / 255).astype(np.float32))
