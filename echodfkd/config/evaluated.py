@@ -8,6 +8,7 @@ from typing import Any
 from echodfkd.config.run import RunConfig
 from echodfkd.config.sections.option import walk
 from echodfkd.config.stored import stored_config, stored_values
+from echodfkd.core.errors import ConfigError, InputError
 from echodfkd.storage.files import RunStorage
 
 SECTIONS = ("window", "evaluation", "teacher")
@@ -29,8 +30,8 @@ def run_options(given: Mapping[str, Any]) -> dict[str, Any]:
     run = _get(given, "evaluate", "run")
     if not run or not isinstance(run, str):
         return {}
-    storage = RunStorage(run)
-    values, config = stored_values(storage), stored_config(storage)
+    config = _config_of(run)
+    values = stored_values(RunStorage(run))
     for name, declared, value in walk(config):
         section = name.partition(".")[0]
         if section in SECTIONS and (not declared.identity or declared.reaches_out(value)):
@@ -59,7 +60,7 @@ def needs_files(config: RunConfig) -> bool:
 
 def changes_of(config: RunConfig) -> str:
     """One line: how an evaluation differs from the run that it scores (``evaluate.run``)."""
-    theirs, ours = _flat(stored_config(RunStorage(config.evaluate.run))), _flat(config)
+    theirs, ours = _flat(_config_of(config.evaluate.run)), _flat(config)
     changed = [
         f"{name}={ours.get(name)} (there: {theirs.get(name)})"
         for name in dict.fromkeys([*theirs, *ours])
@@ -68,6 +69,13 @@ def changes_of(config: RunConfig) -> str:
     more = f" and {len(changed) - MOST_NAMED} more" if len(changed) > MOST_NAMED else ""
     told = ", ".join(changed[:MOST_NAMED]) + more if changed else "nothing"
     return f"seed, window, evaluation and teacher are those of {config.evaluate.run}; changed here: {told}"
+
+
+def _config_of(run: str) -> RunConfig:
+    try:
+        return stored_config(RunStorage(run))
+    except (InputError, ConfigError) as error:
+        raise type(error)(f"evaluate.run: {error}") from error
 
 
 def _flat(config: RunConfig) -> dict[str, Any]:

@@ -123,7 +123,7 @@ def test_nothing_that_names_a_file_or_a_host_is_taken(
 
 
 def test_a_folder_without_a_config_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"is not a run folder: it holds no config.yaml"):
+    with pytest.raises(ConfigError, match=r"^evaluate.run: .* is not a run folder: it holds no config.yaml"):
         asked(tmp_path)
 
 
