@@ -56,8 +56,7 @@ def test_actors_and_one_process_find_the_same(local_ray, tmp_path):
 
 
 def test_an_actor_that_cannot_load_is_one_sentence(local_ray, tmp_path):
-    config = load_config(
-        None, [*SMALL, f"evaluate.out={tmp_path / 'out'}", f"evaluate.masks={tmp_path}", "evaluate.actors=1"]
-    )
-    with pytest.raises(InputError, match=r"^evaluate.masks: .* holds 0 .parquet and 0 .seg.npz files"):
+    teacher = ["teacher.kind=recorded", f"teacher.weights={tmp_path}"]
+    config = load_config(None, [*SMALL, f"evaluate.out={tmp_path / 'out'}", *teacher, "evaluate.actors=1"])
+    with pytest.raises(InputError, match=r"^teacher.weights: .* holds 0 .parquet and 0 .seg.npz files"):
         evaluation_run.run_evaluation(config, print)
