@@ -27,7 +27,7 @@ from echodfkd.sources.video.container import (
     promised_frames,
     turned,
 )
-from echodfkd.sources.video.jpeg import picture_layout
+from echodfkd.sources.video.jpeg import of_one_layout
 
 
 @dataclass(frozen=True)
@@ -131,26 +131,23 @@ def _decode_window(
 
 def _pictures_of_one_layout(stream: Any, packets: Sequence[Any]) -> bool:
     """Whether no MJPEG picture takes a table or a setting from another: files may hold tables in the first only."""
-    layouts = {picture_layout(bytes(packet)) for packet in packets if packet.size} - {()}
-    return len(layouts) == 1 and _nothing_beside(packets)
+    return of_one_layout(bytes(packet) for packet in packets if packet.size) and _none_has(packets, "new_extradata")
 
 
 def _true_colours(stream: Any, packets: Sequence[Any]) -> bool:
     """Whether uncompressed pixels are colours, and no numbers of colours in a palette that an earlier packet set."""
     pixels = stream.codec_context.format  # None if the file names none that FFmpeg knows
-    return pixels is not None and not pixels.has_palette and _nothing_beside(packets)
+    return pixels is not None and not pixels.has_palette and _none_has(packets, "palette", "new_extradata")
 
 
-def _nothing_beside(packets: Sequence[Any]) -> bool:
-    """Whether no packet brings data beside its picture, such as a palette or new settings of the decoder."""
-    return not any(packet.has_sidedata(kind) for packet in packets for kind in _LASTING)
+def _none_has(packets: Sequence[Any], *kinds: str) -> bool:
+    """Whether no packet brings such data beside its picture, which change how later packets are decoded."""
+    return not any(packet.has_sidedata(kind) for packet in packets for kind in kinds)
 
 
 _INDEPENDENT = {"mjpeg": _pictures_of_one_layout, "rawvideo": _true_colours}
 """Codec -> whether each packet of such a file stands for itself, so that packets outside the window can be skipped.
 The decoders of all other codecs keep earlier pictures or adapt to them."""
-_LASTING = ("palette", "new_extradata")
-"""Data beside a packet that change how later packets are decoded."""
 
 
 def _is_shown(packet: Any) -> bool:
@@ -188,27 +185,28 @@ def _decode_frames(decoded: Iterable[Any], name: str, places: Sequence[int] = ()
 
     reformatter = VideoReformatter()  # one for the whole file: a conversion context per frame costs more than it
     frames: list[np.ndarray] = []
-    turns: set[Turn] = set()
+    turn, rotation = UPRIGHT, 0
     try:
         for frame in decoded:
             place = places[len(frames)] if places else len(frames)
             if frame.is_corrupt:
-                return frames, min(turns, default=UPRIGHT), f"frame {place} is damaged"
+                return frames, turn, f"frame {place} is damaged"
             check_size(name, place, frame.width, frame.height)
             if frame.interlaced_frame:
                 raise ClipError(f"{name} is interlaced: frame {place} holds two half pictures; expected whole ones")
+            if not frames:
+                turn, rotation = display_turn(frame, name), frame.rotation
+            elif frame.rotation != rotation:
+                raise ClipError(f"{name} is turned from frame {place} on; expected one orientation")
             if frame.format.has_palette:  # directly to grey, FFmpeg rounds twice
                 frame = reformatter.reformat(frame, format="bgr24", threads=1)
             grey = reformatter.reformat(frame, format="gray", threads=1).to_ndarray()
             if frames and grey.shape != frames[0].shape:
                 raise ClipError(f"{name} changes its frame size from {frames[0].shape} to {grey.shape}; expected one")
-            turns.add(display_turn(frame, name))
-            if len(turns) > 1:
-                raise ClipError(f"{name} is turned from frame {place} on; expected one orientation")
             frames.append(grey)
     except av.FFmpegError as error:
-        return frames, min(turns, default=UPRIGHT), str(error.strerror)
-    return frames, min(turns, default=UPRIGHT), ""
+        return frames, turn, str(error.strerror)
+    return frames, turn, ""
 
 
 def _check_count(name: str, got: int, promised: int | None, expected: int | None, reason: str) -> None:

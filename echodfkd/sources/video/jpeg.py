@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 _NEXT = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
 """The next marker outside coded data, in which 0xFF is followed by 0 or by the number of a restart."""
@@ -35,18 +35,31 @@ def segments(data: bytes) -> Iterator[tuple[int, bytes]]:
         at += length
 
 
-def picture_layout(data: bytes) -> tuple[tuple[int, bytes], ...]:
-    """The segments of a picture, with the numbers of its tables in place of their values; empty if it has no scan.
+def of_one_layout(pictures: Iterable[bytes]) -> bool:
+    """Whether all pictures have the same segments, but for the values in their tables; damaged ones do not count.
 
     A picture sets in a decoder what its segments name. Pictures of one layout set the same parts, so that none of them
     takes anything from another, whatever else a decoder keeps.
     """
-    head, scan, rest = data.partition(_SCAN_BEGINS)
-    ends = rest.count(b"\xff\xd9")
-    if ends <= 1 and rest.count(b"\xff") == rest.count(b"\xff\x00") + ends:  # no more segments: what most files hold
-        data = head + scan + rest[: int.from_bytes(rest[:2], "big")]
+    head = b""
+    first: tuple[tuple[int, bytes], ...] = ()
+    for data in pictures:
+        if head and data.startswith(head) and _only_coded(data, len(head)):  # most machines repeat all but the pixels
+            continue
+        start, layout = _layout(data)
+        if layout and first and layout != first:
+            return False
+        if layout:
+            head, first = start, layout
+    return bool(first)
+
+
+def _layout(data: bytes) -> tuple[bytes, tuple[tuple[int, bytes], ...]]:
+    """All before the coded data, and the segments with numbers of tables for their values; empty without a scan."""
+    scan = data.find(_SCAN_BEGINS)
+    head = data[: scan + 2 + int.from_bytes(data[scan + 2 : scan + 4], "big")] if scan >= 0 else b""
     layout, has_scan = [], False
-    for marker, content in segments(data):
+    for marker, content in segments(head if _only_coded(data, len(head)) else data):
         if marker == _QUANTISATION:
             content = _quantisation_tables(content)
         elif marker == _HUFFMAN:
@@ -54,7 +67,12 @@ def picture_layout(data: bytes) -> tuple[tuple[int, bytes], ...]:
         has_scan |= marker == _SCAN
         if marker != _END:  # some machines leave it out
             layout.append((marker, content))
-    return tuple(layout) if has_scan else ()
+    return head, tuple(layout) if has_scan else ()
+
+
+def _only_coded(data: bytes, start: int) -> bool:
+    """Whether only coded data without restarts follow, and the end of the picture."""
+    return data.count(b"\xff", start) - data.count(b"\xff\x00", start) == (data.rfind(b"\xff\xd9", -4) >= 0)
 
 
 def _quantisation_tables(content: bytes) -> bytes:

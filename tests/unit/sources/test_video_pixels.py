@@ -108,6 +108,17 @@ def test_a_palette_may_change_inside_a_file():
     np.testing.assert_array_equal(found, np.concatenate([PICTURE[:3], 255 - PICTURE[3:]]))
 
 
+@pytest.mark.parametrize("place", ["before the scan", "after it"])
+def test_a_setting_of_one_picture_may_last(place):
+    """FFmpeg takes the range of its levels from a comment, and keeps it."""
+    comment = b"\xff\xfe\x00\x0bCS=ITU601"
+    first, *others = jpegs(PICTURE)
+    marked = first[:2] + comment + first[2:] if place == "before the scan" else first[:-2] + comment + first[-2:]
+    motion = {"codec": b"MJPG", "compression": int.from_bytes(b"MJPG", "little")}
+    for pictures in ([marked, *others], [first, marked, *others[1:]], [first, *others]):
+        same_in_every_window(avi_bytes(pictures, 21, 30, 24, **motion))
+
+
 def test_a_picture_that_is_too_short_is_refused():
     chunks = dib_chunks(PICTURE)
     chunks[2] = chunks[2][:400]
