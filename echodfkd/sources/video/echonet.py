@@ -120,7 +120,10 @@ def read_tracings(root: str, listed: Collection[str] | None = None, notes: Notes
         notes.say(f"there is no VolumeTracings.csv, so that no case has truth{unread}")
         return {}
     where = f"{root}/VolumeTracings.csv"
-    return parse_tracings(read_list(fs, base, "VolumeTracings.csv", where), where, listed, notes)
+    tracings = parse_tracings(read_list(fs, base, "VolumeTracings.csv", where), where, listed, notes)
+    if not tracings:
+        notes.say("VolumeTracings.csv holds no tracing of a listed video, so that no case has truth")
+    return tracings
 
 
 def _open_folder(root: str) -> tuple[Any, str]:

@@ -164,6 +164,8 @@ def _first_tracings(rows: _Rows, where: str, owner: Callable[[str], str | None],
     known = {name: number for number, name in enumerate(dict.fromkeys(name for name in names if name is not None))}
     video = np.array([-1 if name is None else known[name] for name in names], np.int64)[rows.file]
     chosen = np.flatnonzero(video >= 0)
+    if not len(chosen):
+        return {}
     order = chosen[np.lexsort((rows.frame[chosen], video[chosen]))]  # stable: rows of a frame keep the file's order
     video, frame, values = video[order], rows.frame[order], rows.values[order]
     first = np.ones(len(order), bool)
@@ -174,8 +176,8 @@ def _first_tracings(rows: _Rows, where: str, owner: Callable[[str], str | None],
     apart = np.zeros(len(order), bool)
     apart[1:] = np.diff(order) != 1  # rows of another frame stand between
     again = (values == values[np.repeat(starts, stops - starts)]).all(1)
-    odd = np.add.reduceat((axis | apart | again) & ~first, starts) if len(starts) else starts
-    usual = int(np.bincount(stops - starts).argmax()) if len(starts) else 0
+    odd = np.add.reduceat((axis | apart | again) & ~first, starts)
+    usual = int(np.bincount(stops - starts).argmax())
     labels, tracings = list(known), Tracings()
     for place, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
         name, number, end = labels[video[start]], int(frame[start]), stop

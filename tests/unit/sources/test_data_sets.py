@@ -255,6 +255,10 @@ def test_further_facts_that_only_the_lists_show(make):
         "tracings of fewer than 3 rows; their cases are quarantined: 1 (first: 'P0' frame 5)",
         "videos with a tracing behind the last frame (frames count from 0): 1 (first: 'P0' frame 12 of 12)",
     )
+    for lines in ([], both("Q7")):
+        assert source(make(traced=lines)).notes[0] == (
+            "VolumeTracings.csv holds no tracing of a listed video, so that no case has truth"
+        )
     (root / "VolumeTracings.csv").rename(root / "volumetracings.csv")
     assert (
         source(root).notes[0]
