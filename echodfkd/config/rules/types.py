@@ -67,6 +67,7 @@ def _fit_scalar(value: Any, kind: Any, option: str) -> Any:
     if kind is str and found is int:
         return str(value)
     hint = "; put it in quotes if it is meant as text" if kind is str and found in (bool, float) else ""
+    hint = "; the empty text is written ''" if kind is str and value is None else hint
     raise ConfigError(f"{option}: got {_shown(value)}, expected {_WORDS[kind]}{hint}")
 
 

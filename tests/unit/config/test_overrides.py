@@ -146,7 +146,7 @@ def test_every_number_has_an_upper_bound() -> None:
 
 
 REFUSED = {
-    "storage=": "storage: got nothing (null), expected text",
+    "storage=": "storage: got nothing (null), expected text; the empty text is written ''",
     "storage=''": "storage: got '', expected a folder or an fsspec URL",
     "storage=' '": "storage: got ' ', must not begin or end with a blank",
     "storage=~/runs": "storage: got '~/runs', ~ is not expanded, because machines differ in it; write the whole path",
