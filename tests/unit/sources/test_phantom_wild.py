@@ -39,6 +39,7 @@ def fixed(**changes: object) -> WildRanges:
         "warp": (0.0, 0.0),
         "slope": (0.0, 0.0),
         "bend": (0.0, 0.0),
+        "apex_shift": (0.0, 0.0),
         "rocking": (0.0, 0.0),
         "breathing": (0.0, 0.0),
         "shake": (0.0, 0.0),

@@ -39,6 +39,7 @@ class WildShape:
     epi: torch.Tensor
     straighten: torch.Tensor
     bend: float
+    apex_shift: float
     slope: float
     face: torch.Tensor
     ejected: torch.Tensor
@@ -86,7 +87,7 @@ def draw_shape(conditions: Conditions, rhythm: Rhythm, draw: WildDraws) -> WildS
     half_width, radius = _fit(outline, volumes, lengths, kinesis)
     wall = draw("wall") * size**-0.4  # dilated ventricles have thin walls
     wall = wall * (1.0 + draw("wall_ripple") * ripples(draw, "wall", theta, 1, 3)).clamp(0.4, 2.0)
-    wall = wall * (1.0 + (draw("apical_wall") - 1.0) * window(theta, 0.1, 0.6))
+    wall = wall * (1.0 + (draw("apical_wall") - 1.0) * window(theta, 0.4, 0.6))
     wall = wall * (1.0 + (draw("lateral_wall") - 1.0) * window(theta, 1.5, 0.7))
     wall = wall * (1.0 + (draw("septal_wall") - 1.0) * window(theta, -1.5, 0.7))
     if draw.chance("hypertrophy"):
@@ -109,6 +110,7 @@ def draw_shape(conditions: Conditions, rhythm: Rhythm, draw: WildDraws) -> WildS
         epi=epi[1:],
         straighten=torch.rsqrt(1.0 + steep[1:] ** 2),
         bend=draw("bend"),
+        apex_shift=draw("apex_shift"),
         slope=outline.slope,
         face=epi[1:, at_septum],
         ejected=rhythm.ejected,

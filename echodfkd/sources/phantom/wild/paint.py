@@ -40,6 +40,7 @@ class WildChart:
         along = (v / self.length).clamp_(0.0, 1.0)
         self.along = along
         self.straight = u - (4.0 * shape.bend * self.length) * (along - along * along)
+        self.straight.add_((1.0 - along).square_() * (shape.apex_shift * self.half_width))
         self.below_base = torch.add(v - self.length, self.straight, alpha=-shape.slope)
         self._read_tables(part, levels)
         self._place_chambers(face)
