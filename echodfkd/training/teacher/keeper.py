@@ -117,8 +117,8 @@ class Keeper:
             _fill(state, tensors)
             state.rng.bit_generator.state = found["rng"]
             for key in ("step", "index", "seconds", "mean_loss"):
-                setattr(state, key, found[key])
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+                setattr(state, key, type(getattr(state, key))(found[key]))
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
             raise InputError(f"--resume: {path} cannot be read: {error}") from error
 
 

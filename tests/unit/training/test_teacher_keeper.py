@@ -73,6 +73,11 @@ def test_saves_that_do_not_fit_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"--resume: .*state.json was made with another recipe \(seed\)"):
         train(Keeper(tmp_path, {"seed": 1, "steps": 6}))
     found = json.loads((tmp_path / "state.json").read_text())
+    for part, value in (("recipe", []), ("step", "x"), ("rng", {}), ("file", 3)):
+        (tmp_path / "state.json").write_text(json.dumps({**found, part: value}))
+        with pytest.raises(InputError, match=r"--resume: .*state.json cannot be read"):
+            train(Keeper(tmp_path, {"seed": 0, "steps": 6}))
+    (tmp_path / "state.json").write_text(json.dumps(found))
     state = load_file(tmp_path / found["file"])
     state.pop("network.head.bias")
     save_file(state, tmp_path / found["file"])
