@@ -234,9 +234,8 @@ class _Coded:
 
 def _check_frame(frame: bytes, syntax: Any, pixels: Pixels, what: str) -> _Coded:
     """Hold the sizes inside a compressed frame against those of the file. Raises `ClipError`."""
-    if syntax == _RLE:  # literal runs are one byte longer for 128; the header has 64
-        if len(frame) > 2 * pixels.frame_bytes + 1024:
-            raise ClipError(f"{what} {len(frame)} bytes of run lengths for {pixels.frame_bytes} bytes of pixels")
+    if syntax == _RLE:
+        _check_runs(frame, pixels, what)
         return _Coded(pixels.stored)
     sizes = _jpeg_2000_sizes(frame) if syntax in _JPEG_2000_FAMILY else _jpeg_sizes(frame)
     _, height, width = pixels.shape
@@ -246,6 +245,18 @@ def _check_frame(frame: bytes, syntax: Any, pixels: Pixels, what: str) -> _Coded
     head = takewhile(lambda segment: segment[0] != 0xDA, segments(frame))
     adobe = [content for marker, content in head if marker == 0xEE and content[:5] == b"Adobe"]
     return _Coded(sizes[3], bool(adobe) and len(adobe[0]) > 11 and adobe[0][11] == 1)
+
+
+def _check_runs(frame: bytes, pixels: Pixels, what: str) -> None:
+    """Hold the header of run lengths (PS3.5, G.5) against the file: a segment of a byte of each pixel for each byte."""
+    plane, planes = pixels.shape[1] * pixels.shape[2], pixels.samples * pixels.allocated // 8
+    count, *starts = struct.unpack_from("<16I", frame.ljust(64, b"\0"))
+    if count != planes:
+        raise ClipError(f"{what} run lengths of {count} bytes a pixel; expected {planes}, as it says elsewhere")
+    # One byte in 128 says that the others follow as they are: twice the pixels is more than any honest writer needs.
+    for start, stop in zip(starts, [*starts[1:planes], len(frame)], strict=False):
+        if not start <= stop <= start + 2 * plane + 64:
+            raise ClipError(f"{what} run lengths of {stop - start} bytes for {plane} pixels")
 
 
 def _jpeg_sizes(frame: bytes) -> tuple[int, int, int, int] | None:

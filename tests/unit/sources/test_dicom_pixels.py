@@ -7,7 +7,7 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image
-from pydicom.encaps import encapsulate
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_windowing
 
 from echodfkd.core.errors import ClipError
@@ -218,8 +218,20 @@ def test_a_large_picture_inside_of_a_small_file_is_not_decoded():
         ClipError, match=r"^a DICOM file has in frame 0 a picture of 8000 x 8000 pixels with 1 colours; ex"
     ):
         read(dicom_bytes(syntax="jpeg", elements={"PixelData": bomb}))
-    runs = encapsulate([bytes(64) + bytes((129, 0)) * 20_000] * 5)
-    with pytest.raises(
-        ClipError, match=r"^a DICOM file has in frame 0 \d+ bytes of run lengths for 768 bytes of pixels"
+
+
+def test_run_lengths_are_held_against_the_pixels_before_they_are_expanded():
+    good = in_pydicom(dicom_bytes(syntax="rle"))
+    frame = next(generate_frames(good.PixelData, number_of_frames=5))
+    assert np.array_equal(read(dicom_bytes(syntax="rle")).video, cine())
+    for changed, words in (
+        (frame + bytes((129, 0)) * 5000, r"has in frame 0 run lengths of \d+ bytes for 768 pixels"),
+        (b"\3" + frame[1:], "has in frame 0 run lengths of 3 bytes a pixel; expected 1"),
+        (frame[:4] + b"\xff\xff\xff\xff" + frame[8:], "has in frame 0 run lengths of -"),
+        (b"", "has in frame 0 run lengths of 0 bytes a pixel"),
     ):
-        read(dicom_bytes(syntax="rle").replace(in_pydicom(dicom_bytes(syntax="rle")).PixelData, runs))
+        good.PixelData = encapsulate([changed or b"\0\0"] * 5)
+        sink = io.BytesIO()
+        pydicom.dcmwrite(sink, good)
+        with pytest.raises(ClipError, match=f"^a DICOM file {words}"):
+            read(sink.getvalue())
