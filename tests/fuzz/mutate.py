@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import pickle
 import random
 import struct
 from collections.abc import Callable, Sequence
@@ -12,6 +14,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from tests.helpers.hostile_types import NESTS, OBJECT, TENSORS, hostile_column
 
 WORDS = (
     "", " ", "../x", "../../etc/passwd", "/etc/passwd", "~root", "..\\..\\x", "C:\\x", "a\0b", "a\nb", "a\rb",
@@ -50,6 +54,15 @@ NESTED = (
     "{'<script>': {blocks: 1}}",
     "2026-11-21 10:00:00",
 )
+
+
+class _End:
+    def __reduce__(self) -> tuple[Callable[[int], Any], tuple[int]]:
+        return os._exit, (66,)
+
+
+_ENDS_THE_PROCESS = pickle.dumps(_End())
+"""Unpickled, it ends the child, which the harness counts as a failure."""
 
 
 def damage_bytes(rng: random.Random, data: bytes) -> bytes:
@@ -180,6 +193,10 @@ def damage_parquet(
             table = more(rng, table)
         elif table.num_columns:
             table = _damage_table(rng, table)
+    if table.num_columns and rng.random() < 0.15:
+        column = rng.choice(NESTS)(hostile_column(rng.choice((OBJECT, *TENSORS)), _ENDS_THE_PROCESS, table.num_rows))
+        place = rng.randrange(table.num_columns)
+        table = table.set_column(place, table.column_names[place], column)
     sink = io.BytesIO()
     pq.write_table(table, sink, compression=rng.choice(("none", "zstd", "gzip")))
     return sink.getvalue()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Protocol
 from tests.fuzz import (
     targets_bundles,
     targets_dicom,
+    targets_folders,
     targets_masks,
     targets_media,
     targets_remote,
@@ -17,6 +20,9 @@ from tests.fuzz import (
     targets_text,
     targets_volumes,
 )
+
+os.environ["RAY_DATA_AUTOLOAD_CLOUDPICKLE_TENSOR_METADATA"] = "1"  # as Ray before 2.55 always did
+importlib.import_module("ray.data")  # registers types that unpickle, in the whole process
 
 
 class Target(Protocol):
@@ -45,6 +51,8 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "checkpoint": targets_runs.Checkpoint,
     "report": targets_runs.Report,
     "stored": targets_runs.Stored,
+    "run_folder": targets_folders.RunFolder,
+    "lease": targets_folders.LeaseFiles,
     "seg_npz": targets_masks.SegNpz,
     "mask_rows": targets_masks.MaskRows,
     "reference": targets_masks.Reference,

@@ -19,10 +19,7 @@ import pytest
 from echodfkd.storage.parquet import open_parquet
 from echodfkd.storage.schemas import CASE_SCHEMA, SCORE_SCHEMA
 from echodfkd.teaching.mask_files import MASK_SCHEMA
-
-TENSORS = ("ray.data.arrow_tensor", "ray.data.arrow_tensor_v2", "ray.data.arrow_variable_shaped_tensor")
-"""Their parameters are unpickled if RAY_DATA_AUTOLOAD_CLOUDPICKLE_TENSOR_METADATA is set, and by Ray before 2.55."""
-OBJECT = "ray.data.arrow_pickled_object"
+from tests.helpers.hostile_types import NESTS, OBJECT, TENSORS, hostile_column
 
 CHILD = r"""
 import json, os, sys
@@ -84,41 +81,6 @@ class Payload:
         return eval, (f"(open({self.mark!r}, 'w').close(), 55.0)[1] # {uuid.uuid4()}", {})  # Ray keeps known types
 
 
-class Typed(pa.ExtensionType):
-    """A type of any name, not registered: only for writing."""
-
-    def __init__(self, storage: pa.DataType, name: str, parameters: bytes) -> None:
-        self.parameters = parameters
-        super().__init__(storage, name)
-
-    def __arrow_ext_serialize__(self) -> bytes:
-        return self.parameters
-
-    @classmethod
-    def __arrow_ext_deserialize__(cls, storage: pa.DataType, serialized: bytes) -> "Typed":
-        return cls(storage, "", serialized)
-
-
-def hostile_column(name: str, mark: Path) -> pa.Array:
-    """One row of a type of Ray's that leaves the mark as soon as Ray gives its value, or opens the file."""
-    payload = pickle.dumps(Payload(mark))
-    if name == OBJECT:
-        storage, parameters = pa.array([payload], pa.large_binary()), b""
-    elif name == TENSORS[2]:
-        storage, parameters = pa.array([{"data": [1.0], "shape": [1]}]), payload
-    else:
-        kind = pa.list_(pa.float64()) if name == TENSORS[0] else pa.large_list(pa.float64())
-        storage, parameters = pa.array([[1.0]], kind), payload
-    return pa.ExtensionArray.from_storage(Typed(storage.type, name, parameters), storage)
-
-
-NESTS: tuple[Callable[[pa.Array], pa.Array], ...] = (
-    lambda column: column,
-    lambda column: pa.ListArray.from_arrays(pa.array([0, 1], pa.int32()), column),
-    lambda column: pa.StructArray.from_arrays([column], ["x"]),
-)
-
-
 def with_column(schema: pa.Schema, column: str, values: pa.Array) -> pa.Table:
     """One empty row of a schema, with one column replaced."""
     table = pa.Table.from_pylist([dict.fromkeys(schema.names)], schema=schema)
@@ -152,7 +114,9 @@ def test_no_type_of_ray_runs_in_any_reader(tmp_path: Path) -> None:
             for shape, nest in enumerate(NESTS):
                 path = tmp_path / f"{name}-{reader}-{shape}" / "table.parquet"
                 path.parent.mkdir()
-                pq.write_table(with_column(schema, column, nest(hostile_column(name, mark))), path)
+                pq.write_table(
+                    with_column(schema, column, nest(hostile_column(name, pickle.dumps(Payload(mark))))), path
+                )
                 asked.append((reader, str(path)))
     found = read_in_child(mark, asked)
     assert len(found) == 4 * 6 * 3
