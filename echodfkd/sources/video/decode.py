@@ -198,8 +198,12 @@ def _decode_frames(decoded: Iterable[Any], name: str, places: Sequence[int] = ()
                 turn, rotation = display_turn(frame, name), frame.rotation
             elif frame.rotation != rotation:
                 raise ClipError(f"{name} is turned from frame {place} on; expected one orientation")
-            if frame.format.has_palette:  # directly to grey, FFmpeg rounds twice
-                frame = reformatter.reformat(frame, format="bgr24", threads=1)
+            if frame.format.has_palette:
+                if not np.diff(np.frombuffer(frame.planes[1], np.uint32) & 0xFFFFFF).any():
+                    raise ClipError(
+                        f"{name} has numbers of colours for pixels, and no palette that says which they are"
+                    )
+                frame = reformatter.reformat(frame, format="bgr24", threads=1)  # to grey at once, it rounds twice
             grey = reformatter.reformat(frame, format="gray", threads=1).to_ndarray()
             if frames and grey.shape != frames[0].shape:
                 raise ClipError(f"{name} changes its frame size from {frames[0].shape} to {grey.shape}; expected one")

@@ -102,6 +102,23 @@ def test_uncompressed_files_of_other_programs(data):
     np.testing.assert_array_equal(same_in_every_window(data).video, PICTURE)
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_pixels_of_a_few_bits(bits):
+    numbers = PICTURE >> (8 - bits)
+    levels = np.linspace(255, 0, 1 << bits).round().astype(np.uint8)
+    split = (numbers[..., None] >> np.arange(bits - 1, -1, -1)) & 1
+    packed = np.packbits(split.reshape(*PICTURE.shape[:2], -1), axis=2)
+    data = avi_bytes(dib_chunks(packed), 21, 30, bits, palette=np.repeat(levels[:, None], 3, 1))
+    np.testing.assert_array_equal(same_in_every_window(data).video, levels[numbers])
+
+
+def test_numbers_of_colours_without_a_palette_are_refused():
+    with pytest.raises(
+        ClipError, match=r"^a has numbers of colours for pixels, and no palette that says which they are$"
+    ):
+        decode_video(avi_bytes(dib_chunks(PICTURE), 21, 30, 8), name="a")
+
+
 def test_a_palette_may_change_inside_a_file():
     data = avi_bytes(dib_chunks(PICTURE), 21, 30, 8, palette=GREYS, changes={3: palette_change(GREYS[::-1])})
     found = same_in_every_window(data).video
