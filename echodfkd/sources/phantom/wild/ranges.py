@@ -132,7 +132,7 @@ class WildRanges:
     """Clockwise from the apex: 90 is the middle of the lateral wall."""
     dropout_width: Spread = (12.0, 60.0)
     septal_dropout: float = 0.15
-    trabeculae: Spread = (0.1, 2.6, 1.6)
+    trabeculae: Spread = (0.0, 1.8, 1.5)
     papillary: Spread = (0.0, 6.0)
     papillary_level: Spread = (0.30, 0.65)
     second_papillary: float = 0.4
