@@ -63,7 +63,7 @@ def parse_tracings(text: str, where: str, listed: Collection[str] | None, notes:
             f"{where}: all coordinates lie in {rows.values.min():g} .. {rows.values.max():g}, as fractions do;"
             " expected pixels of the video's frames"
         )
-    return _first_tracings(rows, where, _owner(rows.files, listed, notes), notes)
+    return _first_tracings(rows, _owner(rows.files, listed, notes), notes)
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def _bare(file: str) -> str:
     return stem(file.replace("\\", "/").rsplit("/", 1)[-1])
 
 
-def _first_tracings(rows: _Rows, where: str, owner: Callable[[str], str | None], notes: Notes) -> Tracings:
+def _first_tracings(rows: _Rows, owner: Callable[[str], str | None], notes: Notes) -> Tracings:
     """The first tracing of every frame."""
     names = [owner(file) for file in rows.files]
     known = {name: number for number, name in enumerate(dict.fromkeys(name for name in names if name is not None))}
