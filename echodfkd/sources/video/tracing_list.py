@@ -53,7 +53,7 @@ def parse_tracings(text: str, where: str, listed: Collection[str] | None, notes:
         notes: takes counts.
 
     Raises:
-        InputError: missing columns, a field that is not a number, or coordinates that are no pixels.
+        InputError: missing columns, a field that is not a number, coordinates that are no pixels, or no outline at all.
     """
     rows = _read_rows(text, where, notes)
     if not len(rows.values):
@@ -63,7 +63,13 @@ def parse_tracings(text: str, where: str, listed: Collection[str] | None, notes:
             f"{where}: all coordinates lie in {rows.values.min():g} .. {rows.values.max():g}, as fractions do;"
             " expected pixels of the video's frames"
         )
-    return _first_tracings(rows, _owner(rows.files, listed, notes), notes)
+    tracings = _first_tracings(rows, _owner(rows.files, listed, notes), notes)
+    longest = max((len(traced) for frames in tracings.values() for traced in frames.values()), default=_LEAST_ROWS)
+    if longest < _LEAST_ROWS:
+        raise InputError(
+            f"{where}: no traced frame has more than {longest} rows, an outline needs {_LEAST_ROWS} or more"
+        )
+    return tracings
 
 
 @dataclass(frozen=True)

@@ -163,6 +163,14 @@ def test_fractions_for_pixels_are_refused_when_the_source_is_built(make):
             source(make(traced=lines, thead=thead))
 
 
+def test_tracings_without_any_outline_are_refused_when_the_source_is_built(make):
+    words = r"VolumeTracings.csv: no traced frame has more than {} rows, an outline needs 3 or more$"
+    with pytest.raises(InputError, match=words.format(1)):
+        source(make(traced=["P0.avi,50,60,5", "P0.avi,,,No Systolic"], thead="FileName,X,Y,Frame"))
+    with pytest.raises(InputError, match=words.format(2)):
+        source(make(traced=both()[:2] + both()[21:22]))
+
+
 def test_a_tracing_with_a_twist_at_its_apex_is_still_one():
     rows = mask_to_tracing(ED)
     rows[1] = rows[1][[2, 3, 0, 1]]
