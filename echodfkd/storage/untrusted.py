@@ -88,7 +88,7 @@ def parse_yaml(data: bytes, where: str) -> Any:
 def _check_plain(values: Any) -> None:
     if isinstance(values, dict):
         if strange := [key for key in values if type(key) is not str]:
-            raise ValueError(f"the key {strange[0]!r} is no text")
+            raise ValueError(f"the key {strange[0]!r} is no text; put it in quotes")
         values = list(values.values())
     if isinstance(values, list):
         for part in values:

@@ -188,7 +188,7 @@ REFUSED = {
     "synthesize.clips=1000000000": "synthesize.shard_clips: got 16, which makes 62500000 shards",
     "synthesize.frames=4096 synthesize.shard_clips=1000 synthesize.clips=1000": "are 12845056000 bytes in one task",
     "students={a: {}, a: {}}": "the name a stands twice",
-    "train={1: 2}": "train: got the name 1, expected text; put it in quotes",
+    "train={1: 2}": "the key 1 is no text; put it in quotes",
     "train=null": "train: got nothing (null), expected names with values",
     "data.order=no": "data.order: got 'no', allowed are fixed, arrival",
     "students.a.classes=LV": "students.a.classes: got 'LV', expected a list",

@@ -299,7 +299,7 @@ def test_students_start_from_a_run_in_a_bucket(s3_bucket: str) -> None:
     from echodfkd.training.initial_weights import check_initial
 
     run = f"s3://{s3_bucket}/pretrained"
-    small = small_config(students={"a": StudentConfig(blocks=1, filters=2)}, steps=2, checkpoint_every=1)
+    small = small_config(students={"a": StudentConfig(blocks=1, filters=2)}, steps=2, checkpoint_every=1, size=16)
     assert "error" not in run_training(small, run)
     student = "students.a={blocks: 1, filters: 2}"
     for origin, step in ((run, 2), (f"{run}/checkpoints/step_00000001", 1)):

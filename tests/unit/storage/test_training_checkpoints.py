@@ -84,7 +84,7 @@ def test_a_watcher_reads_each_manifest_once(storage, monkeypatch):
     seen = {commit.folder for commit in list_checkpoints(storage)[:2]}
     reads = []
     read = storage.read
-    monkeypatch.setattr(storage, "read", lambda name: reads.append(name) or read(name))
+    monkeypatch.setattr(storage, "read", lambda name, *limit: reads.append(name) or read(name, *limit))
     assert [commit.step for commit in list_checkpoints(storage, known=seen)] == [10]
     assert reads == ["checkpoints/step_00000010/manifest.json"]
 
