@@ -23,6 +23,9 @@ PARQUET_ERRORS = (pa.ArrowException, OSError, ValueError, KeyError, IndexError, 
 MAX_FOOTER_BYTES = 1 << 24
 """Longest footer that is read; ours have a few kB."""
 
+MAX_ROWS = 20_000_000
+"""Most rows of one file: a few bytes can promise any number."""
+
 _OWN_TYPES, _IGNORED = b"ARROW:schema", b"-----:schema"
 _EXTENSION = b"ARROW:extension:name"
 _MAGIC = b"PAR1"
@@ -35,13 +38,15 @@ def open_parquet(source: bytes | BinaryIO) -> pq.ParquetFile:
         source: the file's bytes, or a file that can seek.
 
     Raises:
-        ValueError: a column is of an extension type, or it is no Parquet file.
+        ValueError: a column is of an extension type, it promises too many rows, or it is no Parquet file.
         Exception: another one of `PARQUET_ERRORS`.
     """
     file = io.BytesIO(source) if isinstance(source, bytes) else source
     footer = _read_footer(file).replace(_OWN_TYPES, _IGNORED)
     ending = len(footer).to_bytes(4, "little") + _MAGIC
     metadata = pq.ParquetFile(io.BytesIO(_MAGIC + footer + ending), arrow_extensions_enabled=False).metadata
+    if metadata.num_rows > MAX_ROWS:
+        raise ValueError(f"it promises {metadata.num_rows} rows, at most {MAX_ROWS} are allowed")
     if _EXTENSION in base64.b64decode((metadata.metadata or {}).get(_IGNORED, b"")):
         raise ValueError(
             "it has a column of an Arrow extension type, whose own code would read it; write plain columns"

@@ -6,7 +6,7 @@ import json
 import os
 import random
 import shutil
-import socket
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,8 +47,7 @@ def replace_by_something_else(rng: random.Random, path: Path, victim: Path) -> N
         path.touch()
         os.truncate(path, 1 << 42)
     elif kind == 4:
-        with socket.socket(socket.AF_UNIX) as end:
-            end.bind(os.path.relpath(path))
+        os.mknod(path, stat.S_IFSOCK | 0o600)
     else:
         path.symlink_to(rng.choice(("/dev/zero", "/dev/stdin", victim, victim / "file", path.name, "nowhere", "..")))
 

@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from echodfkd.core.errors import InputError
-from echodfkd.storage.files import RunStorage, read_inside
+from echodfkd.storage.files import RunStorage
 from echodfkd.storage.untrusted import MAX_YAML_BYTES, parse_json_object, parse_yaml
 
 MAX_SUMMARY_BYTES = 1 << 24
@@ -141,13 +140,11 @@ export: the owner of the weights adds it.
 
 
 def _read(storage: RunStorage, name: str, limit: int) -> bytes | None:
-    """A file of a folder of unknown origin; None if there is no such file."""
+    """A file of a run folder; None if there is no such file."""
     try:
-        return read_inside(storage.fs, storage.path(""), name, limit)
+        return storage.read(name, limit)
     except FileNotFoundError:
         return None
-    except OSError as error:
-        raise InputError(f"{storage.root}/{name} cannot be read: {error}") from error
 
 
 def _at(values: Any, *keys: str) -> Any:

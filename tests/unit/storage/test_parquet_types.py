@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from echodfkd.storage import parquet
 from echodfkd.storage.parquet import open_parquet
 from echodfkd.storage.schemas import CASE_SCHEMA, SCORE_SCHEMA
 from echodfkd.teaching.mask_files import MASK_SCHEMA
@@ -150,6 +151,15 @@ def test_a_parquet_type_that_arrow_takes_for_an_extension_is_plain_bytes(tmp_pat
     pq.write_table(pa.table({"a": ids}), tmp_path / "t.parquet", store_schema=False)
     file = open_parquet((tmp_path / "t.parquet").read_bytes())
     assert file.schema_arrow.types == [pa.binary(16)]
+
+
+def test_rows_are_counted_before_they_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pq.write_table(pa.table({"a": pa.nulls(1001, pa.int64())}), tmp_path / "t.parquet")
+    data = (tmp_path / "t.parquet").read_bytes()
+    assert open_parquet(data).metadata.num_rows == 1001
+    monkeypatch.setattr(parquet, "MAX_ROWS", 1000)
+    with pytest.raises(ValueError, match="it promises 1001 rows, at most 1000 are allowed"):
+        open_parquet(data)
 
 
 @pytest.mark.parametrize("data", [b"", b"PAR1", b"PAR1" * 3, b"PAR1" + b"\xff\xff\xff\x7f" + b"PAR1", bytes(100)])
