@@ -266,6 +266,6 @@ def test_the_job_prints_its_config_and_refuses_in_one_line() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "shard_clips: 16" in done.stdout
     done = job("distill")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith("error: students: empty, name at least one")
     assert len(done.stderr.strip().splitlines()) == 1

@@ -280,7 +280,7 @@ def test_a_copied_file_is_enough_to_build_the_student_again(tmp_path: Path, stud
         ("[1]", "metadata 'network', must hold a JSON object, got a list"),
         ('{"initial": "/etc/passwd"}', "has an unknown option of its network: initial"),
         ('{"blocks": 1000000000}', "describes no student: students.file.blocks: got 1000000000, must lie in 1 .. 6"),
-        ('{"blocks": "two"}', "describes no student: students.file.blocks: Value 'two'"),
+        ('{"blocks": "two"}', "describes no student: students.file.blocks: got 'two'"),
         ('{"norm": "${oc.env:HOME}"}', "describes no student: a stored config holds"),
         ('{"classes": []}', "describes no student: students.file.classes: got none, must hold LV"),
         ('{"blocks": 6, "filters": 1024}', "copy.safetensors does not fit the student: conv_lstm_blocks.0.conv"),
