@@ -97,8 +97,8 @@ def _use(config: Mapping[str, Any]) -> str:
 def _training(config: Mapping[str, Any], facts: RunFacts) -> str:
     import yaml
 
-    window = config.get("window")
-    trained = f"Windows of {window['frames']} frames, {window['size']} pixels a side." if window else "Not known."
+    frames = config["window"].get("frames")
+    trained = f"Windows of {frames} frames, {config['size']} pixels a side." if frames else "Windows: not known."
     data = {key: value for key, value in facts.data.items() if value}
     text = yaml.safe_dump(data, sort_keys=False) if data else "not known\n"
     return (

@@ -113,7 +113,7 @@ def _build(student: LoadedStudent, kinds: Sequence[str], texts: dict[str, str]) 
 def _about(student: LoadedStudent) -> dict[str, dict[str, Any]]:
     """Metadata of the files: options of the network, and the window of its use."""
     assert student.file.options is not None, "load_student: a student describes its network"
-    window = vars(student.file.window) if student.file.window else {"frames": 16}
+    window = vars(student.file.window) if student.file.window else {}
     return {
         NETWORK_KEY: student.file.options.network,
         WINDOW_KEY: {**window, "size": student.size, "fps": student.fps},

@@ -1,0 +1,187 @@
+const SIDE = STUDENT.size, FPS = STUDENT.fps || 30, LV = STUDENT.classes.indexOf("LV"), KEPT = Math.round(20 * FPS);
+const element = (id) => document.getElementById(id);
+const view = element("view").getContext("2d"), curve = element("curve").getContext("2d");
+const small = Object.assign(document.createElement("canvas"), { width: SIDE, height: SIDE }).getContext("2d", { willReadFrequently: true });
+const say = (text) => { element("status").textContent = text; };
+
+async function unpacked(id) {
+  const bytes = Uint8Array.from(atob(element(id).textContent.trim()), (c) => c.charCodeAt(0));
+  return new Uint8Array(await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).arrayBuffer());
+}
+
+async function openSession() {
+  const code = URL.createObjectURL(new Blob([await unpacked("runtime")], { type: "text/javascript" }));
+  const ort = await import(code);
+  ort.env.wasm.numThreads = 1;
+  ort.env.wasm.wasmBinary = (await unpacked("wasm")).buffer;
+  return [ort, await ort.InferenceSession.create(await unpacked("model"), { executionProviders: ["wasm"] })];
+}
+
+class Stream {
+  constructor(ort, session) {
+    this.ort = ort; this.session = session; this.area = []; this.volume = []; this.feed = {}; this.count = 0; this.spent = 0;
+    STUDENT.states.forEach(([channels, coarser], place) => {
+      const shape = [1, channels, SIDE / coarser, SIDE / coarser];
+      this.feed[`state_${place}`] = new ort.Tensor("float32", new Float32Array(shape.reduce((a, b) => a * b)), shape);
+    });
+  }
+  async step(grey) {  // Float32Array of SIDE * SIDE grey levels -> logits of the left ventricle
+    const begin = performance.now();
+    this.feed.frame = new this.ort.Tensor("float32", grey, [1, SIDE, SIDE]);
+    const found = await this.session.run(this.feed);
+    STUDENT.states.forEach((_, place) => { this.feed[`state_${place}`] = found[`next_${place}`]; });
+    const logits = found.logits.data.slice(LV * SIDE * SIDE, (LV + 1) * SIDE * SIDE);
+    const [area, volume] = measure(logits);
+    this.area.push(area); this.volume.push(volume); this.count += 1; this.spent += performance.now() - begin;
+    if (this.area.length > KEPT) { this.area.shift(); this.volume.shift(); }
+    return logits;
+  }
+}
+
+function measure(logits) {  // area in pixels, area-length volume 8 A^2 / (3 pi L), L = 4 standard deviations along the axis
+  let n = 0, sx = 0, sy = 0, sxx = 0, sxy = 0, syy = 0;
+  for (let i = 0; i < logits.length; i++) if (logits[i] > 0) {
+    const x = i % SIDE, y = (i - x) / SIDE;
+    n += 1; sx += x; sy += y; sxx += x * x; sxy += x * y; syy += y * y;
+  }
+  if (!n) return [0, 0];
+  const a = sxx / n - (sx / n) ** 2, b = sxy / n - (sx / n) * (sy / n), c = syy / n - (sy / n) ** 2;
+  const length = 4 * Math.sqrt(Math.max(0, (a + c) / 2 + Math.sqrt(((a - c) / 2) ** 2 + b * b)));
+  return [n, length > 0 ? 8 * n * n / (3 * Math.PI * length) : 0];
+}
+
+function smooth(values) {
+  const half = Math.max(1, Math.round(0.05 * FPS));
+  return values.map((_, t) => {
+    let sum = 0, weights = 0;
+    for (let d = -half; d <= half; d++) if (t + d >= 0 && t + d < values.length) {
+      const weight = half + 1 - Math.abs(d);
+      sum += weight * values[t + d]; weights += weight;
+    }
+    return sum / weights;
+  });
+}
+
+function maxima(values) {  // as echodfkd.metrics.cardiac finds them
+  if (values.length < 3 || Math.max(...values) === Math.min(...values)) return [];
+  const s = smooth(values), low = Math.min(...s), range = Math.max(...s) - low, reach = Math.max(1, Math.round(0.3 * FPS)), found = [];
+  for (let t = 0; t < s.length; t++) {
+    const around = s.slice(Math.max(0, t - reach), t + reach + 1), least = low + range * (t === 0 || t === s.length - 1 ? 0.9 : 0.5);
+    if (!(s[t] >= least && s[t] === Math.max(...around)) || (found.length && t - found.at(-1) <= reach)) continue;
+    let ties = 0;
+    while (t + ties + 1 <= t + reach && s[t + ties + 1] === s[t]) ties += 1;
+    const peak = t + Math.floor(ties / 2);
+    if (found.length && Math.min(...s.slice(found.at(-1), t)) > low + range / 3) {
+      if (s[peak] > s[found.at(-1)]) found[found.length - 1] = peak;
+    } else found.push(peak);
+  }
+  return found;
+}
+
+const median = (values) => {
+  const sorted = [...values].sort((a, b) => a - b), middle = sorted.length >> 1;
+  return sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
+};
+
+function rhythm(area, volume) {
+  const ed = maxima(area), es = maxima(area.map((a) => -a)), efs = [], beats = [];
+  ed.forEach((frame, place) => {
+    const inside = es.filter((e) => frame < e && e < (ed[place + 1] ?? area.length));
+    if (!inside.length) return;
+    const end = inside.reduce((a, b) => (area[b] < area[a] ? b : a));
+    beats.push([frame, end]);
+    if (volume[frame] > 0 && volume[end] <= volume[frame]) efs.push(100 * (1 - volume[end] / volume[frame]));
+  });
+  const events = es.length > ed.length ? es : ed, steps = events.slice(1).map((frame, place) => frame - events[place]);
+  return { ed, es, beats, rate: steps.length ? 60 * FPS / median(steps) : NaN, ef: efs.length ? median(efs) : NaN };
+}
+
+function draw(source, width, height, logits, stream) {
+  const full = view.canvas.width, scale = full / Math.max(width, height), cell = full / SIDE;
+  view.fillRect(0, 0, full, full);
+  view.drawImage(source, (full - width * scale) / 2, (full - height * scale) / 2, width * scale, height * scale);
+  view.strokeStyle = "#56b4e9"; view.lineWidth = 2; view.beginPath();
+  const inside = (x, y) => x >= 0 && y >= 0 && x < SIDE && y < SIDE && logits[y * SIDE + x] > 0;
+  for (let y = 0; y <= SIDE; y++) for (let x = 0; x <= SIDE; x++) {
+    if (inside(x, y) !== inside(x - 1, y)) { view.moveTo(x * cell, y * cell); view.lineTo(x * cell, (y + 1) * cell); }
+    if (inside(x, y) !== inside(x, y - 1)) { view.moveTo(x * cell, y * cell); view.lineTo((x + 1) * cell, y * cell); }
+  }
+  view.stroke();
+  show(stream);
+}
+
+function show(stream) {
+  const { area, volume } = stream, known = rhythm(area, volume), W = curve.canvas.width, H = curve.canvas.height;
+  const top = Math.max(1, ...area), at = (t) => [t * W / Math.max(1, area.length - 1), H - 8 - (H - 20) * area[t] / top];
+  curve.clearRect(0, 0, W, H);
+  curve.strokeStyle = "#56b4e9"; curve.lineWidth = 2; curve.beginPath();
+  area.forEach((_, t) => curve.lineTo(...at(t)));
+  curve.stroke();
+  for (const [frames, colour] of [[known.ed, "#f0e442"], [known.es, "#e69f00"]]) {
+    curve.fillStyle = colour;
+    for (const t of frames) { const [x, y] = at(t); curve.fillRect(x - 3, y - 3, 6, 6); }
+  }
+  const text = (value, unit) => (Number.isFinite(value) ? `${value.toFixed(0)} ${unit}` : "–");
+  element("rate").textContent = text(known.rate, "/min");
+  element("ef").textContent = text(known.ef, "%");
+  element("beats").textContent = String(known.beats.length);
+  element("speed").textContent = `${(1000 * stream.count / stream.spent).toFixed(0)} frames/s`;
+}
+
+function grab(source, width, height) {  // the frame in the middle of a black square of the student's side, as grey levels
+  const scale = SIDE / Math.max(width, height);
+  small.fillRect(0, 0, SIDE, SIDE);
+  small.imageSmoothingQuality = "high";
+  small.drawImage(source, (SIDE - width * scale) / 2, (SIDE - height * scale) / 2, width * scale, height * scale);
+  const rgba = small.getImageData(0, 0, SIDE, SIDE).data, grey = new Float32Array(SIDE * SIDE);
+  for (let i = 0; i < grey.length; i++) grey[i] = Math.round(0.299 * rgba[4 * i] + 0.587 * rgba[4 * i + 1] + 0.114 * rgba[4 * i + 2]);
+  return grey;
+}
+
+let turn = 0;  // a newer video ends the older one's loop
+const happens = (target, name) => new Promise((done, fail) => {
+  target.addEventListener(name, done, { once: true });
+  target.addEventListener("error", () => fail(new Error("the browser cannot play this video; MP4 (H.264) and WebM work in most")), { once: true });
+});
+
+async function watch(video, isLive) {
+  const own = ++turn, stream = new Stream(...await opened);
+  const width = video.videoWidth, height = video.videoHeight;
+  if (!isLive && !Number.isFinite(video.duration)) throw new Error("this video does not say how long it is; convert it to MP4");
+  element("stop").disabled = false;
+  for (let t = 0; own === turn && (isLive || t / FPS < video.duration); t++) {
+    const begin = performance.now();
+    if (!isLive) { const seeked = happens(video, "seeked"); video.currentTime = (t + 0.5) / FPS; await seeked; }
+    draw(video, width, height, await stream.step(grab(video, width, height)), stream);
+    say(isLive ? "Camera" : `Frame ${t + 1} of ${Math.ceil(video.duration * FPS)}`);
+    await new Promise((done) => setTimeout(done, isLive ? Math.max(0, 1000 / FPS - (performance.now() - begin)) : 0));
+  }
+  if (own === turn) { element("stop").disabled = true; say(`Done: ${stream.count} frames`); }
+  return stream;
+}
+
+async function openFile(file) {
+  const video = Object.assign(document.createElement("video"), { muted: true, playsInline: true, preload: "auto" });
+  const loaded = happens(video, "loadeddata");
+  video.src = URL.createObjectURL(file);
+  await loaded;
+  const stream = await watch(video, false);
+  URL.revokeObjectURL(video.src);
+  return stream;
+}
+
+async function openCamera() {
+  const media = await navigator.mediaDevices.getUserMedia({ video: true });
+  const video = Object.assign(document.createElement("video"), { muted: true, playsInline: true, srcObject: media });
+  await video.play();
+  await watch(video, true);
+  media.getTracks().forEach((track) => track.stop());
+}
+
+const guarded = (work) => async (...given) => { try { return await work(...given); } catch (error) { say(`Error: ${error.message}`); } };
+const opened = openSession();
+opened.then(() => say(`Ready: ${SIDE} x ${SIDE} pixels, ${FPS} frames a second`), (error) => say(`Error: ${error.message}`));
+element("file").addEventListener("change", guarded(async (event) => { if (event.target.files[0]) await openFile(event.target.files[0]); }));
+element("camera").addEventListener("click", guarded(openCamera));
+element("stop").addEventListener("click", () => { turn += 1; element("stop").disabled = true; say("Stopped"); });
+window.echodfkd = { opened, Stream, rhythm, openFile };
