@@ -29,6 +29,7 @@ from tests.helpers.chromium import Browser, chromium_path
 from tests.unit.inference.test_export import saved
 
 SIZE, FPS = 16, 32.0
+ROWS, COLUMNS = np.mgrid[:64, :64]
 CALL = """(async () => {
   const [ort, session] = await echodfkd.opened, stream = new echodfkd.Stream(ort, session), logits = [];
   const bytes = Uint8Array.from(atob("%s"), (c) => c.charCodeAt(0)), n = STUDENT.size ** 2;
@@ -86,21 +87,25 @@ def test_its_logits_and_areas_are_those_of_onnxruntime(opened: Any) -> None:
     assert found["area"] == (wanted > 0).sum((1, 2)).tolist()
 
 
-@pytest.mark.parametrize("beat_frames", [16, 25, 40])
-def test_its_rhythm_is_that_of_the_package(shell: Browser, beat_frames: int) -> None:
-    y, x = np.mgrid[:64, :64]
-    time = np.arange(130)
-    noise = np.random.default_rng(beat_frames).normal(0, 0.15, len(time))
-    radius = 18 + 4 * np.cos(2 * np.pi * time / beat_frames) + noise
-    mask = np.hypot((y - 31.5) / 1.4, x - 31.5)[None] < radius[:, None, None]
-    curves = json.dumps([mask.sum((1, 2)).tolist(), area_length_volume(mask).tolist()])
-    found = shell.evaluate(f"echodfkd.rhythm(...{curves})")
-    known = find_rhythm(mask, fps=FPS, spacing_mm=None)
-    assert len(known.beats) >= 3
-    assert (found["ed"], found["es"]) == (list(known.ed_frames), list(known.es_frames))
-    assert found["beats"] == [[beat.ed_frame, beat.es_frame] for beat in known.beats]
-    assert found["rate"] == pytest.approx(known.heart_rate_bpm)
-    assert found["ef"] == pytest.approx(known.ef_percent)
+@pytest.mark.parametrize("frames", [90, 300])
+def test_its_rhythm_is_that_of_the_package(shell: Browser, frames: int) -> None:
+    """The same curves of area and volume: ellipses that beat, with noise, a slow drift and a plateau, at many rates."""
+    curves, known = [], []
+    for number, beat_frames in enumerate((14, 19, 25, 33, 40)):
+        rng = np.random.default_rng(number)
+        phase = 2 * np.pi * np.arange(frames) / beat_frames + rng.uniform(0, 6)
+        drift = np.sin(np.arange(frames) / rng.uniform(40, 80))
+        radius = 18 + 3 * np.clip(np.cos(phase), -1, 0.6) + drift + rng.normal(0, 0.15, frames)
+        mask = np.hypot((ROWS - 31.5) / 1.4, COLUMNS - 31.5)[None] < radius[:, None, None]
+        curves.append([mask.sum((1, 2)).tolist(), area_length_volume(mask).tolist()])
+        known.append(find_rhythm(mask, fps=FPS, spacing_mm=None))
+    found = shell.evaluate(f"{json.dumps(curves)}.map((pair) => echodfkd.rhythm(...pair))")
+    assert min(len(one.beats) for one in known) >= 1
+    for mine, theirs in zip(found, known, strict=True):
+        assert (mine["ed"], mine["es"]) == (list(theirs.ed_frames), list(theirs.es_frames))
+        assert mine["beats"] == [[beat.ed_frame, beat.es_frame] for beat in theirs.beats]
+        assert mine["rate"] == pytest.approx(theirs.heart_rate_bpm)
+        assert mine["ef"] == pytest.approx(theirs.ef_percent)
 
 
 @pytest.mark.slow

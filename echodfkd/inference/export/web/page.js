@@ -50,8 +50,17 @@ function measure(logits) {  // area in pixels, area-length volume 8 A^2 / (3 pi 
   return [n, length > 0 ? 8 * n * n / (3 * Math.PI * length) : 0];
 }
 
+const median = (values) => {
+  const sorted = [...values].sort((a, b) => a - b), middle = sorted.length >> 1;
+  return sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
+};
+
+const span = (first, last) => Array.from({ length: Math.max(0, last - first) }, (_, k) => first + k);
+const largest = (values) => values.indexOf(Math.max(...values));
+const even = (x) => (x % 1 === 0.5 ? 2 * Math.round(x / 2) : Math.round(x));  // as Python rounds
+
 function smooth(values) {
-  const half = Math.max(1, Math.round(0.05 * FPS));
+  const half = Math.max(1, even(0.1 * FPS / 2));
   return values.map((_, t) => {
     let sum = 0, weights = 0;
     for (let d = -half; d <= half; d++) if (t + d >= 0 && t + d < values.length) {
@@ -62,29 +71,76 @@ function smooth(values) {
   });
 }
 
-function maxima(values) {  // as echodfkd.metrics.cardiac finds them
-  if (values.length < 3 || Math.max(...values) === Math.min(...values)) return [];
-  const s = smooth(values), low = Math.min(...s), range = Math.max(...s) - low, reach = Math.max(1, Math.round(0.3 * FPS)), found = [];
-  for (let t = 0; t < s.length; t++) {
-    const around = s.slice(Math.max(0, t - reach), t + reach + 1), least = low + range * (t === 0 || t === s.length - 1 ? 0.9 : 0.5);
-    if (!(s[t] >= least && s[t] === Math.max(...around)) || (found.length && t - found.at(-1) <= reach)) continue;
-    let ties = 0;
-    while (t + ties + 1 <= t + reach && s[t + ties + 1] === s[t]) ties += 1;
-    const peak = t + Math.floor(ties / 2);
-    if (found.length && Math.min(...s.slice(found.at(-1), t)) > low + range / 3) {
-      if (s[peak] > s[found.at(-1)]) found[found.length - 1] = peak;
-    } else found.push(peak);
-  }
-  return found;
+function percentile(values, percent) {
+  const sorted = [...values].sort((a, b) => a - b), at = percent / 100 * (sorted.length - 1), below = Math.floor(at);
+  return sorted[below] + (at - below) * ((sorted[below + 1] ?? sorted[below]) - sorted[below]);
 }
 
-const median = (values) => {
-  const sorted = [...values].sort((a, b) => a - b), middle = sorted.length >> 1;
-  return sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
-};
+function beatFrames(curve) {
+  const raw = curve.slice(1).map((value, t) => value - curve[t]), count = raw.length, mean = raw.reduce((a, b) => a + b, 0) / count;
+  const slope = raw.map((value) => value - mean), first = Math.max(2, Math.floor(0.33 * FPS));
+  const last = Math.min(Math.ceil(1.6 * FPS), Math.floor(count * 2 / 3));
+  if (last <= first + 1 || !slope.some((value) => value)) return null;
+  const own = (lag) => slope.slice(lag).reduce((sum, value, t) => sum + value * slope[t], 0), all = own(0);
+  const lags = span(first, last + 1), like = lags.map((lag) => own(lag) / all / (1 - lag / count));
+  const peaks = span(1, like.length - 1).filter((k) => like[k] >= like[k - 1] && like[k] >= like[k + 1]);
+  const best = Math.max(...peaks.map((k) => like[k]));
+  return !peaks.length || best < 0.6 ? null : lags[peaks.find((k) => like[k] >= 0.8 * best)];
+}
+
+function withoutTrend(curve) {
+  const beat = beatFrames(curve);
+  if (beat === null || curve.length < 2 * beat) return curve;
+  const core = span(0, curve.length - beat + 1).map((t) => curve.slice(t, t + beat).reduce((a, b) => a + b, 0) / beat);
+  const shift = (beat - 1) / 2, end = core.length - 1, reach = Math.max(1, Math.min(end, Math.floor(beat / 2)));
+  return curve.map((value, t) => {
+    const at = t - shift;
+    if (at < 0) return value - (core[0] + (core[reach] - core[0]) / reach * at);
+    if (at > end) return value - (core[end] + (core[end] - core[end - reach]) / reach * (at - end));
+    const below = Math.floor(at);
+    return value - (core[below] + (at - below) * ((core[below + 1] ?? core[below]) - core[below]));
+  });
+}
+
+function turningPoints(curve, least) {
+  const turns = [];
+  let low = 0, high = 0, direction = 0;
+  curve.forEach((value, t) => {
+    if (value > curve[high]) high = t;
+    if (value < curve[low]) low = t;
+    if (direction >= 0 && curve[high] - value > least) { turns.push(high); direction = -1; low = t; }
+    else if (direction <= 0 && value - curve[low] > least) { turns.push(low); direction = 1; high = t; }
+  });
+  return turns.length ? [...turns, direction > 0 ? high : low] : [];
+}
+
+function atLevel(found, curve, least) {
+  const inner = found.filter(([, sure]) => sure).map(([frame]) => curve[frame]);
+  const level = inner.length ? median(inner) : Math.max(...curve);
+  return found.filter(([frame, sure]) => sure || curve[frame] >= level - least).map(([frame]) => frame);
+}
+
+function events(area) {  // as echodfkd.metrics.blind_events finds them
+  if (area.length < 3 || Math.max(...area) === Math.min(...area)) return [[], []];
+  const curve = withoutTrend(smooth(area));
+  let size = percentile(curve, 95) - percentile(curve, 5), turns = turningPoints(curve, 0.35 * size);
+  if (turns.length > 3) {
+    size = median(turns.slice(1).map((frame, k) => Math.abs(curve[frame] - curve[turns[k]])));
+    turns = turningPoints(curve, 0.4 * size);
+  }
+  if (!turns.length) return [[], []];
+  const firstEd = curve[turns[0]] > curve[turns[1]] ? 0 : 1, tilt = 0.5 * size / FPS;
+  for (let place = firstEd; place < turns.length; place += 2) {
+    const first = place ? turns[place - 1] : 0, last = turns[place + 1] ?? curve.length - 1;
+    turns[place] = first + largest(curve.slice(first, last + 1).map((value, k) => value + tilt * k));
+  }
+  const known = turns.map((frame, place) => [frame, place > 0 && place < turns.length - 1]);
+  const kind = (parity) => known.filter((_, place) => place % 2 === parity), flipped = curve.map((value) => -value);
+  return [atLevel(kind(firstEd), curve, 0.2 * size), atLevel(kind(1 - firstEd), flipped, 0.2 * size)];
+}
 
 function rhythm(area, volume) {
-  const ed = maxima(area), es = maxima(area.map((a) => -a)), efs = [], beats = [];
+  const [ed, es] = events(area), efs = [], beats = [];
   ed.forEach((frame, place) => {
     const inside = es.filter((e) => frame < e && e < (ed[place + 1] ?? area.length));
     if (!inside.length) return;
@@ -92,7 +148,7 @@ function rhythm(area, volume) {
     beats.push([frame, end]);
     if (volume[frame] > 0 && volume[end] <= volume[frame]) efs.push(100 * (1 - volume[end] / volume[frame]));
   });
-  const events = es.length > ed.length ? es : ed, steps = events.slice(1).map((frame, place) => frame - events[place]);
+  const most = es.length > ed.length ? es : ed, steps = most.slice(1).map((frame, place) => frame - most[place]);
   return { ed, es, beats, rate: steps.length ? 60 * FPS / median(steps) : NaN, ef: efs.length ? median(efs) : NaN };
 }
 
