@@ -110,6 +110,26 @@ def test_every_network_that_is_allowed_gives_one_map_per_frame(tmp_path: Path, t
     np.testing.assert_allclose(lv_prob(teacher, square)[0, 0], logits.softmax(1)[0, 1].numpy(), atol=1e-6)
 
 
+def test_of_several_maps_of_deep_supervision_one_is_named(tmp_path: Path) -> None:
+    """MONAI's U-Net++ gives the coarsest first and the finest last."""
+    small = SMALL["BasicUNetPlusPlus"]
+    definition = {"_target_": "BasicUNetPlusPlus", **small, "spatial_dims": 2, "in_channels": 1, "out_channels": 2}
+    folder = write_folder(tmp_path, bundle_files(b"", network_def={**definition, "deep_supervision": True}))
+    torch.manual_seed(0)
+    network = build_network(read_definition(open_bundle(str(folder), ""))).eval()
+    (tmp_path / "models/model.pt").write_bytes(weights_of(network))
+    options: dict[str, Any] = {"pixel_mean": [40.0], "pixel_std": [50.0], "input_size": 64}
+    with pytest.raises(
+        InputError, match=r"teacher.output: got '', but the network gives 0 \[.*\], .* 3 \[.*\]; name the"
+    ):
+        build(folder, **options)
+    square = np.random.default_rng(1).integers(0, 256, (1, 1, 64, 64), dtype=np.uint8)
+    with torch.inference_mode():
+        finest = network((torch.from_numpy(square).float() - 40) / 50)[3]
+    found = lv_prob(build(folder, **options, output="3"), square)[0, 0]
+    np.testing.assert_allclose(found, finest.softmax(1)[0, 1].numpy(), atol=1e-6)
+
+
 def test_references_to_values_of_the_same_file_are_followed(tmp_path: Path, weights: bytes) -> None:
     definition = {**UNET, "channels": "@sizes::deep", "out_channels": "@n", "norm": "@norms#0", "_desc_": "small"}
     files = bundle_files(weights, network_def=definition, sizes={"deep": [4, "@eight"]}, eight=8, n=2, norms=["batch"])
