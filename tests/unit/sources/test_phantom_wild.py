@@ -161,12 +161,12 @@ def test_nothing_is_labelled_where_there_is_no_image() -> None:
 
 
 def test_no_brightness_can_be_trusted(clips: list[VideoClip]) -> None:
-    """The wall is the brighter one in most clips and not in all; no threshold finds the ventricle."""
+    """The wall is the brighter one in about half of the clips, the darker one in some; no threshold finds the ventricle."""
     brighter = [
         float(np.median(clip.video[clip.truth_labels == 2]) - np.median(clip.video[clip.truth_labels == LV]))
         for clip in clips
     ]
-    assert 0.5 < np.mean([value > 4 for value in brighter]) < 0.95
+    assert 0.35 < np.mean([value > 4 for value in brighter]) < 0.95
     assert np.mean([value < 0 for value in brighter]) > 0.02
     video = np.stack([clip.video for clip in clips])
     truth = np.stack([clip.truth_labels for clip in clips]) == LV

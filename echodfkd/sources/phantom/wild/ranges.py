@@ -46,7 +46,7 @@ class WildRanges:
     blunt_base: Spread = (1.8, 2.9)
     skew: Spread = (-0.12, 0.12)
     """Excess of the lateral over the septal half width."""
-    apex_shift: Spread = (-0.1, 0.5)
+    apex_shift: Spread = (-0.1, 0.8)
     """Of the apex towards the septum, in half widths: the septum is straight, the lateral wall is curved."""
     bend: Spread = (-0.05, 0.05)
     slope: Spread = (-0.30, 0.20)
@@ -63,7 +63,7 @@ class WildRanges:
     """Thickness of the septum against the mean."""
     lateral_wall: Spread = (0.8, 1.8)
     """Thickness of the lateral wall against the mean, with its trabeculated layer, which readers leave outside."""
-    apical_wall: Spread = (0.7, 2.4)
+    apical_wall: Spread = (0.8, 2.8)
     """Thickness beside the apex, on its lateral side, against the mean."""
     wall_ripple: Spread = (0.05, 0.35)
     shortening: Spread = (0.2, 0.42)
