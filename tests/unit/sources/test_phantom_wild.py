@@ -161,7 +161,7 @@ def test_nothing_is_labelled_where_there_is_no_image() -> None:
 
 
 def test_no_brightness_can_be_trusted(clips: list[VideoClip]) -> None:
-    """The wall is the brighter one in about half of the clips, the darker one in some; no threshold finds the ventricle."""
+    """The wall is brighter in about half of the clips and darker in some; no threshold finds the ventricle."""
     brighter = [
         float(np.median(clip.video[clip.truth_labels == 2]) - np.median(clip.video[clip.truth_labels == LV]))
         for clip in clips
