@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import io
 import os
+import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,8 @@ MAX_TABLE_BYTES = 1 << 28
 
 MAX_FILE_BYTES = 1 << 32
 """Largest file of a run folder that is read: the weights and Adam's moments of the largest student fit."""
+
+_OF_CHECKPOINT = re.compile(r"(.+)/(checkpoints/step_\d{8,18}/[^/]+(?:/[^/]+)?)", re.DOTALL)
 
 LAYOUT = 3
 """Version of the files in run folders and folders of clips. 1 is that of version 0.1, which wrote no number; since 3 a
@@ -60,11 +63,15 @@ def check_described(path: str, data: bytes, known: Mapping[str, object]) -> None
 
 
 def read_bytes(path: str) -> bytes:
-    """The whole content of one file, a path or an fsspec URL.
+    """The whole content of one file, a path or an fsspec URL; one of a checkpoint is read as a run's files are.
 
     Raises:
         OSError: it cannot be read, or has more than `MAX_TABLE_BYTES`.
+        InputError: it is a file of a checkpoint, and a link.
     """
+    if of_run := _OF_CHECKPOINT.fullmatch(path):
+        with as_os_errors():
+            return RunStorage(of_run[1]).read(of_run[2], MAX_TABLE_BYTES)
     with as_os_errors():  # no such protocol, a package that is missing, a path with a NUL, no credentials ...
         fs, base = open_filesystem(path)
         if "file" in fs.protocol:

@@ -191,6 +191,26 @@ def test_a_file_that_the_user_names_is_a_plain_one_too(tmp_path: Path) -> None:
         read_bytes(str(tmp_path))
 
 
+def test_weights_of_a_run_are_read_through_no_link(storage: RunStorage, victim: Path) -> None:
+    name = "checkpoints/step_00000010/a/student.safetensors"
+    storage.write(name, b"weights")
+    path = Path(storage.root) / name
+    assert read_bytes(str(path)) == b"weights"
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        read_bytes(str(path))
+    path.symlink_to(victim / "scores.csv")
+    with pytest.raises(InputError, match=f"student.safetensors {LINK}"):
+        read_bytes(str(path))
+    path.unlink()
+    path.parent.rmdir()
+    path.parent.symlink_to(victim)
+    with pytest.raises(InputError, match=f"step_00000010/a {LINK}"):
+        read_bytes(str(path.parent / "scores.csv"))
+    with pytest.raises(InputError, match="is not the name of a file inside of this folder"):
+        read_bytes(f"{storage.root}/checkpoints/step_00000010/../scores.csv")
+
+
 def test_an_object_is_read_up_to_its_bound() -> None:
     storage = RunStorage("memory://bounded/run")
     storage.write("a", b"12345")
