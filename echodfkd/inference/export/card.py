@@ -97,12 +97,12 @@ def _use(config: Mapping[str, Any]) -> str:
 def _training(config: Mapping[str, Any], facts: RunFacts) -> str:
     import yaml
 
-    frames = config["window"].get("frames")
-    trained = f"Windows of {frames} frames, {config['size']} pixels a side." if frames else "Windows: not known."
+    window = config["window"]
+    known = f"{window['frames']} frames, {window['size']} pixels a side" if "frames" in window else "not known"
     data = {key: value for key, value in facts.data.items() if value}
     text = yaml.safe_dump(data, sort_keys=False) if data else "not known\n"
     return (
-        f"## Training\n{trained} No human label was used by the distillation itself.\n\n"
+        f"## Training\nWindows: {known}. No human label was used by the distillation itself.\n\n"
         f"- Teacher: {facts.teacher or 'not known'}\n- Updates: {config['step'] or 'not known'}\n\n"
         f"Data and conditions:\n```yaml\n{text}```\n"
     )

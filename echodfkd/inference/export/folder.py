@@ -50,13 +50,18 @@ def export_folder(
         The content of config.json.
 
     Raises:
-        InputError: a format does not exist or does not suit the student, or a package is missing.
+        InputError: a format does not exist or does not suit the student, a package is missing, or the folder holds a
+            file of another export that is not replaced.
         RunError: a file differs from the trained student; nothing has been written then.
     """
     chosen = _formats(student, formats)
     facts = card.read_run_facts(student.file.path, student.file.step)
     storage = RunStorage(out)
     storage.check_writable("--out")
+    if stale := [file for kind, file in FILES.items() if kind not in chosen and storage.exists(file)]:
+        raise InputError(
+            f"--out: {out} holds {stale[0]} of another export, which this one would not describe; name another"
+        )
     about = _about(student)
     texts = {key: json.dumps(value, sort_keys=True) for key, value in about.items()}
     files = {"student.safetensors": pack_student(student.file.weights, about)}
@@ -111,13 +116,11 @@ def _build(student: LoadedStudent, kinds: Sequence[str], texts: dict[str, str]) 
 
 
 def _about(student: LoadedStudent) -> dict[str, dict[str, Any]]:
-    """Metadata of the files: options of the network, and the window of its use."""
+    """Metadata of the files: options of the network, and the window it was trained on, or else is used with."""
     assert student.file.options is not None, "load_student: a student describes its network"
-    window = vars(student.file.window) if student.file.window else {}
-    return {
-        NETWORK_KEY: student.file.options.network,
-        WINDOW_KEY: {**window, "size": student.size, "fps": student.fps},
-    }
+    known = student.file.window
+    window = vars(known) if known else {"size": student.size, "fps": student.fps}
+    return {NETWORK_KEY: student.file.options.network, WINDOW_KEY: window}
 
 
 def _config(student: LoadedStudent) -> dict[str, Any]:

@@ -167,6 +167,18 @@ def test_what_does_not_suit_a_student_is_one_sentence(tmp_path: Path, capsys: py
     assert re.match(r"error: SOURCE: .* holds no published checkpoint", capsys.readouterr().err)
 
 
+def test_an_export_says_what_the_student_was_trained_on_and_leaves_no_file_undescribed(tmp_path: Path) -> None:
+    student = load_student(saved(tmp_path), size=32, fps=0.0)
+    config = export_folder(student, str(tmp_path / "out"), formats=[])
+    assert (config["size"], config["fps"], config["window"]["size"]) == (32, 0.0, 16)
+    assert load_student(str(tmp_path / "out" / "student.safetensors")).size == 16
+    assert "Windows: 32 frames, 16 pixels a side" in (tmp_path / "out" / "README.md").read_text()
+    export_folder(student, str(tmp_path / "out"), formats=[])
+    (tmp_path / "out" / FILES["onnx"]).write_bytes(b"of another student")
+    with pytest.raises(InputError, match=r"holds student\.onnx of another export"):
+        export_folder(student, str(tmp_path / "out"), formats=[])
+
+
 def test_a_missing_package_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
@@ -256,5 +268,5 @@ def test_nothing_but_plain_numbers_and_names_is_taken_from_a_run(tmp_path: Path)
     path = run_folder(tmp_path / "link", {}, CONFIG)
     (tmp_path / "link" / "summary.json").unlink()
     (tmp_path / "link" / "summary.json").symlink_to("/etc/passwd")
-    with pytest.raises(InputError, match="a link that leads out of the folder"):
+    with pytest.raises(InputError, match="is a symbolic link"):
         read_run_facts(path, 7)
