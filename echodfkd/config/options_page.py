@@ -16,8 +16,9 @@ from echodfkd.config.sections.option import declaration
 
 _HEADER = """# Options
 
-Every option of a run: one YAML file over these defaults, then `key=value` overrides. NAME and TERM stand for names that
-the file chooses. Written by `python -m echodfkd.config.options_page` from the declarations in
+Every option of a run: one YAML file over these defaults, then `key=value` overrides. Values are those of YAML 1.2,
+held to the type in the table: `yes`, `017` and `1:30` are text, the empty text is `''`. Paths take no `~`. NAME and
+TERM stand for names that the file chooses. Written by `python -m echodfkd.config.options_page` from the declarations in
 `echodfkd/config/sections/`; do not edit.
 """
 

@@ -46,7 +46,7 @@ def fit(value: Any, kind: Any, option: str = "") -> Any:
 
 
 def _fit_section(value: Any, kind: Any, option: str) -> dict[str, Any]:
-    declared = _hints(kind)
+    declared = declared_types(kind)
     fitted = {}
     for name, part in _mapping(value, option).items():
         own = f"{option}.{name}" if option else name
@@ -95,5 +95,6 @@ def _shown(value: Any) -> str:
 
 
 @functools.cache
-def _hints(kind: Any) -> dict[str, Any]:
+def declared_types(kind: Any) -> dict[str, Any]:
+    """The types of a section's options by name."""
     return typing.get_type_hints(kind)

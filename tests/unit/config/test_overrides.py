@@ -13,7 +13,7 @@ import pytest
 
 from echodfkd.config.file import load_config
 from echodfkd.config.rules.jobs import needs_models, needs_students
-from echodfkd.config.rules.types import _hints
+from echodfkd.config.rules.types import declared_types
 from echodfkd.config.run import RunConfig
 from echodfkd.config.sections.option import declaration
 from echodfkd.config.sections.source import LIMITS, MixturePart
@@ -30,7 +30,7 @@ ONE = "students.a.blocks=2"
 def leaves(section: Any, name: str = "") -> Iterator[tuple[str, tuple[str, ...]]]:
     """Dotted names of all options of a section's class, and values that look right: choices, and the ends of bounds."""
     for field in dataclasses.fields(section):
-        kind, own, declared = _hints(section)[field.name], f"{name}{field.name}", declaration(field)
+        kind, own, declared = declared_types(section)[field.name], f"{name}{field.name}", declaration(field)
         if dataclasses.is_dataclass(kind):
             yield from leaves(kind, f"{own}.")
             continue
@@ -132,7 +132,7 @@ def test_every_number_has_an_upper_bound() -> None:
     while sections:
         section = sections.pop()
         for field in dataclasses.fields(section):
-            kind, declared = _hints(section)[field.name], declaration(field)
+            kind, declared = declared_types(section)[field.name], declaration(field)
             inner = [kind, *getattr(kind, "__args__", ())]
             sections += [part for part in inner if dataclasses.is_dataclass(part) and part not in seen]
             if {int, float} & set(inner) and not declared.choices:
