@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from echodfkd.core.errors import ConfigError
+from echodfkd.core.redaction import redact
 
 MAX_ENTRIES = 256
 """Most names of one mapping (students, members, parts ...) and entries of one list."""
@@ -91,7 +92,9 @@ def _shown(value: Any) -> str:
     words = {None: "nothing (null)", True: "true", False: "false"}
     if value is None or isinstance(value, bool):
         return words[value]
-    return repr(value)[:80] if not isinstance(value, Mapping | list) else f"a {type(value).__name__}"
+    if isinstance(value, Mapping | list):
+        return f"a {type(value).__name__}"
+    return repr(redact(value) if isinstance(value, str) else value)[:80]  # a cut secret would not be recognised
 
 
 @functools.cache

@@ -203,6 +203,20 @@ def test_nonsense_is_refused_by_name(overrides: str) -> None:
     assert REFUSED[overrides] in str(caught.value)
 
 
+def test_a_secret_in_a_refused_value_is_hidden_before_it_is_cut() -> None:
+    url = f"https://me:{'s3cret-' * 20}@host"
+    for text in (
+        f"train.steps={url}",
+        f"train.steps={url}\x07",
+        f"{url}",
+        "a." * 20 + f"b={url}",
+        f"name={url}" + "x" * 5000,
+    ):
+        with pytest.raises(ConfigError) as caught:
+            load_config(None, [ONE, text])
+        assert "s3cret" not in str(caught.value)
+
+
 def test_what_looks_like_a_number_is_one_and_text_stays_text() -> None:
     config = load_config(None, [ONE, "train.steps=1e3", "optimizer.learning_rate=1", "name=42", "source.split=017"])
     assert (config.train.steps, config.optimizer.learning_rate, config.name) == (1000, 1.0, "42")
