@@ -23,7 +23,7 @@ FEW = {
     "checkpoint": 30,
     "report": 6,
     "stored": 20,
-    "run_folder": 30,
+    "run_folder": 15,
     "lease": 60,
     "weights": 15,
     "dicom": 150,

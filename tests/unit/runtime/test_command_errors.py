@@ -35,7 +35,7 @@ def test_an_error_of_the_system_is_one_sentence(
     assert capsys.readouterr().err == f"error: {sentence}\n"
 
 
-@pytest.mark.parametrize("name", ["scores/part-1.parquet", "config.yaml", "run.json", "cases.parquet"])
+@pytest.mark.parametrize("name", ["scores/part-1.parquet", "config.yaml"])
 def test_a_folder_in_place_of_a_file_ends_a_report(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

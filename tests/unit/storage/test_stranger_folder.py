@@ -144,6 +144,7 @@ def test_a_file_in_place_of_a_folder_is_named(storage: RunStorage) -> None:
     assert sorted(os.listdir(storage.root)) == ["folder", "scores"]
 
 
+@pytest.mark.slow  # it draws the whole page first
 def test_a_report_is_not_written_through_a_link(tmp_path: Path, victim: Path) -> None:
     storage = fake_run(tmp_path / "run")
     (tmp_path / "run" / "report").symlink_to(victim)
