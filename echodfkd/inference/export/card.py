@@ -133,9 +133,9 @@ def _files(config: Mapping[str, Any]) -> str:
 
 
 _LIMITS = """## Limits
-The network was made without patients' labels. It finds a ventricle in any image that it is shown, also where there is
-none. Other views, scanners and sizes than those of its training are not covered. Its licence is not stated by the
-export: the owner of the weights adds it.
+The network marks a ventricle in many images that hold none. Other views, scanners and sizes than those of its training
+are not covered. Scores on a drawn heart compare networks with each other; they say nothing about patients. The licence
+is not stated by the export: the owner of the weights adds it.
 """
 
 
