@@ -56,7 +56,15 @@ def pack_student(weights: Mapping[str, torch.Tensor], about: Mapping[str, Mappin
     """A student.safetensors: weights, and what a copy of the file needs to be used (`StudentState.about`)."""
     from safetensors.torch import save
 
-    return save(dict(weights), metadata={key: json.dumps(about[key], sort_keys=True) for key in sorted(about)})
+    data = save(dict(weights), metadata={key: json.dumps(about[key], sort_keys=True) for key in about})
+    # safetensors writes metadata in an order that changes from call to call: the same student has the same bytes
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    if "__metadata__" in header:
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[8 + length :]
 
 
 def publish(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 
 from echodfkd.config.file import config_from_dict, config_to_yaml, load_config
 from echodfkd.config.identity import config_hash
@@ -21,7 +21,7 @@ from echodfkd.config.sections.training import WindowConfig
 from echodfkd.core.errors import ConfigError, InputError
 from echodfkd.models.students.build import STUDENT_INPUT_MEAN, STUDENT_INPUT_STD, build_student
 from echodfkd.runtime.cluster.connection import with_absolute_paths
-from echodfkd.storage.checkpoints import read_resume, read_student
+from echodfkd.storage.checkpoints import pack_student, read_resume, read_student
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.manifests import latest_checkpoint
 from echodfkd.training.conversion import export_student, import_student
@@ -292,3 +292,13 @@ def test_options_that_describe_no_such_student_are_one_sentence(tmp_path: Path, 
     with pytest.raises(InputError, match=re.escape(words)) as caught:
         read_student_file(str(tmp_path / "copy.safetensors"), option="SOURCE")
     assert str(caught.value).startswith("SOURCE: ")
+
+
+def test_the_same_student_has_the_same_bytes() -> None:
+    """safetensors keeps metadata in an order of its own in every call: of four keys, 24."""
+    weights = build_student(blocks=1, filters=2).state_dict()
+    about = {key: {"size": 16} for key in ("network", "window", "a", "b")}
+    packed = {pack_student(weights, about) for _ in range(20)}
+    assert len(packed) == 1
+    loaded = load(packed.pop())
+    assert all(torch.equal(loaded[key], weights[key]) for key in weights)
