@@ -27,6 +27,7 @@ from echodfkd.storage.files import LAYOUT, RunStorage, describe
 from echodfkd.storage.intervals import Intervals
 from echodfkd.storage.lease import check_epoch
 from echodfkd.storage.manifests import MANIFEST, checkpoint_folder, read_verified
+from echodfkd.storage.untrusted import parse_json_object
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -59,7 +60,7 @@ def pack_student(weights: Mapping[str, torch.Tensor], about: Mapping[str, Mappin
     data = save(dict(weights), metadata={key: json.dumps(about[key], sort_keys=True) for key in about})
     # safetensors writes metadata in an order that changes from call to call: the same student has the same bytes
     length = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + length])
+    header = parse_json_object(data[8 : 8 + length], "a student.safetensors")
     if "__metadata__" in header:
         header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     text = json.dumps(header, separators=(",", ":")).encode()
