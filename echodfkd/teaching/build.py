@@ -231,7 +231,7 @@ def _check_input(model: TeacherModelConfig, shape: tuple[int | None, ...] | None
 
 
 BUILDERS: dict[str, Callable[[TeacherModelConfig, str, Placement | None], Teacher]] = {
-    **dict.fromkeys(("embedded", "embedded_chambers", "echonet_deeplabv3"), _shipped_teacher),
+    **dict.fromkeys(("embedded", "embedded_chambers", "embedded_wild", "echonet_deeplabv3"), _shipped_teacher),
     **dict.fromkeys(NETWORK_KINDS, _network_teacher),
     "recorded": _recorded_teacher,
     "remote": _remote_teacher,

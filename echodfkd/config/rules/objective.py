@@ -67,7 +67,7 @@ def _refuse_foreign(option: str, term: str, options: TermConfig) -> None:
             raise ConfigError(f"{option}.{key}: {term} has no such option; it belongs to {', '.join(names)}")
 
 
-FEATURE_TEACHERS = ("embedded", "embedded_chambers", "echonet_deeplabv3", "torchvision")
+FEATURE_TEACHERS = ("embedded", "embedded_chambers", "embedded_wild", "echonet_deeplabv3", "torchvision")
 """Kinds of teacher whose network is made of named modules that see a frame at a time."""
 
 

@@ -145,7 +145,7 @@ def _check_model(option: str, model: TeacherModelConfig) -> None:
                 f"{option}.{field.name}: has no effect if {option}.kind is {model.kind}; remove it, that kind reads"
                 f" {', '.join(read)}"
             )
-    if model.kind not in ("embedded", "embedded_chambers", "ensemble", "remote") and not model.weights:
+    if model.kind not in ("embedded", "embedded_chambers", "embedded_wild", "ensemble", "remote") and not model.weights:
         what = "the folder of masks" if model.kind == "recorded" else "its checkpoint file"
         raise ConfigError(f"{option}.weights: empty, but {option}.kind is {model.kind}; name {what}")
     if model.kind in NETWORK_KINDS:

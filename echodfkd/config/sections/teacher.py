@@ -18,6 +18,7 @@ _FILE = ("weights", "plausible", "sha256", "layout", "window_frames", "output", 
 KINDS: dict[str, tuple[str, ...]] = {
     "embedded": ("weights", "plausible", "batch_frames", "precision", *REFERENCE),
     "embedded_chambers": ("weights", "plausible", "batch_frames", "precision", *REFERENCE),
+    "embedded_wild": ("weights", "plausible", "batch_frames", "precision", *REFERENCE),
     "echonet_deeplabv3": ("weights", "plausible", "batch_frames", "precision", *REFERENCE),
     "onnx": _FILE,
     "exported": _FILE,
@@ -36,9 +37,10 @@ class TeacherModelConfig:
     """One model. Shipped kinds know their own pixels, sizes and classes; the others are told them here."""
 
     kind: str = option("embedded", choices=tuple(KINDS), outside=("exported", "remote"))
-    """embedded or embedded_chambers (shipped U-Nets), echonet_deeplabv3 (EchoNet-Dynamic's checkpoint), onnx, exported
-    (a torch.export archive), torchvision or smp (a network of torchvision or of segmentation-models-pytorch),
-    monai_bundle (a MONAI bundle), recorded (a folder of masks), or remote (a service that its owner runs)."""
+    """embedded, embedded_chambers or embedded_wild (shipped U-Nets), echonet_deeplabv3 (EchoNet-Dynamic's checkpoint),
+    onnx, exported (a torch.export archive), torchvision or smp (a network of torchvision or of
+    segmentation-models-pytorch), monai_bundle (a MONAI bundle), recorded (a folder of masks), or remote (a service that
+    its owner runs)."""
     weights: str = option("", path="input", identity=False)  # known by the teacher id, as the next one
     """Checkpoint file, or the folder of recorded masks; empty takes the shipped weights of an embedded teacher."""
     sha256: str = option(
@@ -107,7 +109,7 @@ class TeacherPoolConfig:
     """`key=value`: run the actors only on nodes with this Ray label."""
     compile: bool = option(False, identity=False)
     """torch.compile the network in each actor, which then passes batch_frames frames at a time, padded if there are
-    fewer (embedded, embedded_chambers, echonet_deeplabv3, torchvision, smp)."""
+    fewer (the embedded kinds, echonet_deeplabv3, torchvision, smp)."""
     timeout_s: float = option(300.0, least=0, ceiling=7 * DAY_S, identity=False)
     """An actor that holds one block for longer hangs: it is ended, replaced, and its block taught by another. An
     actor's first block, which may compile or tune, has WARM_UP_FACTOR times as long (0: wait for ever)."""

@@ -22,7 +22,7 @@ def build_teacher(*, kind: str, weights: str, device: str, batch_frames: int, pr
     """Build the teacher of this kind, ready to make soft masks.
 
     Args:
-        kind: embedded, embedded_chambers or echonet_deeplabv3.
+        kind: embedded, embedded_chambers, embedded_wild or echonet_deeplabv3.
         weights: checkpoint file; "" takes the shipped weights if there are any.
         device: auto (cuda if there is one), cpu or cuda.
         batch_frames: frames in one forward pass.
@@ -56,10 +56,14 @@ def _embedded_chambers(weights: str) -> tuple[nn.Module, NetworkSpec]:
     return _unet("embedded_chambers", CHAMBER_NAMES, weights)
 
 
+def _embedded_wild(weights: str) -> tuple[nn.Module, NetworkSpec]:
+    return _unet("embedded_wild", CHAMBER_NAMES, weights)
+
+
 def _unet(name: str, class_names: tuple[str, ...], weights: str) -> tuple[nn.Module, NetworkSpec]:
     from echodfkd.models.teachers import unet
 
-    network = unet.load_embedded_teacher(weights or None, num_classes=len(class_names) - 1)
+    network = unet.load_embedded_teacher(weights or None, num_classes=len(class_names) - 1, shipped=name)
     statistics = PixelStatistics(mean=unet.PIXEL_MEAN, std=unet.PIXEL_STD)
     return network, NetworkSpec(name, statistics, class_names=class_names, channels_last=True)
 
@@ -93,6 +97,7 @@ def fold_echonet(network: DeepLabV3) -> tuple[nn.Module, NetworkSpec]:
 NETWORKS: dict[str, Callable[[str], tuple[nn.Module, NetworkSpec]]] = {
     "embedded": _embedded,
     "embedded_chambers": _embedded_chambers,
+    "embedded_wild": _embedded_wild,
     "echonet_deeplabv3": _echonet,
 }
 """Weights file ("" for the shipped one) -> network and how it is used, by kind."""

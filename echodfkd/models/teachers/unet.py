@@ -29,8 +29,13 @@ EMBEDDED_CHANNELS = (24, 48, 96)
 LARGEST_WIDTH, LARGEST_DEPTH = 512, 6
 """Limits of a network that is built from a file: its tensors' shapes are not trusted with more memory."""
 
-SHIPPED_WEIGHTS = {1: "embedded_teacher.safetensors", 5: "embedded_chambers_teacher.safetensors"}
-"""File of the shipped weights by number of classes: the left ventricle, or all of `CHAMBER_NAMES`."""
+SHIPPED_WEIGHTS = {
+    "embedded": "embedded_teacher.safetensors",
+    "embedded_chambers": "embedded_chambers_teacher.safetensors",
+    "embedded_wild": "embedded_wild_teacher.safetensors",
+}
+"""File of the shipped weights by kind of teacher: the left ventricle, all of `CHAMBER_NAMES`, and these again from the
+phantom's domain `wild`."""
 
 
 class EmbeddedTeacherNet(nn.Module):
@@ -99,17 +104,22 @@ class _Block(nn.Module):
         return F.relu(self.pointwise_norm(self.pointwise(self.depthwise(x))))
 
 
-def load_embedded_teacher(path: str | None, *, num_classes: int = 1) -> EmbeddedTeacherNet:
+def load_embedded_teacher(path: str | None, *, num_classes: int = 1, shipped: str = "") -> EmbeddedTeacherNet:
     """Load the embedded teacher, in eval mode.
 
     Args:
         path: a safetensors file of the same architecture, in any channels, or None for the shipped weights.
         num_classes: 1 (the left ventricle) or 5 (`echodfkd.core.records.CHAMBER_NAMES` after the background).
+        shipped: which of `SHIPPED_WEIGHTS` if there is no path; "" takes the first of so many classes.
 
     Raises:
         InputError: the file cannot be read, or holds another architecture.
     """
-    name = path if path is not None else SHIPPED_WEIGHTS[num_classes]
+    name = (
+        path
+        if path is not None
+        else SHIPPED_WEIGHTS[shipped or ("embedded" if num_classes == 1 else "embedded_chambers")]
+    )
     try:
         if path is None:
             data = resources.files("echodfkd").joinpath("weights", name).read_bytes()

@@ -140,7 +140,7 @@ def test_paths_and_words_of_the_environment_stay(tmp_path: object) -> None:
         "RAY_AUTH_TOKEN_PATH": "/home/me/.ray/auth_token",
         "DEPLOY_KEY": "training",
         "SOME_TOKEN": "20261130",
-        "PWD": "/work/folder",
+        "PWD": "/home/someone/folder",
         "KEY_DIR": str(tmp_path),
     }
     with pytest.MonkeyPatch.context() as patch:

@@ -223,7 +223,7 @@ def test_impossible_plans_are_named(tmp_path, change: dict, words: str) -> None:
 
 def test_shipped_chambers_teacher_segments_every_class() -> None:
     """6 cases that neither training nor the card saw. The myocardium is a thin shell: a pixel off costs it most."""
-    file = resources.files("echodfkd").joinpath("weights", SHIPPED_WEIGHTS[5])
+    file = resources.files("echodfkd").joinpath("weights", SHIPPED_WEIGHTS["embedded_chambers"])
     assert len(file.read_bytes()) <= 1.2 * 2**20
     network = load_embedded_teacher(None, num_classes=5)
     cases = [phantom().case(index) for index in range(6)]
@@ -236,6 +236,21 @@ def test_shipped_chambers_teacher_segments_every_class() -> None:
     assert card["recipe"]["classes"] == list(CHAMBER_NAMES[1:])
     assert card["held_out"]["56"]["num_cases"] >= 32
     assert card["held_out"]["56"]["dice_myocardium"] >= 0.88
+
+
+def test_the_shipped_wild_teacher_segments_what_the_others_do_not() -> None:
+    """4 cases of a domain that it was trained on, and of one that it was not."""
+    network, older = load_embedded_teacher(None, num_classes=5, shipped="embedded_wild"), load_embedded_teacher(None)
+    assert len(resources.files("echodfkd").joinpath("weights", SHIPPED_WEIGHTS["embedded_wild"]).read_bytes()) < 3 << 20
+    dice = {}
+    for domain in ("wild", "clear"):
+        source = default_phantom(seed=5, num_frames=1, fps=16.0, size=80, case_frames=24, domain=domain)
+        for name, net, classes in (("wild", network, CHAMBER_NAMES[1:]), ("older", older, ("LV",))):
+            cases = [source.case(index) for index in range(4)]
+            found = score_cases(net, cases, mean=PIXEL_MEAN[0], std=PIXEL_STD[0], threshold=0.5, classes=classes)
+            dice[name, domain] = found["dice_all"]
+    assert dice["wild", "wild"] > dice["older", "wild"] + 0.15, dice
+    assert dice["wild", "clear"] > 0.93, dice
 
 
 def test_teachers_of_other_classes_are_not_mistaken_for_each_other(tmp_path) -> None:
