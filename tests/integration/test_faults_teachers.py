@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 RUN = ["train.steps=24", "train.checkpoint_every=8", "train.engine=plain", "evaluation.enabled=false"]
 
 
+@pytest.mark.slow  # over a minute
 def test_a_hung_teacher_is_replaced_and_a_straggler_waited_for(
     tiny_config: Callable[..., RunConfig], tmp_path: Path
 ) -> None:

@@ -102,6 +102,7 @@ def prove_resume(tmp_path: Path, overrides: list[str], *, clips: int, after_shar
     assert {"preview.png", "preview.mp4", "manifest.json"} <= set(one)
 
 
+@pytest.mark.slow  # a minute: three jobs
 def test_a_killed_job_resumes_to_the_bytes_of_an_unbroken_one(tmp_path: Path) -> None:
     prove_resume(tmp_path, [*SMALL, "ray.num_cpus=1"], clips=24, after_shards=3)
 

@@ -45,6 +45,7 @@ def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch._dynamo.reset()
 
 
+@pytest.mark.slow  # the compiler takes half a minute
 @pytest.mark.usefixtures("compiler")
 def test_compiled_masks_are_those_of_the_network_and_every_pass_has_one_shape() -> None:
     plain, fast = teacher(), teacher()

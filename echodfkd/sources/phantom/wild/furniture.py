@@ -6,11 +6,11 @@ Legend: T frames, H = W = size. Grey 0..1.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw
 
 from echodfkd.sources.phantom.overlays import block_artefacts, draw_ecg, text_layer
 from echodfkd.sources.phantom.wild.machine import Machine
@@ -23,6 +23,8 @@ _LETTERS = "0123456789CFHMPRZ "
 
 def furniture(machine: Machine, draw: WildDraws) -> torch.Tensor:
     """Ruler, probe mark, calipers, colour bar and text of a clip, 0..1 float32 (H, W)."""
+    from PIL import Image, ImageDraw  # here only: the phantom is also measured where Pillow is missing
+
     size = machine.grid.size
     page = Image.new("L", (size * _FINE, size * _FINE))
     pen = _Pen(ImageDraw.Draw(page), machine, draw)
@@ -45,7 +47,7 @@ def furniture(machine: Machine, draw: WildDraws) -> torch.Tensor:
 class _Pen:
     """Draws furniture in coordinates of the sector."""
 
-    def __init__(self, page: ImageDraw.ImageDraw, machine: Machine, draw: WildDraws) -> None:
+    def __init__(self, page: Any, machine: Machine, draw: WildDraws) -> None:
         self._page, self._machine, self._draw = page, machine, draw
         self._unit = machine.grid.size * _FINE / machine.side  # pixels a mm
         self._wide = max(1, round(machine.grid.size * _FINE / 110 * draw.between("pen", 0.5, 1.6)))
