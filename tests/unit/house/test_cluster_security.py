@@ -17,9 +17,9 @@ ROOT = Path(__file__).parents[3]
 CLUSTER = ROOT / "cluster"
 FILES = sorted(path for path in CLUSTER.rglob("*") if path.is_file())
 SCRIPTS = [path for path in FILES if path.suffix == ".sh"]
-UPLOAD_MB = 8
+UPLOAD_MB = 12
 """Of `ray job submit --working-dir .`, unpacked; Ray's own limit is some 500 MB, and every node fetches it."""
-EMBEDDED = {"embedded_teacher", "embedded_chambers_teacher", "embedded_judge"}
+EMBEDDED = {"embedded_wild_teacher", "embedded_teacher", "embedded_chambers_teacher", "embedded_judge"}
 
 
 # -- tokens and the dashboard ----------------------------------------------------------------------------------------

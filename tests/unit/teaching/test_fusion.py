@@ -249,7 +249,10 @@ def test_a_config_builds_an_ensemble_of_shipped_teachers() -> None:
         ([*MEMBERS, "teacher.members.two.kind=onnx"], r"teacher.members.two.weights: empty, but"),
         ([*MEMBERS[1:]], r"teacher.members: has no effect if teacher.kind is embedded"),
         (["teacher.pixel_mean=[3]"], r"teacher.pixel_mean: has no effect if teacher.kind is embedded"),
-        (["teacher.kind=onn"], r"teacher.kind: got 'onn', allowed are embedded, embedded_chambers, echonet_deeplabv3"),
+        (
+            ["teacher.kind=onn"],
+            r"teacher.kind: got 'onn', allowed are embedded, embedded_chambers, embedded_wild, echo",
+        ),
         (["teacher.kind=exported", "teacher.weights=/x.pt2"], r"teacher.sha256: empty, but teacher.kind is exported"),
         (["teacher.kind=onnx", "teacher.weights=/x"], r"teacher.pixel_mean: got 0 numbers and 0 in teacher.pixel_std"),
         (
