@@ -23,7 +23,7 @@ class Beat:
     """One beat: from an end-diastole to the end-systole that follows it.
 
     ``edv`` and ``esv`` are area-length volumes, in mL if the side of a pixel is known, else in cubic pixels.
-    ``ef_percent`` is NaN if the volume grows.
+    ``ef_percent`` is NaN if the volume grows, or if no ventricle is seen at end-systole: no heart empties itself.
     """
 
     ed_frame: int
@@ -34,7 +34,7 @@ class Beat:
     @property
     def ef_percent(self) -> float:
         """Ejection fraction, 0..100; NaN if there is none."""
-        return 100.0 * (1.0 - self.esv / self.edv) if 0.0 <= self.esv <= self.edv and self.edv else math.nan
+        return 100.0 * (1.0 - self.esv / self.edv) if 0.0 < self.esv <= self.edv else math.nan
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,8 @@ def segment(
         at = np.interp(np.arange(T)[part], positions, np.arange(len(positions)))
         for place, name in enumerate(student.classes):
             codes[name][part] = _to_codes(_between(prob[:, place], at), H, W)
-    notes = _notes(T, fps, student)
+    seen = (codes["LV"] > 255.0 * THRESHOLD).any((1, 2))
+    notes = _notes(T, fps, student, unseen=int((~seen).sum()))
     rhythm = find_rhythm(codes["LV"] > 255.0 * THRESHOLD, fps=fps, spacing_mm=spacing_mm)
     return Segmentation(video_THW, codes, fps, spacing_mm, rhythm, notes)
 
@@ -117,8 +118,13 @@ def _to_codes(prob_Tss: np.ndarray, H: int, W: int) -> np.ndarray:
     return (square * 255.0).round_().clamp_(0, 255).to(torch.uint8).numpy()
 
 
-def _notes(num_frames: int, fps: float, student: LoadedStudent) -> tuple[str, ...]:
+def _notes(num_frames: int, fps: float, student: LoadedStudent, *, unseen: int) -> tuple[str, ...]:
     notes = []
+    if unseen:
+        notes.append(
+            f"no ventricle is seen in {unseen} of {num_frames} frames: trust no beat, rate or EF of this video before"
+            " you have looked at its overlay"
+        )
     if fps <= 0:
         notes.append("the video has no frame rate: no beat, rate or ejection fraction is given")
     if num_frames < 2:
