@@ -13,7 +13,7 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -112,8 +112,9 @@ class _Worker:
             cine = video.read()
             fps = cine.fps or self._options.video_fps
             found = segment(self._student, cine.video, fps=fps, spacing_mm=cine.spacing_mm)
+            found = replace(found, notes=(*cine.warnings, *found.notes))
             write_video(storage, video.name, found, self._options.formats)
-            result |= {**video_facts(found), "notes": [*cine.warnings, *found.notes]}
+            result |= {**video_facts(found), "notes": list(found.notes)}
         except ClipError as error:
             result["error"] = str(error)
         result["work_s"] = time.monotonic() - began

@@ -47,7 +47,9 @@ def videos(tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / "a.avi").write_bytes(encode_avi(VIDEO, 50))
     (folder / "b.mp4").write_bytes(encode_mp4(VIDEO[:1], 50))
-    (folder / f"{PATIENT}.dcm").write_bytes(dicom_bytes(VIDEO, regions=[region(0, 0, 63, 47, delta_cm=0.05)]))
+    (folder / f"{PATIENT}.dcm").write_bytes(
+        dicom_bytes(VIDEO, regions=[region(0, 0, 63, 47, delta_cm=0.05)], elements={"BurnedInAnnotation": "YES"})
+    )
     (folder / "text.avi").write_text("hello")
     return folder
 
@@ -74,6 +76,7 @@ def test_a_folder_is_segmented_and_the_same_command_goes_on(
     assert set(rows) == {"a", "b", dicom, "text"}
     assert (rows["a"]["frames"], rows["b"]["frames"], rows[dicom]["spacing_mm"]) == ("40", "1", "0.5")
     assert rows["text"]["error"]
+    assert "may show text" in (out / dicom / "report.html").read_text(), "the page of a video has its warnings"
 
     codes = decode_npz((out / "a" / "a.seg.npz").read_bytes(), "a")
     wanted = segment(load_student(student), decode_video((videos / "a.avi").read_bytes(), name="a").video, fps=50)
