@@ -115,12 +115,12 @@ def _corners(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _check_chords(rows: np.ndarray) -> None:
     """Raise `ClipError` if chords go to and fro along their long axis, or leave too much of it out.
 
-    A first row that does not stand across the others is no axis, and tells nothing.
+    A first row that is shorter than a pixel, or does not stand across the others, is no axis and tells nothing.
     """
     axis = rows[0, 2:] - rows[0, :2]
     length = float(np.hypot(*axis))
     chords = rows[1:, 2:] - rows[1:, :2]
-    if not np.abs(chords @ axis).sum() < 0.7 * length * np.hypot(*chords.T).sum():
+    if length < 1 or not np.abs(chords @ axis).sum() < 0.7 * length * np.hypot(*chords.T).sum():
         return
     along = (rows[1:].reshape(-1, 2, 2).mean(1) - rows[0, :2]) @ axis / length**2
     steps = np.diff(along)

@@ -82,3 +82,11 @@ def test_a_contour_of_many_whole_numbered_points_is_its_ellipse():
     assert dice(mask, np.hypot((x - 55.6) / 22, (y - 59.6) / 35) <= 1) > 0.97
     with pytest.raises(ClipError, match=r"^a tracing has 1196 rows; expected at most 1000$"):
         traced_mask(np.concatenate([points, points]), 112, 112)
+
+
+def test_an_axis_without_length_is_none() -> None:
+    """The square of its length is no number above 0."""
+    rows = mask_to_tracing(np.hypot(*(np.mgrid[:64, :64] - 32)) < 14)
+    rows[0] = [32, 32, 32, 32 + 1e-170]
+    with np.errstate(all="raise"):
+        assert traced_mask(rows, 64, 64).sum() > 500
