@@ -84,9 +84,7 @@ class Student(student.LoadedStudent):
             ClipError: it is no such video.
             InputError: the path names no video, or several.
         """
-        cine = _as_cine(video, fps, spacing_mm)
-        found = segmentation.segment(self, cine.video, fps=cine.fps, spacing_mm=cine.spacing_mm)
-        return Segmentation(**{**vars(found), "notes": (*cine.warnings, *found.notes)})
+        return Segmentation(**vars(segmentation.segment_cine(self, _as_cine(video, fps, spacing_mm))))
 
     def export(self, out: str | Path, *, formats: Sequence[str] = ()) -> dict[str, Any]:
         """Write it to a folder for other programs, see `echodfkd.inference.export.folder.export_folder`.

@@ -6,7 +6,7 @@ Legend: T frames of the video, t those at the student's rate, C classes, H rows,
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from echodfkd.core.errors import ClipError
 from echodfkd.inference.beats import Rhythm, find_rhythm
 from echodfkd.inference.student import CHUNK_FRAMES, LoadedStudent
+from echodfkd.sources.video.cine import Cine
 from echodfkd.sources.video.windows import resample_positions, resize_video, sample_video
 
 THRESHOLD = 0.5
@@ -78,6 +79,12 @@ def segment(
     notes = _notes(T, fps, student, unseen=int((~seen).sum()))
     rhythm = find_rhythm(codes["LV"] > 255.0 * THRESHOLD, fps=fps, spacing_mm=spacing_mm)
     return Segmentation(video_THW, codes, fps, spacing_mm, rhythm, notes)
+
+
+def segment_cine(student: LoadedStudent, cine: Cine, *, fps: float = 0.0) -> Segmentation:
+    """`segment` of a file that was read, with its warnings before the notes; ``fps`` counts if the file has none."""
+    found = segment(student, cine.video, fps=cine.fps or fps, spacing_mm=cine.spacing_mm)
+    return replace(found, notes=(*cine.warnings, *found.notes))
 
 
 def _parts(count: int) -> Iterator[slice]:

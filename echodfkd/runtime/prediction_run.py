@@ -13,7 +13,7 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from echodfkd.config.run import RayConfig
 from echodfkd.core.errors import ClipError, EchoDFKDError, InputError
 from echodfkd.core.redaction import dump_json, redact_values
 from echodfkd.inference.inputs import VideoFile, find_videos
-from echodfkd.inference.segmentation import segment
+from echodfkd.inference.segmentation import segment_cine
 from echodfkd.inference.student import LoadedStudent, load_student
 from echodfkd.reporting.segmented.index import write_index
 from echodfkd.reporting.segmented.video import FORMATS, video_facts, write_video
@@ -109,10 +109,7 @@ class _Worker:
         storage = RunStorage(f"{self._options.out.rstrip('/')}/{video.name}")
         result: dict[str, Any] = {"name": video.name, "error": "", "notes": []}
         try:
-            cine = video.read()
-            fps = cine.fps or self._options.video_fps
-            found = segment(self._student, cine.video, fps=fps, spacing_mm=cine.spacing_mm)
-            found = replace(found, notes=(*cine.warnings, *found.notes))
+            found = segment_cine(self._student, video.read(), fps=self._options.video_fps)
             write_video(storage, video.name, found, self._options.formats)
             result |= {**video_facts(found), "notes": list(found.notes)}
         except ClipError as error:

@@ -9,6 +9,7 @@ from importlib import metadata
 from typing import Any
 
 from echodfkd.core.errors import InputError
+from echodfkd.core.redaction import dump_json
 from echodfkd.inference.export import card
 from echodfkd.inference.export.checks import check_file, multiple_of, phantom_clips
 from echodfkd.inference.export.graphs import archive, clip_onnx, clip_program, stream_onnx
@@ -62,11 +63,9 @@ def export_folder(
         raise InputError(
             f"--out: {out} holds {stale[0]} of another export, which this one would not describe; name another"
         )
-    about = _about(student)
-    texts = {key: json.dumps(value, sort_keys=True) for key, value in about.items()}
-    files = {"student.safetensors": pack_student(student.file.weights, about)}
+    files = {"student.safetensors": pack_student(student.file.weights, _about(student))}
     described = {"student.safetensors": _described(files["student.safetensors"])}
-    for kind, data in _build(student, chosen, texts):
+    for kind, data in _build(student, chosen):
         file = FILES[kind]
         found = check_file(student, file, kind, data)
         say(
@@ -77,7 +76,7 @@ def export_folder(
         described[file] = {**_described(data), **asdict(found)}
     config = {**_config(student), "files": described}
     config |= {"run": facts.run, "teacher": facts.teacher, "scores": dict(facts.scores)}
-    files["config.json"] = (json.dumps(config, indent=2, allow_nan=False) + "\n").encode()
+    files["config.json"] = dump_json(config, indent=2)
     files["README.md"] = card.model_card(facts.run or title, config, facts).encode()
     for file, data in files.items():
         storage.write(file, data)
@@ -98,8 +97,9 @@ def _formats(student: LoadedStudent, formats: Sequence[str]) -> list[str]:
     return [kind for kind in suited if kind in formats or ALL in formats]
 
 
-def _build(student: LoadedStudent, kinds: Sequence[str], texts: dict[str, str]) -> Iterator[tuple[str, bytes]]:
+def _build(student: LoadedStudent, kinds: Sequence[str]) -> Iterator[tuple[str, bytes]]:
     """(kind, bytes) of each format, in the order of `FILES`."""
+    texts = {key: json.dumps(value, sort_keys=True) for key, value in _about(student).items()}
     network, multiple = student.network, multiple_of(student)
     if {"pt2", "onnx"} & set(kinds):
         program = clip_program(network, multiple)

@@ -10,6 +10,7 @@ Legend: N clips, T frames, H rows, W columns. Lengths in mm, levels in dB. Const
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -119,15 +120,24 @@ class Heart:
 
     def labels(self) -> torch.Tensor:
         """Label map uint8 (N, T, H, W) into `PHANTOM_CLASSES`: pixels whose centre lies in a structure."""
-        four = self.anatomy.four_chamber > 0.0
-        above, below = self.below_base < 0.0, self.below_base >= 0.0
-        labels = torch.zeros(self.u.shape, dtype=torch.uint8, device=self.u.device)
-        labels.masked_fill_((self.ra_distance < 0.0) & (self.below_hinge >= 0.0) & four, 5)
-        labels.masked_fill_((self.rv_distance < 0.0) & (self.below_hinge < 0.0) & four, 4)
-        labels.masked_fill_((self.la_distance < 0.0) & below, 3)
-        labels.masked_fill_((self.epi_distance < 0.0) & above, 2)
-        labels.masked_fill_((self.lv_distance < 0.0) & above, 1)
-        return labels
+        return paint_labels(self, self.anatomy.four_chamber > 0.0)
+
+
+def paint_labels(heart: Any, four_chamber: torch.Tensor | bool) -> torch.Tensor:
+    """Label map uint8 into `CHAMBER_NAMES`, from the back to the front: pixels whose centre lies in a structure.
+
+    Args:
+        heart: has the signed distances of a drawn heart: ``below_base``, ``below_hinge``, and those of the chambers.
+        four_chamber: whether the right heart is in the view.
+    """
+    above, below = heart.below_base < 0.0, heart.below_base >= 0.0
+    labels = torch.zeros(heart.u.shape, dtype=torch.uint8, device=heart.u.device)
+    labels.masked_fill_((heart.ra_distance < 0.0) & (heart.below_hinge >= 0.0) & four_chamber, 5)
+    labels.masked_fill_((heart.rv_distance < 0.0) & (heart.below_hinge < 0.0) & four_chamber, 4)
+    labels.masked_fill_((heart.la_distance < 0.0) & below, 3)
+    labels.masked_fill_((heart.epi_distance < 0.0) & above, 2)
+    labels.masked_fill_((heart.lv_distance < 0.0) & above, 1)
+    return labels
 
 
 class Canvas:

@@ -146,7 +146,7 @@ function rhythm(area, volume) {
     if (!inside.length) return;
     const end = inside.reduce((a, b) => (area[b] < area[a] ? b : a));
     beats.push([frame, end]);
-    if (volume[frame] > 0 && volume[end] <= volume[frame]) efs.push(100 * (1 - volume[end] / volume[frame]));
+    if (volume[end] > 0 && volume[end] <= volume[frame]) efs.push(100 * (1 - volume[end] / volume[frame]));
   });
   const most = es.length > ed.length ? es : ed, steps = most.slice(1).map((frame, place) => frame - most[place]);
   return { ed, es, beats, rate: steps.length ? 60 * FPS / median(steps) : NaN, ef: efs.length ? median(efs) : NaN };

@@ -14,7 +14,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from echodfkd.sources.phantom.chambers import ellipse_distance
+from echodfkd.sources.phantom.chambers import ellipse_distance, paint_labels
 from echodfkd.sources.phantom.wild.heart import ANGLES, WildShape
 from echodfkd.sources.phantom.wild.levels import Levels
 from echodfkd.sources.phantom.wild.ranges import WildDraws
@@ -91,17 +91,7 @@ class WildChart:
 
     def labels(self, visible: torch.Tensor) -> torch.Tensor:
         """Label map uint8 into `CHAMBER_NAMES` of the pixels that are ``visible`` (H, W): those in the sector."""
-        above = (self.below_base < 0.0) & visible
-        below = (self.below_base >= 0.0) & visible
-        labels = torch.zeros(self.u.shape, dtype=torch.uint8)
-        if self.shape.four_chamber:
-            hinge = self.below_hinge >= 0.0
-            labels.masked_fill_((self.ra_distance < 0.0) & hinge & visible, 5)
-            labels.masked_fill_((self.rv_distance < 0.0) & ~hinge & visible, 4)
-        labels.masked_fill_((self.la_distance < 0.0) & below, 3)
-        labels.masked_fill_((self.epi_distance < 0.0) & above, 2)
-        labels.masked_fill_((self.lv_distance < 0.0) & above, 1)
-        return labels
+        return paint_labels(self, self.shape.four_chamber).masked_fill_(~visible, 0)
 
 
 class WildCanvas:
