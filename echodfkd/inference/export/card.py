@@ -20,9 +20,9 @@ _PUBLISHED = re.compile(r"(.+)/checkpoints/step_\d+/([^/]+)/student\.safetensors
 
 EVIDENCE = {
     "phantom": "phantom truth: exact, on a drawn heart; it says nothing about patients",
-    "recorded": "recorded videos with human tracings, scored by whoever ran it; not checked here",
-    "camus": "recorded videos with human tracings, scored by whoever ran it; not checked here",
-    "mixture": "a mixture of sources, scored by whoever ran it; not checked here",
+    "recorded": "recorded videos with human tracings, scored by the user of the run; not checked here",
+    "camus": "recorded videos with human tracings, scored by the user of the run; not checked here",
+    "mixture": "a mixture of sources, scored by the user of the run; not checked here",
 }
 """Level of evidence of a run's scores, by ``evaluation.source.kind``."""
 

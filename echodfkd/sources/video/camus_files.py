@@ -245,7 +245,7 @@ def _frame(info: dict[str, str], phase: str, frames: int, name: str) -> int:
 
 
 def _check_phases(labels: np.ndarray, ed: int, es: int, name: str) -> None:
-    """Raise `ClipError` if the LV is not larger at ED than at ES, where both are labelled."""
+    """Raise `ClipError` if the LV is not larger at ED than at ES, if both are labelled."""
     areas = [int((labels[frame] == CAMUS_CLASSES.index("LV")).sum()) for frame in (ed, es)]
     if all((labels[frame] != TRUTH_UNKNOWN).any() for frame in (ed, es)) and not areas[0] > areas[1] > 0:
         raise ClipError(

@@ -200,7 +200,7 @@ def test_a_block_that_a_member_fails_at_is_taught_without_it_or_ends_the_run() -
     [
         # nobody is left
         ([("a", False), ("b", False)], [("LV",), ("LV",)], "a: lost; b: lost"),
-        # a required one is missing, whoever else is
+        # a required one is missing, no matter which else are
         ([("a", False), ("b", True)], [("LV",), ("LV",)], "b: lost"),
         # nobody is left who knows LA
         ([("a", False), ("b", False)], [("LA", "LV"), ("LV",)], "a: lost; b: lost"),
