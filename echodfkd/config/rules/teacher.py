@@ -9,18 +9,18 @@ from echodfkd.config.rules.remote import check_remotes
 from echodfkd.config.run import RunConfig
 from echodfkd.config.sections.limited import LimitedConfig
 from echodfkd.config.sections.option import NO_DEVICE
+from echodfkd.config.sections.pool import PoolConfig
 from echodfkd.config.sections.teacher import (
     ENSEMBLE,
     KINDS,
     MemberConfig,
     TeacherConfig,
     TeacherModelConfig,
-    TeacherPoolConfig,
 )
 from echodfkd.core.errors import ConfigError
 from echodfkd.core.mask_codes import LOGIT, PROBABILITY
 
-_POOL_OPTIONS = tuple(field.name for field in dataclasses.fields(TeacherPoolConfig))
+_POOL_OPTIONS = tuple(field.name for field in dataclasses.fields(PoolConfig))
 EXAMPLES = {"torchvision": {"network": "deeplabv3_resnet50"}, "smp": {"network": "unet", "encoder": "resnet34"}}
 NETWORK_KINDS = ("onnx", "exported", "torchvision", "smp", "monai_bundle")
 """Kinds whose network's input and output are described by options."""
@@ -100,14 +100,14 @@ def _check_name(option: str, name: str) -> None:
         raise ConfigError(f"{option}: a teacher's name may hold up to 100 letters, digits, '_', '-'; not CON, NUL ...")
 
 
-def _check_pool(option: str, pool: TeacherPoolConfig) -> None:
+def _check_pool(option: str, pool: PoolConfig) -> None:
     if pool.max_actors < pool.min_actors:
         raise ConfigError(
             f"{option}.max_actors: got {pool.max_actors}, must be at least {option}.min_actors ({pool.min_actors})"
         )
 
 
-def _check_compile(option: str, pool: TeacherPoolConfig, model: TeacherModelConfig) -> None:
+def _check_compile(option: str, pool: PoolConfig, model: TeacherModelConfig) -> None:
     """Only a network that is built here can be compiled."""
     allowed = [kind for kind, read in KINDS.items() if "precision" in read]
     if pool.compile and model.kind not in allowed:

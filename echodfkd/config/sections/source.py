@@ -12,6 +12,7 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 
+from echodfkd.config.sections.generator import GENERATORS, GeneratorConfig
 from echodfkd.config.sections.option import MOST_SEED, MOST_WEIGHT, option
 
 NUMERIC = ("ef_percent", "edv_ml", "heart_rate_bpm", "age_years", "bsa_m2", "fps", "num_frames", "image_quality")
@@ -22,7 +23,7 @@ DOMAIN_NAMES = ("default", "clear", "handheld", "wild")
 
 RECORDED_KINDS = ("recorded", "camus", "folder", "dicom")
 """Kinds of a source that reads the files of a path."""
-PART_KINDS = ("phantom", *RECORDED_KINDS)
+PART_KINDS = ("phantom", *RECORDED_KINDS, *GENERATORS)
 """Kinds of a source that makes clips itself."""
 
 
@@ -180,7 +181,9 @@ class PartConfig:
     domain: str = option("default", choices=DOMAIN_NAMES)
     """phantom: the scanner it imitates, default, clear or handheld, or wild: another look in every clip."""
     conditions: ConditionsConfig = field(default_factory=ConditionsConfig)
-    """phantom: its patients."""
+    """phantom, generators: their patients."""
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    """A generator's files, sampler and actor pool."""
 
 
 @dataclass(frozen=True)

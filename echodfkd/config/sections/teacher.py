@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from echodfkd.config.sections.option import CPUS, DAY_S, GPUS, MOST_ACTORS, MOST_WEIGHT, NODE_LABEL, option
+from echodfkd.config.sections.option import MOST_WEIGHT, option
+from echodfkd.config.sections.pool import PoolConfig
 from echodfkd.config.sections.remote import RemoteConfig
 from echodfkd.core.mask_codes import MASK_CODES, PROBABILITY
 
@@ -92,31 +93,7 @@ class TeacherModelConfig:
 
 
 @dataclass(frozen=True)
-class TeacherPoolConfig:
-    """An actor pool: of the teacher, or with teacher.pools=each of one member of an ensemble."""
-
-    device: str = option("auto", choices=("auto", "cpu", "cuda"), identity=False)
-    """auto (a GPU if the actor holds one), cpu, or cuda."""
-    min_actors: int = option(1, least=1, ceiling=MOST_ACTORS, identity=False)
-    """Actors that the pool keeps."""
-    max_actors: int = option(1, ceiling=MOST_ACTORS, identity=False)
-    """Actors that it may grow to; at least min_actors."""
-    num_cpus: float = option(1.0, **CPUS)
-    """CPUs that Ray reserves for one actor."""
-    num_gpus: float = option(0.0, **GPUS)
-    """GPUs that Ray reserves for one actor."""
-    node_label: str = option("", **NODE_LABEL)
-    """`key=value`: run the actors only on nodes with this Ray label."""
-    compile: bool = option(False, identity=False)
-    """torch.compile the network in each actor, which then passes batch_frames frames at a time, padded if there are
-    fewer (the embedded kinds, echonet_deeplabv3, torchvision, smp)."""
-    timeout_s: float = option(300.0, least=0, ceiling=7 * DAY_S, identity=False)
-    """An actor that holds one block for longer hangs: it is ended, replaced, and its block taught by another. An
-    actor's first block, which may compile or tune, has WARM_UP_FACTOR times as long (0: wait for ever)."""
-
-
-@dataclass(frozen=True)
-class MemberConfig(TeacherPoolConfig, TeacherModelConfig):
+class MemberConfig(PoolConfig, TeacherModelConfig):
     """One teacher of an ensemble; the options of its actor pool count with teacher.pools=each."""
 
     weight: float = option(1.0, above=0, ceiling=MOST_WEIGHT)
@@ -126,7 +103,7 @@ class MemberConfig(TeacherPoolConfig, TeacherModelConfig):
 
 
 @dataclass(frozen=True)
-class TeacherConfig(TeacherPoolConfig, TeacherModelConfig):
+class TeacherConfig(PoolConfig, TeacherModelConfig):
     """The model that makes soft masks (or, with kind=ensemble, several), and the actor pool that runs it."""
 
     members: dict[str, MemberConfig] = field(default_factory=dict)
@@ -155,7 +132,7 @@ class TeacherConfig(TeacherPoolConfig, TeacherModelConfig):
     not be above window.size squared, which is twice the video's bytes."""
 
     @property
-    def actor_pools(self) -> dict[str, TeacherPoolConfig]:
+    def actor_pools(self) -> dict[str, PoolConfig]:
         """Every pool of teacher actors by the config section that sets it, in the order in which a block meets them."""
         members = self.members if self.pools == "each" else {}
         return {**{f"teacher.members.{name}": member for name, member in members.items()}, "teacher": self}

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from echodfkd.config.run import RunConfig
-from echodfkd.config.sections.teacher import TeacherPoolConfig
+from echodfkd.config.sections.pool import PoolConfig
 from echodfkd.core.errors import EchoDFKDError, RunError
 from echodfkd.runtime.cluster.connection import actor_name
 from echodfkd.runtime.stream.builders import load_member, load_teacher, slot_rules, training_source
@@ -117,7 +117,7 @@ class Stage:
 
     actor: type
     arguments: dict[str, Any]
-    pool: TeacherPoolConfig
+    pool: PoolConfig
 
 
 def teaching_stages(config: RunConfig, teacher_id: str) -> list[Stage]:
@@ -142,7 +142,7 @@ def known_teacher(config: RunConfig, teacher_id: str) -> Teacher:
 class _PoolWorker:
     """Common to these actors: threads, a name, and the handling of a block that hangs or fails."""
 
-    def __init__(self, pool: TeacherPoolConfig, stage: str) -> None:
+    def __init__(self, pool: PoolConfig, stage: str) -> None:
         if not pool.num_gpus:
             import torch
 

@@ -1,0 +1,31 @@
+"""Build the generator that a source names, by kind; a kind's module is imported when it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from echodfkd.config.sections.generator import GeneratorConfig
+from echodfkd.config.sections.source import PartConfig
+from echodfkd.core.errors import ConfigError
+from echodfkd.models.generators.protocol import Generator
+
+
+def build_generator(options: PartConfig, device: str, precision: str) -> Generator:
+    """Load the generator of this source.
+
+    Args:
+        options: of the source; its kind names the generator, its section ``generator`` the files and settings.
+        device: auto (a GPU if this process holds one), cpu or cuda.
+        precision: fp32 or bf16.
+
+    Raises:
+        InputError: its files cannot be used.
+        ConfigError: no such kind, or cuda without a CUDA device.
+    """
+    if options.kind not in _BUILDERS:
+        raise ConfigError(f"source.kind: got {options.kind!r}, generators are {', '.join(_BUILDERS)}")
+    return _BUILDERS[options.kind](options.generator, device, precision)
+
+
+_BUILDERS: dict[str, Callable[[GeneratorConfig, str, str], Generator]] = {}
+"""Options, device and precision -> generator, by the source's kind."""
