@@ -73,6 +73,7 @@ def test_avi_files_and_a_deeplabv3_checkpoint_with_one_truncated_file(
     assert summary["students"]["a"]["scores"]["dice_all"]["n"] == 2
 
 
+@pytest.mark.slow  # the block that carries the sentence: tests/unit/teaching/test_teaching.py
 def test_a_folder_without_one_readable_video_ends_with_a_sentence_and_its_reasons(
     tiny_config: Callable[..., RunConfig], tmp_path: Path
 ) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from echodfkd.config.file import load_config
@@ -27,8 +31,9 @@ SHARED = [
     "window.frames=24",
     "window.fps=24",
     "evaluation.frames=40",
+    "data.segment_tasks=2",
 ]
-"""Two workers, two teacher actors, and three students that ask one teacher for different things."""
+"""Two workers, two teacher actors, four segments, and three students that ask one teacher for different things."""
 
 FAMILY = [
     "students.b={blocks: 1, layers: 1, filters: 2}",
@@ -54,6 +59,30 @@ class FinishedRun:
     config: RunConfig
     summary: dict[str, Any]
     lines: list[str]
+    coordinators: int = 0
+    """The most stream coordinators that lived at once; each segment has one."""
+
+
+@contextlib.contextmanager
+def most_coordinators() -> Iterator[list[int]]:
+    """Counts the living stream coordinators until the block ends."""
+    living, ended = [0], threading.Event()
+
+    def count() -> None:
+        while not ended.wait(0.2):
+            found = 0
+            for process in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.Error):  # it has just ended
+                    found += any("SplitCoordinator" in word for word in process.cmdline())
+            living[0] = max(living[0], found)
+
+    watch = threading.Thread(target=count)
+    watch.start()
+    try:
+        yield living
+    finally:
+        ended.set()
+        watch.join()
 
 
 def _finish(folder: Path, *overrides: str) -> FinishedRun:
@@ -65,7 +94,10 @@ def _finish(folder: Path, *overrides: str) -> FinishedRun:
 @pytest.fixture(scope="session")
 def shared_run(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """The run of SHARED. Tests only read it."""
-    return _finish(tmp_path_factory.mktemp("shared"), "name=shared", *SHARED)
+    with most_coordinators() as living:
+        run = _finish(tmp_path_factory.mktemp("shared"), "name=shared", *SHARED)
+    run.coordinators = living[0]
+    return run
 
 
 @pytest.fixture(scope="session")

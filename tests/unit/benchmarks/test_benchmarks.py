@@ -71,6 +71,7 @@ def test_the_users_own_memory_variables_win(monkeypatch: pytest.MonkeyPatch) -> 
     assert kept_memory() == {**KEPT_MEMORY, "MALLOC_MMAP_MAX_": "5"}
 
 
+@pytest.mark.slow
 def test_a_step_is_compared_in_both_precisions() -> None:
     setting = student_step.Setting(blocks=2, layers=1, size=8, clips=2, frames=2)
     lines: list[str] = []

@@ -100,6 +100,7 @@ def test_padding_is_not_counted_as_work(network: DeepLabV3) -> None:
     assert all_taps - found == 2 * 8 * 2048 * 256 * 14 * 14
 
 
+@pytest.mark.slow
 def test_both_ways_are_timed_and_their_masks_compared(network: DeepLabV3) -> None:
     video = np.random.default_rng(1).integers(0, 256, (1, 1, SIZE, SIZE), dtype=np.uint8)
     rates, ratios = teacher_frames.compare(network, video, device="cpu", rounds=1)
