@@ -5,6 +5,7 @@ Legend: T frames of the video, t those at the student's rate, C classes, H rows,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -15,10 +16,13 @@ import torch.nn.functional as F
 from echodfkd.core.errors import ClipError
 from echodfkd.inference.beats import Rhythm, find_rhythm
 from echodfkd.inference.student import CHUNK_FRAMES, LoadedStudent
+from echodfkd.metrics.plausibility import stray_share
 from echodfkd.sources.video.cine import Cine
 from echodfkd.sources.video.windows import resample_positions, resize_video, sample_video
 
 THRESHOLD = 0.5
+MUCH_STRAY = 0.01
+"""Share of a mask outside its largest part above which a note says so."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,8 @@ class Segmentation:
     """Masks of one video, and the rhythm in them.
 
     Shapes: ``video`` uint8 (T, H, W). ``codes`` uint8 (T, H, W) by class: round(255 p), at the video's own size and
-    rate. ``fps`` is 0 if unknown, ``spacing_mm`` None. ``notes`` are sentences that a reader must know.
+    rate. ``fps`` is 0 if unknown, ``spacing_mm`` None. ``stray_share`` is that of the left ventricle in the student's
+    own frames, NaN if it is empty. ``notes`` are sentences that a reader must know.
     """
 
     video: np.ndarray
@@ -34,6 +39,7 @@ class Segmentation:
     fps: float
     spacing_mm: float | None
     rhythm: Rhythm
+    stray_share: float = math.nan
     notes: tuple[str, ...] = field(default=())
 
     def mask(self, name: str = "LV", *, threshold: float = THRESHOLD) -> np.ndarray:
@@ -76,9 +82,10 @@ def segment(
         for place, name in enumerate(student.classes):
             codes[name][part] = _to_codes(_between(prob[:, place], at), H, W)
     seen = (codes["LV"] > 255.0 * THRESHOLD).any((1, 2))
-    notes = _notes(T, fps, student, unseen=int((~seen).sum()))
+    stray = stray_share(prob[:, student.classes.index("LV")] > THRESHOLD)
+    notes = _notes(T, fps, student, unseen=int((~seen).sum()), stray=stray)
     rhythm = find_rhythm(codes["LV"] > 255.0 * THRESHOLD, fps=fps, spacing_mm=spacing_mm)
-    return Segmentation(video_THW, codes, fps, spacing_mm, rhythm, notes)
+    return Segmentation(video_THW, codes, fps, spacing_mm, rhythm, stray, notes)
 
 
 def segment_cine(student: LoadedStudent, cine: Cine, *, fps: float = 0.0) -> Segmentation:
@@ -125,12 +132,17 @@ def _to_codes(prob_Tss: np.ndarray, H: int, W: int) -> np.ndarray:
     return (square * 255.0).round_().clamp_(0, 255).to(torch.uint8).numpy()
 
 
-def _notes(num_frames: int, fps: float, student: LoadedStudent, *, unseen: int) -> tuple[str, ...]:
+def _notes(num_frames: int, fps: float, student: LoadedStudent, *, unseen: int, stray: float) -> tuple[str, ...]:
     notes = []
     if unseen:
         notes.append(
             f"no ventricle is seen in {unseen} of {num_frames} frames: trust no beat, rate or EF of this video before"
             " you have looked at its overlay"
+        )
+    if stray > MUCH_STRAY:
+        notes.append(
+            f"{stray:.1%} of the mask lies outside the part that is largest over the video, such as text or another"
+            " chamber: its areas and volumes count it, look at its overlay"
         )
     if fps <= 0:
         notes.append("the video has no frame rate: no beat, rate or ejection fraction is given")

@@ -21,7 +21,7 @@ from echodfkd.sources.clip_source import ClipSource
 from echodfkd.sources.video.augment import augment_clip
 from echodfkd.teaching.clip_block import ClipBlock
 from echodfkd.teaching.members import Fusion, MemberOutput
-from echodfkd.teaching.slots import SlotRules, Teach, black_clip, draw_clip, replace_faulty_clips
+from echodfkd.teaching.slots import SlotRules, Teach, black_clip, draw_clip, refuse_stray, replace_faulty_clips
 
 
 def make_block(source: ClipSource, slots: Sequence[int], rules: SlotRules, *, actor: str) -> ClipBlock:
@@ -115,14 +115,15 @@ def fuse_block(
         return _without_masks(block, rules)
     start, outputs = clock.now(), [block.members[rule.name] for rule in fusion.members]
     _check_members(fusion, outputs, teacher_id)
-    fused = fusion.fuse(outputs, rules.classes, rules.mask_code)
+    fused = refuse_stray(fusion.fuse(outputs, rules.classes, rules.mask_code), rules)
     block, output = replace_faulty_clips(block, fused, _teach_by(ensemble, rules), source, rules)
     return _taught(block, output, rules, actor=actor, start=start)
 
 
 def _teach_by(teacher: Callable[[], Teacher], rules: SlotRules) -> Teach:
     def teach(video_NTHW: np.ndarray, clips: Sequence[ClipKey]) -> TeacherOutput:
-        return teacher().teach(video_NTHW, clips, classes=rules.classes, code=rules.mask_code)
+        output = teacher().teach(video_NTHW, clips, classes=rules.classes, code=rules.mask_code)
+        return refuse_stray(output, rules)
 
     return teach
 

@@ -54,7 +54,7 @@ def build_configured_teacher(
         ConfigError: the device or the network's name does not exist.
     """
     if config.kind != "ensemble":
-        return _kept(_build_one(config, device, placement, window), config)
+        return _kept(_build_one(config, device, placement, window, stray_limit=config.stray_limit), config)
     members = [build_member(config, name, device, placement, window) for name in config.members]
     ensemble = Ensemble(members, method=config.fusion, code=config.mask_code)
     _check(ensemble, config)
@@ -100,7 +100,12 @@ def _kept(teacher: Teacher, config: TeacherConfig) -> Teacher:
 
 
 def _build_one(
-    model: TeacherModelConfig, device: str, placement: Placement | None, window: WindowConfig | None
+    model: TeacherModelConfig,
+    device: str,
+    placement: Placement | None,
+    window: WindowConfig | None,
+    *,
+    stray_limit: float = 1.0,
 ) -> Teacher:
     teacher = BUILDERS[model.kind](model, device, placement)
     if model.kind in NETWORK_KINDS:
@@ -109,7 +114,7 @@ def _build_one(
         check_network(teacher, frames=shown.frames, size=shown.size)
     if model.kind != "recorded":
         _check(teacher, model)
-    return PlausibleTeacher(teacher) if model.plausible else teacher
+    return PlausibleTeacher(teacher, stray_limit) if model.plausible else teacher
 
 
 def _shipped_teacher(model: TeacherModelConfig, device: str, placement: Placement | None) -> Teacher:

@@ -15,7 +15,7 @@ from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError
 
 from echodfkd.core.mask_codes import encode
-from echodfkd.metrics.plausibility import largest_part
+from echodfkd.metrics.plausibility import largest_part, stray_share
 from echodfkd.models.teachers.protocol import ClipKey, Teacher, TeacherOutput
 
 _LIT, _MOVES = 12.0, 2.0
@@ -68,11 +68,13 @@ class PlausibleTeacher(Teacher):
 
     Args:
         teacher: any; its features, if it gives any, are left out.
+        stray_limit: a clip with a larger `stray_share` keeps all its parts: which one is the ventricle is not clear.
     """
 
-    def __init__(self, teacher: Teacher) -> None:
-        self.teacher = teacher
-        self.teacher_id, self.class_names = f"{teacher.teacher_id}-plausible", teacher.class_names
+    def __init__(self, teacher: Teacher, stray_limit: float = 1.0) -> None:
+        self.teacher, self._stray_limit = teacher, stray_limit
+        limit = f"{stray_limit:g}" if stray_limit < 1.0 else ""
+        self.teacher_id, self.class_names = f"{teacher.teacher_id}-plausible{limit}", teacher.class_names
 
     def compile(self) -> None:
         """See `Teacher.compile`."""
@@ -93,7 +95,9 @@ class PlausibleTeacher(Teacher):
         if "LV" in names:
             place = list(names).index("LV")
             for prob_THW in found.masks[:, :, place]:
-                prob_THW[_stray(prob_THW > 0.5)] = 0.0
+                mask = prob_THW > 0.5
+                if not stray_share(mask) > self._stray_limit:
+                    prob_THW[_stray(mask)] = 0.0
         return TeacherOutput(found.masks if code is None else encode(found.masks, code), found.faults)
 
 

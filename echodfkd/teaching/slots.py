@@ -9,8 +9,9 @@ import numpy as np
 
 from echodfkd.config.sections.augment import AugmentConfig
 from echodfkd.core.errors import ClipError
-from echodfkd.core.mask_codes import PROBABILITY
+from echodfkd.core.mask_codes import PROBABILITY, decode, encode
 from echodfkd.core.records import Quarantined, VideoClip
+from echodfkd.metrics.plausibility import stray_share
 from echodfkd.models.teachers.protocol import ClipKey, TeacherOutput
 from echodfkd.sources.clip_source import ClipSource
 from echodfkd.sources.video.augment import augment_clip
@@ -26,9 +27,9 @@ class SlotRules:
 
     ``classes`` and ``tasks`` are those that the students of the run ask for, ``fps`` the windows' frame rate;
     ``confidence`` says whether an ensemble's confidence crosses to them, ``mask_code`` in which code masks do
-    (`mask_codes`). ``augment`` and ``seed`` say how clips are augmented, before the teacher or after it; either way
-    before the stream is cut into the parts of the workers, and so alike for any number of them, after any restart, and
-    for all students of the run.
+    (`mask_codes`), ``stray_limit`` from which `stray_share` on a clip is quarantined. ``augment`` and ``seed`` say how
+    clips are augmented, before the teacher or after it; either way before the stream is cut into the parts of the
+    workers, and so alike for any number of them, after any restart, and for all students of the run.
     """
 
     plan_slots: int
@@ -39,6 +40,7 @@ class SlotRules:
     fps: float = 0.0
     confidence: bool = False
     mask_code: str = PROBABILITY
+    stray_limit: float = 1.0
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     seed: int = 0
 
@@ -123,6 +125,22 @@ def replace_faulty_clips(
                 dropped[row] = anew.dropped[0]
     block = replace(block, quarantined=(*block.quarantined, *quarantined), fault=fault or block.fault)
     return block, replace(output, faults=bad, dropped=dropped)
+
+
+def refuse_stray(output: TeacherOutput, rules: SlotRules) -> TeacherOutput:
+    """The output, in which a clip is at fault if too much of its left ventricle is no part of the largest one."""
+    if rules.stray_limit >= 1.0:
+        return output
+    masks_NTHW = decode(output.masks[:, :, rules.classes.index("LV")]) > 0.5
+    shares = {row: stray_share(mask) for row, mask in enumerate(masks_NTHW)}
+    faults = {
+        row: f"{share:.1%} of its left ventricle lies outside the part that is largest over the clip, more than"
+        f" teacher.stray_limit ({rules.stray_limit:.1%})"
+        for row, share in shares.items()
+        if share > rules.stray_limit
+    }
+    output.masks[list(faults)] = encode(np.zeros(()), rules.mask_code)
+    return replace(output, faults=dict(sorted({**faults, **output.faults}.items())))
 
 
 def black_clip(slot: int, shape: tuple[int, ...]) -> VideoClip:

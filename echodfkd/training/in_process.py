@@ -107,6 +107,7 @@ def _batches(config: RunConfig, teacher: Teacher, source: _Iterated) -> Iterator
         tasks=config.taught_tasks,
         fps=config.window.fps,
         mask_code=config.teacher.mask_code,
+        stray_limit=config.teacher.stray_limit,
         augment=config.augment,
         seed=config.seed,
     )

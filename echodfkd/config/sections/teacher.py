@@ -118,6 +118,9 @@ class TeacherConfig(PoolConfig, TeacherModelConfig):
     mask_code: str = option(PROBABILITY, choices=tuple(MASK_CODES))
     """How masks cross to the students and lie in the cache: probability (uint8, steps of 1/255), or logit (int8, steps
     of 1/16 of a logit, up to 7.9), which a term kl with a temperature reads better."""
+    stray_limit: float = option(1.0, least=0, most=1)
+    """A clip of which a larger share of the taught left ventricle lies outside the part that is largest over the clip
+    is quarantined; 1 quarantines none. Such a clip is also left as it is by `plausible`."""
     cache: str = option("", path="output", identity=False)
     """Folder or fsspec URL that keeps taught masks, so that a repeated clip is not taught again."""
     frame_memory_mb: int = option(0, least=0, ceiling=1 << 20, identity=False)

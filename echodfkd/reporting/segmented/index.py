@@ -17,6 +17,7 @@ _NUMBERS = (
     ("beats", "beats", 0),
     ("heart_rate_bpm", "rate, /min", 0),
     ("ef_percent", "EF, %", 0),
+    ("stray_share", "stray", 3),
     ("empty_frames", "empty frames", 0),
 )
 

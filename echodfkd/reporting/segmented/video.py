@@ -82,6 +82,7 @@ def video_facts(found: Segmentation) -> dict[str, Any]:
         "beats": len(rhythm.beats),
         "heart_rate_bpm": _known(rhythm.heart_rate_bpm),
         "ef_percent": _known(rhythm.ef_percent),
+        "stray_share": _known(found.stray_share),
         "empty_frames": int((found.area == 0).sum()),
     }
 
@@ -89,6 +90,7 @@ def video_facts(found: Segmentation) -> dict[str, Any]:
 def shown_facts(found: Segmentation) -> dict[str, str]:
     """The facts as a page words them."""
     facts = video_facts(found)
+    stray = facts["stray_share"]
     given = {
         "frames": f"{facts['frames']} of {facts['width']} x {facts['height']} pixels",
         "rate": _with_unit(facts["fps"], "frames/s"),
@@ -96,6 +98,7 @@ def shown_facts(found: Segmentation) -> dict[str, str]:
         "heart rate": _with_unit(facts["heart_rate_bpm"], "/min"),
         "beats": str(facts["beats"]),
         "EF": _with_unit(facts["ef_percent"], "%"),
+        "mask outside its largest part": _with_unit(None if stray is None else 100 * stray, "%"),
     }
     empty = facts["empty_frames"]
     return {**given, "frames without a ventricle": str(empty)} if empty else given

@@ -69,6 +69,7 @@ def slot_rules(config: RunConfig) -> SlotRules:
         fps=window.fps,
         confidence=config.teacher.confidence,
         mask_code=config.teacher.mask_code,
+        stray_limit=config.teacher.stray_limit,
         augment=config.augment,
         seed=config.seed,
     )

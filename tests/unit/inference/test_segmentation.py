@@ -110,6 +110,17 @@ def test_a_ventricle_that_vanishes_has_no_ejection_fraction() -> None:
     assert "no ventricle is seen in" in found.notes[0]
 
 
+def test_what_lies_beside_the_ventricle_is_counted_and_said() -> None:
+    """A bright patch of 20 x 20 pixels beside an ellipse of half axes 20 and 30, at the video's own size."""
+    video = disc(np.full(12, 20.0), height=128, width=128)
+    assert segment(fake_student(size=128), video, fps=32.0).stray_share == 0.0
+    video[:, 100:120, 2:22] = 255
+    found = segment(fake_student(size=128), video, fps=32.0)
+    assert found.stray_share == pytest.approx(400 / (400 + math.pi * 20 * 30), rel=0.01)
+    assert found.notes[0].startswith("17.5% of the mask lies outside the part that is largest over the video")
+    assert math.isnan(segment(fake_student(), np.zeros((4, 64, 64), np.uint8), fps=32.0).stray_share)
+
+
 def test_what_is_not_known_is_said_and_not_guessed() -> None:
     video = disc(np.full(20, 10.0), height=64, width=64)
     found = segment(fake_student(), video, fps=0.0)

@@ -4,14 +4,20 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from PIL import Image, ImageDraw
+from scipy import ndimage
 
 from echodfkd.config.file import config_from_dict
 from echodfkd.core.errors import ConfigError
 from echodfkd.core.mask_codes import decode
+from echodfkd.metrics.overlap import dice
+from echodfkd.metrics.plausibility import stray_share
+from echodfkd.models.teachers.build import build_teacher
 from echodfkd.models.teachers.protocol import ClipKey, Teacher, TeacherOutput
 from echodfkd.sources.phantom.source import default_phantom
 from echodfkd.teaching.build import build_configured_teacher
 from echodfkd.teaching.plausible import PlausibleTeacher, find_sector
+from echodfkd.teaching.slots import SlotRules, refuse_stray
 
 SIZE = 48
 
@@ -112,6 +118,65 @@ def test_one_ventricle_stays_and_other_classes_are_untouched() -> None:
     assert np.abs(decode(coded) - masks[:, :, 1:]).max() < 0.003
 
 
+def test_what_a_scanner_writes_is_no_ventricle() -> None:
+    """Text, a ruler, a colour bar and an ECG beside the sector take the plain teacher in, and not the plausible one."""
+    source = default_phantom(seed=5, num_frames=4, fps=8.0, size=112, case_frames=4)
+    plain = build_teacher(kind="embedded", weights="", device="cpu", batch_frames=8)
+    taken_in = 0
+    for clip in (source.clip(0), source.clip(3)):
+        written = scanner_furniture(len(clip.video), clip.video.shape[-1])
+        video = np.maximum(clip.video, written)
+        masks = [
+            teacher.teach(video[None], classes=("LV",)).masks[0, :, 0] > 0.5
+            for teacher in (plain, PlausibleTeacher(plain))
+        ]
+        taken_in += stray_share(masks[0]) > 0.2
+        assert stray_share(masks[1]) == 0.0
+        assert not masks[1][written > 0].any()
+        assert dice(masks[1], clip.truth_labels == 1).mean() > 0.95
+    assert taken_in == 2
+
+
+def scanner_furniture(frames: int, side: int) -> np.ndarray:
+    """What scanners draw around the sector: uint8 (T, H, W), 0 elsewhere. The ECG moves."""
+    pictures = []
+    for frame in range(frames):
+        picture = Image.new("L", (side, side))
+        draw = ImageDraw.Draw(picture)
+        draw.text((1, 1), "TIS0.8\nMI 1.2", fill=230)
+        draw.text((side - 34, 2), "55 Hz\n16cm", fill=230)
+        draw.line((side - 2, 6, side - 2, side - 10), fill=255)
+        for row in range(6, side - 10, 8):
+            draw.line((side - 6, row, side - 2, row), fill=255)
+        for row in range(30, 70):
+            draw.line((2, row, 6, row), fill=255 - 6 * (row - 30))
+        draw.line([(x, side - 18 if (x + 3 * frame) % 18 < 3 else side - 8) for x in range(36)], fill=255)
+        draw.ellipse((8, side - 34, 28, side - 20), outline=200, fill=60)
+        pictures.append(np.asarray(picture))
+    return np.stack(pictures)
+
+
+def test_a_clip_that_is_mostly_stray_keeps_its_parts_and_is_quarantined() -> None:
+    """Two patches of 150 and 90 pixels: 37.5 % are stray."""
+    prob = np.zeros((1, 6, 2, SIZE, SIZE), np.float32)
+    prob[:, :, 1, 15:25, 18:33] = prob[:, :, 1, 30:36, 18:33] = 0.9
+    inner = StandInTeacher(prob)
+    for limit, parts in ((1.0, 1), (0.4, 1), (0.37, 2)):
+        teacher = PlausibleTeacher(inner, limit)
+        masks = teacher.teach(recording()[None], classes=("LV",)).masks
+        assert ndimage.label(masks[0, :, 0] > 0.5)[1] == parts
+        assert teacher.teacher_id == "stand-in-plausible" + ("" if limit == 1.0 else str(limit))
+        rules = SlotRules(10, 3, (6, SIZE, SIZE), stray_limit=limit)
+        coded = teacher.teach(recording()[None], classes=("LV",), code="probability")
+        refused = refuse_stray(coded, rules)
+        assert bool(refused.faults) == (parts == 2)
+        assert refused.masks.any() == (parts == 1)
+    assert refused.faults == {
+        0: "37.5% of its left ventricle lies outside the part that is largest over the clip, more than"
+        " teacher.stray_limit (37.0%)"
+    }
+
+
 def config(**teacher: object):
     return config_from_dict({"students": {"a": {}}, "teacher": {"kind": "embedded", **teacher}})
 
@@ -121,6 +186,8 @@ def test_the_option_makes_another_teacher() -> None:
         build_configured_teacher(config(plausible=value).teacher, device="cpu") for value in (False, True)
     )
     assert plausible.teacher_id == f"{plain.teacher_id}-plausible"
+    limited = build_configured_teacher(config(plausible=True, stray_limit=0.2).teacher, device="cpu")
+    assert limited.teacher_id == f"{plain.teacher_id}-plausible0.2"
     assert plain.class_names == plausible.class_names
     video = recording()[None]
     black = video * find_sector(video[0])

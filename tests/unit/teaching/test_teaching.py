@@ -91,6 +91,31 @@ def test_a_mask_that_is_not_finite_is_quarantined_and_its_clip_replaced() -> Non
     assert "not finite" in batch.quarantined[0].reason
 
 
+class TwoParts(FakeTeacher):
+    """Two parts in clips of even level, of 2 and 1 pixels a frame; one part in the others."""
+
+    def prob(self, video_NTHW: np.ndarray) -> np.ndarray:
+        prob = np.zeros(video_NTHW.shape, np.float32)
+        prob[:, :, 0, :2] = 1.0
+        prob[video_NTHW[:, 0, 0, 0] % 2 == 0, :, 3, 3] = 1.0
+        return prob
+
+
+@pytest.mark.parametrize("code", MASK_CODES)
+def test_a_mask_with_too_large_a_stray_share_is_quarantined_and_its_clip_replaced(code: str) -> None:
+    source = FakeSource()
+    for limit, indices in ((1.0, [3, 4]), (0.34, [3, 4]), (0.33, [3, 7])):
+        rules = dataclasses.replace(RULES, plan_slots=3, stray_limit=limit, mask_code=code)
+        block = make_block(source, [0, 1], dataclasses.replace(rules, plan_slots=10), actor="a")
+        block = block.with_clip(0, source.clip(3), 1).with_clip(1, source.clip(4), 2)
+        batch = teach_block(TwoParts(), block, lambda: source, rules, actor="b")
+        assert batch.index.tolist() == indices
+        assert len(batch.quarantined) == (indices[1] == 7)
+    assert (batch.quarantined[0].index, batch.quarantined[0].stage) == (4, "teacher")
+    assert "33.3% of its left ventricle lies outside" in batch.quarantined[0].reason
+    assert "more than teacher.stray_limit (33.0%)" in batch.quarantined[0].reason
+
+
 @pytest.mark.parametrize(
     ("source", "teacher"),
     [(FakeSource(bad=(4, 14, 24)), FakeTeacher()), (FakeSource(), FakeTeacher(nan=(4, 14, 24)))],
