@@ -8,6 +8,8 @@ from echodfkd.config.sections.generator import GeneratorConfig
 from echodfkd.config.sections.source import PartConfig
 from echodfkd.core.errors import ConfigError
 from echodfkd.models.generators.protocol import Generator
+from echodfkd.models.generators.schedulers import Sampling
+from echodfkd.models.teachers.build import pick_device
 
 
 def build_generator(options: PartConfig, device: str, precision: str) -> Generator:
@@ -27,5 +29,16 @@ def build_generator(options: PartConfig, device: str, precision: str) -> Generat
     return _BUILDERS[options.kind](options.generator, device, precision)
 
 
-_BUILDERS: dict[str, Callable[[GeneratorConfig, str, str], Generator]] = {}
+def _sampling(options: GeneratorConfig, device: str, precision: str) -> Sampling:
+    device = pick_device(device, "source.generator.device")
+    return Sampling(device, precision, options.scheduler, options.steps)
+
+
+def _echonet_synthetic(options: GeneratorConfig, device: str, precision: str) -> Generator:
+    from echodfkd.models.generators.echonet_synthetic import load_echonet_synthetic
+
+    return load_echonet_synthetic(options.weights, _sampling(options, device, precision))
+
+
+_BUILDERS: dict[str, Callable[[GeneratorConfig, str, str], Generator]] = {"echonet_synthetic": _echonet_synthetic}
 """Options, device and precision -> generator, by the source's kind."""

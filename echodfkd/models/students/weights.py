@@ -21,14 +21,16 @@ def load_weights(module: nn.Module, weights: Mapping[str, torch.Tensor], *, what
     module.load_state_dict(dict(weights))
 
 
-def check_same_keys(own: Mapping[str, torch.Size], stored: Mapping[str, torch.Size], what: str) -> None:
-    """Raise `InputError` naming the first key, in alphabetical order, that differs between student and file."""
+def check_same_keys(
+    own: Mapping[str, torch.Size], stored: Mapping[str, torch.Size], what: str, *, network: str = "student"
+) -> None:
+    """Raise `InputError` naming the first key, in alphabetical order, that differs between network and file."""
     for key in sorted(own.keys() | stored.keys()):
         if key not in stored:
-            raise InputError(f"{what} does not fit the student: it has no {key}, shape {tuple(own[key])}")
+            raise InputError(f"{what} does not fit the {network}: it has no {key}, shape {tuple(own[key])}")
         if key not in own:
-            raise InputError(f"{what} does not fit the student: the student has no {key}, found in the file")
+            raise InputError(f"{what} does not fit the {network}: the {network} has no {key}, found in the file")
         if own[key] != stored[key]:
             raise InputError(
-                f"{what} does not fit the student: {key} has shape {tuple(stored[key])}, expected {tuple(own[key])}"
+                f"{what} does not fit the {network}: {key} has shape {tuple(stored[key])}, expected {tuple(own[key])}"
             )

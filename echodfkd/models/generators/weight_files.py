@@ -1,0 +1,200 @@
+"""Read networks of diffusers from folders of others: settings by strict rules, weights as plain tensors.
+
+A folder holds ``config.json`` (class name and arguments) and ``diffusion_pytorch_model.safetensors``. diffusers' own
+``from_pretrained`` may ask the hub and import code that a folder names; here a class is taken from a fixed list, its
+arguments are checked one by one, it is built without memory (device "meta"), and the file's tensors must fit it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from echodfkd.core.errors import InputError, one_line
+from echodfkd.models.archives.torch_archive import read_state_dict
+from echodfkd.models.students.weights import check_same_keys
+from echodfkd.models.teachers.torchvision_guard import import_torchvision
+from echodfkd.storage.untrusted import parse_json_object, parse_yaml
+
+OPTION = "source.generator.weights"
+NETWORK_CLASSES = (
+    "AutoencoderKL",
+    "UNet2DModel",
+    "UNet2DConditionModel",
+    "UNetSpatioTemporalConditionModel",
+    "ControlNetModel",
+)
+WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
+MAX_CONFIG_BYTES = 1 << 20
+MAX_WEIGHT_BYTES = 8 << 30
+"""Largest file of weights: Stable Diffusion's network has 3.4 GB in single precision."""
+_NOTES = ("_class_name", "_diffusers_version", "_name_or_path")
+"""Keys of a config.json that describe the file; nothing is built from them."""
+_MOST_ENTRIES, _MOST_LAYERS = 16, 8
+_WORD = re.compile(r"[A-Za-z][A-Za-z0-9_+-]{0,63}")
+
+
+def import_diffusers(module: str = "diffusers") -> ModuleType:
+    """diffusers, or a module of it.
+
+    Raises:
+        InputError: it is not installed, or does not import.
+    """
+    try:
+        if importlib.util.find_spec("transformers") and importlib.util.find_spec("torchvision"):
+            import_torchvision()  # diffusers imports transformers if it is there, and that imports torchvision
+        return importlib.import_module(module)
+    except (ImportError, RuntimeError) as error:
+        raise InputError(
+            f"source.kind: this generator needs diffusers, which cannot be imported ({one_line(error)}); install the"
+            " extra: pip install 'echodfkd[synthesis]'"
+        ) from error
+
+
+@dataclass(frozen=True)
+class PublishedFiles:
+    """A folder of files that others published.
+
+    Attributes:
+        folder: on this machine.
+        home: address that a user can get them from.
+        option: that names the folder.
+    """
+
+    folder: Path
+    home: str
+    option: str = OPTION
+
+    def find(self, *names: str) -> Path:
+        """The first of these files that is there. Raises `InputError`, which names the file and its home."""
+        for name in names:
+            if (self.folder / name).is_file():
+                return self.folder / name
+        raise InputError(
+            f"{self.option}: {self.folder} lacks {' or '.join(names)}; it is published at {self.home}, and this"
+            " package downloads nothing"
+        )
+
+    def inside(self, *names: str) -> PublishedFiles:
+        """The files of the first of these folders that is there; of the first, if none is."""
+        found = next((name for name in names if (self.folder / name).is_dir()), names[0])
+        return PublishedFiles(self.folder / found, self.home, self.option)
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """The object of a JSON file. Raises `InputError`."""
+        return parse_json_object(self._read(name), f"{self.option}: {self.folder / name}")
+
+    def read_yaml(self, name: str) -> dict[str, Any]:
+        """The mapping of a YAML file. Raises `InputError`."""
+        values = parse_yaml(self._read(name), f"{self.option}: {self.folder / name}")
+        if not isinstance(values, dict):
+            raise InputError(f"{self.option}: {self.folder / name} must hold a mapping, got {type(values).__name__}")
+        return values
+
+    def read_tensors(self, name: str, *, entries: Sequence[str] = ("",)) -> dict[str, torch.Tensor]:
+        """The tensors of a file, as float32: safetensors, or of ``torch.save``, which is followed, never unpickled.
+
+        Args:
+            name: of the file.
+            entries: keys of the dictionary in a file of ``torch.save``; "" stands for the saved object itself.
+
+        Raises:
+            InputError: no such file, too large, damaged, or of other numbers than floats and integers.
+        """
+        place = self.find(name)
+        where = f"{self.option}: {place}"
+        self._check_size(place, MAX_WEIGHT_BYTES)
+        if place.suffix == ".safetensors":
+            from safetensors import SafetensorError
+            from safetensors.torch import load_file
+
+            try:
+                tensors = load_file(place)
+            except (SafetensorError, OSError, ValueError, KeyError) as error:
+                raise InputError(f"{where} is no safetensors file: {one_line(error)}") from error
+        else:
+            tensors = read_state_dict(place.read_bytes(), name=where, entries=entries)
+        return {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
+
+    def _read(self, name: str) -> bytes:
+        place = self.find(name)
+        self._check_size(place, MAX_CONFIG_BYTES)
+        return place.read_bytes()
+
+    def _check_size(self, place: Path, most: int) -> None:
+        if (size := place.stat().st_size) > most:
+            raise InputError(f"{self.option}: {place} has {size} bytes, at most {most} are read")
+
+
+def load_network(files: PublishedFiles, *allowed: str) -> Any:
+    """A network of diffusers out of its folder, in evaluation mode, float32, on the CPU.
+
+    Args:
+        files: with config.json and diffusion_pytorch_model.safetensors.
+        allowed: names of the classes that may stand there, of `NETWORK_CLASSES`.
+
+    Raises:
+        InputError: another class, an argument that the class lacks or that is out of bounds, or weights that do not
+            fit.
+    """
+    config = files.read_json("config.json")
+    where = f"{files.option}: {files.folder / 'config.json'}"
+    name = config.get("_class_name")
+    if name not in allowed or name not in NETWORK_CLASSES:
+        raise InputError(f"{where}: _class_name is {str(name)[:80]!r}, allowed is {', '.join(allowed)}")
+    network_class = getattr(import_diffusers(), str(name))
+    arguments = {key: value for key, value in config.items() if key not in _NOTES}
+    check_arguments(arguments, network_class, where)
+    network = build_without_memory(network_class, arguments, where)
+    return fill_network(network, files.read_tensors(WEIGHTS_NAME), f"{files.option}: {files.folder / WEIGHTS_NAME}")
+
+
+def check_arguments(arguments: Mapping[str, Any], network_class: type, where: str) -> None:
+    """Raise `InputError` for an argument that the class does not take, or for a value that no published file has."""
+    known = inspect.signature(network_class).parameters
+    for key, value in arguments.items():
+        if key not in known:
+            raise InputError(f"{where}: {key[:80]!r} is no setting of {network_class.__name__} of this diffusers")
+        _check_value(value, f"{where}: {key}", most=_MOST_LAYERS if "layers" in key else 1 << 16)
+
+
+def _check_value(value: Any, where: str, *, most: int, depth: int = 0) -> None:
+    if isinstance(value, list) and len(value) <= _MOST_ENTRIES and depth < 2:
+        for part in value:
+            _check_value(part, where, most=most, depth=depth + 1)
+    elif isinstance(value, str):
+        if not _WORD.fullmatch(value):
+            raise InputError(f"{where} is {value[:80]!r}, expected one word")
+    elif not (value is None or (isinstance(value, bool | int | float) and abs(value) <= most)):
+        raise InputError(
+            f"{where} is {str(value)[:80]}, expected a word, a number of at most {most}, or a list of at most"
+            f" {_MOST_ENTRIES}"
+        )
+
+
+def build_without_memory(network_class: type, arguments: Mapping[str, Any], where: str) -> nn.Module:
+    """The network with empty weights. Raises `InputError` with the class's own reason."""
+    try:
+        with torch.device("meta"):
+            network: nn.Module = network_class(**arguments)
+        return network
+    except Exception as error:  # each class has errors of its own for settings that do not go together
+        raise InputError(f"{where}: {network_class.__name__} refuses these settings: {one_line(error)}") from error
+
+
+def fill_network(network: nn.Module, tensors: Mapping[str, torch.Tensor], where: str) -> nn.Module:
+    """The network with these tensors as its weights, for inference. Raises `InputError` if they do not fit it."""
+    own = {key: value.shape for key, value in network.state_dict().items()}
+    check_same_keys(own, {key: value.shape for key, value in tensors.items()}, where, network="network")
+    network.load_state_dict(dict(tensors), assign=True)
+    return network.eval().requires_grad_(False)
