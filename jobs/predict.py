@@ -1,4 +1,4 @@
-"""Segment videos with a student: python jobs/predict.py VIDEO|FOLDER ... --student RUN|student.safetensors
+"""Segment videos with a student: python jobs/predict.py VIDEO|FOLDER ... --student RUN|FILE
 
 Reads AVI, MP4, MOV, DICOM, NIfTI, folders of these and of PNG frames, and s3:// prefixes. Writes a folder for every
 video (masks, overlay.mp4, curve, beats, report.html) and an index.html over all. The same command goes on with the
@@ -18,7 +18,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Parse, segment, and print the result as one JSON object in the last line; 1 if no video could be used."""
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", nargs="+", metavar="PATH", help="videos, folders, or s3:// prefixes")
-    parser.add_argument("--student", required=True, metavar="RUN", help="a run folder or a student.safetensors")
+    parser.add_argument(
+        "--student", required=True, metavar="RUN", help="a run folder, a student.safetensors or an exported .onnx"
+    )
     parser.add_argument("--name", default="", help="which student, if the run has several")
     parser.add_argument("--out", default="predictions", metavar="FOLDER", help="(default: %(default)s)")
     parser.add_argument("--size", type=int, default=0, help="side of the student's frames (default: as trained)")

@@ -5,7 +5,7 @@ Legend: T frames, C classes, H rows, W columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from echodfkd.core.errors import InputError
+from echodfkd.inference.onnx_student import SUFFIX, OnnxStudent, read_onnx
 from echodfkd.models.students.build import build_student
 from echodfkd.models.students.streaming import StreamingStudent
 from echodfkd.models.students.weights import load_weights
@@ -46,16 +47,21 @@ class LoadedStudent:
     def probabilities(self, video_THW: np.ndarray) -> np.ndarray:
         """Probability of each class, float32 (T, C, H, W), for uint8 frames of this student's size and rate.
 
-        A causal student runs frame by frame: only its state and the masks take memory. Others see the clip at once.
+        A causal student runs frame by frame: only its state and the masks take memory. Others, and an ONNX file for
+        whole clips, see the clip at once.
         """
-        if not self.is_causal:
-            logits = self.network(torch.from_numpy(np.ascontiguousarray(video_THW)).unsqueeze(0)).mask_logits[0]
-            return logits.float().sigmoid().numpy()
         T, H, W = video_THW.shape
         prob = np.empty((T, len(self.classes), H, W), np.float32)
-        for t, logits in enumerate(self._stream(video_THW)):
+        for t, logits in enumerate(self._logits(video_THW)):
             prob[t] = logits.float().sigmoid().numpy()
         return prob
+
+    def _logits(self, video_THW: np.ndarray) -> Iterable[torch.Tensor]:
+        if isinstance(self.network, OnnxStudent):
+            return self.network.frames(video_THW)
+        if self.is_causal:
+            return self._stream(video_THW)
+        return self.network(torch.from_numpy(np.ascontiguousarray(video_THW)).unsqueeze(0)).mask_logits[0]
 
     def _stream(self, video_THW: np.ndarray) -> Iterator[torch.Tensor]:
         stream = StreamingStudent(self.network)
@@ -72,8 +78,8 @@ def load_student(
     """A published student.
 
     Args:
-        source: a run folder (its newest checkpoint), a checkpoint's folder, a ``student.safetensors``, or a ``.ckpt``
-            of the authors; a path or an fsspec URL.
+        source: a run folder (its newest checkpoint), a checkpoint's folder, a ``student.safetensors``, a ``.onnx``
+            file of `echodfkd.inference.export`, or a ``.ckpt`` of the authors; a path or an fsspec URL.
         name: which student, if the run has several.
         size: side of the frames; 0 is that of its training.
         fps: rate of the frames; None is that of its training, 0 keeps a video's own.
@@ -83,7 +89,8 @@ def load_student(
         InputError: there is no such student, or the file does not say what it was trained on and the arguments
             do not either.
     """
-    file = find_student(source, name, option=option)
+    is_onnx = source.endswith(SUFFIX)
+    session, file = read_onnx(source, option=option) if is_onnx else (None, find_student(source, name, option=option))
     if file.options is None:
         raise InputError(f"{option}: {file.path} does not describe its network; name one that a run has published")
     if file.window is None and (not size or fps is None):
@@ -95,6 +102,12 @@ def load_student(
     if size < 16 or size % multiple:
         raise InputError(f"--size: got {size}, this student needs a multiple of {multiple} of at least 16")
     rate = (file.window.fps if file.window else 0.0) if fps is None else fps
+    network = OnnxStudent(session, file, f"{option}: {file.path}") if is_onnx else _torch_network(file, option)
+    return LoadedStudent(network, tuple(file.options.classes), size, rate, file)
+
+
+def _torch_network(file: StudentFile, option: str) -> nn.Module:
+    assert file.options is not None
     network = build_student(**file.options.network).eval()
     load_weights(network, file.weights, what=f"{option}: {file.path}")
-    return LoadedStudent(network, tuple(file.options.classes), size, rate, file)
+    return network

@@ -7,6 +7,7 @@ enough to build the student again. The manifest or the ``student.json`` beside i
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,17 +106,21 @@ def check_initial(config: RunConfig) -> None:
 
 
 def _read_metadata(data: bytes, where: str) -> tuple[StudentConfig | None, WindowConfig | None]:
-    """The options in the metadata of a safetensors file, checked as those of a config are; None if it has none.
+    """`described_student` by the metadata of a safetensors file, which safetensors has accepted."""
+    length = int.from_bytes(data[:8], "little")
+    return described_student(parse_json_object(data[8 : 8 + length], where).get("__metadata__") or {}, where)
+
+
+def described_student(metadata: Mapping[str, str], where: str) -> tuple[StudentConfig | None, WindowConfig | None]:
+    """The options in a file's metadata, checked as those of a config are; None if it has none.
 
     Args:
-        data: the file, which safetensors has accepted.
+        metadata: texts of the file; `NETWORK_KEY` and `WINDOW_KEY` are read.
         where: name of the file, for the error's sentence.
 
     Raises:
         InputError: the options describe no student, or no window that suits it.
     """
-    length = int.from_bytes(data[:8], "little")
-    metadata = parse_json_object(data[8 : 8 + length], where).get("__metadata__") or {}
     found = {key: parse_json_object(metadata[key], f"{where}, metadata {key!r},") for key in _KNOWN if key in metadata}
     if NETWORK_KEY not in found:
         return None, None

@@ -42,6 +42,7 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "contours": targets_media.Contours,
     "folder": targets_media.Folder,
     "weights": targets_media.Weights,
+    "onnx_student": targets_media.OnnxStudent,
     "dicom": targets_dicom.Dicom,
     "camus": targets_volumes.Camus,
     "arrays": targets_volumes.Arrays,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -14,8 +16,11 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
+from echodfkd.config.sections.student import StudentConfig
+from echodfkd.config.sections.training import WindowConfig
 from echodfkd.core.errors import ClipError
 from echodfkd.core.records import VideoClip
+from echodfkd.inference.student import load_student
 from echodfkd.models.teachers.deeplabv3 import load_echonet_checkpoint
 from echodfkd.models.teachers.unet import load_embedded_teacher
 from echodfkd.sources.clip_source import WindowSettings
@@ -24,10 +29,11 @@ from echodfkd.sources.recorded import RecordedSource
 from echodfkd.sources.video.container import MAX_VIDEO_BYTES
 from echodfkd.sources.video.decode import decode_video
 from echodfkd.sources.video.encode import encode_avi, encode_mp4
-from tests.fuzz.mutate import damage_bytes, damage_csv, patch_after
+from tests.fuzz.mutate import damage_bytes, damage_csv, damage_json, patch_after
 from tests.helpers.avi import GREYS, avi_bytes, dib_chunks
 from tests.helpers.dicom import dicom_bytes
 from tests.helpers.echonet import write_small_folder
+from tests.helpers.onnx import field, model, node, value_info
 from tests.helpers.video import encode
 
 
@@ -220,6 +226,32 @@ class Weights:
             load_embedded_teacher(str(self.path))
         else:
             load_echonet_checkpoint(str(self.path))
+
+
+class OnnxStudent:
+    """What an ONNX file says of its student. Its graph is not spoilt: onnxruntime reads it, outside of our reach."""
+
+    name = "onnx_student"
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.path = folder / "student.onnx"
+        axes = np.array([2], np.int64)
+        at = field(1, 1) + field(2, 7) + field(8, "axes") + field(9, axes.tobytes())
+        inputs, outputs = value_info("video", ["b", "t", "h", "w"]), value_info("logits", ["b", "t", 1, "h", "w"])
+        self.graph = model([node("Unsqueeze", ["video", "axes"], "logits")], [at], [inputs], [outputs])
+        self.about: dict[str, Any] = {"network": StudentConfig(blocks=1, layers=1, filters=2).network}
+        self.about["window"] = vars(WindowConfig(frames=4, size=16))
+
+    def run(self, rng: random.Random) -> None:
+        data = self.graph
+        for key, values in self.about.items():
+            text = json.dumps(values).encode()
+            text = rng.choice((text, damage_json(rng, text), damage_json(rng, text), damage_bytes(rng, text)))
+            data += field(14, field(1, key) + field(2, text))
+        self.path.write_bytes(data)
+        student = load_student(str(self.path))
+        assert student.probabilities(np.zeros((2, 16, 16), np.uint8)).shape == (2, 1, 16, 16)
 
 
 def _encode(video: np.ndarray, layout: str, codec: str, pixels: str) -> bytes:

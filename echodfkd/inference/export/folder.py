@@ -55,6 +55,7 @@ def export_folder(
             file of another export that is not replaced.
         RunError: a file differs from the trained student; nothing has been written then.
     """
+    check_source(student)
     chosen = _formats(student, formats)
     facts = card.read_run_facts(student.file.path, student.file.step)
     storage = RunStorage(out)
@@ -81,6 +82,14 @@ def export_folder(
     for file, data in files.items():
         storage.write(file, data)
     return config
+
+
+def check_source(student: LoadedStudent) -> None:
+    """Raise `InputError` if the student came out of an ONNX file: no weights of it could be written."""
+    if not student.file.weights:
+        raise InputError(
+            f"SOURCE: {student.file.path} is an exported file; name the run or the student.safetensors it came from"
+        )
 
 
 def _formats(student: LoadedStudent, formats: Sequence[str]) -> list[str]:

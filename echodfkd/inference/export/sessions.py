@@ -9,20 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from echodfkd.inference.export.graphs import need_onnx
+from echodfkd.models.archives.onnx_file import open_onnx
 
 _STATE = "state_"
 
 
 def open_session(data: bytes) -> Any:
     """An inference session on one thread of the CPU."""
-    need_onnx()
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    return open_onnx(data, where="the exported file", threads=1)
 
 
 def run_stream(session: Any, video_BTHW: np.ndarray) -> np.ndarray:

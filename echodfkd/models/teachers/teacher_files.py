@@ -13,7 +13,6 @@ import importlib
 import io
 import logging
 import os
-import tempfile
 from typing import Any
 
 import numpy as np
@@ -21,10 +20,12 @@ import torch
 from torch import nn
 
 from echodfkd.core.errors import ConfigError, InputError, RunError, one_line
+from echodfkd.models.archives.onnx_file import import_onnxruntime, open_onnx
 
 MAX_FILE_BYTES = (1 << 31) - 1
 """Largest file of weights: the limit of a protobuf message, which an ONNX file is."""
 
+_ONNX = "teacher.kind=onnx"
 _NUMPY_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
 
@@ -86,10 +87,7 @@ class ForeignNetwork(nn.Module):
 
 
 class OnnxNetwork(ForeignNetwork):
-    """An ONNX file in onnxruntime.
-
-    The file is data: operators of ONNX and onnxruntime, no library of custom ones, and no file beside it (external
-    data is looked for in an empty folder).
+    """An ONNX file in onnxruntime, see `echodfkd.models.archives.onnx_file`.
 
     Args:
         data: the file.
@@ -104,10 +102,8 @@ class OnnxNetwork(ForeignNetwork):
 
     def __init__(self, data: bytes, *, where: str, device: str, output: str) -> None:
         super().__init__()
-        ort = _import_onnxruntime()
         self.weights_hash = hashlib.sha256(data).hexdigest()[:8]
-        with tempfile.TemporaryDirectory() as empty:
-            self._session = _open_session(ort, data, where=where, device=device, folder=empty)
+        self._session = _open_session(data, where=where, device=device)
         inputs, outputs = self._session.get_inputs(), [found.name for found in self._session.get_outputs()]
         if len(inputs) != 1 or inputs[0].type not in _NUMPY_TYPES:
             found = ", ".join(f"{one.name} {one.type}" for one in inputs)
@@ -128,41 +124,22 @@ def onnx_device(device: str) -> str:
     """Resolve auto for onnxruntime: cuda if both torch and onnxruntime have it. Raises `InputError`."""
     if device != "auto":
         return device
-    has_cuda = torch.cuda.is_available() and "CUDAExecutionProvider" in _import_onnxruntime().get_available_providers()
+    has_cuda = (
+        torch.cuda.is_available() and "CUDAExecutionProvider" in import_onnxruntime(_ONNX).get_available_providers()
+    )
     return "cuda" if has_cuda else "cpu"
 
 
-def _import_onnxruntime() -> Any:
-    try:
-        return importlib.import_module("onnxruntime")
-    except ImportError as error:
-        raise InputError(
-            f"teacher.kind=onnx needs onnxruntime, which cannot be imported ({one_line(error)}); install the extra:"
-            " pip install 'echodfkd[onnx]', or onnxruntime-gpu for CUDA"
-        ) from error
-
-
-def _open_session(ort: Any, data: bytes, *, where: str, device: str, folder: str) -> Any:
-    available = ort.get_available_providers()
+def _open_session(data: bytes, *, where: str, device: str) -> Any:
+    available = import_onnxruntime(_ONNX).get_available_providers()
     if device == "cuda" and "CUDAExecutionProvider" not in available:
         raise ConfigError(
             f"teacher.device: got cuda, but this onnxruntime has {', '.join(available)}; install onnxruntime-gpu in"
             " place of onnxruntime, or set teacher.device=cpu"
         )
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.inter_op_num_threads = 1
-    options.use_deterministic_compute = True
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     providers = ["CUDAExecutionProvider", "CPUExecutionProvider"] if device == "cuda" else ["CPUExecutionProvider"]
-    try:
-        session = ort.InferenceSession(data, options, providers=providers)
-    except Exception as error:  # onnxruntime has a class for each of its codes, none public
-        raise InputError(
-            f"teacher.weights: {where} is no ONNX model that onnxruntime {ort.__version__} reads (with all weights in"
-            f" the one file): {one_line(error)}"
-        ) from error
+    threads = torch.get_num_threads()
+    session = open_onnx(data, where=f"teacher.weights: {where}", threads=threads, providers=providers)
     if device == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
         raise ConfigError(
             "teacher.device: got cuda, but onnxruntime cannot start its CUDA provider here (its log says which library"

@@ -14,6 +14,7 @@ from typing import Any
 
 from echodfkd.core.errors import InputError, RunError, one_line
 from echodfkd.inference.export.checks import check_file, multiple_of
+from echodfkd.inference.export.folder import check_source
 from echodfkd.inference.export.graphs import stream_onnx
 from echodfkd.inference.student import LoadedStudent
 from echodfkd.models.students.streaming import StreamingStudent
@@ -65,6 +66,7 @@ def export_page(student: LoadedStudent, out: str, *, say: Callable[[str], None] 
         InputError: the student is bidirectional, or a package is missing.
         RunError: onnxruntime-web cannot be fetched, or the stream differs from the trained student.
     """
+    check_source(student)
     if not student.is_causal:
         raise InputError(
             "--web: this student is bidirectional, its first mask needs the last frame; a page needs a stream"
