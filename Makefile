@@ -17,14 +17,14 @@ help:
 	@echo "make sbom       build/sbom.json: what is installed, as CycloneDX"
 	@echo "make audit      pinned versions against the advisory database"
 
-.venv/installed: setup.cfg pyproject.toml constraints.txt
+.venv/installed: setup.cfg setup.py pyproject.toml constraints.txt
 	test -x $(PY) || $(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
 demo: .venv/installed
-	$(PY) jobs/distill.py --config $(CONFIG)
+	.venv/bin/echodfkd distill --config $(CONFIG)
 
 test: .venv/installed
 	PYTHONDONTWRITEBYTECODE= $(PY) -m pytest -m "not slow" -n $(TEST_PROCESSES) --dist loadscope --no-loadscope-reorder

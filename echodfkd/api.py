@@ -106,7 +106,7 @@ def _as_cine(video: np.ndarray | VideoClip | str | Path, fps: float, spacing_mm:
         raise ClipError(f"video: got a {type(video).__name__}, allowed are an array, a clip and a path")
     files = find_videos([str(video)], hash_names=False)
     if len(files) != 1:
-        raise InputError(f"video: {video} holds {len(files)} videos; name one, or use jobs/predict.py for all")
+        raise InputError(f"video: {video} holds {len(files)} videos; name one, or use echodfkd predict for all")
     cine = files[0].read()
     return dataclasses.replace(cine, fps=cine.fps or fps, spacing_mm=cine.spacing_mm or spacing_mm)
 
@@ -182,7 +182,7 @@ def distil(
     run: Mapping[str, Any] | None = None,
     report: Callable[[dict[str, Any]], None] = lambda numbers: None,
 ) -> Student:
-    """Distil a student in this process, with the loop and the objective of a run. For more, use jobs/distill.py.
+    """Distil a student in this process, with the loop and the objective of a run. For more, use echodfkd distill.
 
     Args:
         options: of the student, such as ``{"blocks": 3, "layers": 1}`` (docs/reference/students.md).

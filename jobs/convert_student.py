@@ -1,4 +1,4 @@
-"""Students from and to the authors' checkpoints: python jobs/convert_student.py import 33.ckpt --out FOLDER."""
+"""Students from and to the authors' checkpoints: echodfkd convert-student import 33.ckpt --out FOLDER."""
 
 from __future__ import annotations
 

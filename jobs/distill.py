@@ -1,4 +1,4 @@
-"""Distil students from a teacher on a stream of clips: python jobs/distill.py --config configs/demo.yaml."""
+"""Distil students from a teacher on a stream of clips: echodfkd distill --config configs/demo.yaml."""
 
 import sys
 

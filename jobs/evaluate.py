@@ -1,4 +1,4 @@
-"""Score students, stored masks or a teacher, here or on a cluster: python jobs/evaluate.py evaluate.out=FOLDER"""
+"""Score students, stored masks or a teacher, here or on a cluster: echodfkd evaluate evaluate.out=FOLDER"""
 
 import sys
 

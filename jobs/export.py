@@ -1,4 +1,4 @@
-"""A student as files of other programs: python jobs/export.py runs/demo --student convlstm_3x1 --out exported."""
+"""A student as files of other programs: echodfkd export runs/demo --student convlstm_3x1 --out exported."""
 
 from __future__ import annotations
 

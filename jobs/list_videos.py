@@ -1,4 +1,4 @@
-"""Write the FileList.csv of a folder with Videos/: python jobs/list_videos.py ROOT.
+"""Write the FileList.csv of a folder with Videos/: echodfkd list-videos ROOT.
 
 Every video is read once, for its size, rate and number of frames. Its split is TRAIN, VAL or TEST by a hash of its
 name, in the shares of EchoNet-Dynamic. EF, ESV and EDV stay blank.

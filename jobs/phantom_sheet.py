@@ -1,4 +1,4 @@
-"""Draw the phantom's contact sheet: python jobs/phantom_sheet.py --out docs/figures/phantom_sheet.png."""
+"""Draw the phantom's contact sheet: echodfkd phantom-sheet --out docs/figures/phantom_sheet.png."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Segment videos with a student: python jobs/predict.py VIDEO|FOLDER ... --student RUN|FILE
+"""Segment videos with a student: echodfkd predict VIDEO|FOLDER ... --student RUN|FILE
 
 Reads AVI, MP4, MOV, DICOM, NIfTI, folders of these and of PNG frames, and s3:// prefixes. Writes a folder for every
 video (masks, overlay.mp4, curve, beats, report.html) and an index.html over all. The same command goes on with the

@@ -1,4 +1,4 @@
-"""Check within 20 seconds whether the cluster can hold a run: python jobs/preflight.py --config FILE."""
+"""Check within 20 seconds whether the cluster can hold a run: echodfkd preflight --config FILE."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Write a run's page again, follow a run, or compare several: python jobs/report.py RUN [RUN ...]
+"""Write a run's page again, follow a run, or compare several: echodfkd report RUN [RUN ...]
 
 RUN is a run folder, local or s3://bucket/name. The page of one run is its report.html; that of several goes to --out.
 """

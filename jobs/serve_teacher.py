@@ -1,4 +1,4 @@
-"""Serve a teacher's masks and keep its weights: python jobs/serve_teacher.py --config configs/serve_teacher.yaml."""
+"""Serve a teacher's masks and keep its weights: echodfkd serve-teacher --config configs/serve_teacher.yaml."""
 
 import sys
 

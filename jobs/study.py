@@ -1,7 +1,7 @@
 """Compare students, or teachers and their students, over several seeds (docs/explanation/student-study.md).
 
-python jobs/study.py --config configs/study.yaml             (--list: sizes and costs of its students)
-python jobs/study.py --config configs/limited_teachers.yaml
+echodfkd study --config configs/study.yaml             (--list: sizes and costs of its students)
+echodfkd study --config configs/limited_teachers.yaml
 """
 
 import sys
@@ -30,7 +30,5 @@ def show(config: RunConfig) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    arguments = [argument for argument in sys.argv[1:] if argument != "--list"]
-    sys.exit(
-        run_job(show if "--list" in sys.argv else work, description=__doc__, arguments=arguments, check=study_groups)
-    )
+    other = {"list": ("print sizes and costs of its students, and stop", show)}
+    sys.exit(run_job(work, description=__doc__, check=study_groups, other_work=other))

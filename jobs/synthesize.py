@@ -1,4 +1,4 @@
-"""Write clips to a folder: python jobs/synthesize.py --config configs/synthesize.yaml synthesize.out=FOLDER."""
+"""Write clips to a folder: echodfkd synthesize --config configs/synthesize.yaml synthesize.out=FOLDER."""
 
 import sys
 

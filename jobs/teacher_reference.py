@@ -1,4 +1,4 @@
-"""Store a teacher's output as its reference: python jobs/teacher_reference.py --config FILE --out FILE."""
+"""Store a teacher's output as its reference: echodfkd teacher-reference --config FILE --out FILE."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ With --config FILE: one teacher per site of `limited` (docs/how-to/limited-teach
 from __future__ import annotations
 
 import sys
+from argparse import SUPPRESS
 from typing import Any
 
 from echodfkd.config.rules.jobs import needs_limited_folder
@@ -19,6 +20,7 @@ def main() -> int:
     if any(argument.split("=")[0] == "--config" for argument in sys.argv[1:]):
         return run_job(limited, description=__doc__ or "", check=needs_limited_folder)
     parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--config", metavar="FILE", default=SUPPRESS, help="limited teachers by it; then key=value")
     parser.add_argument("--out", default="embedded_teacher.safetensors", help="weights; a .json is written beside")
     parser.add_argument("--classes", nargs="+", default=["LV"], help="LV, or LV myocardium LA RV RA")
     parser.add_argument("--steps", type=int, default=4000, help="optimiser steps")

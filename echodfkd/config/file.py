@@ -57,7 +57,7 @@ def load_config(
 
 def _read_file(path: str) -> dict[str, Any]:
     if not Path(path).is_file():
-        raise ConfigError(f"--config: no file {path}; configs/ holds the ones that ship")
+        raise ConfigError(f"--config: no file {path}; `echodfkd configs` lists those that ship, and copies them")
     loaded = parse_yaml(Path(path).read_bytes(), f"--config: {path}")
     if not isinstance(loaded, dict):
         raise ConfigError(f"--config: {path} must hold `key: value` lines, got a {type(loaded).__name__}")

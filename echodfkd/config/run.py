@@ -47,7 +47,7 @@ class RayConfig:
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """Students compared over several runs of one config (jobs/study.py)."""
+    """Students compared over several runs of one config (echodfkd study)."""
 
     seeds: int = option(3, least=2, most=10)
     """Runs: the i-th has seed + i, and that number in its name."""

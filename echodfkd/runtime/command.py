@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn
 
+from echodfkd.config.explained import options_help
 from echodfkd.config.file import config_to_yaml, load_config
 from echodfkd.config.run import RunConfig
 from echodfkd.core.errors import EchoDFKDError, plain_sentence
@@ -16,35 +20,69 @@ from echodfkd.core.terminal import print_bugs_plainly, print_line, print_lines
 from echodfkd.runtime.cluster.environment import prepare_ray
 from echodfkd.sources.build import check_drawn_sources
 
+Work = Callable[[RunConfig], dict[str, Any]]
+"""Does a job; returns its result."""
+
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse's parser, which names a faulty argument as an error sentence does: without secrets, on one line."""
+    """argparse's parser for a file of jobs/.
+
+    It is called by the command's name, takes options before and after other words, and names a faulty argument as an
+    error sentence does: without secrets, on one line.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        path = Path(sys.argv[0])
+        if path.parent.name == "jobs":
+            kwargs.setdefault("prog", f"echodfkd {path.stem.replace('_', '-')}")
+        super().__init__(*args, **kwargs)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As `argparse`'s, in any order; a parser of several commands keeps argparse's order."""
+        if self._subparsers is not None:
+            return super().parse_args(args, namespace)
+        return self.parse_intermixed_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Print the usage and the sentence, and end with exit code 2."""
         super().error(plain_sentence(message))
 
 
+class _Help(argparse.Action):
+    """``--help`` prints the arguments, ``--help SECTION`` the options of a section, or one option."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: Any = None) -> None:
+        if not values:
+            parser.print_help()
+            parser.exit()
+        try:
+            print_lines(options_help(values))
+        except EchoDFKDError as error:
+            parser.exit(fail(error, code=2))
+        parser.exit()
+
+
 def run_job(
-    work: Callable[[RunConfig], dict[str, Any]],
+    work: Work,
     *,
     description: str,
     arguments: Sequence[str] | None = None,
     check: Callable[[RunConfig], object] = lambda config: None,
     below: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
+    other_work: Mapping[str, tuple[str, Work]] = MappingProxyType({}),
 ) -> int:
     """Parse ``--config FILE [--dry-run] [key=value ...]`` and do the work. ``below``: see `load_config`.
 
-    ``check`` refuses a config that the job cannot use, before any work, and with --dry-run too.
+    ``check`` refuses a config that the job cannot use, before any work, and with --dry-run too. ``other_work`` is done
+    instead if its flag is given: the flag's name, its help, and the work.
 
     The last line on standard output is one JSON object. Exit codes: 0 done, 1 the run failed, 2 the command or
     the config is wrong, 130 interrupted.
     """
     print_bugs_plainly()
-    parser = ArgumentParser(description=description)
-    parser.add_argument("--config", metavar="FILE", help="YAML file of the run (see configs/)")
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and stop")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. train.steps=100")
+    parser = _job_parser(description)
+    for flag, (words, other) in other_work.items():
+        parser.add_argument(f"--{flag}", dest="work", action="store_const", const=other, default=work, help=words)
     parsed = parser.parse_args(arguments)
     try:
         config = load_config(parsed.config, parsed.overrides, below=below)
@@ -56,7 +94,24 @@ def run_job(
         print_lines(config_to_yaml(config).rstrip("\n").split("\n"))
         return _print_findings(config)
     prepare_ray(config.ray.address)
-    return run_guarded(lambda: work(config))
+    return run_guarded(lambda: getattr(parsed, "work", work)(config))
+
+
+def _job_parser(description: str) -> ArgumentParser:
+    named = ", ".join(field.name for field in dataclasses.fields(RunConfig))
+    parser = ArgumentParser(
+        description=description,
+        epilog=f"Options and sections for --help SECTION: {named}.",
+        add_help=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "-h", "--help", action=_Help, nargs="?", metavar="SECTION", help="this text, or options: --help train.steps"
+    )
+    parser.add_argument("--config", metavar="FILE", help="YAML file of the run; `echodfkd configs` has some")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and stop")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. train.steps=100")
+    return parser
 
 
 def _print_findings(config: RunConfig) -> int:

@@ -224,6 +224,6 @@ def finish(config: RunConfig, storage: RunStorage, teacher_id: str, facts: dict[
     }
     storage.write("run.json", dump_json(run))
     summary = write_summary(storage)
-    # After SIGTERM there are only seconds: jobs/report.py can write the files beside the page later.
+    # After SIGTERM there are only seconds: echodfkd report can write the files beside the page later.
     has_time = not facts.get("stopped")
     return {**summary, "report": write_report(storage, files=has_time)}

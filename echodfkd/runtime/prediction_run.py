@@ -34,7 +34,7 @@ RESULT = "result.json"
 
 @dataclass(frozen=True)
 class PredictionOptions:
-    """Options of `run_prediction`: see ``jobs/predict.py --help``."""
+    """Options of `run_prediction`: see ``echodfkd predict --help``."""
 
     student: str
     name: str = ""

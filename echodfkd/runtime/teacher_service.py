@@ -179,7 +179,7 @@ def _start(config: RunConfig, teacher_id: str) -> None:
         from ray.serve.config import HTTPOptions
         from ray.serve.schema import LoggingConfig
     except ImportError as error:
-        raise InputError("jobs/serve_teacher.py needs Ray Serve: pip install 'echodfkd[serve]'") from error
+        raise InputError("echodfkd serve-teacher needs Ray Serve: pip install 'echodfkd[serve]'") from error
     if serve.status().applications or serve.status().proxies:
         raise RunError(
             "serve.port: Ray Serve runs on this cluster already, with a port and a certificate of its own; end it with"

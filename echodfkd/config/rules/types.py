@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any
 
+from echodfkd.config.rules.names import declared_types, suggestion
 from echodfkd.core.errors import ConfigError
 from echodfkd.core.redaction import redact
 
@@ -52,7 +52,8 @@ def _fit_section(value: Any, kind: Any, option: str) -> dict[str, Any]:
     for name, part in _mapping(value, option).items():
         own = f"{option}.{name}" if option else name
         if name not in declared:
-            raise ConfigError(f"{own[:200]}: unknown option; allowed are {', '.join(sorted(declared))}")
+            allowed = ", ".join(sorted(declared))
+            raise ConfigError(f"{own[:200]}: unknown option; allowed are {allowed}{suggestion(own[:200])}")
         fitted[name] = fit(part, declared[name], own)
     return fitted
 
@@ -95,9 +96,3 @@ def _shown(value: Any) -> str:
     if isinstance(value, Mapping | list):
         return f"a {type(value).__name__}"
     return repr(redact(value) if isinstance(value, str) else value)[:80]  # a cut secret would not be recognised
-
-
-@functools.cache
-def declared_types(kind: Any) -> dict[str, Any]:
-    """The types of a section's options by name."""
-    return typing.get_type_hints(kind)

@@ -1,4 +1,4 @@
-"""Options of `evaluate`: the models that jobs/evaluate.py scores."""
+"""Options of `evaluate`: the models that echodfkd evaluate scores."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EVERY_STEP = -1
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Models scored on ``evaluation.source``, after training or without any (jobs/evaluate.py)."""
+    """Models scored on ``evaluation.source``, after training or without any (echodfkd evaluate)."""
 
     out: str = option("", path="output", identity=False)
     """Folder or fsspec URL that scores/, cases.parquet and summary.json are written to. The same command again scores

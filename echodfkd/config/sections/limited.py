@@ -1,4 +1,4 @@
-"""Options of `limited`: teachers on small labelled sets (jobs/train_teacher.py; docs/how-to/limited-teachers.md)."""
+"""Options of `limited`: teachers on small labelled sets (echodfkd train-teacher; docs/how-to/limited-teachers.md)."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class RemoteConfig:
 
 @dataclass(frozen=True)
 class ServeConfig:
-    """The service that a teacher's owner runs (jobs/serve_teacher.py): masks of ``teacher``, over HTTP."""
+    """The service that a teacher's owner runs (echodfkd serve-teacher): masks of ``teacher``, over HTTP."""
 
     host: str = "127.0.0.1"
     """Address to listen on. Any but the loopback needs a token."""

@@ -1,4 +1,4 @@
-"""Options of `synthesize`: the data set that jobs/synthesize.py writes."""
+"""Options of `synthesize`: the data set that echodfkd synthesize writes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from echodfkd.config.sections.option import MOST_CPUS, MOST_WEIGHT, option
 
 @dataclass(frozen=True)
 class SynthesizeConfig:
-    """Clips written to a folder (jobs/synthesize.py): ``source`` at window.fps and window.size, by index."""
+    """Clips written to a folder (echodfkd synthesize): ``source`` at window.fps and window.size, by index."""
 
     out: str = option("", path="output")
     """Folder or fsspec URL that the clips are written to."""

@@ -84,7 +84,7 @@ class TeacherModelConfig:
     classes: dict[str, str] = field(default_factory=dict)
     """The teacher's name of a class: ours. Classes without a name of ours are dropped; empty takes all as they are."""
     reference: str = option("", path="input", identity=False)
-    """Stored frame and mask that the teacher must reproduce before a run starts (jobs/teacher_reference.py); empty
+    """Stored frame and mask that the teacher must reproduce before a run starts (echodfkd teacher-reference); empty
     takes `<weights>.reference.safetensors`, if that exists."""
     reference_tolerance: float = option(0.02, least=0, most=1, identity=False)
     """Largest difference of a probability from the stored mask."""

@@ -121,7 +121,7 @@ def read_towers(path: Path = WEIGHTS) -> JudgeTowers:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"evaluation.judge: the embedded judge cannot be loaded from {path}: {reason};"
-            " jobs/train_judge.py makes it again, evaluation.judge=none goes without"
+            " echodfkd train-judge makes it again, evaluation.judge=none goes without"
         ) from error
     return towers.eval()
 

@@ -3,7 +3,8 @@
 import dataclasses
 from pathlib import Path
 
-from echodfkd.config.options_page import explanations, options_page
+from echodfkd.config.explained import explanations
+from echodfkd.config.options_page import options_page
 from echodfkd.config.run import RunConfig
 from echodfkd.config.sections.option import walk
 from echodfkd.config.sections.source import PartConfig, SourceConfig

@@ -20,6 +20,7 @@ from echodfkd.config.file import load_config
 from echodfkd.config.run import RunConfig
 from echodfkd.config.sections.student import StudentConfig
 from echodfkd.core.errors import EchoDFKDError
+from echodfkd.runtime.command import ArgumentParser
 
 ROOT = Path(__file__).parents[3]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("cluster/*.md"), *ROOT.glob("docs/**/*.md")])
@@ -42,16 +43,16 @@ def blocks(page: Path, *languages: str) -> Iterator[str]:
 
 
 def commands() -> Iterator[tuple[str, list[str]]]:
-    """(page, words) of every shell command in a code block, and of every inline `python ...`."""
+    """(page, words) of every shell command in a code block, and of every inline `python ...` or `echodfkd ...`."""
     for page in PAGES:
         if page.name == "CHANGELOG.md":  # commands of versions that were
             continue
         name = str(page.relative_to(ROOT))
         lines = [line for text in blocks(page, "", "bash", "sh") for line in text.replace("\\\n", " ").splitlines()]
         prose = FENCE.sub("", page.read_text())
-        lines += re.findall(r"`((?:python|make) [^`]+)`", prose.replace("\n", " "))
+        lines += re.findall(r"`((?:python|make|echodfkd) [^`]+)`", prose.replace("\n", " "))
         for line in lines:
-            if not re.match(r"\s*([A-Z_]+=\S+ )*(\.venv/bin/)?(python|make|ray) ", line):
+            if not re.match(r"\s*([A-Z_]+=\S+ )*(\.venv/bin/)?(python|make|ray|echodfkd) ", line):
                 continue
             try:
                 words = shlex.split(line, comments=True)
@@ -66,7 +67,7 @@ def commands() -> Iterator[tuple[str, list[str]]]:
 
 
 def is_ours(words: list[str]) -> bool:
-    return words[0].removeprefix(".venv/bin/") == "python" or words[0] == "make"
+    return words[0].removeprefix(".venv/bin/") in ("python", "echodfkd") or words[0] == "make"
 
 
 OURS = list(dict.fromkeys((page, *words) for page, words in commands() if is_ours(words)))
@@ -84,6 +85,13 @@ def test_a_command_parses(command: tuple[str, ...], monkeypatch: pytest.MonkeyPa
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert set(word for word in arguments if "=" not in word) <= set(targets)
         return
+    if program.endswith("echodfkd"):
+        if arguments[0] in ("COMMAND", "--help", "--version"):
+            return
+        arguments[0] = f"jobs/{arguments[0].replace('-', '_')}.py"
+        if len(arguments) == 1:  # prose that names the command
+            assert (ROOT / arguments[0]).is_file()
+            return
     if arguments[0] == "-m" and arguments[1] == "pytest":
         files = [word for word in arguments[2:] if word.startswith("tests/")]
         assert not [file for file in files if not (ROOT / file).exists()]
@@ -113,13 +121,12 @@ def parses_anyway(rest: list[str]) -> bool:
 
 def parse(module: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> argparse.Namespace:
     """Follow a command until its own parser has taken its arguments."""
-    real = argparse.ArgumentParser.parse_args
+    for parser in (argparse.ArgumentParser, ArgumentParser):
 
-    def stop(self: argparse.ArgumentParser, args: Any = None, namespace: Any = None) -> argparse.Namespace:
-        raise Parsed(real(self, args, namespace))
+        def stop(self: Any, args: Any = None, namespace: Any = None, real: Any = parser.parse_args) -> Any:
+            raise Parsed(real(self, args, namespace))
 
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
-    arguments = [word for word in arguments if word != "--list" or "run_job" not in source(module)]  # jobs/study.py
+        monkeypatch.setattr(parser, "parse_args", stop)
     monkeypatch.setattr(sys, "argv", [module, *arguments])
     before = dict(os.environ)
     try:
@@ -127,9 +134,14 @@ def parse(module: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) ->
         if hasattr(loaded, "main"):
             loaded.main()
         else:
-            loaded.run_job(loaded.work, description=loaded.__doc__)
+            other = {"list": ("", loaded.show)} if hasattr(loaded, "show") else {}
+            loaded.run_job(loaded.work, description=loaded.__doc__, other_work=other)
     except Parsed as parsed:
         return parsed.arguments
+    except SystemExit as ended:  # --help
+        if ended.code:
+            raise
+        return argparse.Namespace()
     finally:
         os.environ.clear()
         os.environ.update(before)
@@ -151,7 +163,9 @@ def check_config(found: argparse.Namespace) -> None:
 
 def test_every_job_is_listed() -> None:
     text = (ROOT / "docs" / "reference" / "commands.md").read_text()
-    assert not [job.name for job in (ROOT / "jobs").glob("*.py") if f"jobs/{job.name}" not in text]
+    assert not [
+        job.name for job in (ROOT / "jobs").glob("*.py") if f"`echodfkd {job.stem.replace('_', '-')}" not in text
+    ]
 
 
 def python_blocks() -> list[tuple[str, str]]:
