@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
+from safetensors.torch import save_file
 
+from echodfkd.models.generators.stdit import SpaceTimeTransformer
 from echodfkd.models.generators.weight_files import import_diffusers
 
 LATENT_SIDE, WINDOW = 7, 4
@@ -50,8 +54,8 @@ def tiny_frame_network() -> Any:
         sample_size=LATENT_SIDE,
         in_channels=4,
         out_channels=4,
-        down_block_types=["DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "DownBlock2D"],
-        up_block_types=["UpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"],
+        down_block_types=["AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "DownBlock2D"],
+        up_block_types=["UpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D"],
         block_out_channels=[8, 8, 8, 8],
         layers_per_block=1,
         downsample_type="resnet",
@@ -66,7 +70,7 @@ def tiny_video_network(in_channels: int = 8, **changes: Any) -> Any:
         "sample_size": LATENT_SIDE,
         "in_channels": in_channels,
         "out_channels": 4,
-        "block_out_channels": [32, 32, 32, 32],
+        "block_out_channels": [32, 64, 64, 64],  # its norms have 32 groups: one channel in each would hide the time
         "layers_per_block": 1,
         "cross_attention_dim": 1,
         "addition_time_embed_dim": 1,
@@ -84,4 +88,86 @@ def write_echonet_synthetic(folder: Path, seed: int = 0) -> Path:
     for name, network in (("lidm_dynamic", tiny_frame_network()), ("lvdm", tiny_video_network())):
         network.save_pretrained(folder / name)
         (folder / name / "config.yaml").write_text(NOISE_YAML)
+    return folder
+
+
+STDIT = {
+    "input_size": [4, 8, 8],
+    "in_channels": 8,
+    "out_channels": 4,
+    "patch_size": [1, 2, 2],
+    "hidden_size": 16,
+    "depth": 2,
+    "num_heads": 2,
+    "mlp_ratio": 2.0,
+    "class_dropout_prob": 0.1,
+    "caption_channels": 1,
+    "model_max_length": 1,
+}
+
+
+def randomise(network: torch.nn.Module) -> torch.nn.Module:
+    """The network with random numbers in every weight, also in those that begin at zero."""
+    for values in network.state_dict().values():
+        values.copy_(torch.randn(values.shape) * 0.2)
+    return network
+
+
+def write_network(folder: Path, class_name: str, settings: dict[str, Any], network: torch.nn.Module) -> None:
+    """config.json and diffusion_pytorch_model.safetensors, as diffusers saves a class of the authors' own."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(
+        json.dumps({"_class_name": class_name, "_diffusers_version": "0.30.3"} | settings)
+    )
+    tensors = {key: value.contiguous() for key, value in network.state_dict().items()}
+    save_file(tensors, folder / "diffusion_pytorch_model.safetensors")
+
+
+def write_echoflow(folder: Path, seed: int = 0) -> Path:
+    """The authors' folders: an autoencoder of two halvings (f4), a frame network, a video network, statistics."""
+    torch.manual_seed(seed)
+    tiny_autoencoder(
+        down_block_types=["DownEncoderBlock2D"] * 3,
+        up_block_types=["UpDecoderBlock2D"] * 3,
+        block_out_channels=[8, 8, 8],
+        scaling_factor=0.108,
+    ).save_pretrained(folder / "vae" / "avae-4f4")
+    settings = {"num_attention_heads": 2, "attention_head_dim": 8, "in_channels": 5, "out_channels": 4, "num_layers": 2}
+    settings |= {"sample_size": 8, "num_embeds_ada_norm": 3}
+    frames = randomise(import_diffusers().DiTTransformer2DModel(**settings))
+    write_network(folder / "lifm" / "tiny-4f4", "SegDiTTransformer2DModel", settings, frames)
+    write_network(folder / "lvfm" / "tiny-4f4", "DiffuserSTDiT", STDIT, randomise(SpaceTimeTransformer(**STDIT)))
+    torch.save(
+        {"mean": torch.tensor([0.1, -0.2, 0.3, 0.0]), "std": torch.tensor([2.0, 3.0, 4.0, 5.0])}, folder / "scaling.pt"
+    )
+    return folder
+
+
+def write_echolvfm(folder: Path, flow: str, seed: int = 0) -> Path:
+    """EchoFlow's folders, and one of the authors' with their ``UNet3D`` inside a flow."""
+    write_echoflow(folder, seed)
+    part = folder / ("linear" if flow == "linear" else "echolvfm_h2")
+    part.mkdir()
+    kwargs = {
+        "down_block_types": ["CrossAttnDownBlockSpatioTemporal"] * 2,
+        "up_block_types": ["UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"],
+        "block_out_channels": [32, 64],  # its norms have 32 groups: one channel in each would hide the time
+        "num_attention_heads": [2, 2],
+        "cross_attention_dim": 1,
+        "layers_per_block": 1,
+        "transformer_layers_per_block": [1, 2],
+    }
+    sizes = {"sample_size": 8, "in_channels": 9, "out_channels": 4, "num_frames": 6}
+    added = {"addition_time_embed_dim": 32, "projection_class_embeddings_input_dim": 32}
+    network = randomise(import_diffusers().UNetSpatioTemporalConditionModel(**sizes, **kwargs, **added))
+    names = {key: "model." + key.replace("add_embedding.", "cond_t_embedding.") for key in network.state_dict()}
+    save_file(
+        {names[key]: value.contiguous() for key, value in network.state_dict().items()}, part / "model.safetensors"
+    )
+    config = {"model": {"type": "unet", "init": sizes, "kwargs": kwargs}, "flow": {"type": flow, "kwargs": {}}}
+    (part / "config.yaml").write_text(yaml.safe_dump(config))
+    torch.save(
+        {"mean": torch.tensor([0.0, 1.0, 0.0, 1.0]), "std": torch.tensor([1.0, 2.0, 1.0, 2.0])},
+        folder / "CAMUS_Scaling_4f4.pt",
+    )
     return folder

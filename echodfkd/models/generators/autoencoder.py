@@ -1,6 +1,6 @@
 """A published image autoencoder: frames to latents and back, some frames at a time.
 
-Legend: N frames, C channels, H rows, W columns, h and w those of a latent.
+Legend: N frames, B clips, T frames of a clip, C channels, H rows, W columns, h and w those of a latent.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ class FrameAutoencoder:
     Args:
         network: the autoencoder; it keeps float32, since half precision shows in the frames.
         device: torch device.
-        mean: of latents that were normalised besides, per channel; None if they were not.
-        std: likewise.
+        statistics: mean and standard deviation of each latent channel, which then replace that scaling.
     """
 
     def __init__(
-        self, network: Any, device: str, *, mean: torch.Tensor | None = None, std: torch.Tensor | None = None
+        self, network: Any, device: str, *, statistics: tuple[torch.Tensor, torch.Tensor] | None = None
     ) -> None:
         self.network = network.to(device)
         self.device = torch.device(device)
-        self.scaling = float(network.config.scaling_factor)
         self.channels = int(network.config.latent_channels)
         self.shrink = 2 ** (len(network.config.block_out_channels) - 1)
-        self._mean, self._std = mean, std
+        C = self.channels
+        mean, std = statistics or (torch.zeros(C), torch.full((C,), 1 / float(network.config.scaling_factor)))
+        self.mean, self.std = (values.view(1, -1, 1, 1).to(self.device) for values in (mean, std))
 
     @torch.inference_mode()
     def encode(self, frames_NHW: torch.Tensor) -> torch.Tensor:
@@ -40,24 +40,19 @@ class FrameAutoencoder:
         for frames in frames_NHW.split(FRAMES_AT_ONCE):
             x = frames.to(self.device).float()[:, None] / 128 - 1
             x = x.expand(-1, self.network.config.in_channels, -1, -1)
-            parts.append(self.network.encode(x).latent_dist.mode() * self.scaling)
-        latents = torch.cat(parts)
-        if self._mean is None or self._std is None:
-            return latents
-        return (latents - _along(self._mean, latents)) / _along(self._std, latents)
+            parts.append((self.network.encode(x).latent_dist.mode() - self.mean) / self.std)
+        return torch.cat(parts)
 
     @torch.inference_mode()
     def decode(self, latents_NChw: torch.Tensor) -> torch.Tensor:
         """Grey levels (N, H, W), 0..256 and beyond, on the CPU: the mean over the decoder's channels."""
         parts = []
         for latents in latents_NChw.split(FRAMES_AT_ONCE):
-            x = latents.to(self.device).float()
-            if self._mean is not None and self._std is not None:
-                x = x * _along(self._std, x) + _along(self._mean, x)
-            frames = self.network.decode(x / self.scaling).sample
+            frames = self.network.decode(latents.to(self.device).float() * self.std + self.mean).sample
             parts.append(((frames.mean(dim=1) + 1) * 128).cpu())
         return torch.cat(parts)
 
-
-def _along(values: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-    return values.to(latents).view(1, -1, 1, 1)
+    def decode_clips(self, latents_BCThw: torch.Tensor) -> list[torch.Tensor]:
+        """Grey levels (T, H, W) of each clip, likewise."""
+        B, _, T = latents_BCThw.shape[:3]
+        return list(self.decode(latents_BCThw.transpose(1, 2).flatten(0, 1)).unflatten(0, (B, T)))

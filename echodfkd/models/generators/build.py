@@ -40,5 +40,21 @@ def _echonet_synthetic(options: GeneratorConfig, device: str, precision: str) ->
     return load_echonet_synthetic(options.weights, _sampling(options, device, precision))
 
 
-_BUILDERS: dict[str, Callable[[GeneratorConfig, str, str], Generator]] = {"echonet_synthetic": _echonet_synthetic}
+def _echoflow(options: GeneratorConfig, device: str, precision: str) -> Generator:
+    from echodfkd.models.generators.echoflow import load_echoflow
+
+    return load_echoflow(options.weights, _sampling(options, device, precision))
+
+
+def _echolvfm(options: GeneratorConfig, device: str, precision: str) -> Generator:
+    from echodfkd.models.generators.echolvfm import load_echolvfm
+
+    return load_echolvfm(options.weights, _sampling(options, device, precision))
+
+
+_BUILDERS: dict[str, Callable[[GeneratorConfig, str, str], Generator]] = {
+    "echonet_synthetic": _echonet_synthetic,
+    "echoflow": _echoflow,
+    "echolvfm": _echolvfm,
+}
 """Options, device and precision -> generator, by the source's kind."""

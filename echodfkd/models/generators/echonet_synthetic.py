@@ -22,7 +22,7 @@ import torch.nn.functional as F
 
 from echodfkd.core.errors import InputError
 from echodfkd.models.generators.autoencoder import FrameAutoencoder
-from echodfkd.models.generators.frames import Clips, generate_alike, own_frames
+from echodfkd.models.generators.frames import Clips, choose_fractions, generate_alike, own_frames
 from echodfkd.models.generators.protocol import ClipRequest
 from echodfkd.models.generators.schedulers import (
     NoiseSchedule,
@@ -30,6 +30,7 @@ from echodfkd.models.generators.schedulers import (
     build_scheduler,
     denoise,
     draw_noise,
+    place_network,
     read_schedule,
 )
 from echodfkd.models.generators.weight_files import PublishedFiles, load_network
@@ -69,10 +70,9 @@ class LatentVideoGenerator:
         fps: float = FPS,
         notes: tuple[str, ...] = (),
     ) -> None:
-        place = {"device": sampling.device, "dtype": sampling.dtype}
         self._autoencoder = autoencoder
-        self._frames = None if frame_network is None else frame_network.to(**place)
-        self._videos = video_network.to(**place)
+        self._frames = None if frame_network is None else place_network(frame_network, sampling)
+        self._videos = place_network(video_network, sampling)
         self._schedules, self._sampling, self._fps = schedules, sampling, fps
         self._device = torch.device(sampling.device)
         self.window = int(video_network.config.num_frames)
@@ -91,10 +91,7 @@ class LatentVideoGenerator:
 
     @torch.inference_mode()
     def _make(self, requests: list[ClipRequest]) -> list[torch.Tensor]:
-        latents_BCThw = self.make_latents(requests)
-        B, _, T = latents_BCThw.shape[:3]
-        frames = self._autoencoder.decode(latents_BCThw.transpose(1, 2).flatten(0, 1))
-        return list(frames.unflatten(0, (B, T)))
+        return self._autoencoder.decode_clips(self.make_latents(requests))
 
     @torch.inference_mode()
     def make_latents(self, requests: Sequence[ClipRequest]) -> torch.Tensor:
@@ -126,15 +123,6 @@ class LatentVideoGenerator:
 
     def _scheduler(self, place: int) -> Any:
         return build_scheduler(self._sampling.scheduler, self._schedules[place], self._sampling.steps or STEPS)
-
-
-def choose_fractions(requests: Sequence[ClipRequest], generators: Sequence[torch.Generator]) -> torch.Tensor:
-    """Ejection fractions (B,), 0..1; of a request without one 0.1 .. 0.9, uniform, as the authors draw them."""
-    chosen = [
-        0.1 + 0.8 * float(torch.rand(1, generator=generator)) if request.ef is None else request.ef
-        for request, generator in zip(requests, generators, strict=True)
-    ]
-    return torch.tensor(chosen, dtype=torch.float32)
 
 
 def count_windows(frames: int, window: int) -> int:

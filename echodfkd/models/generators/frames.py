@@ -51,24 +51,37 @@ def fit_clip(video_THW: torch.Tensor, request: ClipRequest, fps: float) -> np.nd
 
 def generate_alike(
     requests: Sequence[ClipRequest],
-    key: Callable[[ClipRequest], Hashable],
+    key: Callable[[ClipRequest], Hashable | ClipError],
     make: Callable[[list[ClipRequest]], list[torch.Tensor]],
-    fps: float,
+    fps: float | None,
 ) -> Clips:
     """The clips of all requests; those of one key are made together.
 
     Args:
         requests: of one batch.
-        key: shape of the work that a request is.
+        key: shape of the work that a request is, or the error of one that cannot be made.
         make: requests of one key -> grey levels (T, H, W) at rate ``fps``.
-        fps: the generator's own rate.
+        fps: the generator's own rate; None if its frames are those asked for.
     """
     clips: dict[int, np.ndarray | ClipError] = {}
     groups: dict[Hashable, list[int]] = {}
     for place, request in enumerate(requests):
-        groups.setdefault(key(request), []).append(place)
+        found = key(request)
+        if isinstance(found, ClipError):
+            clips[place] = found
+        else:
+            groups.setdefault(found, []).append(place)
     for places in groups.values():
         asked = [requests[place] for place in places]
         for place, request, video in zip(places, asked, make(asked), strict=True):
-            clips[place] = fit_clip(video, request, fps)
+            clips[place] = fit_clip(video, request, fps or request.fps)
     return [clips[place] for place in range(len(requests))]
+
+
+def choose_fractions(requests: Sequence[ClipRequest], generators: Sequence[torch.Generator]) -> torch.Tensor:
+    """Ejection fractions (B,), 0..1; of a request without one 0.1 .. 0.9, uniform, as the authors draw them."""
+    chosen = [
+        0.1 + 0.8 * float(torch.rand(1, generator=generator)) if request.ef is None else request.ef
+        for request, generator in zip(requests, generators, strict=True)
+    ]
+    return torch.tensor(chosen, dtype=torch.float32)

@@ -61,6 +61,11 @@ class NoiseSchedule:
         return self.prediction_type == "flow"
 
 
+def place_network(network: Any, sampling: Sampling) -> Any:
+    """The network on the device and in the number format that it is run in."""
+    return torch.nn.Module.to(network, device=sampling.device, dtype=sampling.dtype)  # diffusers' own warns of nothing
+
+
 def read_schedule(values: Mapping[str, Any], where: str) -> NoiseSchedule:
     """The schedule in a scheduler's own settings; those of its sampling are left to `build_scheduler`.
 

@@ -27,20 +27,13 @@ from echodfkd.models.teachers.torchvision_guard import import_torchvision
 from echodfkd.storage.untrusted import parse_json_object, parse_yaml
 
 OPTION = "source.generator.weights"
-NETWORK_CLASSES = (
-    "AutoencoderKL",
-    "UNet2DModel",
-    "UNet2DConditionModel",
-    "UNetSpatioTemporalConditionModel",
-    "ControlNetModel",
-)
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 MAX_CONFIG_BYTES = 1 << 20
 MAX_WEIGHT_BYTES = 8 << 30
 """Largest file of weights: Stable Diffusion's network has 3.4 GB in single precision."""
 _NOTES = ("_class_name", "_diffusers_version", "_name_or_path")
 """Keys of a config.json that describe the file; nothing is built from them."""
-_MOST_ENTRIES, _MOST_LAYERS = 16, 8
+_MOST_ENTRIES, _MOST_LAYERS, _MOST_DEPTH = 16, 8, 64
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9_+-]{0,63}")
 
 
@@ -90,6 +83,23 @@ class PublishedFiles:
         found = next((name for name in names if (self.folder / name).is_dir()), names[0])
         return PublishedFiles(self.folder / found, self.home, self.option)
 
+    def variant(self, name: str) -> PublishedFiles:
+        """The files of a folder that has its config.json itself, or in the only folder in it that has one.
+
+        Raises:
+            InputError: none, or several: which to take would be a guess.
+        """
+        files = self.inside(name)
+        if (files.folder / "config.json").is_file():
+            return files
+        found = sorted(place.parent.name for place in files.folder.glob("*/config.json"))
+        if len(found) != 1:
+            raise InputError(
+                f"{self.option}: {files.folder} must hold config.json, or one folder that does; found"
+                f" {', '.join(found) or 'none'}. It is published at {self.home}"
+            )
+        return files.inside(found[0])
+
     def read_json(self, name: str) -> dict[str, Any]:
         """The object of a JSON file. Raises `InputError`."""
         return parse_json_object(self._read(name), f"{self.option}: {self.folder / name}")
@@ -136,12 +146,13 @@ class PublishedFiles:
             raise InputError(f"{self.option}: {place} has {size} bytes, at most {most} are read")
 
 
-def load_network(files: PublishedFiles, *allowed: str) -> Any:
-    """A network of diffusers out of its folder, in evaluation mode, float32, on the CPU.
+def load_network(files: PublishedFiles, class_name: str, network_class: type | None = None) -> Any:
+    """A network out of its folder, in evaluation mode, float32, on the CPU.
 
     Args:
         files: with config.json and diffusion_pytorch_model.safetensors.
-        allowed: names of the classes that may stand there, of `NETWORK_CLASSES`.
+        class_name: that must stand in config.json.
+        network_class: that is built; None takes that of diffusers.
 
     Raises:
         InputError: another class, an argument that the class lacks or that is out of bounds, or weights that do not
@@ -149,14 +160,51 @@ def load_network(files: PublishedFiles, *allowed: str) -> Any:
     """
     config = files.read_json("config.json")
     where = f"{files.option}: {files.folder / 'config.json'}"
-    name = config.get("_class_name")
-    if name not in allowed or name not in NETWORK_CLASSES:
-        raise InputError(f"{where}: _class_name is {str(name)[:80]!r}, allowed is {', '.join(allowed)}")
-    network_class = getattr(import_diffusers(), str(name))
+    if config.get("_class_name") != class_name:
+        raise InputError(f"{where}: _class_name is {str(config.get('_class_name'))[:80]!r}, expected {class_name}")
+    network_class = network_class or getattr(import_diffusers(), class_name)
     arguments = {key: value for key, value in config.items() if key not in _NOTES}
-    check_arguments(arguments, network_class, where)
-    network = build_without_memory(network_class, arguments, where)
-    return fill_network(network, files.read_tensors(WEIGHTS_NAME), f"{files.option}: {files.folder / WEIGHTS_NAME}")
+    tensors = _renamed(files.read_tensors(WEIGHTS_NAME))
+    return build_network(network_class, arguments, tensors, (where, str(files.folder / WEIGHTS_NAME)))
+
+
+def _renamed(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Autoencoders saved before diffusers 0.12, as Stable Diffusion's own, call their attention by other names."""
+    old = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+    names = {key: key for key in tensors}
+    for before, after in old.items():
+        names = {key: name.replace(before, after) if ".attentions." in key else name for key, name in names.items()}
+    return {names[key]: value for key, value in tensors.items()}
+
+
+def build_network(
+    network_class: type, arguments: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], where: tuple[str, str]
+) -> Any:
+    """A network of settings and weights, for inference.
+
+    The settings are checked and built without memory first, so that only as much is taken as the file holds.
+
+    Args:
+        network_class: of diffusers, or of this package.
+        arguments: of it.
+        tensors: its weights.
+        where: names of the two files, for errors.
+
+    Raises:
+        InputError: the settings are out of bounds or do not go together, or the weights do not fit them.
+    """
+    check_arguments(arguments, network_class, where[0])
+    try:
+        with torch.device("meta"):
+            network: nn.Module = network_class(**arguments)
+    except Exception as error:  # each class has errors of its own for settings that do not go together
+        raise InputError(f"{where[0]}: {network_class.__name__} refuses these settings: {one_line(error)}") from error
+    own = {key: value.shape for key, value in network.state_dict().items()}
+    check_same_keys(own, {key: value.shape for key, value in tensors.items()}, where[1], network="network")
+    if {name for name, _ in network.named_buffers()} - own.keys():  # tables that are computed, not stored
+        network = network_class(**arguments)
+    network.load_state_dict(dict(tensors), assign=True)
+    return network.eval().requires_grad_(False)
 
 
 def check_arguments(arguments: Mapping[str, Any], network_class: type, where: str) -> None:
@@ -165,7 +213,8 @@ def check_arguments(arguments: Mapping[str, Any], network_class: type, where: st
     for key, value in arguments.items():
         if key not in known:
             raise InputError(f"{where}: {key[:80]!r} is no setting of {network_class.__name__} of this diffusers")
-        _check_value(value, f"{where}: {key}", most=_MOST_LAYERS if "layers" in key else 1 << 16)
+        most = _MOST_DEPTH if key in ("num_layers", "depth") else _MOST_LAYERS if "layers" in key else 1 << 16
+        _check_value(value, f"{where}: {key}", most=most)
 
 
 def _check_value(value: Any, where: str, *, most: int, depth: int = 0) -> None:
@@ -180,21 +229,3 @@ def _check_value(value: Any, where: str, *, most: int, depth: int = 0) -> None:
             f"{where} is {str(value)[:80]}, expected a word, a number of at most {most}, or a list of at most"
             f" {_MOST_ENTRIES}"
         )
-
-
-def build_without_memory(network_class: type, arguments: Mapping[str, Any], where: str) -> nn.Module:
-    """The network with empty weights. Raises `InputError` with the class's own reason."""
-    try:
-        with torch.device("meta"):
-            network: nn.Module = network_class(**arguments)
-        return network
-    except Exception as error:  # each class has errors of its own for settings that do not go together
-        raise InputError(f"{where}: {network_class.__name__} refuses these settings: {one_line(error)}") from error
-
-
-def fill_network(network: nn.Module, tensors: Mapping[str, torch.Tensor], where: str) -> nn.Module:
-    """The network with these tensors as its weights, for inference. Raises `InputError` if they do not fit it."""
-    own = {key: value.shape for key, value in network.state_dict().items()}
-    check_same_keys(own, {key: value.shape for key, value in tensors.items()}, where, network="network")
-    network.load_state_dict(dict(tensors), assign=True)
-    return network.eval().requires_grad_(False)

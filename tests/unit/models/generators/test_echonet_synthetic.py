@@ -193,7 +193,7 @@ def test_a_missing_file_is_named_with_its_home_and_option(folder: Path, tmp_path
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"_class_name": "os.system"}, "_class_name is 'os.system', allowed is UNetSpatioTemporalConditionModel"),
+        ({"_class_name": "os.system"}, "_class_name is 'os.system', expected UNetSpatioTemporalConditionModel"),
         ({"auto_map": "x.py"}, "'auto_map' is no setting of UNetSpatioTemporalConditionModel"),
         ({"layers_per_block": 10**6}, "layers_per_block is 1000000, expected"),
         ({"block_out_channels": [32] * 100}, "block_out_channels is .* a list of at most 16"),
