@@ -34,6 +34,7 @@ def main() -> int:
     parser.add_argument("--resume", dest="folder", default="", help="folder that keeps the run, to go on after a stop")
     parser.add_argument("--rate", dest="learning_rate", type=float, default=3e-3, help="largest learning rate")
     parser.add_argument("--average", type=float, default=0.0, help="decay of the weights' moving average; 0: none")
+    parser.add_argument("--precision", default="fp32", help="fp32, or bf16 under autocast")
     return run_guarded(lambda: shipped(vars(parser.parse_args())))
 
 

@@ -71,6 +71,18 @@ def changes_of(config: RunConfig) -> str:
     return f"seed, window, evaluation and teacher are those of {config.evaluate.run}; changed here: {told}"
 
 
+def window_notes(config: RunConfig) -> list[str]:
+    """Warnings of students of ``evaluate.run`` that run at a size or a rate that they were not trained at."""
+    if not config.evaluate.run:
+        return []
+    theirs, window = _config_of(config.evaluate.run), config.window
+    return [
+        f"the student {name} runs {change}"
+        for name, student in theirs.students.items()
+        for change in theirs.window.changes(theirs.window.size if student.side else window.size, window.fps)
+    ]
+
+
 def _config_of(run: str) -> RunConfig:
     try:
         return stored_config(RunStorage(run))

@@ -149,9 +149,7 @@ def _notes(num_frames: int, fps: float, student: LoadedStudent, *, unseen: int, 
     if num_frames < 2:
         notes.append("a single frame shows no motion: no beat is given")
     trained = student.file.window
-    if trained is not None and student.size != trained.size:
-        notes.append(f"the student runs at {student.size} pixels and was trained at {trained.size}")
-    if trained is not None and trained.fps and student.fps != trained.fps:
-        own = f"{student.fps:g} frames a second" if student.fps else "the video's own rate"
-        notes.append(f"the student runs at {own} and was trained at {trained.fps:g} frames a second")
+    if trained is not None:
+        size = trained.size if student.network_side else student.size
+        notes += [f"the student runs {change}" for change in trained.changes(size, student.fps)]
     return tuple(notes)

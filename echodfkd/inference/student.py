@@ -43,6 +43,11 @@ class LoadedStudent:
         """Whether no mask depends on a later frame."""
         return self.file.options is not None and not self.file.options.bidirectional
 
+    @property
+    def network_side(self) -> int:
+        """Side in pixels that the network resizes all frames to; 0 if it resizes none."""
+        return 0 if self.file.options is None else self.file.options.side
+
     @torch.inference_mode()
     def probabilities(self, video_THW: np.ndarray) -> np.ndarray:
         """Probability of each class, float32 (T, C, H, W), for uint8 frames of this student's size and rate.
@@ -81,7 +86,7 @@ def load_student(
         source: a run folder (its newest checkpoint), a checkpoint's folder, a ``student.safetensors``, a ``.onnx``
             file of `echodfkd.inference.export`, or a ``.ckpt`` of the authors; a path or an fsspec URL.
         name: which student, if the run has several.
-        size: side of the frames; 0 is that of its training.
+        size: side of the frames; 0 is the student's own, or that of its training.
         fps: rate of the frames; None is that of its training, 0 keeps a video's own.
         option: names ``source`` in errors.
 
@@ -97,8 +102,8 @@ def load_student(
         raise InputError(
             f"{option}: {file.path} does not say which size and rate it was trained at; give both (--size, --fps)"
         )
-    size = size or (file.window.size if file.window else 0)
-    multiple = 2 ** (file.options.blocks - 1)
+    size = size or file.options.side or (file.window.size if file.window else 0)
+    multiple = 1 if file.options.side else 2 ** (file.options.blocks - 1)
     if size < 16 or size % multiple:
         raise InputError(f"--size: got {size}, this student needs a multiple of {multiple} of at least 16")
     rate = (file.window.fps if file.window else 0.0) if fps is None else fps

@@ -20,7 +20,7 @@ import torch
 from ray.exceptions import RayActorError, RayTaskError
 from ray.util import ActorPool
 
-from echodfkd.config.evaluated import changes_of
+from echodfkd.config.evaluated import changes_of, window_notes
 from echodfkd.config.rules.jobs import needs_models
 from echodfkd.config.run import RunConfig
 from echodfkd.core.errors import EchoDFKDError, InputError, RunError
@@ -133,7 +133,7 @@ def evaluate(
     needs_models(config)
     if options.run:
         say(changes_of(config))
-    notes = evaluation_notes(config)
+    notes = [*window_notes(config), *evaluation_notes(config)]
     for note in notes:
         say(f"note: {note}")
     numbers = case_numbers(config, evaluation_source(config))

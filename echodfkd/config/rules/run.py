@@ -51,10 +51,10 @@ def _check_students(config: RunConfig) -> None:
             )
         check_student(option, student)
         multiple = 2 ** (student.blocks - 1)
-        if config.window.size % multiple:
+        sized, side = (f"{option}.side", student.side) if student.side else ("window.size", config.window.size)
+        if side % multiple:
             raise ConfigError(
-                f"window.size: got {config.window.size}, must be a multiple of {multiple}"
-                f" because {option}.blocks is {student.blocks}"
+                f"{sized}: got {side}, must be a multiple of {multiple} because {option}.blocks is {student.blocks}"
             )
 
 

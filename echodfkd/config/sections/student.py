@@ -40,6 +40,9 @@ class StudentConfig:
     """Half of every recurrent layer runs against time: for recordings, not for a live stream."""
     input: str = option("normalised", choices=("normalised", "raw"))
     """normalised (grey levels centred and scaled), or raw (0 .. 255 as they are, as in the authors' checkpoints)."""
+    side: int = option(0, least=0, ceiling=2048)
+    """Side in pixels that the network works at: frames of any other size are resized to it inside, and masks back, so
+    that a student sees a heart at one scale; 0 takes frames as they are. Exported files take frames of this side."""
     objective: dict[str, TermConfig] = option(factory=dict, needs="has_objective")
     """Loss on the masks: bce, kl, focal, dice, lovasz, boundary, temporal, each with its options; empty is the
     authors' cross-entropy, {bce: {}}. A mapping replaces the default: name bce in it to keep it. The term features

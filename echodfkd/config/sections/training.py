@@ -28,6 +28,16 @@ class WindowConfig:
     size: int = option(56, least=16, ceiling=2048)
     """H = W in pixels (published training: 56, inference: 112)."""
 
+    def changes(self, size: int, fps: float) -> list[str]:
+        """What differs from this window of a training, for a student that runs at another one; an end of a sentence."""
+        found = []
+        if size != self.size:
+            found.append(f"at {size} pixels and was trained at {self.size}")
+        if self.fps and fps != self.fps:
+            own = f"{fps:g} frames a second" if fps else "the video's own rate"
+            found.append(f"at {own} and was trained at {self.fps:g} frames a second")
+        return found
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:

@@ -57,6 +57,11 @@ def export_folder(
     """
     check_source(student)
     chosen = _formats(student, formats)
+    side = student.network_side
+    if side and student.size != side:
+        raise InputError(
+            f"--size: got {student.size}, but this student works at {side} pixels; its files take no other"
+        )
     facts = card.read_run_facts(student.file.path, student.file.step)
     storage = RunStorage(out)
     storage.check_writable("--out")

@@ -18,7 +18,7 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from echodfkd.core.errors import InputError, one_line
-from echodfkd.inference.export.networks import ClipStudent, clip_outputs
+from echodfkd.inference.export.networks import ClipStudent, clip_outputs, without_side
 from echodfkd.models.students.streaming import StreamingStudent
 
 _PRIMES = {"batch": 2, "time": 3, "height": 5, "width": 7}
@@ -57,7 +57,7 @@ def stream_onnx(student: nn.Module, multiple: int, about: Mapping[str, str]) -> 
     Raises:
         InputError: the student is bidirectional.
     """
-    stream = StreamingStudent(student)
+    stream = StreamingStudent(without_side(student))
     height, width = multiple * _PRIMES["height"], multiple * _PRIMES["width"]
     frame = torch.zeros(_PRIMES["batch"], height, width)
     state = stream.first_state(_PRIMES["batch"], height, width)  # every tensor an object of its own: see below

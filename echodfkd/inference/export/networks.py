@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch._higher_order_ops.scan import scan
 
+from echodfkd.models.students.convlstm import ConvLSTMStudent
 from echodfkd.models.students.recurrences import BothDirections, ShiftedConv2d
 from echodfkd.models.students.streaming import state_channels, step_layer
 
@@ -29,7 +30,7 @@ class ClipStudent(nn.Module):
 
     def __init__(self, student: nn.Module) -> None:
         super().__init__()
-        self.student = copy.deepcopy(student).eval()
+        self.student = without_side(student)
         for module in list(self.student.modules()):
             if isinstance(module, nn.ModuleDict) and "conv" in module:
                 module["conv"] = _scanned(module["conv"])
@@ -37,6 +38,15 @@ class ClipStudent(nn.Module):
     def forward(self, video: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Logits (B, T, C, H, W), then the outputs of the heads that the student has."""
         return tuple(output for output in self.student(video) if output is not None)
+
+
+def without_side(student: nn.Module) -> nn.Module:
+    """A copy in evaluation mode that resizes nothing: whoever runs a file brings frames of the student's side."""
+    copied = copy.deepcopy(student).eval()
+    for module in copied.modules():
+        if isinstance(module, ConvLSTMStudent):
+            module.side = 0
+    return copied
 
 
 def clip_outputs(student: Any) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ def build_student(
     activation: str = "none",
     bidirectional: bool = False,
     input: str = "normalised",
+    side: int = 0,
 ) -> nn.Module:
     """A student: video (B, T, H, W), grey 0..255 -> `StudentOutput`. Weights are drawn from torch's global generator.
 
@@ -47,6 +48,7 @@ def build_student(
         activation: one of `convlstm.ACTIVATIONS`.
         bidirectional: half of each recurrent layer runs against time.
         input: normalised, or raw grey levels.
+        side: side in pixels that frames are resized to, and masks back; 0 resizes nothing.
     """
     from echodfkd.models.students.convlstm import ConvLSTMStudent
     from echodfkd.models.students.heads import add_heads
@@ -62,7 +64,7 @@ def build_student(
     }
     widths = doubled_widths(blocks, filters) if filters else _matched_widths(blocks, **options)
     mean, std = (0.0, 1.0) if input == "raw" else (STUDENT_INPUT_MEAN, STUDENT_INPUT_STD)
-    network = ConvLSTMStudent(widths=widths, input_mean=mean, input_std=std, **options)
+    network = ConvLSTMStudent(widths=widths, input_mean=mean, input_std=std, side=side, **options)
     return add_heads(network, classes=classes, tasks=tasks)
 
 

@@ -22,6 +22,7 @@ from echodfkd.models.students.convlstm_cell import KERNEL_SIZE
 from echodfkd.models.students.norm import build_norm
 from echodfkd.models.students.output import StudentOutput
 from echodfkd.models.students.recurrences import build_recurrence
+from echodfkd.models.students.sides import resize, working_sides
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"none": nn.Identity, "relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
 """Values of a student's option ``activation``."""
@@ -115,6 +116,7 @@ class ConvLSTMStudent(nn.Module):
             student is causal: no logit depends on a later frame (of one in evaluation mode).
         input_mean: grey level that becomes 0.
         input_std: grey levels that become 1. Both are constants and not in the state dict.
+        side: frames are resized until their longer side has so many pixels, and the logits back; 0 resizes nothing.
     """
 
     def __init__(
@@ -129,12 +131,14 @@ class ConvLSTMStudent(nn.Module):
         bidirectional: bool,
         input_mean: float,
         input_std: float,
+        side: int = 0,
     ) -> None:
         super().__init__()
         self.input_mean = input_mean
         self.input_std = input_std
         self.widths = tuple(widths)
         self.multiple = 2 ** (len(widths) - 1)
+        self.side = side
         self.skips = skips
         self.conv_lstm_blocks = nn.ModuleList(
             ConvLSTMBlock(
@@ -164,13 +168,21 @@ class ConvLSTMStudent(nn.Module):
         if video.ndim != 4:
             raise ValueError(f"a student takes video of shape (B, T, H, W), got {tuple(video.shape)}")
         B, T, H, W = video.shape
-        if H % self.multiple or W % self.multiple:
+        if not self.side and (H % self.multiple or W % self.multiple):
             raise ValueError(
                 f"frames of {H} x {W} pixels do not fit a student of {len(self.conv_lstm_blocks)} blocks:"
                 f" height and width must be multiples of {self.multiple}"
             )
-        logits_NCHW = self.output_layer(self.decode(self.encode(video)))
+        logits_NCHW = resize(self.output_layer(self.decode(self.encode(self.fit(video)))), (H, W))
         return StudentOutput(logits_NCHW.unflatten(0, (B, T)))
+
+    def fit(self, video: torch.Tensor) -> torch.Tensor:
+        """Video (B, T, H, W), or frames (B, H, W), at the size that `encode` works on."""
+        return resize(video, self.working_sides(*video.shape[-2:])) if self.side else video
+
+    def working_sides(self, H: int, W: int) -> tuple[int, int]:
+        """Rows and columns of `fit`'s result."""
+        return working_sides(H, W, side=self.side, multiple=self.multiple)
 
     def encode(self, video: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """Features (B, T, C, h, w) of the deepest block, for video (B, T, H, W); h = H / 2^(blocks-1).

@@ -15,6 +15,7 @@ from torch import nn
 
 from echodfkd.models.students.convlstm import FrameLayer
 from echodfkd.models.students.output import StudentOutput
+from echodfkd.models.students.sides import resize
 
 
 def add_heads(network: Any, *, classes: Sequence[str], tasks: Sequence[str]) -> nn.Module:
@@ -55,9 +56,10 @@ class MultiTaskStudent(nn.Module):
         if video.ndim != 4:
             raise ValueError(f"a student takes video of shape (B, T, H, W), got {tuple(video.shape)}")
         B, T, H, W = video.shape
-        encoded = self.network.encode(video)
+        fitted = self.network.fit(video)
+        encoded = self.network.encode(fitted)
         logits_NCHW = self.network.output_layer(self.network.decode(encoded))
-        if logits_NCHW.shape[-2:] != (H, W):
+        if logits_NCHW.shape[-2:] != fitted.shape[-2:]:
             raise ValueError(
                 f"frames of {H} x {W} pixels do not fit this student: its masks have {logits_NCHW.shape[-2]} x"
                 f" {logits_NCHW.shape[-1]}, because a side is no multiple of 2^(blocks-1)"
@@ -66,7 +68,7 @@ class MultiTaskStudent(nn.Module):
         dtype = torch.promote_types(deepest_BTFhw.dtype, torch.float32)  # means over pixels: not in bfloat16
         pooled_BTF = deepest_BTFhw.mean(dim=(-2, -1), dtype=dtype)
         return StudentOutput(
-            logits_NCHW.unflatten(0, (B, T)),
+            resize(logits_NCHW, (H, W)).unflatten(0, (B, T)),
             None if self.phase_head is None else self.phase_head(pooled_BTF).squeeze(-1),
             None if self.ef_head is None else self.ef_head(_over_time(pooled_BTF)).squeeze(-1).sigmoid(),
         )

@@ -26,6 +26,7 @@ from echodfkd.models.students.recurrences import (
     SeparableRecurrentConv2d,
     ShiftedConv2d,
 )
+from echodfkd.models.students.sides import resize
 
 State = tuple[torch.Tensor, ...]
 """Tensors (B, channels, h, w) of all layers, from the input to the deepest."""
@@ -57,6 +58,7 @@ class StreamingStudent(nn.Module):
     def first_state(self, batch: int, height: int, width: int) -> State:
         """The state before the first frame of (H, W) pixels: zeros, each tensor an object of its own."""
         like = next(self.student.parameters())
+        height, width = self._network.working_sides(height, width)
         shapes = []
         for level, block in enumerate(self._network.conv_lstm_blocks):
             for recurrent in block.conv_lstm_layers[::2]:
@@ -71,7 +73,8 @@ class StreamingStudent(nn.Module):
         A phase head is not run: its value is read from the whole clip's output.
         """
         network, left = self._network, list(state)
-        x = ((frame.to(next(network.parameters()).dtype) - network.input_mean) / network.input_std).unsqueeze(1)
+        fitted = network.fit(frame).to(next(network.parameters()).dtype)
+        x = ((fitted - network.input_mean) / network.input_std).unsqueeze(1)
         after: list[torch.Tensor] = []
         features = []
         for level, block in enumerate(network.conv_lstm_blocks):
@@ -86,7 +89,7 @@ class StreamingStudent(nn.Module):
         *shallower, x = features
         for level_up in network.conv_lstm_upsampling:
             x = level_up(x, shallower.pop() if network.skips else None)
-        return (network.output_layer(x), *after)
+        return (resize(network.output_layer(x), (frame.shape[-2], frame.shape[-1])), *after)
 
     def _layers(self) -> list[nn.Module]:
         return [layer.cell["conv"] for block in self._network.conv_lstm_blocks for layer in block.conv_lstm_layers[::2]]

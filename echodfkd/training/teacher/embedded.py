@@ -63,6 +63,7 @@ class TeacherPlan:
     folder: str = ""
     learning_rate: float = 3e-3
     average: float = 0.0
+    precision: str = "fp32"
 
 
 def train_embedded_teacher(plan: TeacherPlan, *, report: Callable[[str], None]) -> dict[str, Any]:
@@ -88,6 +89,7 @@ def train_embedded_teacher(plan: TeacherPlan, *, report: Callable[[str], None]) 
         ),
         learning_rate=plan.learning_rate,
         average=plan.average,
+        precision=plan.precision,
     )
     torch.manual_seed(plan.seed)
     network = EmbeddedTeacherNet(channels=plan.channels, num_classes=len(plan.classes))
@@ -279,3 +281,5 @@ def _check(plan: TeacherPlan) -> None:
         raise ConfigError(f"--average: got {plan.average}, must be at least 0 and below 1")
     if not plan.learning_rate > 0.0:
         raise ConfigError(f"--rate: got {plan.learning_rate}, must be above 0")
+    if plan.precision not in ("fp32", "bf16"):
+        raise ConfigError(f"--precision: got {plan.precision!r}, allowed are fp32, bf16")

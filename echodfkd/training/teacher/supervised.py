@@ -33,7 +33,7 @@ class SupervisedRecipe:
     ``sizes``; ``batch_pixels`` bounds frames x H x W, so that large frames come in small batches. ``mean`` and ``std``
     normalise the grey levels of the input. ``jitter`` scales the contrast by up to that share either way, and shifts
     the grey level by up to 64 times as much. ``classes`` names the logits, in order. The result is the weights' moving
-    average with the decay ``average``; 0 takes the last weights.
+    average with the decay ``average``; 0 takes the last weights. ``precision`` bf16 is autocast.
     """
 
     steps: int
@@ -50,6 +50,7 @@ class SupervisedRecipe:
     jitter: float
     classes: tuple[str, ...] = ("LV",)
     average: float = 0.0
+    precision: str = "fp32"
 
 
 def train_segmentation(
@@ -94,7 +95,9 @@ def train_segmentation(
         clips = [make_clip(state.index + offset, size) for offset in range(num_clips)]
         state.index += num_clips
         frames, labels = _batch(clips, recipe, rng)
-        loss = segmentation_loss(network(frames), labels, class_values(clips[0], recipe.classes))
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
+            logits = network(frames)
+        loss = segmentation_loss(logits.float(), labels, class_values(clips[0], recipe.classes))
         if not torch.isfinite(loss):
             raise RunError(
                 f"supervised training: the loss is {loss.item()} at step {state.step}; lower the learning rate"

@@ -58,6 +58,10 @@ def test_overrides_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Pa
             [ONE_STUDENT, "window.size=55"],
             "window.size: got 55, must be a multiple of 2 because students.a.blocks is 2",
         ),
+        (
+            [ONE_STUDENT, "window.size=55", "students.a.side=57"],
+            "students.a.side: got 57, must be a multiple of 2 because students.a.blocks is 2",
+        ),
         ([ONE_STUDENT, "students.a.classes=[LA]"], "students.a.classes: got LA, must hold LV"),
         ([ONE_STUDENT, "students.a.classes=[]"], "students.a.classes: got none, must hold LV"),
         (

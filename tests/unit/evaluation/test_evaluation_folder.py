@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from echodfkd.config.evaluated import changes_of, run_options
+from echodfkd.config.evaluated import changes_of, run_options, window_notes
 from echodfkd.config.file import config_to_yaml, load_config
 from echodfkd.config.run import RunConfig
 from echodfkd.core.errors import ConfigError, InputError
@@ -70,6 +71,21 @@ def test_a_runs_own_options_are_the_defaults_and_one_line_says_what_is_changed(r
     told = "changed here: window.size=56 (there: 24), evaluation.cases=24 (there: 3)"
     assert changes_of(changed).endswith(told)
     assert run_options({}) == {}
+
+
+def test_students_warn_of_a_size_and_a_rate_that_they_were_not_trained_at(run: Path, tmp_path: Path) -> None:
+    slower = "the student a runs at 20 frames a second and was trained at 25 frames a second"
+    larger = "the student a runs at 56 pixels and was trained at 24"
+    assert window_notes(asked(run)) == []
+    assert window_notes(asked(run, "window.size=56", "window.fps=20")) == [larger, slower]
+    resizes = write_run(tmp_path, "students.a.side=24")
+    assert window_notes(asked(resizes, "window.size=56", "window.fps=20")) == [slower]
+    said: list[str] = []
+    small = ["window.size=16", "evaluation.cases=1", f"evaluate.out={tmp_path / 'out'}", "evaluate.teacher=false"]
+    evaluate(asked(run, *small), said.append)
+    note = "the student a runs at 16 pixels and was trained at 24"
+    assert f"note: {note}" in said
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["source_notes"][0] == note
 
 
 def test_a_file_of_the_user_lies_above_the_run(run: Path, tmp_path: Path) -> None:

@@ -143,6 +143,18 @@ def test_a_size_or_rate_of_no_training_is_a_note(tmp_path: Path) -> None:
     )
 
 
+def test_a_student_with_a_side_of_its_own_runs_at_it_whatever_size_is_asked_for(tmp_path: Path) -> None:
+    """A size between costs a resize of smooth images: it must not cost a student that is always shown the same."""
+    path = str(saved(tmp_path, **{**about(), "network": StudentConfig(**OPTIONS, side=32).network}))  # type: ignore[arg-type]
+    video = disc(np.full(3, 14.0), height=96, width=96)
+    wanted = segment(load_student(path), video, fps=32.0)
+    assert load_student(path).size == 32
+    for size in (33, 64, 96):
+        found = segment(load_student(path, size=size), video, fps=32.0)
+        assert found.notes == wanted.notes
+        assert np.abs(found.codes["LV"].astype(int) - wanted.codes["LV"]).mean() < 2.0
+
+
 def test_a_file_that_does_not_say_its_window_needs_it_from_the_user(tmp_path: Path) -> None:
     path = str(saved(tmp_path, network=StudentConfig(**OPTIONS).network))  # type: ignore[arg-type]
     with pytest.raises(InputError, match="does not say which size and rate it was trained at; give both"):

@@ -19,6 +19,7 @@ CAUSAL = [
     {**PLAIN, "skips": True, "activation": "silu", "norm": "group", "input": "raw"},
     {**PLAIN, "classes": ["LV", "LA"], "tasks": ["phase", "ef"]},
     {"blocks": 1, "layers": 1, "filters": 3},
+    {"blocks": 3, "filters": 4, "side": 12, "classes": ["LV", "LA"]},
 ]
 
 
