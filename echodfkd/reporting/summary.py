@@ -91,13 +91,13 @@ def summarise(rows: RunRows) -> dict[str, Any]:
         },
         "judge": _judge_reading(rows, seed=seed),
         "comparisons": compare_students(rows, seed=seed),
-        "source_notes": _texts(facts.get("source_notes")),
+        "source_notes": texts(facts.get("source_notes")),
         "ledger": ledger_counts(rows),
         "pipeline": _pipeline(rows),
     }
 
 
-def _texts(value: object) -> list[str]:
+def texts(value: object) -> list[str]:
     """A list of texts in a file that may be a stranger's."""
     return [str(text) for text in value] if isinstance(value, list) else []
 

@@ -38,6 +38,7 @@ from echodfkd.evaluation.judge import configured_judge
 from echodfkd.models.students.cost import student_facts
 from echodfkd.reporting.page.report import write_report
 from echodfkd.reporting.rows import STARTED
+from echodfkd.reporting.segmented.real_heart import draw_real_heart
 from echodfkd.reporting.summary import write_summary
 from echodfkd.runtime.cluster.connection import connected, last_sentence, machine_line, with_absolute_paths
 from echodfkd.runtime.cluster.preemption import StopNotice, StopSignal
@@ -124,6 +125,8 @@ def _run_stages(
             print_line("training is done; the last checkpoint is being scored")
             evaluators.finish()
             evaluators.draw_overlays()
+        if config.evaluation.real_cine:
+            draw_real_heart(lease.storage, config.students)
     finally:
         progress.close()
         if evaluators is not None:

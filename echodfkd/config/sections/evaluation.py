@@ -50,3 +50,6 @@ class EvaluationConfig:
     """`key=value`: run evaluators only on nodes with this Ray label."""
     overlays: int = option(3, least=0, ceiling=1000, identity=False)
     """Cases drawn in the report for every student, evenly from its worst to its best: 3 are worst, median and best."""
+    real_cine: bool = option(False, identity=False)
+    """Draw every student's contour in one real heart, the cine in pydicom's package (extra [medical]), on the report's
+    page: to look at, no score."""

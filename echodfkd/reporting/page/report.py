@@ -10,6 +10,7 @@ from echodfkd.reporting.figures.overlays import COLOURS
 from echodfkd.reporting.page import agreement, cases, curves, groups, pareto, run_tables, tables
 from echodfkd.reporting.page.chart import Chart
 from echodfkd.reporting.page.page import render, write_files
+from echodfkd.reporting.page.real_heart import read_real_heart
 from echodfkd.reporting.page.table import Table
 from echodfkd.reporting.rows import RunRows, read_rows
 from echodfkd.reporting.summary import plan_slots, summarise
@@ -43,7 +44,7 @@ def write_report(storage: RunStorage, *, files: bool = True, refresh_s: float = 
     """
     report = build_report(read_rows(storage))
     videos = cases.drawn_cases(storage, report.rows)
-    storage.write("report.html", _render(report, videos, refresh_s).encode())
+    storage.write("report.html", _render(report, videos, read_real_heart(storage), refresh_s).encode())
     if files:
         write_files(storage, [*(c for section in report.charts.values() for c in section), *report.tables.values()])
         cases.write_sheets(storage, videos)
@@ -74,7 +75,7 @@ def build_report(rows: RunRows) -> Report:
     return Report(rows, summary, charts, {table.name: table for table in found})
 
 
-def _render(report: Report, videos: list[cases.DrawnCase], refresh_s: float) -> str:
+def _render(report: Report, videos: list[cases.DrawnCase], real: dict[str, Any], refresh_s: float) -> str:
     rows, summary = report.rows, report.summary
     text = tables.ledger_sentence(rows, summary)
     return render(
@@ -89,6 +90,7 @@ def _render(report: Report, videos: list[cases.DrawnCase], refresh_s: float) -> 
         overlap=tables.overlap_sentence(rows),
         ledger=" ".join([text[0].upper() + text[1:], *teacher_sentences(summary)]),
         overlays=[video.on_page() for video in videos],
+        real=real,
         contour_legend=[{"name": name, "colour": colour} for name, colour in COLOURS.items()],
         published_note=published.ED_ES_NOTE,
         facts=tables.facts(rows, summary),
