@@ -39,7 +39,8 @@ class Segmentation(segmentation.Segmentation):
     """Masks of one video and the rhythm in them; a notebook shows its overlay and numbers.
 
     ``mask()`` is bool (T, H, W), ``area`` (T,) in mm2, or in pixels if their size is unknown. ``rhythm`` has
-    ``beats``, ``ed_frames``, ``es_frames``, ``heart_rate_bpm`` and ``ef_percent``.
+    ``beats``, ``ed_frames``, ``es_frames``, ``heart_rate_bpm`` and ``ef_percent``. ``flags`` are reasons to doubt the
+    masks, each with a ``name`` and a ``sentence``; ``doubt`` is above 1 if there is one.
     """
 
     def overlay(self) -> np.ndarray:
@@ -60,7 +61,8 @@ class Segmentation(segmentation.Segmentation):
         facts = "".join(
             f"<tr><th>{key}</th><td>{html.escape(text)}</td></tr>" for key, text in shown_facts(self).items()
         )
-        notes = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
+        sentences = [*(flag.sentence for flag in self.flags), *self.notes]
+        notes = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in sentences)
         data = base64.b64encode(self.overlay_mp4()).decode()
         video = f'<video controls loop muted src="data:video/mp4;base64,{data}"></video>'
         return f"{video}<table>{facts}</table>{notes}<p>Research software, no medical device.</p>"

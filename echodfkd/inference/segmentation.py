@@ -6,7 +6,7 @@ Legend: T frames of the video, t those at the student's rate, C classes, H rows,
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -15,14 +15,15 @@ import torch.nn.functional as F
 
 from echodfkd.core.errors import ClipError
 from echodfkd.inference.beats import Rhythm, find_rhythm
+from echodfkd.inference.flags import Flag, find_flags, most_doubt
+from echodfkd.inference.signals import mask_signals, picture_signals
 from echodfkd.inference.student import CHUNK_FRAMES, LoadedStudent
-from echodfkd.metrics.plausibility import stray_share
 from echodfkd.sources.video.cine import Cine
 from echodfkd.sources.video.windows import resample_positions, resize_video, sample_video
 
 THRESHOLD = 0.5
-MUCH_STRAY = 0.01
-"""Share of a mask outside its largest part above which a note says so."""
+_BEAT_SECONDS = 2.0
+"""A video of this length shows a whole beat of any heart that beats 40 times a minute."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Segmentation:
     """Masks of one video, and the rhythm in them.
 
     Shapes: ``video`` uint8 (T, H, W). ``codes`` uint8 (T, H, W) by class: round(255 p), at the video's own size and
-    rate. ``fps`` is 0 if unknown, ``spacing_mm`` None. ``stray_share`` is that of the left ventricle in the student's
-    own frames, NaN if it is empty. ``notes`` are sentences that a reader must know.
+    rate. ``fps`` is 0 if unknown, ``spacing_mm`` None. ``signals`` are the numbers that `echodfkd.inference.flags`
+    judges by, ``flags`` the reasons to doubt the masks, ``notes`` further sentences that a reader must know.
     """
 
     video: np.ndarray
@@ -39,12 +40,23 @@ class Segmentation:
     fps: float
     spacing_mm: float | None
     rhythm: Rhythm
-    stray_share: float = math.nan
-    notes: tuple[str, ...] = field(default=())
+    signals: Mapping[str, float] = field(default_factory=dict)
+    flags: tuple[Flag, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def mask(self, name: str = "LV", *, threshold: float = THRESHOLD) -> np.ndarray:
         """Pixels whose probability is above ``threshold``: bool (T, H, W)."""
         return self.codes[name] > 255.0 * threshold
+
+    @property
+    def stray_share(self) -> float:
+        """Share of the ventricle's mask outside its largest part over the video; NaN if the mask is empty."""
+        return self.signals.get("parts", math.nan)
+
+    @property
+    def doubt(self) -> float:
+        """The largest doubt of any signal: 0 for a clip like those that the student knows, above 1 it is flagged."""
+        return most_doubt(self.signals)
 
     @property
     def area(self) -> np.ndarray:
@@ -81,11 +93,20 @@ def segment(
         at = np.interp(np.arange(T)[part], positions, np.arange(len(positions)))
         for place, name in enumerate(student.classes):
             codes[name][part] = _to_codes(_between(prob[:, place], at), H, W)
-    seen = (codes["LV"] > 255.0 * THRESHOLD).any((1, 2))
-    stray = stray_share(prob[:, student.classes.index("LV")] > THRESHOLD)
-    notes = _notes(T, fps, student, unseen=int((~seen).sum()), stray=stray)
-    rhythm = find_rhythm(codes["LV"] > 255.0 * THRESHOLD, fps=fps, spacing_mm=spacing_mm)
-    return Segmentation(video_THW, codes, fps, spacing_mm, rhythm, stray, notes)
+    mask = codes["LV"] > 255.0 * THRESHOLD
+    rhythm = find_rhythm(mask, fps=fps, spacing_mm=spacing_mm)
+    signals = {
+        **picture_signals(small, fps=fps),
+        **mask_signals(prob[:, student.classes.index("LV")]),
+        "empty": float((~mask.any((1, 2))).sum()),
+        "beat": float(len(rhythm.beats)) if fps > 0 and T >= _BEAT_SECONDS * fps else math.nan,
+        "slow": rhythm.heart_rate_bpm,
+        "fast": rhythm.heart_rate_bpm,
+        "size": student.size / max(H, W),
+        "rate": student.fps / fps if fps > 0 else math.nan,
+    }
+    notes = _notes(T, fps, student)
+    return Segmentation(video_THW, codes, fps, spacing_mm, rhythm, signals, find_flags(signals), notes)
 
 
 def segment_cine(student: LoadedStudent, cine: Cine, *, fps: float = 0.0) -> Segmentation:
@@ -132,18 +153,8 @@ def _to_codes(prob_Tss: np.ndarray, H: int, W: int) -> np.ndarray:
     return (square * 255.0).round_().clamp_(0, 255).to(torch.uint8).numpy()
 
 
-def _notes(num_frames: int, fps: float, student: LoadedStudent, *, unseen: int, stray: float) -> tuple[str, ...]:
+def _notes(num_frames: int, fps: float, student: LoadedStudent) -> tuple[str, ...]:
     notes = []
-    if unseen:
-        notes.append(
-            f"no ventricle is seen in {unseen} of {num_frames} frames: trust no beat, rate or EF of this video before"
-            " you have looked at its overlay"
-        )
-    if stray > MUCH_STRAY:
-        notes.append(
-            f"{stray:.1%} of the mask lies outside the part that is largest over the video, such as text or another"
-            " chamber: its areas and volumes count it, look at its overlay"
-        )
     if fps <= 0:
         notes.append("the video has no frame rate: no beat, rate or ejection fraction is given")
     if num_frames < 2:

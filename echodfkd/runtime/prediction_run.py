@@ -133,7 +133,7 @@ def _check_folder(storage: RunStorage, facts: dict[str, Any]) -> None:
 def _read_result(storage: RunStorage, name: str) -> dict[str, Any]:
     where = f"{name}/{RESULT}"
     result = parse_json_object(storage.read(where), f"{storage.root}/{where}")
-    return {"notes": [], "error": "", **result, "name": name}
+    return {"notes": [], "flags": {}, "error": "", **result, "name": name}
 
 
 def _line(result: dict[str, Any]) -> str:
@@ -144,6 +144,8 @@ def _line(result: dict[str, Any]) -> str:
         known.append(f"{result['heart_rate_bpm']:.0f}/min")
     if result["ef_percent"] is not None:
         known.append(f"EF {result['ef_percent']:.0f} %")
+    if result["flags"]:
+        known.append(f"flags: {', '.join(result['flags'])}")
     return f"{result['name']}, {', '.join(known)}"
 
 

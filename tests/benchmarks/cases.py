@@ -43,6 +43,7 @@ CASES = {
     "data_wait": "data_wait",
     "accounting": "accounting",
     "evaluation_overhead": "evaluation_overhead",
+    "confidence": "confidence",
 }
 """Name of a case, which is also its function's -> module of this package. Only that module is imported, so that
 `student_step`, `teacher_frames`, `family_of_16` and `phantom_gpu` need no package but torch, numpy and scipy."""

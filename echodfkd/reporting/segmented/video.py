@@ -60,7 +60,7 @@ def write_video(storage: RunStorage, name: str, found: Segmentation, formats: Se
         title=name,
         refresh_s=0.0,
         facts=shown_facts(found),
-        notes=found.notes,
+        notes=[*(flag.sentence for flag in found.flags), *found.notes],
         chart=curve.on_page(),
         beats=beats,
         mp4=base64.b64encode(mp4).decode(),
@@ -84,6 +84,8 @@ def video_facts(found: Segmentation) -> dict[str, Any]:
         "ef_percent": _known(rhythm.ef_percent),
         "stray_share": _known(found.stray_share),
         "empty_frames": int((found.area == 0).sum()),
+        "doubt": found.doubt,
+        "flags": {flag.name: flag.sentence for flag in found.flags},
     }
 
 
@@ -99,6 +101,7 @@ def shown_facts(found: Segmentation) -> dict[str, str]:
         "beats": str(facts["beats"]),
         "EF": _with_unit(facts["ef_percent"], "%"),
         "mask outside its largest part": _with_unit(None if stray is None else 100 * stray, "%"),
+        "doubt": f"{facts['doubt']:.1f}" + (f" (flags: {', '.join(facts['flags'])})" if facts["flags"] else ""),
     }
     empty = facts["empty_frames"]
     return {**given, "frames without a ventricle": str(empty)} if empty else given

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import html
 import json
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,17 @@ def test_a_folder_is_segmented_and_the_same_command_goes_on(
     assert set(rows) == {"a", "b", dicom, "text"}
     assert (rows["a"]["frames"], rows["b"]["frames"], rows[dicom]["spacing_mm"]) == ("40", "1", "0.5")
     assert rows["text"]["error"]
+    result = json.loads((out / "a" / "result.json").read_text())
+    assert result["flags"], "untrained weights are unsure"
+    assert rows["a"]["flags"] == " ".join(result["flags"])
+    assert float(rows["a"]["doubt"]) == result["doubt"] > 1.0
+    doubts = [float(row["doubt"]) for row in rows.values() if not row["error"]]
+    assert next(iter(rows)) == "text", "files at fault come first"
+    assert doubts == sorted(doubts, reverse=True)
+    assert all(
+        html.escape(sentence) in (out / "a" / "report.html").read_text() for sentence in result["flags"].values()
+    )
+    assert f"flags: {', '.join(result['flags'])}" in printed
     assert "may show text" in (out / dicom / "report.html").read_text(), "the page of a video has its warnings"
 
     codes = decode_npz((out / "a" / "a.seg.npz").read_bytes(), "a")
