@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import save_file
 
 from echodfkd.models.generators.stdit import SpaceTimeTransformer
+from echodfkd.models.generators.video_unet import VideoUNet
 from echodfkd.models.generators.weight_files import import_diffusers
 
 LATENT_SIDE, WINDOW = 7, 4
@@ -170,4 +173,19 @@ def write_echolvfm(folder: Path, flow: str, seed: int = 0) -> Path:
         {"mean": torch.tensor([0.0, 1.0, 0.0, 1.0]), "std": torch.tensor([1.0, 2.0, 1.0, 2.0])},
         folder / "CAMUS_Scaling_4f4.pt",
     )
+    return folder
+
+
+def write_free_echo(folder: Path, name: str = "echonet", seed: int = 0) -> Path:
+    """The authors' file, a network inside its diffusion under "ema", and a reference frame: a grey sector."""
+    torch.manual_seed(seed)
+    (folder / "weights").mkdir(parents=True)
+    (folder / "images").mkdir()
+    network = randomise(VideoUNet(16))
+    state = {f"denoise_fn.{key}": value for key, value in network.state_dict().items()}
+    torch.save({"step": 100_000, "model": state, "ema": state, "scaler": {}}, folder / "weights" / f"{name}_model.pt")
+    rows, columns = np.mgrid[:64, :64]
+    sector = np.abs(columns - 32) < 4 + rows / 2.4
+    frame = np.where(sector, 20 + 3 * rows, 0).astype(np.uint8)
+    Image.fromarray(frame).save(folder / "images" / f"{name}.png")
     return folder

@@ -52,9 +52,16 @@ def _echolvfm(options: GeneratorConfig, device: str, precision: str) -> Generato
     return load_echolvfm(options.weights, _sampling(options, device, precision))
 
 
+def _free_echo(options: GeneratorConfig, device: str, precision: str) -> Generator:
+    from echodfkd.models.generators.free_echo import load_free_echo
+
+    return load_free_echo(options.weights, _sampling(options, device, precision))
+
+
 _BUILDERS: dict[str, Callable[[GeneratorConfig, str, str], Generator]] = {
     "echonet_synthetic": _echonet_synthetic,
     "echoflow": _echoflow,
     "echolvfm": _echolvfm,
+    "free_echo": _free_echo,
 }
 """Options, device and precision -> generator, by the source's kind."""

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from echodfkd.core.errors import ClipError, InputError
 from echodfkd.core.records import CHAMBER_NAMES
 from echodfkd.models.generators.autoencoder import FrameAutoencoder
-from echodfkd.models.generators.frames import Clips, choose_fractions, generate_alike, own_frames
+from echodfkd.models.generators.frames import Clips, choose_fractions, first_map, generate_alike, own_frames
 from echodfkd.models.generators.protocol import ClipRequest
 from echodfkd.models.generators.schedulers import (
     NoiseSchedule,
@@ -138,11 +138,6 @@ def mask_fault(request: ClipRequest) -> ClipError | None:
             f"{request.clip_id}: view {_view(request)}, EchoFlow knows {', '.join(VIEWS)} (source.conditions.view)"
         )
     return None
-
-
-def first_map(label_map: np.ndarray) -> np.ndarray:
-    """The map (H, W) of the first frame."""
-    return label_map if label_map.ndim == 2 else label_map[0]
 
 
 def ventricle_mask(request: ClipRequest, side: int) -> torch.Tensor:

@@ -85,3 +85,8 @@ def choose_fractions(requests: Sequence[ClipRequest], generators: Sequence[torch
         for request, generator in zip(requests, generators, strict=True)
     ]
     return torch.tensor(chosen, dtype=torch.float32)
+
+
+def first_map(label_map: np.ndarray) -> np.ndarray:
+    """The map (H, W) of the first frame."""
+    return label_map if label_map.ndim == 2 else label_map[0]
