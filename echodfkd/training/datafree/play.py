@@ -1,0 +1,215 @@
+"""Distillation without data in one process: a student, and a painter that works against it.
+
+(a) Adversarial: a painter (`MapPainter`) makes pictures around preset masks. It gains by a gap between teacher and
+student up to a bound (Zhou and Chiam 2023) and loses if the teacher does not see the preset mask (CGDD, Yu et al.
+2021); a share of plain clips stays in every batch (DeGAN, Addepalli et al. 2020; Zhou and Chiam).
+(b) Guided: of several plain clips the student sees the one that is nearest to the teacher's batch statistics (DFSS, Sun
+and Wu 2025; its sampling, not its weights).
+
+A clip is a function of the seed, its slot, and the painter's number of updates, which is part of its identity.
+
+Legend: B clips, T frames, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from echodfkd.core.errors import RunError
+from echodfkd.losses.regions import DICE_SMOOTH, soft_dice
+from echodfkd.losses.targets import soft_mask_bce
+from echodfkd.models.generators.map_painter import MapPainter, painter_noise
+from echodfkd.models.teachers.batch_statistics import BatchStatistics
+from echodfkd.training.datafree.settings import DataFreeSettings
+from echodfkd.training.teacher.keeper import Keeper, TrainingState
+
+Drawn = Callable[[int], tuple[np.ndarray, np.ndarray]]
+"""Slot -> a drawn clip's video, uint8 (T, H, W), and its mask of the left ventricle, bool: the preset mask."""
+
+
+@dataclass(frozen=True)
+class GradedTeacher:
+    """A teacher's network that lets gradients through to its input. The left ventricle is its first logit."""
+
+    network: nn.Module
+    mean: float
+    std: float
+    name: str = "teacher"
+
+    def logits(self, video_BTHW: torch.Tensor) -> torch.Tensor:
+        """(B, T, H, W) of grey frames 0..255."""
+        frames = (video_BTHW.flatten(0, 1)[:, None] - self.mean) / self.std
+        return self.network(frames)[:, 0].unflatten(0, video_BTHW.shape[:2])
+
+
+class DataFreeRun:
+    """One student's training; see `DataFreeSettings`. The networks are trained in place.
+
+    Args:
+        student: video (B, T, H, W) -> `StudentOutput`.
+        teacher: frozen, in evaluation mode.
+        drawn: random conditions, as drawn clips and as preset masks.
+        settings: of this run.
+        keeper: saves the run now and then, and goes on from its last save.
+
+    Raises:
+        ConfigError: the shares are impossible.
+        InputError: guided clips, and a teacher without batch statistics.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: GradedTeacher,
+        drawn: Drawn,
+        settings: DataFreeSettings,
+        *,
+        keeper: Keeper | None = None,
+    ) -> None:
+        settings.check()
+        self._teacher, self._drawn, self._settings, self._keeper = teacher, drawn, settings, keeper
+        self._kinds = settings.kinds()
+        guided = settings.shares.get("guided", 0.0) > 0
+        self._statistics = BatchStatistics(teacher.network, teacher.name) if guided else None
+        torch.manual_seed(settings.seed)
+        self._student, self._painter = student, MapPainter()
+        groups = [
+            {"params": list(student.parameters()), "lr": settings.rate},
+            {"params": list(self._painter.parameters()), "lr": settings.painter_rate},
+        ]
+        both = nn.ModuleDict({"student": student, "painter": self._painter})
+        self._state = TrainingState(both, torch.optim.AdamW(groups), None, np.random.default_rng(0))
+        self.clip_ids: list[str] = []
+        if keeper is not None:
+            keeper.load(self._state)
+
+    @property
+    def generator_step(self) -> int:
+        """Updates of the painter so far."""
+        return self._state.index
+
+    def run(self) -> None:
+        """Train to the last step. Raises `RunError` if a loss is not finite."""
+        while self._state.step < self._settings.steps:
+            self.step()
+        self._student.eval()
+
+    def step(self) -> None:
+        """One update of the student, after one of the painter if it is due."""
+        settings, state = self._settings, self._state
+        slots = range(state.step * settings.batch, (state.step + 1) * settings.batch)
+        if settings.shares.get("adversarial", 0.0) > 0 and state.step % settings.paint_every == 0:
+            self._update(self.painter_loss(slots), self._painter)
+            state.index += 1
+        video = torch.stack([self.clip(slot) for slot in slots])
+        share = 0.5 * (1.0 + math.cos(math.pi * state.step / settings.steps))
+        state.optimizer.param_groups[0]["lr"] = settings.rate * (0.05 + 0.95 * share)
+        self._student.train()
+        self._update(self.student_loss(video), self._student)
+        state.step += 1
+        if self._keeper is not None and (self._keeper.is_due(state) or state.step == settings.steps):
+            self._keeper.save(state)
+
+    @torch.no_grad()
+    def clip(self, slot: int) -> torch.Tensor:
+        """The clip of a slot as the student sees it now, (T, H, W) whole grey levels; its identity is noted."""
+        kind, settings = self._kinds[slot], self._settings
+        identity = f"{kind}-s{settings.seed}-i{slot}"
+        if kind == "conditions":
+            video = torch.from_numpy(self._drawn(slot)[0]).float()
+        elif kind == "noise":
+            video = self._noise(slot, 0)
+        elif kind == "guided":
+            video = self._guided(slot)
+        else:
+            identity += f"-g{self.generator_step}"
+            video = self._paint([slot], "clip")[0]
+        self.clip_ids.append(identity)
+        return video.round()
+
+    def student_loss(self, video_BTHW: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy and soft Dice with the teacher's masks."""
+        with torch.no_grad():
+            target = self._teacher.logits(video_BTHW).sigmoid()
+        logits = self._student(video_BTHW).mask_logits[:, :, 0]
+        return _mask_loss(logits, target)
+
+    def painter_loss(self, slots: range) -> torch.Tensor:
+        """The preset masks' loss under the teacher, less the bounded gap."""
+        settings = self._settings
+        video = self._paint(list(slots), "painter")
+        logits = self._teacher.logits(video)
+        self._student.eval()  # its running statistics are of the student's own clips
+        gap = bounded_gap(logits.sigmoid(), self._student(video).mask_logits[:, :, 0].sigmoid(), settings.bound)
+        return _mask_loss(logits, self._masks(list(slots)).float()) - settings.gap * gap.mean()
+
+    def _update(self, loss: torch.Tensor, part: nn.Module) -> None:
+        """One update of the student or of the painter; the other one, which has no gradient then, stays as it is."""
+        if not torch.isfinite(loss):
+            raise RunError(f"the loss is {loss.item()} at step {self._state.step}; lower the learning rate")
+        parameters = list(part.parameters())
+        self._state.optimizer.zero_grad(set_to_none=True)
+        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            parameter.grad = gradient
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        self._state.optimizer.step()
+
+    def _paint(self, slots: list[int], purpose: str) -> torch.Tensor:
+        seeds = [_seed(self._settings.seed, purpose, slot, 0) for slot in slots]
+        return self._painter(self._masks(slots), painter_noise(seeds, self._settings.size))
+
+    def _masks(self, slots: list[int]) -> torch.Tensor:
+        return torch.stack([torch.from_numpy(self._drawn(slot)[1]) for slot in slots])
+
+    def _noise(self, slot: int, number: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(_seed(self._settings.seed, "noise", slot, number))
+        return noise_clip(generator, self._settings.frames, self._settings.size)
+
+    def _guided(self, slot: int) -> torch.Tensor:
+        assert self._statistics is not None
+        videos = torch.stack([self._noise(slot, number) for number in range(self._settings.candidates)])
+        with self._statistics.watching(len(videos)):
+            self._teacher.logits(videos.round())
+        return videos[int(self._statistics.distances().argmin())]
+
+
+def bounded_gap(teacher_prob: torch.Tensor, student_prob: torch.Tensor, bound: float) -> torch.Tensor:
+    """One minus the soft Dice of each clip's masks (`losses.regions.soft_dice`), at most ``bound``: (B,).
+
+    Above the bound there is no gradient: a painter that could win without end would leave the teacher's own world.
+    """
+    p, q = teacher_prob.flatten(1), student_prob.flatten(1)
+    gap = (p - q).square().sum(1) / (p.square().sum(1) + q.square().sum(1) + DICE_SMOOTH)
+    return gap.clamp(max=bound)
+
+
+def noise_clip(generator: torch.Generator, frames: int, size: int) -> torch.Tensor:
+    """Plain noise: a smooth random picture that turns into another and back, (T, H, W) in 0..255.
+
+    Its grain (1 to 16 pixels), brightness and contrast are drawn too.
+    """
+    grain, brightness, contrast = torch.rand(3, generator=generator).tolist()
+    side = max(2, round(size / 16**grain))
+    two = torch.randn(2, 1, side, side, generator=generator)
+    one, other = F.interpolate(two, (size, size), mode="bilinear", align_corners=False)[:, 0]
+    turn = torch.linspace(0.0, math.pi, frames).view(-1, 1, 1)
+    picture = one * turn.cos() + other * turn.sin()
+    return (80.0 * brightness + (10.0 + 60.0 * contrast) * picture).clamp(0.0, 255.0)
+
+
+def _mask_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    weight = torch.ones(len(logits))
+    terms = (soft_mask_bce, soft_dice)
+    return torch.stack([term(logits, target, weight, total_weight=float(len(logits))) for term in terms]).sum()
+
+
+def _seed(seed: int, purpose: str, slot: int, number: int) -> int:
+    words = [seed, int.from_bytes(purpose.encode(), "big"), slot, number]
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
