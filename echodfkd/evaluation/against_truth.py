@@ -186,7 +186,9 @@ def published(prob: np.ndarray, case: VideoClip) -> list[MetricValue]:
     """Dice, aFD and the naive EF at the authors' own thresholds instead of the run's.
 
     ``published_dice_*`` and ``published_ef_area`` take codes floor(255 p) above 80, ``published_afd_*`` above 25. Only
-    the first frame of each phase counts, as in their evaluation.
+    the first frame of each phase counts, as in their evaluation. Like theirs, these rows always have a value: a search
+    that finds no frame below the median takes those at it, and the EF of a mask that is empty at ED is 0. The run's own
+    ``afd_*`` and ``ef_area`` are NaN there.
     """
     ed, es = (case.ed_frames or ())[:1], (case.es_frames or ())[:1]
     codes = np.floor(255.0 * np.asarray(prob, np.float64))
@@ -196,14 +198,15 @@ def published(prob: np.ndarray, case: VideoClip) -> list[MetricValue]:
     for phase, frames in (("ed", ed), ("es", es)):
         if not frames:
             continue
-        distance = cardiac.average_frame_distance(small, frames, phase=phase)
+        distance = cardiac.average_frame_distance(small, frames, phase=phase, at_median=True)
         rows.append(MetricValue(f"published_afd_{phase}", distance, 1, threshold=area_at))
         labels = None if case.truth_labels is None else case.truth_labels[frames[0]]
         if labels is not None and (labels != TRUTH_UNKNOWN).any():
             value = float(dice(large[frames[0]] & (labels != TRUTH_UNKNOWN), labels == LV))
             rows.append(MetricValue(f"published_dice_{phase}", value, 1, threshold=dice_at))
     if ed and es:
-        value = cardiac.ejection_fraction(cardiac.area_curve(large), ed, es)
+        area = cardiac.area_curve(large)
+        value = cardiac.ejection_fraction(area, ed, es) if area[ed[0]] > 0 else 0.0
         rows.append(MetricValue("published_ef_area", value, 2, threshold=dice_at))
     return rows
 

@@ -22,7 +22,7 @@ def area_curve(mask: np.ndarray) -> np.ndarray:
     return mask.sum((-2, -1)).astype(np.float64)
 
 
-def find_frame_near(area: np.ndarray, reference: int, *, phase: str) -> int | None:
+def find_frame_near(area: np.ndarray, reference: int, *, phase: str, at_median: bool = False) -> int | None:
     """The published oracle-assisted search for one ED or ES frame.
 
     Z-score the curve (sign flipped for ED, so that the frame sought is a minimum), take the runs of frames
@@ -33,28 +33,33 @@ def find_frame_near(area: np.ndarray, reference: int, *, phase: str) -> int | No
         area: float64 (T,).
         reference: the reference frame's number.
         phase: "ed" or "es".
+        at_median: if no frame lies below the median, take the runs of frames at it, as the published code does. Its
+            answer then says nothing about the curve: frame 0 for a constant one.
 
     Returns:
-        A frame number; None if no frame lies below the median (a constant curve).
+        A frame number; without ``at_median`` None if no frame lies below the median (a constant curve, a mask that is
+        empty in most frames).
     """
     assert phase in ("ed", "es"), phase
-    spread = area.std()
-    if spread == 0:
-        return None
-    score = (area - area.mean()) / spread * (1.0 if phase == "es" else -1.0)
-    runs = _runs(score < np.median(score))
+    score = (area - area.mean()) / (area.std() or 1.0) * (1.0 if phase == "es" else -1.0)
+    median = np.median(score)
+    runs = _runs(score < median)
+    if not runs and at_median:
+        runs = _runs(score <= median)
     if not runs:
         return None
     first, last = min(runs, key=lambda run: min(abs(run[0] - reference), abs(run[1] - reference)))
     return first + int(np.argmin(score[first : last + 1]))
 
 
-def average_frame_distance(area: np.ndarray, references: Sequence[int], *, phase: str) -> float:
+def average_frame_distance(
+    area: np.ndarray, references: Sequence[int], *, phase: str, at_median: bool = False
+) -> float:
     """AFD: mean distance in frames between each reference and `find_frame_near`'s answer to it.
 
     NaN if there is no reference, or no answer (a constant area curve).
     """
-    found = [find_frame_near(area, reference, phase=phase) for reference in references]
+    found = [find_frame_near(area, reference, phase=phase, at_median=at_median) for reference in references]
     distances = [abs(frame - ref) for frame, ref in zip(found, references, strict=True) if frame is not None]
     return float(np.mean(distances)) if distances else float("nan")
 

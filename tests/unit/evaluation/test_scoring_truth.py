@@ -83,8 +83,9 @@ def test_ejection_fractions_of_a_shape_that_shrinks_evenly():
 def authors_afd(codes: np.ndarray, reference: int, sign: int) -> int:
     """Their search with scikit-image's labels: blocks of the z-scored area below its median, nearest edge, minimum."""
     area = (codes > 25).sum((1, 2)).astype(float)
-    curve = sign * (area - area.mean()) / area.std()
-    blocks = label(curve < np.median(curve))
+    curve = sign * (area - area.mean()) / (area.std() or 1)
+    below = curve < np.median(curve)
+    blocks = label(below if below.any() else curve <= np.median(curve))
     edges = {n: np.flatnonzero(blocks == n)[[0, -1]] for n in range(1, blocks.max() + 1)}
     best = min(edges, key=lambda n: np.abs(edges[n] - reference).min())
     first, last = edges[best]
@@ -107,6 +108,20 @@ def test_published_rows_follow_the_authors_codes(seed):
     area = large.sum((1, 2))
     assert found["published_ef_area"].value == pytest.approx(100 * (area[4] - area[16]) / area[4], abs=1e-12)
     assert published(prob, dataclasses.replace(CASE, ed_frames=None, es_frames=None)) == []
+
+
+@pytest.mark.parametrize("empty", [0.6, 1.0])
+def test_published_rows_have_a_value_where_the_mask_is_empty_and_ours_have_none(empty):
+    prob = np.clip(0.9 * TRUTH, 0, 1)
+    prob[: round(empty * len(prob))] = 0
+    found = {row.metric: row.value for row in published(prob, CASE)}
+    codes = (prob * 255).astype(np.uint8)
+    assert found["published_afd_ed"] == authors_afd(codes, 4, -1)
+    assert found["published_afd_es"] == authors_afd(codes, 16, 1)
+    assert found["published_ef_area"] == 0.0  # the mask is empty at ED
+    ours = values(phases(prob > 0.5, CASE))
+    assert math.isnan(ours["afd_es"])
+    assert math.isnan(ours["ef_area"]) == (empty == 1.0)  # ours takes every ED frame, and one has a mask
 
 
 def test_units():

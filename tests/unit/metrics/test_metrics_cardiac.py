@@ -65,6 +65,14 @@ def test_published_search_by_hand():
     assert cardiac.average_frame_distance(area, [3, 5, 9], phase="es") == pytest.approx((0 + 2 + 2) / 3)
     assert cardiac.find_frame_near(-area, 9, phase="ed") == 7
     assert cardiac.find_frame_near(np.full(9, 4.0), 3, phase="ed") is None
+    assert cardiac.find_frame_near(np.full(9, 4.0), 3, phase="ed", at_median=True) == 0
+    sparse = np.array([0, 0, 0, 0, 5, 9, 5, 0, 0, 0.0])  # the median is the least value: blocks 0..3 and 7..9 at it
+    assert cardiac.find_frame_near(sparse, 5, phase="es") is None
+    assert cardiac.find_frame_near(sparse, 5, phase="es", at_median=True) == 0  # edges 3 and 7 are as near
+    assert cardiac.find_frame_near(sparse, 6, phase="es", at_median=True) == 7
+    assert (
+        cardiac.find_frame_near(sparse, 6, phase="ed", at_median=True) == 5
+    )  # frames below the median are taken first
     assert math.isnan(cardiac.average_frame_distance(np.full(9, 4.0), [3], phase="ed"))
     assert math.isnan(cardiac.average_frame_distance(area, [], phase="ed"))
 
