@@ -28,9 +28,10 @@ def study_configs(config: RunConfig) -> dict[str, list[RunConfig]]:
 
 
 def seed_configs(config: RunConfig) -> list[RunConfig]:
-    """The same config with seeds of their own, and the seed in the name."""
+    """The same config with seeds of their own, and the seed in the name; students of one architecture start alike."""
+    train = dataclasses.replace(config.train, same_start=True)
     seeds = range(config.seed, config.seed + config.study.seeds)
-    return [dataclasses.replace(config, seed=seed, name=f"{config.name}-seed{seed}") for seed in seeds]
+    return [dataclasses.replace(config, seed=seed, name=f"{config.name}-seed{seed}", train=train) for seed in seeds]
 
 
 def variant_configs(run: RunConfig) -> dict[str, RunConfig]:

@@ -77,7 +77,7 @@ class Student:
 
 
 def student_seed(seed: int, name: str) -> int:
-    """Seed of a student's initial weights: a function of the run's seed and the student's name only."""
+    """Seed of a student's initial weights: a function of the run's seed and the student's name ("" for all alike)."""
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     return int.from_bytes(digest[:7], "big")
 
@@ -108,7 +108,7 @@ def _make_network(config: RunConfig, name: str, state: StudentState | None) -> n
     """The student's network with its weights in place, and the tap that its objective needs."""
     student = config.students[name]
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(student_seed(config.seed, name))
+        torch.manual_seed(student_seed(config.seed, "" if config.train.same_start else name))
         module = build_student(**student.network)
         if state is None and student.initial:
             load_initial(module, name, student)

@@ -88,6 +88,9 @@ class TrainConfig:
     init_from: str = option("", path="input", identity=False)  # known by each student's initial_sha256
     """An earlier run's folder, one of its checkpoints, or a student.safetensors: weights that every student without an
     `initial` of its own starts from, by its name; the optimiser starts afresh. Empty draws them."""
+    same_start: bool = option(False)
+    """Students of one architecture start from the same weights, so that what they differ in is not their luck; else the
+    weights follow from a student's name too. The runs of a study do so always."""
     ema_decay: float = option(0.0, least=0, below=1)
     """Publish an exponential moving average of the weights in place of the newest, with this decay per update (at first
     less, so that the initial weights fade); 0 publishes the newest."""

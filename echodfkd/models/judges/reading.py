@@ -34,7 +34,7 @@ def valve_cycle(closed_T: np.ndarray, open_T: np.ndarray, *, sign: int) -> np.nd
 
     While the mitral valve is closed the ventricle empties, so that its volume follows the running sum of open less
     closed: ``sign`` -1 of the authors' sum of closed less open. In the one example that they publish their sum runs
-    *with* the area, against this reasoning (``sign`` 1): check it on annotated cases (``judge_phase_pearson``) before
+    *with* the area, against this reasoning (``sign`` 1): check it on annotated cases (``judge_phase_gap``) before
     the detections are used. Unlike theirs, the sum is that of the differences less their mean: a judge that prefers
     one of the two captions in every frame would otherwise add a slope. Then z-scored; zeros for a constant signal.
 

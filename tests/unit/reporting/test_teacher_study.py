@@ -104,5 +104,7 @@ def test_a_study_of_teachers_has_a_run_per_teacher_and_seed() -> None:
         ("s-x-seed0", 0, "embedded_chambers"),
         ("s-x-seed1", 1, "embedded_chambers"),
     ]
+    assert not config.train.same_start
+    assert all(run.train.same_start for run in found["x"])
     plain = dataclasses.replace(config, study=dataclasses.replace(config.study, teachers={}))
     assert [run.name for run in study_configs(plain)[""]] == ["s-seed0", "s-seed1"]

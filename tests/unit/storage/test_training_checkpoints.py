@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 
+from echodfkd.config.sections.objective import TermConfig
 from echodfkd.config.sections.student import StudentConfig
 from echodfkd.core.errors import InputError, RunError
 from echodfkd.core.records import DistillationBatch
@@ -16,8 +17,8 @@ from echodfkd.storage.files import RunStorage
 from echodfkd.storage.intervals import Intervals
 from echodfkd.storage.manifests import latest_checkpoint, list_checkpoints, read_consumed
 from echodfkd.training.loop import first_step
-from echodfkd.training.student import student_seed
-from tests.helpers.training import PAIR, TEACHER, run_training, small_config
+from echodfkd.training.student import make_student, student_seed
+from tests.helpers.training import BATCH_STUDENT, GROUP_STUDENT, PAIR, TEACHER, run_training, small_config
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +184,19 @@ def test_initial_weights_follow_from_seed_and_name_alone():
     seeds = {student_seed(seed, name) for seed in (0, 1) for name in ("a", "b")}
     assert len(seeds) == 4
     assert student_seed(0, "c31") == 0xC7CC4D13E9B25B  # fixed for ever: runs must be repeatable across versions
+
+
+def test_students_of_one_architecture_can_start_alike():
+    """Their objectives differ, and with them their updates."""
+    alike = {"a": GROUP_STUDENT["a"], "b": dataclasses.replace(GROUP_STUDENT["a"], objective={"dice": TermConfig()})}
+    first = {}
+    for same in (False, True):
+        config = small_config(students={**alike, "wide": BATCH_STUDENT["a"]}, same_start=same)
+        first[same] = {
+            name: make_student(config, name, torch.device("cpu"), None).engine.weights() for name in config.students
+        }
+    assert all(torch.equal(first[True]["a"][key], first[True]["b"][key]) for key in first[True]["a"])
+    assert any(not torch.equal(first[False]["a"][key], first[False]["b"][key]) for key in first[False]["a"])
 
 
 def test_wrong_micro_batches_are_named(tmp_path):
