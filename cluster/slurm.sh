@@ -74,10 +74,8 @@ notice() {
 }
 trap notice TERM
 
-for _ in {1..60}; do # until all nodes have joined; what is missing at the end is said by the run itself
-  python jobs/preflight.py "$@" && break
-  sleep 5
-done
+# the run itself waits until all nodes have joined, and says what is missing; a wrong option ends it at once
+[[ $* == *ray.wait_for_nodes_s=* ]] || set -- "$@" ray.wait_for_nodes_s=300
 python jobs/distill.py "$@" &
 driver=$!
 wait "$driver"

@@ -14,6 +14,8 @@ def work(config: RunConfig) -> dict[str, object]:
     from echodfkd.runtime.distillation_run import run_distillation
 
     summary = run_distillation(config, print_line)
+    if summary["stopped"]:
+        return {"ok": True, **summary}
     print_lines(["", *summary_lines(summary), "", f"report: {summary['report']}"])
     keys = ("run", "report", "ledger", "stopped")
     return {"ok": True, **{key: summary[key] for key in keys}}

@@ -50,9 +50,9 @@ def main() -> int:
     parser.add_argument("--mlflow", default="", metavar="URI", help="log the curves to an MLflow server, too")
     args = parser.parse_args()
     if len(args.runs) > 1 and (args.follow or args.overlays or args.tensorboard or args.mlflow):
-        return fail(InputError("--follow, --overlays, --tensorboard and --mlflow take one run"), code=2)
+        return fail(InputError("--follow, --overlays, --tensorboard and --mlflow take one run"))
     if not bool(args.config) <= args.overlays <= 50:
-        return fail(InputError(f"--overlays: {args.overlays}, allowed are 0 to 50 (with --config 1 to 50)"), code=2)
+        return fail(InputError(f"--overlays: {args.overlays}, allowed are 0 to 50 (with --config 1 to 50)"))
     return run_guarded(lambda: work(args))
 
 

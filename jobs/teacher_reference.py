@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = load_config(args.config, args.overrides)
     except EchoDFKDError as error:
-        return fail(error, code=2)
+        return fail(error)
 
     def work() -> dict[str, Any]:
         from echodfkd.runtime.stream.builders import load_teacher, training_source

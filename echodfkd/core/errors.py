@@ -10,6 +10,9 @@ from echodfkd.core.redaction import redact
 from echodfkd.core.terminal import escaped
 
 MAX_CHARACTERS = 1500
+STOPPED = 75
+"""Exit code of a job that ended early on request, and whose command goes on if it is given again (sysexits.h's
+EX_TEMPFAIL): an orchestrator can tell it from a job that is done."""
 
 
 class EchoDFKDError(Exception):

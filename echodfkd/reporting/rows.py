@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -29,6 +30,9 @@ _RUN_TYPES = {
     **dict.fromkeys(("wall_s", "first_step_s", "peak_memory_mb"), int | float),
 }
 
+
+READERS = 16
+"""Files of an object store that are read at the same time: each takes a request, and a request tens of milliseconds."""
 
 STARTED = "logs/students.json"
 """Sizes of the students, as in run.json, for the page of a run that has not ended."""
@@ -169,13 +173,14 @@ def _named(manifests: Sequence[PublishedCheckpoint], kind: str) -> list[str]:
 def _read_parts(
     storage: RunStorage, names: Sequence[str], schema: pa.Schema, known: Mapping[str, dict[str, object]] | None = None
 ) -> pa.Table:
-    parts = []
-    for name in names:
+    def read(name: str) -> pa.Table:
         try:
-            parts.append(schemas.read_part(storage, name, schema, (known or {}).get(name)))
+            return schemas.read_part(storage, name, schema, (known or {}).get(name))
         except FileNotFoundError as error:
             raise InputError(f"{storage.root}: {name} is missing, but a checkpoint's manifest names it") from error
-    return pa.concat_tables([schema.empty_table(), *parts])
+
+    with ThreadPoolExecutor(1 if storage.is_local else READERS) as pool:
+        return pa.concat_tables([schema.empty_table(), *pool.map(read, names)])
 
 
 def _read_folder(storage: RunStorage, folder: str, prefix: str, schema: pa.Schema) -> pa.Table:

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from echodfkd.config.explained import options_help
 from echodfkd.config.file import config_to_yaml, load_config
 from echodfkd.config.run import RunConfig
-from echodfkd.core.errors import EchoDFKDError, plain_sentence
+from echodfkd.core.errors import STOPPED, ConfigError, EchoDFKDError, InputError, plain_sentence
 from echodfkd.core.redaction import redact_values
 from echodfkd.core.terminal import print_bugs_plainly, print_line, print_lines
 from echodfkd.runtime.cluster.environment import prepare_ray
@@ -58,7 +58,7 @@ class _Help(argparse.Action):
         try:
             print_lines(options_help(values))
         except EchoDFKDError as error:
-            parser.exit(fail(error, code=2))
+            parser.exit(fail(error))
         parser.exit()
 
 
@@ -76,8 +76,8 @@ def run_job(
     ``check`` refuses a config that the job cannot use, before any work, and with --dry-run too. ``other_work`` is done
     instead if its flag is given: the flag's name, its help, and the work.
 
-    The last line on standard output is one JSON object. Exit codes: 0 done, 1 the run failed, 2 the command or
-    the config is wrong, 130 interrupted.
+    The last line on standard output is one JSON object. Exit codes: 0 done, 1 the run failed, 2 the command, the
+    config or an input is wrong, `STOPPED`, 130 interrupted.
     """
     print_bugs_plainly()
     parser = _job_parser(description)
@@ -89,7 +89,7 @@ def run_job(
         check(config)
         check_drawn_sources(config)
     except EchoDFKDError as error:
-        return fail(error, code=2)
+        return fail(error)
     if parsed.dry_run:
         print_lines(config_to_yaml(config).rstrip("\n").split("\n"))
         return _print_findings(config)
@@ -117,7 +117,7 @@ def _job_parser(description: str) -> ArgumentParser:
 def _print_findings(config: RunConfig) -> int:
     """Print notes on the data sets, and time and cost by the pilot's rates, as YAML comments.
 
-    Returns 1 if a data set or the pilot cannot be used.
+    Returns an exit code: not 0 if a data set or the pilot cannot be used.
     """
     from echodfkd.runtime.stream.builders import source_notes
 
@@ -129,7 +129,7 @@ def _print_findings(config: RunConfig) -> int:
             lines += estimate_run(config).lines()
         print_lines(f"# {line}" for line in lines)
     except (EchoDFKDError, OSError) as error:
-        return fail(error, code=1)
+        return fail(error)
     return 0
 
 
@@ -139,20 +139,25 @@ def run_guarded(work: Callable[[], dict[str, Any]]) -> int:
     try:
         result = work()
     except (EchoDFKDError, OSError) as error:
-        return fail(error, code=1)
+        return fail(error)
     except KeyboardInterrupt:
         print_line("interrupted; the same command resumes from the last published checkpoint", to=sys.stderr)
         return 130
     print_line(json.dumps(redact_values(result)))
+    if result.get("stopped"):
+        return STOPPED
     return 0 if result.get("ok", True) else 1
 
 
-def fail(error: Exception, *, code: int) -> int:
-    """Print one sentence on standard error: an explained error's own, or the system's with the file's name."""
+def fail(error: Exception) -> int:
+    """Print one sentence on standard error: an explained error's own, or the system's with the file's name.
+
+    Returns the exit code: 2 if the config or an input is wrong, which no retry cures, else 1.
+    """
     text = str(error)
     if isinstance(error, OSError):
         named = f"{error.filename}: " if error.filename is not None else ""
         lines = text.split("\n")  # an error of a Ray task has its traceback before the last line
         text = f"{named}{error.strerror or lines[-1] or type(error).__name__}"
     print_line(f"error: {plain_sentence(text)}", to=sys.stderr)
-    return code
+    return 2 if isinstance(error, ConfigError | InputError) else 1

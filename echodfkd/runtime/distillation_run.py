@@ -58,7 +58,8 @@ def run_distillation(config: RunConfig, print_line: Callable[[str], None]) -> di
     """Run (or resume) a distillation and write its report.
 
     Returns:
-        The content of summary.json, with ``report`` added: the path of the page.
+        The content of summary.json, with ``report`` added: the path of the page. Of a run that SIGTERM has ended,
+        whose time is short: its name and ``stopped``, the sentence that says so; `jobs/report.py` can write the rest.
 
     Raises:
         EchoDFKDError: one sentence; everything published before stays.
@@ -89,7 +90,10 @@ def _run_leased(config: RunConfig, lease: Lease, teacher_id: str, print_line: Ca
             with nodes_for(config, print_line):
                 facts = _run_stages(config, lease, teacher_id, print_line, stop)
     except StopNotice as notice:
-        facts = {"stopped": str(notice)}
+        lease.check()
+        facts = {"stopped": str(notice), "wall_s": clock.now() - started}
+        write_run_facts(config, storage, teacher_id, facts)
+        return {"run": config.name, "stopped": str(notice)}
     except (EchoDFKDError, KeyboardInterrupt) as error:
         lease.check()  # the report of a folder that another run has taken over is that run's
         reason = str(error) or "interrupted; the same command resumes it"
@@ -97,7 +101,7 @@ def _run_leased(config: RunConfig, lease: Lease, teacher_id: str, print_line: Ca
         raise
     lease.check()
     facts["wall_s"] = clock.now() - started
-    return {**finish(config, storage, teacher_id, facts), "stopped": facts.get("stopped", "")}
+    return {**finish(config, storage, teacher_id, facts), "stopped": ""}
 
 
 def _finish_after(
@@ -211,8 +215,8 @@ def student_sizes(config: RunConfig, storage: RunStorage) -> dict[str, Any]:
     return sizes
 
 
-def finish(config: RunConfig, storage: RunStorage, teacher_id: str, facts: dict[str, Any]) -> dict[str, Any]:
-    """Write run.json, summary.json and report.html from the rows. Returns the summary."""
+def write_run_facts(config: RunConfig, storage: RunStorage, teacher_id: str, facts: dict[str, Any]) -> None:
+    """Write run.json: what the rows do not say."""
     run = {
         "name": config.name,
         "version": echodfkd.__version__,
@@ -226,7 +230,10 @@ def finish(config: RunConfig, storage: RunStorage, teacher_id: str, facts: dict[
         **facts,
     }
     storage.write("run.json", dump_json(run))
+
+
+def finish(config: RunConfig, storage: RunStorage, teacher_id: str, facts: dict[str, Any]) -> dict[str, Any]:
+    """Write run.json, and summary.json and report.html from the rows. Returns the summary."""
+    write_run_facts(config, storage, teacher_id, facts)
     summary = write_summary(storage)
-    # After SIGTERM there are only seconds: echodfkd report can write the files beside the page later.
-    has_time = not facts.get("stopped")
-    return {**summary, "report": write_report(storage, files=has_time)}
+    return {**summary, "report": write_report(storage)}

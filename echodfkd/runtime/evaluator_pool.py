@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import ray
@@ -21,7 +21,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from echodfkd.config.run import RunConfig
 from echodfkd.core import clock
-from echodfkd.core.errors import EchoDFKDError, InputError, RunError
+from echodfkd.core.errors import EchoDFKDError, RunError
 from echodfkd.core.records import PublishedCheckpoint, StageSpan
 from echodfkd.evaluation.scored_models import ScoredModel, load_student
 from echodfkd.evaluation.scorer import run_scorer
@@ -57,9 +57,9 @@ class ScoringTask:
 
     @property
     def part(self) -> str:
-        """Name of the rows' file: a task done twice writes the same one."""
+        """Name of the file with the rows of all its shards: a run of weeks has one per checkpoint and student."""
         who = f"step{self.step:08d}-{self.student}" if self.checkpoint else "teacher"
-        return f"scores/part-{who}-{self.shard:04d}.parquet"
+        return f"scores/part-{who}.parquet"
 
 
 class Evaluator:
@@ -116,7 +116,9 @@ class EvaluatorPool:
         self._waiting: list[tuple[ScoringTask, int]] = []
         self._seen: set[str] = set()
         self._seen_weights: set[tuple[str, object]] = set()
-        self._done: set[str] = {name for name in self.storage.list("scores") if self._is_whole(name)}
+        self._done = {name for name, size in self.storage.sizes("scores").items() if size}
+        self._rows: dict[str, dict[int, list[dict[str, Any]]]] = {}
+        """Of parts that lack a shard, by shard."""
         self._cases: dict[str, dict[str, Any]] = {}
         self._backlog = self._newest_scored = 0
         self._closing = threading.Event()
@@ -215,16 +217,22 @@ class EvaluatorPool:
                 self._store(task, result)
 
     def _store(self, task: ScoringTask, result: dict[str, Any]) -> None:
-        self.storage.write_table(task.part, result["scores"], SCORE_SCHEMA)
         if result["quarantined"] and task.checkpoint is None:
             name = f"quarantine/part-cases-{task.shard:04d}.parquet"
             self.storage.write_table(name, result["quarantined"], QUARANTINE_SCHEMA)
         if task.checkpoint is None:
             self._cases.update({str(row["clip_id"]): row for row in result["cases"]})
             self.storage.write_table("cases.parquet", self._cases.values(), CASE_SCHEMA)
+        shards = self._rows.setdefault(task.part, {})
+        shards[task.shard] = result["scores"]
+        whole = len(shards) == len(self._shards)
+        if whole:  # after cases.parquet: a teacher whose part exists is not scored again
+            rows = [row for number in sorted(shards) for row in shards[number]]
+            self.storage.write_table(task.part, rows, SCORE_SCHEMA)
+            del self._rows[task.part]
         self.spans.append(StageSpan(**result["span"]))
         news: dict[str, Any] = {"scored": f"step {task.step}" if task.checkpoint else "teacher"}
-        if task.checkpoint is not None:
+        if task.checkpoint is not None and whole:
             self._newest_scored = max(self._newest_scored, task.step)
             news["scored_step"] = self._newest_scored
         self.progress_actor.update.remote(news)
@@ -238,20 +246,16 @@ class EvaluatorPool:
                     self._seen_weights.add(weights)
                     self._add_tasks(checkpoint, student)
 
-    def _is_whole(self, name: str) -> bool:
-        """Whether a part of an earlier start can be read: version 0.1 could leave a torn one on a disk."""
-        try:
-            self.storage.read_table(name)
-        except InputError:
-            return False
-        return True
+    @cached_property
+    def _shards(self) -> list[tuple[int, ...]]:
+        """The cases, as many as one task scores at a time."""
+        numbers = tuple(range(num_cases(self.config)))
+        return [numbers[start : start + SHARD_CASES] for start in range(0, len(numbers), SHARD_CASES)]
 
     def _add_tasks(self, checkpoint: PublishedCheckpoint | None, student: str) -> None:
-        numbers: Sequence[int] = range(num_cases(self.config))
-        for shard, start in enumerate(range(0, len(numbers), SHARD_CASES)):
-            task = ScoringTask(checkpoint, student, shard, tuple(numbers[start : start + SHARD_CASES]))
-            if task.part not in self._done or checkpoint is None:
-                self._waiting.append((task, 0))
+        tasks = [ScoringTask(checkpoint, student, shard, cases) for shard, cases in enumerate(self._shards)]
+        if tasks and tasks[0].part not in self._done:
+            self._waiting += [(task, 0) for task in tasks]
 
     def _freshest(self) -> int:
         steps = [task.step if task.checkpoint else 1 << 60 for task, _ in self._waiting]

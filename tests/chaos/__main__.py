@@ -27,7 +27,7 @@ def main() -> int:
     try:
         config = load_config(args.config, args.overrides)
     except EchoDFKDError as error:
-        return fail(error, code=2)
+        return fail(error)
     prepare_ray("local")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the cluster must not outlive this process
 

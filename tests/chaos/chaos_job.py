@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from echodfkd.core.errors import RunError
+from echodfkd.core.errors import STOPPED, RunError
 
 DISTILL = str(Path(__file__).resolve().parents[2] / "jobs" / "distill.py")
 
@@ -98,7 +98,7 @@ class RunningJob:
 
     def result(self) -> dict[str, Any]:
         """The JSON object on the job's last line. Raises `RunError` with its last lines if there is none."""
-        if self.wait() == 0 and self.lines and self.lines[-1].startswith("{"):
+        if self.wait() in (0, STOPPED) and self.lines and self.lines[-1].startswith("{"):
             return dict(json.loads(self.lines[-1]))
         raise RunError(f"the job ended with code {self.process.returncode}: {self.tail()}")
 

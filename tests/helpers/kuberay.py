@@ -50,6 +50,7 @@ CONTAINER = record(
     image=STRING,
     env=array(record("name value", name=STRING, value=STRING)),
     envFrom=array(record("secretRef", secretRef=record("name", name=NAME, optional=BOOLEAN))),
+    lifecycle=record("preStop", preStop=record("exec", exec=record("command", command=array(STRING)))),
     ports=array(record("name containerPort", name=NAME, containerPort={"type": "integer"})),
     resources=RESOURCES,
     securityContext=CONTAINER_SECURITY,

@@ -39,7 +39,7 @@ MEANS = {
     "coordinator": "the worker group starts again, with a new stream",
     "controller": "the driver starts a new one, from the newest checkpoint",
     "driver": "the same command resumes the run",
-    "notice": "a checkpoint is published, exit code 0; the same command resumes the run",
+    "notice": "a checkpoint is published, exit code 75; the same command resumes the run",
 }
 
 

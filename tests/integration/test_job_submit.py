@@ -6,6 +6,7 @@ import secrets
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,6 +68,11 @@ def started(command: list[str], env: dict[str, str], folder: Path, tries: int = 
     raise AssertionError(path.read_text()[-3000:])
 
 
+HOOK = """
+from cluster.stop_jobs import stop_jobs
+from ray.job_submission import JobSubmissionClient
+assert stop_jobs(JobSubmissionClient("{address}")) == []
+"""
 GRACE_S = 45
 """As configs/cluster.yaml has it: the report is written in that time, too."""
 NOT_YET = ("No available agent", "Server disconnected", "WebSocket connection closed unexpectedly")
@@ -112,8 +118,9 @@ def test_a_submitted_job_runs_to_its_report(head: dict[str, str], tmp_path: Path
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_job_that_is_stopped_and_submitted_again_finishes(head: dict[str, str], tmp_path: Path) -> None:
-    """submit, `ray job stop` in the middle of training, the same command again."""
+@pytest.mark.parametrize("by", ["ray job stop", "a pod's preStop hook"])
+def test_a_job_that_is_stopped_and_submitted_again_finishes(head: dict[str, str], tmp_path: Path, by: str) -> None:
+    """submit, a stop in the middle of training, the same command again."""
     steps, storage = 160, RunStorage(f"{tmp_path}/runs/again")
     run = [f"storage={tmp_path}/runs", "name=again", *TINY, f"train.steps={steps}", "train.checkpoint_every=10"]
     run.append(f"train.stop_grace_s={GRACE_S}")
@@ -123,7 +130,11 @@ def test_a_job_that_is_stopped_and_submitted_again_finishes(head: dict[str, str]
         assert time.time() < deadline, job(head, "logs", "first")
         time.sleep(0.2)
     asked = time.monotonic()
-    job(head, "stop", "first")
+    if by == "ray job stop":
+        job(head, "stop", "first")
+    else:
+        hook = [sys.executable, "-c", HOOK.format(address=head["RAY_ADDRESS"])]
+        subprocess.run(hook, env=head, cwd=ROOT, check=True, timeout=120)
     stopped_s = time.monotonic() - asked
     kept = list_checkpoints(storage)[-1]
     assert 10 <= kept.step < steps

@@ -17,6 +17,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+from echodfkd.core.errors import STOPPED
 from echodfkd.core.terminal import print_line
 
 NOTICE = "stopped by SIGTERM; the same command resumes it"
@@ -30,7 +31,7 @@ class StopSignal:
     """Handles the driver's SIGTERM during a ``with`` block in the main thread; in other threads it does nothing.
 
     Args:
-        grace_s: the process ends within this time of the signal, with exit code 1 if it has to be forced.
+        grace_s: the process ends within this time of the signal, by force if it has to.
     """
 
     def __init__(self, grace_s: float) -> None:
@@ -82,7 +83,7 @@ class StopSignal:
             " resumes it from the last published checkpoint",
             to=sys.stderr,
         )
-        os._exit(1)
+        os._exit(STOPPED)
 
 
 class StopWatch:

@@ -90,5 +90,5 @@ def test_the_table_goes_between_its_marks():
 
 def test_the_job_refuses_what_makes_no_report(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["judge_report.py", "--patients", "1"])
-    assert judge_report.main() == 1
+    assert judge_report.main() == 2
     assert "--patients: got 1, must be at least 2" in capsys.readouterr().err

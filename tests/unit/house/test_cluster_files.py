@@ -7,13 +7,16 @@ placement that a run checks before it starts, on the machines that each file sta
 import copy
 import re
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import jsonschema
 import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config  # noqa: TID251 Ray's own rules
+from ray.job_submission import JobStatus  # noqa: TID251 what the hook's fake answers
 
+from cluster.stop_jobs import WAIT_S, stop_jobs
 from echodfkd.config.file import load_config
 from echodfkd.config.run import RunConfig
 from echodfkd.runtime.cluster.resources import Node, place, roles
@@ -347,3 +350,39 @@ def test_a_stop_leaves_time_for_a_checkpoint(config: RunConfig) -> None:
     for name in (*RAY_UP, "start_ray.sh"):
         (waited,) = re.findall(r"RAY_JOB_STOP_WAIT_TIME_S(?:=|:-)(\d+)", (CLUSTER / name).read_text())
         assert config.train.stop_grace_s < int(waited)
+
+
+class FakeJobs:
+    """Ray's job server: a job that is told to stop ends at the next look but one; "deaf" never does."""
+
+    def __init__(self) -> None:
+        self.looks = {"done": 99, "first": 0, "deaf": -(10**9)}
+        self.stopped: list[str] = []
+
+    def list_jobs(self) -> list[SimpleNamespace]:
+        ids = [*self.looks, None]  # None: a driver that was not submitted
+        return [SimpleNamespace(submission_id=name, status=self.get_job_status(name or "first")) for name in ids]
+
+    def stop_job(self, name: str) -> None:
+        self.stopped.append(name)
+
+    def get_job_status(self, name: str) -> JobStatus:
+        self.looks[name] += name in self.stopped
+        return JobStatus.STOPPED if self.looks[name] > 1 else JobStatus.RUNNING
+
+
+def test_a_pods_hook_stops_the_jobs_that_run_and_waits_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.stop_jobs.time.sleep", lambda seconds: None)
+    jobs = FakeJobs()
+    assert stop_jobs(cast(Any, jobs), wait_s=0.2) == ["deaf"]
+    assert jobs.stopped == ["first", "deaf"]
+
+
+@pytest.mark.parametrize("name", ["rayjob", "raycluster"])
+def test_a_head_that_is_taken_away_has_time_for_its_hook(name: str, config: RunConfig) -> None:
+    cluster = read(f"kuberay/{name}.yaml")["spec"]
+    spec = cluster.get("rayClusterSpec", cluster)["headGroupSpec"]["template"]["spec"]
+    hook = spec["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    assert hook == ["python", "/home/ray/echodfkd/cluster/stop_jobs.py"]
+    assert (CLUSTER / "stop_jobs.py").is_file()
+    assert config.train.stop_grace_s + 30 <= WAIT_S <= spec["terminationGracePeriodSeconds"] - 15

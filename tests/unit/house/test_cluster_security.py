@@ -216,7 +216,7 @@ def test_a_slurm_job_starts_all_roles_and_asks_again_after_its_notice(tmp_path: 
         scontrol='echo "scontrol $*" >> "$LOG"',
         hostname="echo 192.0.2.1",
         python='[[ $1 == -c ]] && exec "$REAL" "$@"; stat -c %a "$RAY_AUTH_TOKEN_PATH" >> "$LOG"; '
-        'echo "python $RAY_ADDRESS $*" >> "$LOG"; [[ $1 == jobs/preflight.py ]] && exit 0; '
+        'echo "python $RAY_ADDRESS $*" >> "$LOG"; [[ $* == *wrong* ]] && exit 2; '
         'trap "kill %1; exit 0" TERM; sleep 60 & wait',
     )
     env |= {"SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_JOB_ID": "4242"}
@@ -240,12 +240,18 @@ def test_a_slurm_job_starts_all_roles_and_asks_again_after_its_notice(tmp_path: 
     assert [re.findall("--labels=(\\S+)", line) for line in starts] == [
         [], ["role=student"], ["role=teacher"], ["ray-subcluster=eval"], ["role=synthesis"]
     ]  # fmt: skip
-    assert "python 192.0.2.1:24242 jobs/distill.py --config c.yaml" in lines
+    assert "python 192.0.2.1:24242 jobs/distill.py --config c.yaml ray.wait_for_nodes_s=300" in lines
     assert lines[-1] == "scontrol requeue 4242"
     assert "600" in lines  # the token's file is its owner's alone
     assert len(token) == 64
     assert token not in log.read_text()
     assert not (tmp_path / ".ray" / "slurm-4242").exists()
+    log.unlink()
+    wrong = [*script, "wrong=1", "ray.wait_for_nodes_s=9"]
+    done = subprocess.run(wrong, env=env, cwd=tmp_path, capture_output=True, timeout=30, check=False)
+    assert done.returncode == 2
+    tried = [line for line in log.read_text().splitlines() if "distill" in line]
+    assert tried == ["python 192.0.2.1:24242 jobs/distill.py --config c.yaml wrong=1 ray.wait_for_nodes_s=9"]
 
 
 # -- what a submitted job uploads ------------------------------------------------------------------------------------

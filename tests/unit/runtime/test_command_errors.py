@@ -44,5 +44,5 @@ def test_a_folder_in_place_of_a_file_ends_a_report(
     path.unlink()
     path.mkdir()
     monkeypatch.setattr("sys.argv", ["report.py", str(tmp_path / "run")])
-    assert report.main() == 1
+    assert report.main() == 2
     assert capsys.readouterr().err == f"error: {path} is a folder, expected a file\n"

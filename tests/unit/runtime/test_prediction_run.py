@@ -123,13 +123,13 @@ def test_what_cannot_be_done_is_one_sentence(
         ([videos, "--size", "33"], "--size: got 33, this student needs a multiple of 2"),
     ):
         code, _, printed = run(*arguments, "--student", student, "--out", out, capsys=capsys)
-        assert code == 1
+        assert code == 2
         assert words in printed
         assert "Traceback" not in printed
     one = videos / "b.mp4"
     assert run(one, "--student", student, "--out", out, capsys=capsys)[0] == 0
     code, _, printed = run(one, "--student", student, "--size", "64", "--out", out, capsys=capsys)
-    assert code == 1
+    assert code == 2
     assert "name another folder" in printed
 
 

@@ -103,7 +103,7 @@ def test_dry_run_prints_it_as_comments(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "# estimate: 72,000 clips at 8.0 clips/s take 2.5 h; the bound is teacher" in printed
     assert yaml.safe_load(printed)["train"]["steps"] == 9000  # still YAML
-    assert run_job(lambda config: {}, description="", arguments=[*arguments[:-1], "sizing.pilot=/nowhere"]) == 1
+    assert run_job(lambda config: {}, description="", arguments=[*arguments[:-1], "sizing.pilot=/nowhere"]) == 2
     assert "error: sizing.pilot: /nowhere holds no finished run" in capsys.readouterr().err
 
 

@@ -29,7 +29,7 @@ def test_a_dry_run_says_what_fits_nothing(tmp_path, capsys):
         f"# note: source ({root}): of the first 4 clips, those that cannot be used: 2"
         f" (first: 0XA2.avi is in FileList.csv but not in {root}/Videos)",
     ]
-    assert dry_run(*data[:-1], *cases, "source.split=DEV") == 1
+    assert dry_run(*data[:-1], *cases, "source.split=DEV") == 2
     assert "error: " in (told := capsys.readouterr().err)
     assert "no video of split 'DEV' (source.split)" in told
 

@@ -123,7 +123,7 @@ def test_the_job_writes_what_later_runs_are_held_against(tmp_path: Path, capsys:
     other = load_config(None, [*options, "teacher.kind=embedded_chambers", f"teacher.reference={out}"])
     with pytest.raises(InputError, match=r"is for the classes LV, but the teacher embedded_chambers-"):
         load_teacher(other, "cpu")
-    assert teacher_reference.main(["--out", str(tmp_path / "no" / "folder"), *options]) == 1
+    assert teacher_reference.main(["--out", str(tmp_path / "no" / "folder"), *options]) == 2
     assert "--out: " in capsys.readouterr().err
 
 
