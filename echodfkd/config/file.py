@@ -8,14 +8,16 @@ import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args, get_origin
 
 from echodfkd.config.pins import pin_initial, pin_tables
+from echodfkd.config.rules.names import declared_types, type_at
 from echodfkd.config.rules.run import check_config
 from echodfkd.config.rules.types import fit
 from echodfkd.config.rules.values import check_values, explain
 from echodfkd.config.run import RunConfig, StudyConfig
-from echodfkd.config.short_forms import expand_source, replace_distributions, shorten_source, sources_in
+from echodfkd.config.sections.source import ChoiceSpec, ConditionSpec
+from echodfkd.config.short_forms import Whole, expand_source, replace_distributions, shorten_source, sources_in
 from echodfkd.core.errors import ConfigError, EchoDFKDError, InputError, one_line
 from echodfkd.core.redaction import redact, redact_values
 from echodfkd.storage.untrusted import parse_yaml
@@ -61,11 +63,11 @@ def _read_file(path: str) -> dict[str, Any]:
     loaded = parse_yaml(Path(path).read_bytes(), f"--config: {path}")
     if not isinstance(loaded, dict):
         raise ConfigError(f"--config: {path} must hold `key: value` lines, got a {type(loaded).__name__}")
-    return loaded
+    return cast(dict[str, Any], _given_whole(loaded, RunConfig))
 
 
 def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
-    """One tree of all ``key=value``; later ones win, mappings are merged."""
+    """One tree of all ``key=value``; later ones win, a section's options are merged."""
     tree: dict[str, Any] = {}
     for text in overrides:
         key, equals, value = text.partition("=")
@@ -75,17 +77,29 @@ def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         if len(names) > MAX_DEPTH:
             raise ConfigError(f"override {redact(text)[:100]!r}: {len(names)} names deep, at most {MAX_DEPTH} are read")
         parsed = parse_yaml(value.encode("utf-8", "surrogatepass"), f"override {redact(text)[:100]!r}")
+        parsed = _given_whole(parsed, type_at(names))
         for name in reversed(names):
             parsed = {name: parsed}
         tree = _merged(tree, parsed)
     return tree
 
 
+def _given_whole(value: Any, kind: Any) -> Any:
+    """The value with every mapping in it marked whose names a config chooses, and every distribution."""
+    if not isinstance(value, dict):
+        return value
+    names = get_args(kind)[-1] if get_origin(kind) is dict else None
+    types = declared_types(cast(Any, kind)) if dataclasses.is_dataclass(kind) else {}
+    marked = {name: _given_whole(part, names or types.get(name)) for name, part in value.items()}
+    return Whole(marked) if names is not None or kind in (ConditionSpec, ChoiceSpec) else marked
+
+
 def _merged(below: Any, above: Any) -> Any:
-    """Mappings merged name by name; anything else is replaced."""
-    if not (isinstance(below, dict) and isinstance(above, dict)):
+    """Sections merged name by name; anything else is replaced, a mapping that is given as a whole too."""
+    if isinstance(above, Whole) or not (isinstance(below, dict) and isinstance(above, dict)):
         return above
-    return {**below, **{name: _merged(below[name], part) if name in below else part for name, part in above.items()}}
+    merged = {name: _merged(below[name], part) if name in below else part for name, part in above.items()}
+    return type(below)({**below, **merged})
 
 
 def check_variants(config: RunConfig) -> None:

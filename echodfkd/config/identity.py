@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -17,6 +17,9 @@ from echodfkd.core.redaction import redact_values
 from echodfkd.storage.files import LAYOUT, RunStorage, check_layout
 
 IDENTITY = "identity.json"
+
+MOST_NAMED = 4
+"""Options that a refusal names one by one."""
 
 _TODAYS_DEFAULTS = 3
 """First layout whose hashes are differences from today's defaults: a changed default raises it, with `LAYOUT`."""
@@ -63,7 +66,8 @@ def open_run_folder(config: RunConfig, teacher_id: str) -> RunStorage:
     """Make the run folder, or check that the one there is this very run and may be resumed.
 
     Raises:
-        ConfigError: a run of this name exists, and is another one or must not be resumed.
+        ConfigError: a run of this name exists, and is another one or must not be resumed. More train.steps are the
+            same run if `keep_longer` says so in its folder.
         InputError: the folder cannot be written, or a newer version of this software made it.
     """
     storage = RunStorage(config.root)
@@ -80,14 +84,91 @@ def open_run_folder(config: RunConfig, teacher_id: str) -> RunStorage:
     if not storage.exists(CONFIG):  # new, or its maker died between the two files
         storage.write(CONFIG, config_to_yaml(config).encode())
     stored = _read_identity(storage)
-    known = {"config_hash": run_hashes(storage, config), "teacher_id": {teacher_id}}
-    for key, own in known.items():
-        if stored.get(key) not in own:
-            raise ConfigError(
-                f"name: the run {config.name} in {config.storage} has another {key} ({stored.get(key)}, now"
-                f" {', '.join(sorted(own))}); give this run another name"
-            )
+    if stored["config_hash"] not in run_hashes(storage, config):
+        _check_longer(storage, config)
+    if stored["teacher_id"] != teacher_id:
+        raise ConfigError(
+            f"name: the run {config.name} in {config.storage} has another teacher_id ({stored['teacher_id']}, now"
+            f" {teacher_id}); give this run another name"
+        )
     return storage
+
+
+def _check_longer(storage: RunStorage, config: RunConfig) -> None:
+    """Refuse options that are not those of the run in this folder, unless they only ask for more steps of it.
+
+    Raises:
+        ConfigError: names each option with its old and new value, and a way on.
+    """
+    start = f"name: the run {config.name} in {config.storage} has "
+    remedy = "give this run another name; train.init_from then starts it from the weights of the other"
+    try:
+        theirs = stored_config(storage)
+    except (ConfigError, InputError) as error:
+        raise ConfigError(f"{start}other options, and its config.yaml is not read ({error}); {remedy}") from error
+    changes = changed_options(theirs, config)
+    if not changes:
+        raise ConfigError(f"{start}another config_hash than its config.yaml gives; {remedy}")
+    listed = [f"{name} ({old}, now {new})" for name, (old, new) in changes.items()]
+    more = f" and {len(listed) - MOST_NAMED} more" if len(listed) > MOST_NAMED else ""
+    said = f"{start}other options: {', '.join(listed[:MOST_NAMED])}{more}; "
+    if set(changes) != {"train.steps"}:
+        raise ConfigError(said + remedy)
+    if config.train.steps < theirs.train.steps:
+        raise ConfigError(f"{said}a run gets longer, never shorter; {remedy}")
+    if config.optimizer.schedule != "constant":
+        raise ConfigError(
+            f"{said}a run gets longer only with optimizer.schedule=constant: {config.optimizer.schedule} spreads the"
+            f" learning rate over all steps, and those done would not be the ones of a longer run; {remedy}"
+        )
+    replaced = [name for name in storage.list("quarantine") if name.endswith(".parquet")]
+    rows = (row for name in replaced for row in storage.read_table(name).to_pylist())
+    if any(isinstance(slot := row.get("slot"), int) and slot >= 0 for row in rows):
+        raise ConfigError(
+            f"{said}clips at fault were replaced in it, and train.steps decides by which others, so that those steps"
+            f" would not be the ones of a longer run; {remedy}"
+        )
+
+
+def keep_longer(storage: RunStorage, config: RunConfig) -> None:
+    """Let the folder know the run by this config too, if it only asks for more steps; its lease must be held."""
+    stored = _read_identity(storage)
+    if stored["config_hash"] in run_hashes(storage, config):
+        return
+    earlier = [*_earlier(stored), stored["config_hash"]]
+    storage.write(CONFIG, config_to_yaml(config).encode())
+    renewed = {**stored, "config_hash": config_hash(config), "earlier": earlier}
+    storage.write(IDENTITY, json.dumps(renewed, indent=1).encode())
+
+
+def changed_options(old: RunConfig, new: RunConfig) -> dict[str, tuple[str, str]]:
+    """Options that decide numbers and differ: by dotted name, the old and the new value; "default" where unset."""
+    olds, news = (dict(_flat(redact_values(difference(config)))) for config in (old, new))
+    names = [name for name in {**olds, **news} if olds.get(name) != news.get(name)]
+    return {name: (_shown(old, olds, name), _shown(new, news, name)) for name in names}
+
+
+def _flat(values: Mapping[str, Any], start: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{start}{name}.")
+        else:
+            yield f"{start}{name}", value
+
+
+def _shown(config: RunConfig, flat: Mapping[str, Any], name: str) -> str:
+    if name in flat:
+        return str(flat[name])[:60]
+    value: Any = config
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else getattr(value, part, None)
+    return "none" if value is None or is_dataclass(value) else str(value)[:60]
+
+
+def _earlier(stored: Mapping[str, Any]) -> list[str]:
+    """Hashes of the shorter runs that this one was."""
+    found = stored.get("earlier")
+    return [text for text in found if isinstance(text, str)] if isinstance(found, list) else []
 
 
 def run_hashes(storage: RunStorage, config: RunConfig) -> set[str]:
@@ -102,7 +183,7 @@ def run_hashes(storage: RunStorage, config: RunConfig) -> set[str]:
     own = config_hash(config)
     stored = _read_identity(storage) if storage.exists(IDENTITY) else {}  # a training loop may run without a folder
     if not stored or stored.get("layout", 1) >= _TODAYS_DEFAULTS:
-        return {own}
+        return {own, *(_earlier(stored) if stored.get("config_hash") == own else ())}
     try:
         theirs = stored_config(storage)
     except (ConfigError, InputError) as error:

@@ -12,7 +12,9 @@ _HEADER = """# Options
 
 Every option of a run: one YAML file over these defaults, then `key=value` overrides. Values are those of YAML 1.2,
 held to the type in the table: `yes`, `017` and `1:30` are text, the empty text is `''`. Paths take no `~`. NAME and
-TERM stand for names that the file chooses. Written by `python -m echodfkd.config.options_page` from the declarations in
+TERM stand for names that the file chooses. A mapping of such names (students, parts, members, terms) and a distribution
+replace the ones of the file: `'students={a: {}}'` leaves one student, `students.a.blocks=2` adds or changes one. A
+section (`train={steps: 9}`) is merged. Written by `python -m echodfkd.config.options_page` from the declarations in
 `echodfkd/config/sections/`; do not edit.
 """
 

@@ -14,6 +14,10 @@ from echodfkd.config.sections.source import CHOICES, NUMERIC, ChoiceSpec, Condit
 from echodfkd.core.errors import ConfigError
 
 
+class Whole(dict[str, Any]):
+    """A mapping that is given as a whole, e.g. students={a: {}}: it replaces the one below it, and is not merged."""
+
+
 def sources_in(values: Any) -> list[dict[str, Any]]:
     """The sources in a config's plain values."""
     evaluation = values.get("evaluation")
@@ -30,9 +34,9 @@ def expand_source(source: dict[str, Any]) -> None:
         for name, words in CHOICES.items():
             value = conditions.get(name)
             if isinstance(value, str):
-                conditions[name] = {"value": value}
+                conditions[name] = Whole(value=value)
             elif isinstance(value, dict) and value and set(value) <= set(words):
-                conditions[name] = {"shares": value}
+                conditions[name] = type(value)(shares=value)
 
 
 def replace_distributions(source: dict[str, Any]) -> None:
@@ -78,13 +82,15 @@ def _conditions_in(source: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _expand_number(option: str, value: Any) -> Any:
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return {"value": value}
+        return Whole(value=value)
     if isinstance(value, list):
         if len(value) != 2:
             raise ConfigError(f"{option}: got a list of {len(value)}, expected [low, high]")
-        return {"low": value[0], "high": value[1]}
+        return Whole(low=value[0], high=value[1])
     if isinstance(value, dict) and isinstance(value.get("mixture"), list):
-        return {**value, "mixture": [_expand_number(f"{option}.mixture", part) for part in value["mixture"]]}
+        return type(value)(
+            {**value, "mixture": [_expand_number(f"{option}.mixture", part) for part in value["mixture"]]}
+        )
     return value
 
 

@@ -140,9 +140,9 @@ def ledger_counts(rows: RunRows) -> dict[str, int]:
     """Counts of the plan's slots.
 
     A commit trains every student of the family on the same rows, so that one row per slot is exactly
-    right: ``clips`` are the slots trained, ``lost`` the slots of the plan never trained, ``repeated`` the
-    rows beyond a slot's first. Until a run ends, slots still to come count as lost. Evaluation cases that
-    could not be used (slot -1) are no part of the plan, and not counted.
+    right: ``clips`` are the slots trained, ``to_come`` those of updates that no checkpoint has yet, ``lost`` the
+    others of the plan that were not trained, ``repeated`` the rows beyond a slot's first. A run that has ended by
+    itself has none to come. Evaluation cases that could not be used (slot -1) are no part of the plan, and not counted.
     """
     slots = np.unique(column(rows.ledger, "slot"))
     trained, plan = len(slots), plan_slots(rows)
@@ -150,9 +150,14 @@ def ledger_counts(rows: RunRows) -> dict[str, int]:
     planned = slots >= 0 if ended else (slots >= 0) & (slots < plan)
     bad = zip(column(rows.quarantine, "slot"), column(rows.quarantine, "index"), strict=True)
     quarantined = {(slot, index) for slot, index in bad if slot >= 0}
+    missing, step = plan - int(planned.sum()), rows.manifests[-1].step if rows.manifests else 0
+    unfinished = not rows.run or bool(rows.run.get("stopped") or rows.run.get("error"))
+    later = plan - step * int((rows.config.get("train") or {}).get("global_batch") or 0)
+    to_come = min(missing, max(0, later)) if unfinished else 0
     return {
         "clips": trained,
-        "lost": plan - int(planned.sum()),
+        "lost": missing - to_come,
+        "to_come": to_come,
         "repeated": len(rows.ledger) - trained,
         "quarantined": len(quarantined),
     }

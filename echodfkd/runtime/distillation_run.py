@@ -27,7 +27,7 @@ from ray.exceptions import RayActorError
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 import echodfkd
-from echodfkd.config.identity import config_hash, open_run_folder
+from echodfkd.config.identity import config_hash, keep_longer, open_run_folder
 from echodfkd.config.rules.heads import check_members_give, check_teacher_gives
 from echodfkd.config.rules.jobs import needs_students
 from echodfkd.config.run import RunConfig
@@ -80,6 +80,7 @@ def run_distillation(config: RunConfig, print_line: Callable[[str], None]) -> di
 def _run_leased(config: RunConfig, lease: Lease, teacher_id: str, print_line: Callable[[str], None]) -> dict[str, Any]:
     """The run, while it holds its folder's lease."""
     storage = lease.storage
+    keep_longer(storage, config)
     started = clock.now()
     print_line(f"run {config.name}: {config.plan_slots} clips, {len(config.students)} students, folder {config.root}")
     for note in source_notes(config):
@@ -100,6 +101,7 @@ def _run_leased(config: RunConfig, lease: Lease, teacher_id: str, print_line: Ca
         _finish_after(error, config, storage, teacher_id, {"wall_s": clock.now() - started, "error": reason})
         raise
     lease.check()
+    print_line("the report is being written")
     facts["wall_s"] = clock.now() - started
     return {**finish(config, storage, teacher_id, facts), "stopped": ""}
 
@@ -128,6 +130,7 @@ def _run_stages(
         if evaluators is not None:
             print_line("training is done; the last checkpoint is being scored")
             evaluators.finish()
+            print_line("all checkpoints are scored; cases are being drawn")
             evaluators.draw_overlays()
         if config.evaluation.real_cine:
             draw_real_heart(lease.storage, config.students)

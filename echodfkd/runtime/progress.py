@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +15,14 @@ import ray
 from echodfkd.config.run import RunConfig
 from echodfkd.core import clock
 from echodfkd.core.errors import RunError
-from echodfkd.reporting.live.live_view import ProgressSnapshot, live_view
+from echodfkd.reporting.live.live_view import ProgressSnapshot, clock_time, live_view, time_of_day
 from echodfkd.runtime.cluster.metrics import Exporter, gauge_values
 
 FIRST_ACTOR_TIMEOUT_S = 120.0
 """Time for the first, smallest actor to start: seconds on a healthy cluster."""
+
+WINDOW_S = 60.0
+"""Rates are means over it, so that they neither jump nor fall to 0 between two updates."""
 
 MAX_LOSSES = 4
 """Most students whose losses the line shows by name."""
@@ -35,8 +39,14 @@ class ProgressActor:
         self.stopping = asyncio.Event()
 
     async def update(self, values: dict[str, Any]) -> None:
-        """Merge new values."""
+        """Merge new values. Workers that start begin a new stream: what an earlier one had taught is gone with it."""
+        if "started" in values:
+            self.values["taught"] = 0
         self.values.update(values)
+
+    async def add_taught(self, clips: int) -> None:
+        """Count clips that a teacher has just finished."""
+        self.values["taught"] = self.values.get("taught", 0) + clips
 
     async def read(self) -> dict[str, Any]:
         """Everything so far."""
@@ -77,11 +87,14 @@ def first_update_time(progress_actor: Any) -> float | None:
 
 @dataclass(frozen=True)
 class Pace:
-    """Clips trained per second since the last sample, updates per second since the start, clips in the queue."""
+    """Clips trained per second over the last `WINDOW_S`, seconds to the last update, clips taught and not yet trained.
 
-    clips_s: float
-    steps_s: float
-    queue: float
+    Rate and time are None before the second update.
+    """
+
+    clips_s: float | None
+    eta_s: float | None
+    queue: int
 
 
 class ProgressLine:
@@ -93,7 +106,7 @@ class ProgressLine:
         self.print_line = print_line
         self.started = clock.now()
         self.peak_memory_mb = 0.0
-        self._last: tuple[float, int] = (self.started, 0)
+        self._samples: deque[tuple[float, int]] = deque()
         self._exporter = Exporter(config.name)
         self._view = live_view(config.name) if config.ray.progress_s else None
         self._stop = threading.Event()
@@ -117,47 +130,52 @@ class ProgressLine:
                 values = ray.get(self.progress_actor.read.remote(), timeout=5)
                 pace = self.pace(values)
                 self._exporter.export(
-                    gauge_values(self.config, values, clips_s=pace.clips_s, queue=pace.queue, memory_mb=memory)
+                    gauge_values(self.config, values, clips_s=pace.clips_s or 0.0, queue=pace.queue, memory_mb=memory)
                 )
             except Exception:  # noqa: S112 a progress line must never end a run
                 continue
             if self._view is not None:
-                elapsed = clock.now() - self.started
-                self._view.show(
-                    ProgressSnapshot(
-                        values, elapsed, self.config.train.steps, pace.clips_s, pace.steps_s, pace.queue, memory
-                    )
-                )
+                elapsed, total = clock.now() - self.started, self.config.train.steps
+                self._view.show(ProgressSnapshot(values, elapsed, total, pace.clips_s, pace.eta_s, pace.queue, memory))
             elif every:
                 self.print_line(self.line(values, pace))
 
     def pace(self, values: dict[str, Any]) -> Pace:
-        """The students' rates, since the last sample and since they started."""
-        now, step = clock.now(), int(values.get("step", 0))
-        seconds, previous = self._last
-        batch = self.config.train.global_batch
-        steps_s = max(0, step - previous) / max(now - seconds, 1e-9) if step else 0.0
-        self._last = (now, step) if step else self._last
-        first = int(values.get("first_step", 0))
-        mean_s = (step - first) / max(now - float(values.get("first_step_time", now)), 1e-9) if step else 0.0
-        # Little's law: clips taught and not yet trained = rate of trained clips x time a taught clip waited
-        return Pace(steps_s * batch, mean_s, float(values.get("age_s", 0.0)) * mean_s * batch)
+        """The students' rate over the last `WINDOW_S`, or since the first update if there was none within it."""
+        now, step, batch = clock.now(), int(values.get("step", 0)), self.config.train.global_batch
+        left = self.config.train.steps - step
+        queue = min(max(0, int(values.get("taught", 0)) - int(values.get("clips", 0))), left * batch)
+        if not step:
+            return Pace(None, None, queue)
+        first = (float(values["first_step_time"]), int(values["first_step"]))
+        if not self._samples or self._samples[0][0] < first[0]:  # a new start of the workers
+            self._samples = deque([first])
+        self._samples.append((now, step))
+        while len(self._samples) > 2 and now - self._samples[1][0] > WINDOW_S:
+            self._samples.popleft()
+        seconds, before = self._samples[0] if step > self._samples[0][1] else first
+        if step <= before:
+            return Pace(None, None, queue)
+        steps_s = (step - before) / max(now - seconds, 1e-9)
+        return Pace(steps_s * batch, left / steps_s, queue)
 
     def line(self, values: dict[str, Any], pace: Pace) -> str:
         """The line for the progress actor's values."""
-        elapsed = clock.now() - self.started
-        step = int(values.get("step", 0))
-        total = self.config.train.steps
+        begin = f"{time_of_day()} | {clock_time(clock.now() - self.started)}"
+        step, total = int(values.get("step", 0)), self.config.train.steps
         if not step:
-            return f"{elapsed:6.0f} s | starting: actors load, the first clips are made and taught"
-        eta = f"{(total - step) / pace.steps_s:.0f} s" if pace.steps_s > 0 else "after the next step"
-        losses = _loss_text(dict(values.get("losses", {})), len(self.config.students))
+            return f"{begin} | starting: actors load, the first clips are made and taught"
+        if step >= total:
+            left = f", {values['backlog']} scoring tasks left" if values.get("backlog") else ""
+            return f"{begin} | all {total} updates are done{left}"
+        rate = "" if pace.clips_s is None else f" | {pace.clips_s:.3g} clips/s"
+        eta = "after the next update" if pace.eta_s is None else clock_time(pace.eta_s)
         scored = f" | scored {values['scored']}" if "scored" in values else ""
+        wait = 100 * float(values.get("wait_share", 0.0))
+        losses = _loss_text(dict(values.get("losses", {})), len(self.config.students))
         return (
-            f"{elapsed:6.0f} s | step {step}/{total} | {pace.clips_s:.1f} clips/s | loss {losses}"
-            f" | one source can make {values.get('source_clips_s', 0.0):.0f}, one teacher teach"
-            f" {values.get('teacher_clips_s', 0.0):.0f} clips/s | queue {pace.queue:.0f} clips"
-            f" | students wait {100 * float(values.get('wait_share', 0.0)):.0f} %{scored} | ETA {eta}"
+            f"{begin} | update {step}/{total}{rate} | loss {losses} | queue {pace.queue} clips"
+            f" | students wait {wait:.0f} %{scored} | ETA {eta}"
         )
 
 

@@ -36,7 +36,7 @@ def build_trainer(config: RunConfig, *, teacher_id: str, progress_actor: Any, le
     """
     workers = config.train
     segments = {
-        segment_name(number): functools.partial(build_stream, config, number, teacher_id)
+        segment_name(number): functools.partial(build_stream, config, number, teacher_id, progress_actor)
         for number in range(config.num_segments)
     }
     return TorchTrainer(
@@ -95,7 +95,8 @@ def train_loop(loop: dict[str, Any]) -> dict[str, Any]:
         lease_epoch=loop["lease_epoch"],
         stop_asked=StopWatch(progress_actor) if context.get_world_rank() == 0 else lambda: False,
     )
-    progress_actor.update.remote({f"pid_{worker.rank}": os.getpid(), "started": clock.now()})
+    started = {"started": clock.now()} if worker.rank == 0 else {}
+    progress_actor.update.remote({f"pid_{worker.rank}": os.getpid(), **started})
     storage = RunStorage(config.root)
     try:
         batches = stream_batches(config, first_step(storage))

@@ -25,6 +25,7 @@ from echodfkd.config.rules.jobs import needs_clips_folder
 from echodfkd.config.run import RunConfig
 from echodfkd.core import clock
 from echodfkd.core.errors import RunError
+from echodfkd.reporting.live.live_view import clock_time, time_of_day
 from echodfkd.runtime.cluster.connection import connected, last_sentence, with_absolute_paths
 from echodfkd.runtime.cluster.resources import live_nodes
 from echodfkd.runtime.stream.builders import synthesis_notes, synthesis_source
@@ -238,9 +239,11 @@ class _ProgressLine:
             return
         self.shown = now
         rate = self.clips / (now - self.started)
-        left = (self.total - self.clips) / rate if rate else float("nan")
+        eta = clock_time((self.total - self.clips) / rate) if rate else "after the first shard"
+        made = f" | {rate:.3g} clips/s" if rate else ""
         before = self.config.synthesize.clips - self.total
         self.print_line(
-            f"{now - self.started:6.0f} s | clips {before + self.clips}/{self.config.synthesize.clips}"
-            f" | {rate:.1f} clips/s | shards in flight {in_flight} | quarantined {quarantined} | ETA {left:.0f} s"
+            f"{time_of_day()} | {clock_time(now - self.started)}"
+            f" | clips {before + self.clips}/{self.config.synthesize.clips}{made}"
+            f" | shards in flight {in_flight} | quarantined {quarantined} | ETA {eta}"
         )

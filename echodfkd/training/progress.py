@@ -58,15 +58,10 @@ class Progress:
         now = clock.now()
         self.wait_s += started - asked
         self.losses = {**self.losses, **losses}
-        taught = 0.0
         for span in (span for batch in rounds for span in batch.spans):
             clips, seconds = self._busy.get(span.stage, [0.0, 0.0])
             self._actors.setdefault(span.stage, set()).add(span.actor)
             self._busy[span.stage] = [clips + span.clips, seconds + span.end - span.start]
-            if span.stage == "teacher":
-                taught = max(taught, span.end)
-        if taught:
-            self._numbers["age_s"] = max(0.0, started - taught)
         if "first_step" not in self._numbers:
             self._numbers.update(first_step=step, first_step_time=now)
         self._numbers.update(step=step, losses=losses, learning_rate=rate)
@@ -75,8 +70,8 @@ class Progress:
         """Send the newest numbers, unless that was done less than a second ago.
 
         Keys: step, steps, losses, learning_rate, published, clips (all workers, of this start), wait_s,
-        wait_share, quarantined, ledger_gaps, first_step and first_step_time (of this start), and if known age_s
-        (how long a taught clip waited), ``<stage>_clips_s`` (clips per busy second of one actor; of an ensemble's
+        wait_share, quarantined, ledger_gaps, first_step and first_step_time (of this start), and if known
+        ``<stage>_clips_s`` (clips per busy second of one actor; of an ensemble's
         members in pools of their own, ``teacher_clips_s`` is that of the slowest) and ``<stage>_busy_share`` (of the
         time of its actors, estimated from this worker's share of the clips).
         """

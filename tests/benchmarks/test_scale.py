@@ -27,6 +27,6 @@ def test_more_teachers_teach_more_and_more_segments_take_no_more_memory() -> Non
     short, long = found["runs"]
     assert (short["segments"], long["segments"]) == (2, 6)
     for run in found["runs"]:
-        assert run["ledger"] == {"clips": run["clips"], "lost": 0, "repeated": 0, "quarantined": 0}
+        assert run["ledger"] == {"clips": run["clips"], "lost": 0, "to_come": 0, "repeated": 0, "quarantined": 0}
         assert run["lag_s"]["most"] > 0
     assert max(found["growth"].values()) < 1.25, "three times as long; the benchmark itself holds ten times to 1.1"

@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]  # some two minutes: nodes must
 def test_nodes_come_when_a_run_asks_and_go_when_it_is_over(short_path: Path) -> None:
     found = run_apart("tests/integration/autoscaling_run.py", short_path, prepare="ip link set lo up", timeout_s=540)
     assert found["error"] is None, found
-    assert found["ledger"] == {"clips": 24, "lost": 0, "repeated": 0, "quarantined": 0}
+    assert found["ledger"] == {"clips": 24, "lost": 0, "to_come": 0, "repeated": 0, "quarantined": 0}
     seen = [types for _, types in found["events"]]
     assert seen[0] == ["head"]
     assert any({"head", "teacher", "student", "eval"} <= set(types) for types in seen)

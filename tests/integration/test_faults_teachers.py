@@ -36,7 +36,7 @@ def test_a_hung_teacher_is_replaced_and_a_straggler_waited_for(
     detected_s = run.wait_until(lambda: not psutil.pid_exists(pid))
     summary = run.finish()
 
-    assert summary["ledger"] == {"clips": 96, "lost": 0, "repeated": 0, "quarantined": 0}
+    assert summary["ledger"] == {"clips": 96, "lost": 0, "to_come": 0, "repeated": 0, "quarantined": 0}
     report = check_ledger(RunStorage(config.root), config.plan_slots)
     assert not report.problems
     assert final_weights(config) == undisturbed
@@ -105,7 +105,7 @@ def test_a_wall_clock_that_jumps_disturbs_nothing(
     back_s = run.wait_until(lambda: run.front >= 80)
     summary = run.finish()
 
-    assert summary["ledger"] == {"clips": 480, "lost": 0, "repeated": 0, "quarantined": 0}
+    assert summary["ledger"] == {"clips": 480, "lost": 0, "to_come": 0, "repeated": 0, "quarantined": 0}
     report = check_ledger(RunStorage(config.root), config.plan_slots)
     assert not report.problems
     assert final_weights(config) == undisturbed

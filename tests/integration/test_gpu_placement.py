@@ -31,4 +31,4 @@ def test_each_role_lands_on_its_own_nodes(tmp_path: Path) -> None:
     assert result["placed"]["students"] == ["student"]
     assert result["placed"]["evaluator"] == ["eval"]
     assert "eval" not in result["placed"]["source"]
-    assert result["ledger"] == {"clips": 24, "lost": 0, "repeated": 0, "quarantined": 0}
+    assert result["ledger"] == {"clips": 24, "lost": 0, "to_come": 0, "repeated": 0, "quarantined": 0}

@@ -20,7 +20,13 @@ SLOTS = 240
 def test_a_run_goes_on_without_a_host_that_is_cut_off(short_path: Path) -> None:
     found = run_apart("tests/integration/hosts_run.py", short_path, timeout_s=590)
     assert found["exit"] == 0, found
-    assert json.loads(found["last"])["ledger"] == {"clips": SLOTS, "lost": 0, "repeated": 0, "quarantined": 0}
+    assert json.loads(found["last"])["ledger"] == {
+        "clips": SLOTS,
+        "lost": 0,
+        "to_come": 0,
+        "repeated": 0,
+        "quarantined": 0,
+    }
     assert found["apart"], "teachers and students have nodes of their own"
     storage = RunStorage(f"{short_path}/runs/hosts")
     report = check_ledger(storage, SLOTS)

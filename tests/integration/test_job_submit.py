@@ -112,7 +112,7 @@ def last_object(output: str) -> dict[str, Any]:
 def test_a_submitted_job_runs_to_its_report(head: dict[str, str], tmp_path: Path) -> None:
     done = submit(head, [f"storage={tmp_path}/runs", "name=submitted", *TINY, "train.steps=3"])
     assert f"report: {tmp_path}/runs/submitted/report.html" in done.stdout
-    assert last_object(done.stdout)["ledger"] == {"clips": 12, "lost": 0, "repeated": 0, "quarantined": 0}
+    assert last_object(done.stdout)["ledger"] == {"clips": 12, "lost": 0, "to_come": 0, "repeated": 0, "quarantined": 0}
     assert (tmp_path / "runs" / "submitted" / "report.html").is_file()
 
 
@@ -143,7 +143,13 @@ def test_a_job_that_is_stopped_and_submitted_again_finishes(head: dict[str, str]
     assert "did not end within" not in logs
     assert last_object(logs)["stopped"].startswith("stopped by SIGTERM")
     done = submit(head, run, "--submission-id", "second")
-    assert last_object(done.stdout)["ledger"] == {"clips": 4 * steps, "lost": 0, "repeated": 0, "quarantined": 0}
+    assert last_object(done.stdout)["ledger"] == {
+        "clips": 4 * steps,
+        "lost": 0,
+        "to_come": 0,
+        "repeated": 0,
+        "quarantined": 0,
+    }
     report = check_ledger(storage, 4 * steps)
     assert (report.lost, report.repeated, report.problems) == (0, 0, [])
     assert kept.step in {found.step for found in list_checkpoints(storage)}

@@ -114,7 +114,7 @@ def test_a_killed_service_and_a_bad_line_change_no_student(
     proxy.close()
     code, last, errors = server.end()
 
-    assert summary["ledger"] == {"clips": 96, "lost": 0, "repeated": 0, "quarantined": 0}
+    assert summary["ledger"] == {"clips": 96, "lost": 0, "to_come": 0, "repeated": 0, "quarantined": 0}
     report = check_ledger(RunStorage(config.root), config.plan_slots)
     assert not report.problems
     assert final_weights(config) == undisturbed

@@ -27,5 +27,5 @@ def test_the_run_ends_cleanly_when_all_have_stopped(family_run: FinishedRun) -> 
     newest = list_checkpoints(storage)[-1]
     assert newest.ended
     assert [newest.stopped_at(student) for student in ("a", "b", "c")] == [7, 2, 7]
-    assert family_run.summary["ledger"] == {"clips": 28, "lost": 0, "repeated": 0, "quarantined": 0}
+    assert family_run.summary["ledger"] == {"clips": 28, "lost": 0, "to_come": 0, "repeated": 0, "quarantined": 0}
     assert check_ledger(storage, family_run.config.plan_slots).problems == []

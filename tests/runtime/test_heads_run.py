@@ -39,7 +39,7 @@ HEADS = CHAMBERS | {"phase_ed_error_frames", "phase_es_error_frames", "phase_pea
 @pytest.mark.ray
 def test_students_learn_different_things_from_one_stream(shared_run: FinishedRun) -> None:
     config, summary = shared_run.config, shared_run.summary
-    assert summary["ledger"] == {"clips": 16, "lost": 0, "repeated": 0, "quarantined": 0}
+    assert summary["ledger"] == {"clips": 16, "lost": 0, "to_come": 0, "repeated": 0, "quarantined": 0}
     assert summary["teacher"]["id"].startswith("embedded_chambers-")
     wide, narrow = summary["students"]["wide"]["scores"], summary["students"]["a"]["scores"]
     assert set(wide) == set(narrow) | HEADS | {f"dice_teacher_{name[5:]}" for name in CHAMBERS}

@@ -55,7 +55,7 @@ def test_pools_of_their_own_train_what_one_actor_does(tiny_config: Callable[...,
     write_masks(config, tmp_path / "needed", [index for index in range(48) if index != 7])
     write_masks(config, tmp_path / "spare", [index for index in range(48) if index not in (2, 31)])  # 31 = 7 + 24
     summary = run_distillation(config, lambda line: None)
-    assert summary["ledger"] == {"clips": 24, "lost": 0, "repeated": 0, "quarantined": 1}
+    assert summary["ledger"] == {"clips": 24, "lost": 0, "to_come": 0, "repeated": 0, "quarantined": 1}
     assert check_ledger(RunStorage(config.root), config.plan_slots).problems == []
     assert summary["teacher"]["dropped"] == {"spare": 2}
     logs = [row for part in Path(config.root, "logs").glob("dropped-*") for row in pq.read_table(part).to_pylist()]

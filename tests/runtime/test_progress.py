@@ -1,54 +1,85 @@
 """The progress line: rates, queue and ETA out of the progress actor's numbers."""
 
-import time
+import asyncio
+import re
+from collections import deque
 from collections.abc import Callable
 
 import pytest
 
 from echodfkd.config.run import RunConfig
-from echodfkd.runtime.progress import ProgressLine, memory_mb
+from echodfkd.core import clock
+from echodfkd.runtime.progress import ProgressActor, ProgressLine, memory_mb
 
 
 @pytest.fixture
-def line_of(tiny_config: Callable[..., RunConfig]) -> Callable[[dict[str, object]], str]:
-    progress = ProgressLine.__new__(ProgressLine)  # without its thread
-    progress.config = tiny_config()
-    progress.started = time.time() - 20
-    progress._last = (time.time() - 10, 0)
-    return lambda values: progress.line(values, progress.pace(values))
+def progress(tiny_config: Callable[..., RunConfig]) -> ProgressLine:
+    line = ProgressLine.__new__(ProgressLine)  # without its thread
+    line.config = tiny_config("train.steps=100")
+    line.started, line._samples = clock.now() - 20, deque()
+    return line
 
 
-def test_before_the_first_step_it_says_what_it_waits_for(line_of: Callable[[dict[str, object]], str]) -> None:
-    assert "starting: actors load" in line_of({})
+def values_at(step: int, first_time: float, **more: object) -> dict[str, object]:
+    start = {"first_step": 1, "first_step_time": first_time, "losses": {"a": 0.25}, "wait_share": 0.05}
+    return {"step": step, "clips": 4 * step, **start, **more}
 
 
-def test_rates_queue_and_eta_follow_from_the_numbers(line_of: Callable[[dict[str, object]], str]) -> None:
-    """4 updates of 4 clips in 8 s after the first: 2 clips/s, 2 more updates in 4 s; 3 s old clips are 6 in queue."""
-    values = {
-        "step": 5,
-        "first_step": 1,
-        "first_step_time": time.time() - 8,
-        "losses": {"a": 0.25},
-        "source_clips_s": 40.0,
-        "teacher_clips_s": 20.0,
-        "age_s": 3.0,
-        "wait_share": 0.05,
-        "scored": "step 3",
-    }
-    line = line_of(values)
-    assert "step 5/6 | 2.0 clips/s | loss a 0.2500" in line
-    assert "one source can make 40, one teacher teach 20 clips/s | queue 6 clips" in line
-    assert "students wait 5 % | scored step 3 | ETA 2 s" in line
-    assert line_of({**values, "step": 1}).endswith("| ETA after the next step")
+def test_before_the_first_step_it_says_what_it_waits_for(progress: ProgressLine) -> None:
+    line = progress.line({}, progress.pace({}))
+    assert re.fullmatch(r"\d\d:\d\d:\d\d \| 0:20 \| starting: actors load, .*", line)
+
+
+def test_rate_queue_and_eta_follow_from_the_counts(progress: ProgressLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """4 updates of 4 clips in 8 s after the first: 2 clips/s, 95 more updates in 190 s; 36 taught less 20 trained."""
+    now = clock.now()
+    monkeypatch.setattr(clock, "now", lambda: now)
+    values = values_at(5, now - 8, taught=36, scored="step 3")
+    assert progress.line(values, progress.pace(values)).endswith(
+        "| update 5/100 | 2 clips/s | loss a 0.2500 | queue 16 clips | students wait 5 % | scored step 3 | ETA 3:10"
+    )
+    assert progress.pace(values_at(99, now - 8, taught=10_000)).queue == 4  # never more than the plan has left
+    assert progress.pace(values_at(5, now - 8, taught=3)).queue == 0
+
+
+def test_the_rate_is_that_of_the_last_minute_and_never_falls_to_nothing(
+    progress: ProgressLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An update every 40 s, looked at every 5 s: a rate between two updates is no 0."""
+    start, rates = clock.now(), []
+    for second in range(0, 400, 5):
+        monkeypatch.setattr(clock, "now", lambda now=start + second: now)
+        rates.append(progress.pace(values_at(1 + second // 40, start)).clips_s)
+    assert rates[:8] == [None] * 8
+    assert all(0.03 < rate < 0.2 for rate in rates[8:])  # 0.1 clips/s
+    first = values_at(1, start)
+    monkeypatch.setattr(clock, "now", lambda: start)
+    progress._samples.clear()
+    assert progress.line(first, progress.pace(first)).endswith("| ETA after the next update")
+    done = values_at(100, start, backlog=3)
+    assert progress.line(done, progress.pace(done)).endswith("| all 100 updates are done, 3 scoring tasks left")
+
+
+def test_the_count_of_taught_clips_begins_anew_with_the_workers() -> None:
+    async def use() -> list[object]:
+        actor = ProgressActor()
+        await actor.add_taught(4)
+        await actor.add_taught(2)
+        before = actor.values["taught"]
+        await actor.update({"pid_1": 5})
+        await actor.update({"started": 1.0})
+        return [before, (await actor.read())["taught"]]
+
+    assert asyncio.run(use()) == [6, 0]
 
 
 def test_many_students_share_a_line(tiny_config: Callable[..., RunConfig]) -> None:
     names = [f"c{number}" for number in range(6)]
     progress = ProgressLine.__new__(ProgressLine)
     progress.config = tiny_config(*(f"students.{name}.blocks=1" for name in names))  # beside the tiny run's own
-    progress.started, progress._last = time.time(), (time.time(), 0)
+    progress.started, progress._samples = clock.now(), deque()
     losses = {name: 0.5 - number / 10 for number, name in enumerate(names[:5])}
-    values = {"step": 1, "first_step": 1, "losses": losses}
+    values = {"step": 1, "first_step": 1, "first_step_time": clock.now(), "losses": losses}
     line = progress.line(values, progress.pace(values))
     assert "loss c4 0.1000 .. c0 0.5000 (2 of 7 students have stopped)" in line
 

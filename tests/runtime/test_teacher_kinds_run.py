@@ -151,7 +151,7 @@ def test_a_student_learns_from_every_kind_of_teacher(
     if kind == "recorded":
         write_masks(config, folder)
     summary = run_distillation(config, lambda line: None)
-    assert summary["ledger"] == {"clips": 8, "lost": 0, "repeated": 0, "quarantined": 0}
+    assert summary["ledger"] == {"clips": 8, "lost": 0, "to_come": 0, "repeated": 0, "quarantined": 0}
     assert summary["students"]["a"]["steps"] == 2
     report = check_ledger(RunStorage(config.root), config.plan_slots)
     assert report.problems == []

@@ -7,6 +7,7 @@ import difflib
 import functools
 import re
 import typing
+from collections.abc import Sequence
 from typing import Any
 
 from echodfkd.config.run import RunConfig
@@ -19,6 +20,17 @@ MOST_MEANT = 3
 def declared_types(kind: Any) -> dict[str, Any]:
     """The types of a section's options by name."""
     return typing.get_type_hints(kind)
+
+
+def type_at(names: Sequence[str]) -> Any:
+    """The declared type of the option that these parts of a dotted name lead to; None if there is none."""
+    kind: Any = RunConfig
+    for name in names:
+        if dataclasses.is_dataclass(kind):
+            kind = declared_types(typing.cast(Any, kind)).get(name)
+        else:
+            kind = typing.get_args(kind)[-1] if typing.get_origin(kind) is dict else None
+    return kind
 
 
 def inner_sections(section: type) -> dict[str, tuple[type, str]]:

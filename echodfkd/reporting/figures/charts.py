@@ -107,7 +107,7 @@ def pareto_chart(
     """A score against cost, cost on a logarithmic axis: one mark per network, a line through the front.
 
     Args:
-        points: the networks; published ones are hollow and grey.
+        points: the networks; published ones have a panel of their own.
         front: those of the run that no other one of the run beats in both, by rising cost.
         x_label: of the axis, with its unit.
         y_label: likewise.
@@ -115,15 +115,15 @@ def pareto_chart(
     """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    figure = new_figure(height=3.7 + 0.16 * max(0, len(points) // 6 - 1))
-    axes = figure.subplots()
-    _published(axes, [point for point in points if point.published])
-    for point in points:
-        if not point.published:
-            error = [[max(0.0, point.mean - point.low)], [max(0.0, point.high - point.mean)]]
-            style = {**series_style(point.number), "linestyle": "none"}
-            bars = axes.errorbar([point.cost], [point.mean], yerr=error, markersize=6.5, capsize=3, zorder=4, **style)
-            bars.set_label(plain(point.label))
+    own, others = ([point for point in points if point.published is published] for published in (False, True))
+    figure = new_figure(height=3.7 + 0.16 * max(0, len(own) // 6 - 1) + (2.4 if others else 0))
+    panels = figure.subplots(1 + bool(others), squeeze=False, sharex=True, height_ratios=[3, 2][: 1 + bool(others)])
+    axes, last = panels[0, 0], panels[-1, 0]
+    for point in own:
+        error = [[max(0.0, point.mean - point.low)], [max(0.0, point.high - point.mean)]]
+        style = {**series_style(point.number), "linestyle": "none"}
+        bars = axes.errorbar([point.cost], [point.mean], yerr=error, markersize=6.5, capsize=3, zorder=4, **style)
+        bars.set_label(plain(point.label))
     if len(front) > 1:
         costs, means = [point.cost for point in front], [point.mean for point in front]
         axes.step(costs, means, where="post", color=INK, linewidth=1.1, zorder=3, label="Pareto front")
@@ -131,32 +131,45 @@ def pareto_chart(
         axes.axhline(level[1], color=INK, linestyle=(0, (5, 3)), linewidth=1.1, label=level[0])
     axes.set_xscale("log")
     costs = [point.cost for point in points]
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(costs) < 30 * min(costs) else (1,)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    last.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(costs) < 30 * min(costs) else (1,)))
+    last.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+    last.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.12, y=0.1)
-    dress(axes, x_label, y_label)
+    dress(axes, "" if others else x_label, y_label)
     add_legend(figure, axes)
+    if others:
+        dress(last, x_label, "published Dice")
+        _draw_published(last, others)
     return figure
 
 
-def _published(axes: Any, points: Sequence[Point]) -> None:
-    if not points:
-        return
+def _draw_published(axes: Any, points: Sequence[Point]) -> None:
+    """Published networks in a panel of their own, which says that its heights are of another data set."""
+    axes.set_title(
+        "another data set: EchoNet-Dynamic's test videos, as published", fontsize=8.5, color=QUIET, loc="left"
+    )
     costs, means = [point.cost for point in points], [point.mean for point in points]
     hollow = {"markerfacecolor": "none", "markeredgecolor": QUIET, "linestyle": "none"}
-    axes.plot(costs, means, marker="h", markersize=5.5, label="published (other data)", **hollow)
-    low, high = min(means), max(means)
-    named: list[tuple[float, float]] = []
-    for point in points:  # overlapping names would be illegible; the CSV has all
-        place = (np.log10(point.cost) / 0.28, (point.mean - low) / max(high - low, 1e-9) / 0.045)
-        if any(abs(place[0] - other[0]) < 1 and abs(place[1] - other[1]) < 1 for other in named):
-            continue
-        named.append(place)
-        axes.annotate(
-            plain(point.label), (point.cost, point.mean), textcoords="offset points", xytext=(4, -8), fontsize=7,
-            color=QUIET,
-        )  # fmt: skip
+    axes.plot(costs, means, marker="h", markersize=5.5, **hollow)
+    axes.margins(y=0.22)
+    figure = axes.figure
+    figure.draw_without_rendering()  # places the axes, so that letters have a size in pixels
+    taken: list[Any] = []
+    for point in points:
+        for place, side in _PLACES:
+            name = axes.annotate(
+                plain(point.label), (point.cost, point.mean), textcoords="offset points", xytext=place, ha=side,
+                fontsize=7, color=QUIET,
+            )  # fmt: skip
+            box = name.get_window_extent().expanded(1.15, 1.15)  # a browser's letters may be wider
+            if not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
+            name.remove()  # without a free place beside it a name is left out; the CSV has all
+
+
+_PLACES = (((5, -3), "left"), ((-5, -3), "right"), ((0, 5), "center"), ((0, -11), "center"))
+"""Where a name may stand: offset from its mark in points, and the side that is aligned with it."""
 
 
 def _short(value: float) -> str:

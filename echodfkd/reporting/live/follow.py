@@ -24,7 +24,9 @@ def seen(storage: RunStorage) -> tuple[str, ...]:
 def is_over(storage: RunStorage) -> bool:
     """Whether the run has ended with its plan consumed: one that was stopped, failed or is resumed may go on."""
     rows = read_rows(storage)
-    return bool(rows.run) and not (rows.run.get("stopped") or rows.run.get("error")) and not ledger_counts(rows)["lost"]
+    counts = ledger_counts(rows)
+    stopped = rows.run.get("stopped") or rows.run.get("error")
+    return bool(rows.run) and not stopped and not (counts["lost"] or counts["to_come"])
 
 
 def follow_report(

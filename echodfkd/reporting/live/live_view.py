@@ -7,6 +7,7 @@ does into a file or the log of a submitted job.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,8 +27,8 @@ class ProgressSnapshot:
         values: of the progress actor (`training.progress.Progress.report`, `runtime.evaluator_pool`).
         elapsed_s: since the run's parts were started.
         total: updates of the run.
-        clips_s: clips trained a second, lately.
-        steps_s: updates a second, since the students started.
+        clips_s: clips trained a second, lately; None before the second update.
+        eta_s: seconds to the last update, likewise.
         queue: clips taught and not yet trained.
         memory_mb: of the driver's processes.
     """
@@ -35,15 +36,10 @@ class ProgressSnapshot:
     values: Mapping[str, Any]
     elapsed_s: float
     total: int
-    clips_s: float
-    steps_s: float
-    queue: float
+    clips_s: float | None
+    eta_s: float | None
+    queue: int
     memory_mb: float
-
-    @property
-    def eta_s(self) -> float | None:
-        """Seconds to the last update; None before the second one."""
-        return (self.total - int(self.values.get("step", 0))) / self.steps_s if self.steps_s > 0 else None
 
 
 class LiveView:
@@ -96,14 +92,16 @@ def page(name: str, snapshot: ProgressSnapshot) -> Any:
             share = "" if busy is None else f"{100 * busy:.0f} %"
             stages.add_row(_text(stage), share, f"{values[f'{stage}_clips_s']:.0f} clips/s")
     wait = 100 * float(values.get("wait_share", 0.0))
-    stages.add_row("students", f"{100 - wait:.0f} %", f"{snapshot.clips_s:.1f} clips/s")
+    stages.add_row(
+        "students", f"{100 - wait:.0f} %", "" if snapshot.clips_s is None else f"{snapshot.clips_s:.3g} clips/s"
+    )
     losses = sorted(dict(values.get("losses", {})).items(), key=lambda item: item[1])
     students = Table("student", "loss", box=None, pad_edge=False)
     for student, loss in losses[:MAX_STUDENTS]:
         students.add_row(_text(student), f"{loss:.4f}")
     if len(losses) > MAX_STUDENTS:
         students.add_row(f"and {len(losses) - MAX_STUDENTS} more", f"up to {losses[-1][1]:.4f}")
-    facts = [f"queue {snapshot.queue:.0f} clips", f"checkpoint at update {int(values.get('published', 0)):,}"]
+    facts = [f"queue {snapshot.queue} clips", f"checkpoint at update {int(values.get('published', 0)):,}"]
     facts += [f"scored {values['scored']}"] if "scored" in values else []
     facts += [f"{values['backlog']} scoring tasks left"] if values.get("backlog") else []
     facts += [f"{values['quarantined']} clips replaced"] if values.get("quarantined") else []
@@ -126,6 +124,11 @@ def _text(text: str, style: str = "") -> Any:
 
 def _memory(snapshot: ProgressSnapshot) -> Any:
     return _text(f"memory {snapshot.memory_mb:,.0f} MB", "dim")
+
+
+def time_of_day() -> str:
+    """The wall clock's time, e.g. 14:03:20."""
+    return time.strftime("%H:%M:%S")
 
 
 def clock_time(seconds: float) -> str:

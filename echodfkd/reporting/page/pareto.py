@@ -112,8 +112,8 @@ def _about(metric: str, key: str) -> str:
     if metric == "dice_all":
         missing = "" if key == "parameters" else " SimLVSeg, nnU-Net, DeepLabV3 and MU-UNet state no MACs."
         return (
-            "Hollow: published, on EchoNet-Dynamic's test videos (pairs are the authors' students: blocks, layers);"
-            f" other data, so only the shape compares.{missing}"
+            "Lower panel: published, on EchoNet-Dynamic's test videos (pairs are the authors' students: blocks,"
+            f" layers). Its heights cannot be compared with the upper panel's, only the shapes.{missing}"
         )
     return ""
 

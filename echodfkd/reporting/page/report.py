@@ -12,6 +12,7 @@ from echodfkd.reporting.page.chart import Chart
 from echodfkd.reporting.page.page import render, write_files
 from echodfkd.reporting.page.real_heart import read_real_heart
 from echodfkd.reporting.page.table import Table
+from echodfkd.reporting.page.verdict import verdict
 from echodfkd.reporting.rows import RunRows, read_rows
 from echodfkd.reporting.summary import plan_slots, summarise
 from echodfkd.reporting.teacher_facts import teacher_sentences
@@ -63,7 +64,7 @@ def build_report(rows: RunRows) -> Report:
         run_tables.run_scores(rows, summary), run_tables.student_table(rows, summary), judge_table, ef_table,
         agreement.judge_reading_table(summary),
         strata_table, groups.extremes_table(rows), stages, run_tables.quarantine_table(rows),
-        run_tables.ledger_table(summary["ledger"], plan_slots(rows), ended=bool(rows.run)),
+        run_tables.ledger_table(summary["ledger"], plan_slots(rows)),
     ]  # fmt: skip
     charts = {
         "curves": curves.curve_charts(runs),
@@ -81,6 +82,7 @@ def _render(report: Report, videos: list[cases.DrawnCase], real: dict[str, Any],
     return render(
         "report.html",
         title=summary["run"],
+        verdict=verdict(rows, summary),
         refresh_s=refresh_s,
         notes=tables.notes(rows, summary) + [{"kind": "open", "text": note} for note in summary["source_notes"]],
         tiles=_tiles(summary),

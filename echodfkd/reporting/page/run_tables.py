@@ -150,11 +150,11 @@ def timeline_section(rows: RunRows, summary: dict[str, Any]) -> tuple[Chart, Tab
     )  # fmt: skip
 
 
-def ledger_table(counts: dict[str, int], plan: int, *, ended: bool) -> Table:
+def ledger_table(counts: dict[str, int], plan: int) -> Table:
     """Counts of the plan's slots."""
     values = {"slots planned": plan, "clips trained": counts["clips"]}
-    values |= {key: counts[key] for key in ("lost", "repeated", "quarantined")}
-    bad = {"lost": ended and counts["lost"] > 0, "repeated": counts["repeated"] > 0}
+    values |= {"to come": counts["to_come"], **{key: counts[key] for key in ("lost", "repeated", "quarantined")}}
+    bad = {"lost": counts["lost"] > 0, "repeated": counts["repeated"] > 0}
     cells = [[Cell(f"{value:,}", value, bad=bad.get(key, False)) for key, value in values.items()]]
     return Table("ledger", "Ledger", [Column(key, True) for key in values], cells, [values])
 

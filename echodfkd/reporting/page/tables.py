@@ -91,12 +91,12 @@ def notes(rows: RunRows, summary: dict[str, Any]) -> list[dict[str, str]]:
     """How the run stands, in one or two sentences at the top of the page."""
     counts, plan = summary["ledger"], plan_slots(rows)
     if rows.run.get("stopped"):
-        done = f"{plan - counts['lost']:,} of {plan:,} slots are trained and published"
+        done = f"{plan - counts['lost'] - counts['to_come']:,} of {plan:,} slots are trained and published"
         return [{"kind": "open", "text": f"This run was {rows.run['stopped']}; {done}."}]
     if rows.run.get("error"):
         return [{"kind": "bad", "text": f"This run failed: {rows.run['error']}"}]
     if not rows.run:
-        done = f"{plan - counts['lost']:,} of {plan:,} slots are trained and published so far"
+        done = f"{plan - counts['lost'] - counts['to_come']:,} of {plan:,} slots are trained and published so far"
         return [
             {"kind": "open", "text": f"This run has not ended, or failed on the way (it holds no run.json): {done}."}
         ]
@@ -111,9 +111,11 @@ def ledger_sentence(rows: RunRows, summary: dict[str, Any]) -> str:
     counts, plan = summary["ledger"], plan_slots(rows)
     if plan == 0:
         return "no plan is known."
-    if counts["lost"] == 0 and counts["repeated"] == 0:
+    if not (counts["lost"] or counts["to_come"] or counts["repeated"]):
         return f"each of the {plan:,} slots of the plan was trained exactly once."
     parts = []
+    if counts["to_come"]:
+        parts.append(f"{counts['to_come']:,} of {plan:,} slots of the plan are to come")
     if counts["lost"]:
         parts.append(f"{counts['lost']:,} of {plan:,} slots of the plan are not trained")
     if counts["repeated"]:

@@ -25,8 +25,9 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines += _cost_lines(summary["students"])
     ledger = summary["ledger"]
+    to_come = f" {ledger['to_come']} to come," if ledger["to_come"] else ""
     lines.append(
-        f"{ledger['clips']} clips trained, {ledger['lost']} lost, {ledger['repeated']} repeated,"
+        f"{ledger['clips']} clips trained,{to_come} {ledger['lost']} lost, {ledger['repeated']} repeated,"
         f" {ledger['quarantined']} quarantined"
     )
     return lines

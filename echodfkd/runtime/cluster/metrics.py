@@ -15,8 +15,8 @@ from echodfkd.config.run import RunConfig
 GAUGES = {
     "echodfkd_step": "updates of the students so far",
     "echodfkd_steps_planned": "updates that the run consists of",
-    "echodfkd_clips_per_second": "clips trained per second, since the last export",
-    "echodfkd_queue_clips": "clips that have masks and wait for the students, by Little's law",
+    "echodfkd_clips_per_second": "clips trained per second, over the last minute",
+    "echodfkd_queue_clips": "clips that have masks and wait for the students",
     "echodfkd_students_wait_share": "share of time that students wait for clips, since they started",
     "echodfkd_stage_clips_per_second": "clips that one actor of a stage makes per second of work (tag: stage)",
     "echodfkd_stage_busy_share": "share of time that the actors of a stage are at work (tag: stage)",

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import ray.data
@@ -44,7 +45,7 @@ def execution_options(config: RunConfig) -> ExecutionOptions:
     )
 
 
-def build_stream(config: RunConfig, segment: int, teacher_id: str) -> Dataset:
+def build_stream(config: RunConfig, segment: int, teacher_id: str, progress_actor: Any = None) -> Dataset:
     """The slots of this segment that no published checkpoint has consumed.
 
     Called in the train controller at every start and restart of the worker group. The controller does not inherit the
@@ -66,7 +67,7 @@ def build_stream(config: RunConfig, segment: int, teacher_id: str) -> Dataset:
         label_selector=labels_of_stream("", config.evaluation.node_label),
         compute=TaskPoolStrategy(size=config.data.source_tasks),
     )
-    for stage in teaching_stages(config, teacher_id):
+    for stage in teaching_stages(config, teacher_id, progress_actor):
         stream = stream.map_batches(
             stage.actor,
             fn_constructor_kwargs=stage.arguments,

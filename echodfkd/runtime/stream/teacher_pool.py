@@ -42,11 +42,12 @@ class TeacherActor:
     Args:
         config: the run.
         teacher_id: of the teacher that the driver loaded; another id here means that this node holds other weights.
+        progress_actor: counts the clips that are taught; None counts nothing.
     """
 
-    def __init__(self, config: RunConfig, teacher_id: str) -> None:
+    def __init__(self, config: RunConfig, teacher_id: str, progress_actor: Any = None) -> None:
         self.config = config
-        self.worker = _PoolWorker(config.teacher, "teacher")
+        self.worker = _PoolWorker(config.teacher, "teacher", progress_actor)
         self.teacher = known_teacher(config, teacher_id)
         self.rules = slot_rules(config)
 
@@ -89,12 +90,12 @@ class FusingActor:
     actor loads the members itself.
     """
 
-    def __init__(self, config: RunConfig, teacher_id: str) -> None:
+    def __init__(self, config: RunConfig, teacher_id: str, progress_actor: Any = None) -> None:
         from echodfkd.teaching.build import configured_fusion
 
         self.config = config
         self.teacher_id = teacher_id
-        self.worker = _PoolWorker(config.teacher, "teacher")
+        self.worker = _PoolWorker(config.teacher, "teacher", progress_actor)
         self.fusion = configured_fusion(config.teacher)
         self.rules = slot_rules(config)
         self.ensemble = functools.cache(functools.partial(known_teacher, config, teacher_id))
@@ -120,10 +121,10 @@ class Stage:
     pool: PoolConfig
 
 
-def teaching_stages(config: RunConfig, teacher_id: str) -> list[Stage]:
-    """The pools that a block of clips passes, in order."""
+def teaching_stages(config: RunConfig, teacher_id: str, progress_actor: Any = None) -> list[Stage]:
+    """The pools that a block of clips passes, in order. The last one counts its clips at ``progress_actor``."""
     teacher = config.teacher
-    known = {"config": config, "teacher_id": teacher_id}
+    known = {"config": config, "teacher_id": teacher_id, "progress_actor": progress_actor}
     if teacher.pools == "one":
         return [Stage(TeacherActor, known, teacher)]
     members = [Stage(MemberActor, {"config": config, "member": name}, pool) for name, pool in teacher.members.items()]
@@ -142,12 +143,13 @@ def known_teacher(config: RunConfig, teacher_id: str) -> Teacher:
 class _PoolWorker:
     """Common to these actors: threads, a name, and the handling of a block that hangs or fails."""
 
-    def __init__(self, pool: PoolConfig, stage: str) -> None:
+    def __init__(self, pool: PoolConfig, stage: str, progress_actor: Any = None) -> None:
         if not pool.num_gpus:
             import torch
 
             torch.set_num_threads(max(1, round(pool.num_cpus)))
         self.name = actor_name(stage)
+        self.progress_actor = progress_actor
         self.timeout_s = pool.timeout_s
         self.deadline_s = WARM_UP_FACTOR * pool.timeout_s
 
@@ -166,7 +168,10 @@ class _PoolWorker:
             except EchoDFKDError as error:
                 done = work(replace(block, fault=str(error)))
         self.deadline_s = self.timeout_s
-        return done.to_columns()
+        taught = done.to_columns()
+        if self.progress_actor is not None:
+            self.progress_actor.add_taught.remote(len(next(iter(taught.values()))))
+        return taught
 
 
 def check_same_teacher(found: str, teacher_id: str) -> None:

@@ -455,3 +455,33 @@ def test_a_list_of_names_holds_names(override: str, option: str) -> None:
     """OmegaConf takes a mapping or a list where a list of text is declared; each check would meet it on its own."""
     with pytest.raises(ConfigError, match=re.escape(option)):
         load_config(None, ["students.a.blocks=2", override])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "students"),
+    [
+        (["students={c11: {blocks: 1}}"], ["c11"]),
+        (["students.c11={blocks: 1}"], ["convlstm_3x1", "convlstm_2x1", "c11"]),
+        (["students={a: {}}", "students.b.blocks=1"], ["a", "b"]),
+        (["students.b.blocks=1", "students={a: {}}"], ["a"]),
+    ],
+)
+def test_a_mapping_that_is_given_replaces_and_a_dotted_name_adds(overrides: list[str], students: list[str]) -> None:
+    assert list(load_config("configs/demo.yaml", overrides).students) == students
+
+
+def test_every_mapping_and_distribution_that_is_given_replaces_and_a_section_is_merged(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "students: {a: {objective: {bce: {}, dice: {}}}}\n"
+        "source: {conditions: {heart_rate_bpm: {mean: 100, sd: 8}, view: {A4C: 0.5, A2C: 0.5}}}\n"
+        "train: {steps: 7, workers: 2}\n"
+    )
+    given = ["students.a.objective={kl: {}}", "source.conditions.heart_rate_bpm=90", "source.conditions.view=A2C"]
+    config = load_config(str(path), [*given, "train={steps: 9}"])
+    assert list(config.students["a"].objective) == ["kl"]
+    assert config.source.conditions.heart_rate_bpm == ConditionSpec(value=90)
+    assert config.source.conditions.view == ChoiceSpec(value="A2C")
+    assert (config.train.steps, config.train.workers) == (9, 2)
+    other = load_config(str(path), ["source.conditions.heart_rate_bpm={low: 50, high: 60}"])
+    assert other.source.conditions.heart_rate_bpm == ConditionSpec(low=50, high=60)

@@ -89,7 +89,7 @@ def test_students_of_a_run_and_its_teacher(folder, tmp_path):
     assert set(summary["students"]) == {"a"}  # and not those of the config that asked
     assert summary["students"]["a"]["parameters"] > 0
     assert summary["teacher"]["id"].startswith("embedded-")
-    assert summary["ledger"] == {"clips": 0, "lost": 0, "repeated": 0, "quarantined": 0}
+    assert summary["ledger"] == {"clips": 0, "lost": 0, "to_come": 0, "repeated": 0, "quarantined": 0}
     source = build_source(config.evaluation.source, config.window, seed=0, case_frames=24)
     torch.manual_seed(9)
     network = build_student(blocks=1, layers=1, filters=2, norm="batch")

@@ -22,8 +22,9 @@ from echodfkd.core.errors import InputError
 from echodfkd.core.records import CaseScore, Conditions, DroppedMember, LedgerRow, Quarantined, StageSpan, VideoClip
 from echodfkd.reporting import intervals
 from echodfkd.reporting.figures import overlays
+from echodfkd.reporting.live.follow import is_over
 from echodfkd.reporting.page.report import write_report
-from echodfkd.reporting.page.tables import notes
+from echodfkd.reporting.page.tables import ledger_sentence, notes
 from echodfkd.reporting.rows import read_rows
 from echodfkd.reporting.summary import build_summary, summarise, write_summary
 from echodfkd.sources.video.encode import encode_mp4
@@ -213,7 +214,7 @@ def test_summary_ef_metrics_join_scores_and_cases(tmp_path):
 
 def test_summary_ledger_counts_only_parts_that_a_manifest_names(tmp_path):
     storage = fake_run(tmp_path)
-    assert build_summary(storage)["ledger"] == {"clips": 160, "lost": 0, "repeated": 0, "quarantined": 2}
+    assert build_summary(storage)["ledger"] == {"clips": 160, "lost": 0, "to_come": 0, "repeated": 0, "quarantined": 2}
     rows = [LedgerRow(s, s, f"fake-{s}", 0, 0, 40, 0, "a1") for s in (3, 3, 4)]
     schemas.write_records(storage, "ledger/part-9.parquet", rows)
     assert build_summary(storage)["ledger"]["repeated"] == 0  # void: no manifest names it
@@ -221,7 +222,24 @@ def test_summary_ledger_counts_only_parts_that_a_manifest_names(tmp_path):
     assert build_summary(storage)["ledger"]["repeated"] == 3
     (tmp_path / "checkpoints/step_00000040/manifest.json").unlink()
     counts = build_summary(storage)["ledger"]
-    assert counts == {"clips": 80, "lost": 80, "repeated": 3, "quarantined": 2}
+    assert counts == {"clips": 80, "lost": 80, "to_come": 0, "repeated": 3, "quarantined": 2}
+
+
+@pytest.mark.parametrize("run", [None, {"stopped": "stopped by SIGTERM"}, {"error": "it failed"}])
+def test_slots_of_updates_that_no_checkpoint_has_are_to_come_and_not_lost(tmp_path, run):
+    storage = fake_run(tmp_path)
+    for path in (tmp_path / "checkpoints").glob("step_*"):
+        if path.name > "step_00000020":
+            (path / "manifest.json").unlink()
+    if run is None:
+        (tmp_path / "run.json").unlink()
+    else:
+        storage.write("run.json", json.dumps(storage.read_json("run.json") | run).encode())
+    counts = build_summary(storage)["ledger"]
+    assert (counts["clips"], counts["lost"], counts["to_come"]) == (80, 0, 80)
+    rows = read_rows(storage)
+    assert "80 of 160 slots of the plan are to come" in ledger_sentence(rows, summarise(rows))
+    assert not is_over(storage)
 
 
 def test_summary_pipeline_agrees_with_a_count_of_milliseconds(tmp_path):

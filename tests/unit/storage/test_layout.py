@@ -117,7 +117,7 @@ def commit_at(storage: RunStorage, step: int) -> PublishedCheckpoint:
 def test_a_run_of_layout_1_is_read_resumed_and_reported(unbroken: RunStorage, tmp_path: Path) -> None:
     config = write_layout_1(tmp_path / "old", unbroken)
     storage = open_run_folder(config, TEACHER)
-    assert build_summary(storage)["ledger"] == {"clips": 20, "lost": 20, "repeated": 0, "quarantined": 0}
+    assert build_summary(storage)["ledger"] == {"clips": 20, "lost": 20, "to_come": 0, "repeated": 0, "quarantined": 0}
     assert read_rows(storage).training["step"].to_pylist() == [1, 2, 3, 4, 5]
 
     result = run_training(config, storage.root, attempt="new")
@@ -131,7 +131,7 @@ def test_a_run_of_layout_1_is_read_resumed_and_reported(unbroken: RunStorage, tm
     assert rows.training["step"].to_pylist() == list(range(1, 11))
     assert [loss < 0 for loss in rows.training["loss"].to_pylist()] == [True] * 5 + [False] * 5  # none of the void part
     assert [manifest.layout for manifest in rows.manifests] == [1, 3]
-    assert build_summary(storage)["ledger"] == {"clips": 40, "lost": 0, "repeated": 0, "quarantined": 0}
+    assert build_summary(storage)["ledger"] == {"clips": 40, "lost": 0, "to_come": 0, "repeated": 0, "quarantined": 0}
     assert "<html" in render_report(storage)
     assert open_run_folder(config, TEACHER).root == storage.root  # and once more, now that both layouts lie there
 

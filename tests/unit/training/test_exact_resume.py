@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from echodfkd.config.identity import keep_longer, open_run_folder
 from echodfkd.config.run import RunConfig
 from echodfkd.reporting.rows import RunRows, read_rows
 from echodfkd.storage.checkpoints import read_resume
@@ -115,3 +116,21 @@ def test_a_checkpoint_says_what_it_holds(unbroken: RunStorage) -> None:
         assert set(commit.parts) == {*commit.ledger, *commit.quarantine}
         assert (commit.layout, commit.lease_epoch) == (LAYOUT, 0)
         assert read_resume(unbroken, commit, "a").optimizer.step == commit.step
+
+
+def test_a_run_that_gets_longer_is_the_one_asked_for_at_the_start(tmp_path: Path) -> None:
+    """With a constant rate: 4 steps, ended and published, then 10 of the same run, bit for bit."""
+
+    def of(name: str, steps: int) -> RunConfig:
+        constant = dataclasses.replace(small_config().optimizer, schedule="constant")
+        config = small_config(students=PAIR, steps=steps, size=16)
+        return dataclasses.replace(config, name=name, storage=str(tmp_path), optimizer=constant)
+
+    for name, lengths in (("longer", (4, 10)), ("straight", (10,))):
+        for steps in lengths:
+            config = of(name, steps)
+            keep_longer(open_run_folder(config, TEACHER), config)
+            run_training(config, config.root, attempt=f"to{steps}")
+    longer, straight = (RunStorage(str(tmp_path / name)) for name in ("longer", "straight"))
+    assert same_state(longer, straight)
+    assert [row[:4] for row in curve(longer)] == [row[:4] for row in curve(straight)]

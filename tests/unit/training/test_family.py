@@ -115,7 +115,7 @@ def test_when_all_have_stopped_the_run_ends_and_its_plan_is_what_it_consumed(tmp
     storage.write("config.yaml", config_to_yaml(config).encode())
     storage.write("run.json", json.dumps({"plan_slots": config.plan_slots, "wall_s": 1.0}).encode())
     summary = build_summary(storage)
-    assert summary["ledger"] == {"clips": 8, "lost": 0, "repeated": 0, "quarantined": 0}
+    assert summary["ledger"] == {"clips": 8, "lost": 0, "to_come": 0, "repeated": 0, "quarantined": 0}
     page = render_report(storage)
     assert "each of the 8 slots of the plan was trained exactly once. Early stopping has ended all students." in page
     assert "2 of at most 12 steps of 4 clips = 8 slots" in page
