@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from echodfkd.reporting.rows import RunRows
+from echodfkd.storage.untrusted import parse_json
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
 EMPTY = 0.05
@@ -16,6 +16,7 @@ POOR = 0.1
 TEACHER_SLACK = 0.05
 """A teacher may be so far below its own held-out score: those were other cases."""
 FEW_CASES = 10
+_CARDS = {"embedded": "embedded_teacher.json", "embedded_wild": "embedded_wild_teacher.json"}
 
 
 def verdict(rows: RunRows, summary: dict[str, Any]) -> list[str]:
@@ -90,10 +91,11 @@ def _next_without_scores(rows: RunRows, summary: dict[str, Any]) -> str:
 def held_out_dice(rows: RunRows) -> float | None:
     """The score of a shipped teacher on its own held-out cases, at the size nearest to the run's; None of others."""
     teacher = rows.config.get("teacher") or {}
-    kind, size = teacher.get("kind", "embedded"), (rows.config.get("window") or {}).get("size", 56)
-    if kind not in ("embedded", "embedded_wild") or teacher.get("weights") or not isinstance(size, int):
+    kind, size = str(teacher.get("kind", "embedded")), (rows.config.get("window") or {}).get("size", 56)
+    if kind not in _CARDS or teacher.get("weights") or not isinstance(size, int):
         return None
-    held_out = json.loads((WEIGHTS / f"{kind}_teacher.json").read_text())["held_out"]
+    card = WEIGHTS / _CARDS[kind]
+    held_out = parse_json(card.read_bytes(), str(card))["held_out"]
     sizes = {int(name): found for name, found in held_out.items() if name.isdigit() and "dice_all" in found}
     return float(sizes[min(sizes, key=lambda side: abs(side - size))]["dice_all"]) if sizes else None
 
