@@ -39,7 +39,7 @@ class ProgressActor:
         self.stopping = asyncio.Event()
 
     async def update(self, values: dict[str, Any]) -> None:
-        """Merge new values. Workers that start begin a new stream: what an earlier one had taught is gone with it."""
+        """Merge new values. Workers that start begin a new stream: clips in an earlier one are gone with it."""
         if "started" in values:
             self.values["taught"] = 0
         self.values.update(values)
