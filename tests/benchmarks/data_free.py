@@ -1,0 +1,149 @@
+"""A student's Dice after the same steps on clips of several kinds, three seeds each: is a painter worth its while?
+
+    python -m tests.benchmarks.data_free --folder FOLDER [--steps 150] [--kinds noise adversarial ...]
+
+The teacher is the embedded one with batch normalisation in place of group normalisation, trained on in FOLDER on the
+phantom, because guided clips need batch statistics. FOLDER/rows.csv keeps the rows: what it has is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import functools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from echodfkd.metrics.overlap import dice
+from echodfkd.models.students.build import build_student
+from echodfkd.models.teachers.unet import PIXEL_MEAN, PIXEL_STD, load_embedded_teacher
+from echodfkd.sources.phantom.source import default_phantom
+from echodfkd.training.datafree.play import DataFreeRun, GradedTeacher
+from echodfkd.training.datafree.settings import DataFreeSettings
+from echodfkd.training.teacher.embedded import embedded_recipe
+from echodfkd.training.teacher.supervised import train_segmentation
+
+SIZE, FRAMES, FPS, BATCH = 40, 6, 12.0, 4
+CASES, CASE_FRAMES, CASE_FPS = 24, 8, 8.0
+TEACHER_STEPS, SEEDS = 300, (1, 2, 3)
+SHARES: dict[str, dict[str, float]] = {
+    "conditions": {"conditions": 1.0},
+    "noise": {"noise": 1.0},
+    "adversarial": {"noise": 0.25, "adversarial": 0.75},
+    "adversarial, no plain share": {"adversarial": 1.0},
+    "guided": {"guided": 1.0},
+    "mixed, no conditions": {"noise": 0.2, "adversarial": 0.4, "guided": 0.4},
+    "mixed": {"conditions": 0.4, "noise": 0.1, "adversarial": 0.25, "guided": 0.25},
+}
+"""The kinds of runs, by name: shares of a batch."""
+COLUMNS = ("run", "seed", "steps", "dice", "painter_updates")
+
+
+def with_batch_norm(network: nn.Module) -> nn.Module:
+    """The network with a batch normalisation of the same scale and shift in place of each group normalisation."""
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.GroupNorm):
+                norm = nn.BatchNorm2d(child.num_channels)
+                norm.weight, norm.bias = child.weight, child.bias
+                setattr(parent, name, norm)
+    return network
+
+
+def trained_teacher(folder: Path) -> GradedTeacher:
+    """The teacher of FOLDER, trained there first if need be."""
+    network, path = with_batch_norm(load_embedded_teacher(None)), folder / "teacher.safetensors"
+    if path.exists():
+        network.load_state_dict(load_file(path))
+    else:
+        source = default_phantom(seed=21, num_frames=2, fps=2.0, size=SIZE, case_frames=2)
+        recipe = embedded_recipe(steps=TEACHER_STEPS, seed=21, sizes=(SIZE,), max_seconds=0.0)
+        train_segmentation(network, lambda index, size: source.clip(index), recipe, report=print)
+        save_file(network.state_dict(), path)
+    return GradedTeacher(network.eval().requires_grad_(False), PIXEL_MEAN[0], PIXEL_STD[0], "embedded")
+
+
+@torch.inference_mode()
+def mean_dice(student: nn.Module | None, teacher: GradedTeacher) -> float:
+    """Mean Dice over all frames of held-out phantom cases; of the teacher if there is no student."""
+    source = default_phantom(seed=99, num_frames=1, fps=CASE_FPS, size=SIZE, case_frames=CASE_FRAMES)
+    found = []
+    for number in range(CASES):
+        case = source.case(number)
+        assert case.truth_labels is not None
+        video = torch.from_numpy(case.video).float()[None]
+        logits = teacher.logits(video)[0] if student is None else student(video).mask_logits[0, :, 0]
+        found.append(dice((logits > 0).numpy(), case.truth_labels == 1).mean())
+    return float(np.mean(found))
+
+
+def measure(run: str, seed: int, steps: int, teacher: GradedTeacher) -> dict[str, object]:
+    """One row."""
+    source = default_phantom(seed=seed, num_frames=FRAMES, fps=FPS, size=SIZE, case_frames=FRAMES)
+
+    @functools.lru_cache(maxsize=64)
+    def drawn(slot: int) -> tuple[np.ndarray, np.ndarray]:
+        clip = source.clip(slot)
+        assert clip.truth_labels is not None
+        return clip.video, clip.truth_labels == 1
+
+    torch.manual_seed(seed)
+    student = build_student(blocks=3, layers=1, filters=8)
+    settings = DataFreeSettings(SHARES[run], steps=steps, batch=BATCH, frames=FRAMES, size=SIZE, seed=seed)
+    playing = DataFreeRun(student, teacher, drawn, settings)
+    playing.run()
+    updates = playing.generator_step
+    return {
+        "run": run,
+        "seed": seed,
+        "steps": steps,
+        "dice": round(mean_dice(student, teacher), 4),
+        "painter_updates": updates,
+    }
+
+
+def table(rows: Sequence[dict[str, object]]) -> str:
+    """Mean and every seed's Dice of each kind of run, as Markdown."""
+    lines = ["| clips | Dice, mean of seeds | each seed |", "| --- | ---: | --- |"]
+    for run in SHARES:
+        found = [float(str(row["dice"])) for row in rows if row["run"] == run]
+        if found:
+            lines.append(f"| {run} | {np.mean(found):.3f} | {', '.join(f'{value:.3f}' for value in found)} |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Parse, measure the rows that are missing, print the table."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.data_free", description=__doc__)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--kinds", nargs="+", choices=SHARES, default=list(SHARES))
+    args = parser.parse_args()
+    args.folder.mkdir(parents=True, exist_ok=True)
+    teacher, path = trained_teacher(args.folder), args.folder / "rows.csv"
+    rows: list[dict[str, object]] = list(csv.DictReader(path.open())) if path.exists() else []
+    for seed in SEEDS:
+        for run in args.kinds:
+            if any(
+                (row["run"], str(row["seed"]), str(row["steps"])) == (run, str(seed), str(args.steps)) for row in rows
+            ):
+                continue
+            rows.append(measure(run, seed, args.steps, teacher))
+            with path.open("w", newline="") as file:
+                writer = csv.DictWriter(file, COLUMNS)
+                writer.writeheader()
+                writer.writerows(rows)
+            print(rows[-1], flush=True)
+    print(f"the teacher itself: {mean_dice(None, teacher):.3f}")
+    print(table([row for row in rows if str(row["steps"]) == str(args.steps)]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
