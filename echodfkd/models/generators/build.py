@@ -58,10 +58,30 @@ def _free_echo(options: GeneratorConfig, device: str, precision: str) -> Generat
     return load_free_echo(options.weights, _sampling(options, device, precision))
 
 
+def _latent_video(options: GeneratorConfig, device: str, precision: str) -> Generator:
+    from echodfkd.models.generators.latent_video import LatentVideo, load_latent_model
+
+    return LatentVideo(
+        load_latent_model(options.weights),
+        device=pick_device(device, "source.generator.device"),
+        precision=precision,
+        steps=options.steps,
+        guidance=options.guidance,
+    )
+
+
+def _painted(options: GeneratorConfig, device: str, precision: str) -> Generator:
+    from echodfkd.models.generators.painted import Painted, load_painter
+
+    return Painted(load_painter(options.weights), pick_device(device, "source.generator.device"))
+
+
 _BUILDERS: dict[str, Callable[[GeneratorConfig, str, str], Generator]] = {
     "echonet_synthetic": _echonet_synthetic,
     "echoflow": _echoflow,
     "echolvfm": _echolvfm,
     "free_echo": _free_echo,
+    "latent_video": _latent_video,
+    "painted": _painted,
 }
 """Options, device and precision -> generator, by the source's kind."""

@@ -46,4 +46,6 @@ def painter_noise(seeds: list[int], size: int) -> torch.Tensor:
     """Each clip's noise (B, Z, h, w) from its own seed, on the CPU."""
     side = max(1, size // 8)
     shape = (_NOISE, side, side)
-    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+    return torch.stack(
+        [torch.randn(shape, generator=torch.Generator().manual_seed(seed & (2**64 - 1))) for seed in seeds]
+    )

@@ -79,12 +79,12 @@ class DataFreeRun:
         guided = settings.shares.get("guided", 0.0) > 0
         self._statistics = BatchStatistics(teacher.network, teacher.name) if guided else None
         torch.manual_seed(settings.seed)
-        self._student, self._painter = student, MapPainter()
+        self._student, self.painter = student, MapPainter()
         groups = [
             {"params": list(student.parameters()), "lr": settings.rate},
-            {"params": list(self._painter.parameters()), "lr": settings.painter_rate},
+            {"params": list(self.painter.parameters()), "lr": settings.painter_rate},
         ]
-        both = nn.ModuleDict({"student": student, "painter": self._painter})
+        both = nn.ModuleDict({"student": student, "painter": self.painter})
         self._state = TrainingState(both, torch.optim.AdamW(groups), None, np.random.default_rng(0))
         self.clip_ids: list[str] = []
         if keeper is not None:
@@ -106,7 +106,7 @@ class DataFreeRun:
         settings, state = self._settings, self._state
         slots = range(state.step * settings.batch, (state.step + 1) * settings.batch)
         if settings.shares.get("adversarial", 0.0) > 0 and state.step % settings.paint_every == 0:
-            self._update(self.painter_loss(slots), self._painter)
+            self._update(self.painter_loss(slots), self.painter)
             state.index += 1
         video = torch.stack([self.clip(slot) for slot in slots])
         share = 0.5 * (1.0 + math.cos(math.pi * state.step / settings.steps))
@@ -163,7 +163,7 @@ class DataFreeRun:
 
     def _paint(self, slots: list[int], purpose: str) -> torch.Tensor:
         seeds = [_seed(self._settings.seed, purpose, slot, 0) for slot in slots]
-        return self._painter(self._masks(slots), painter_noise(seeds, self._settings.size))
+        return self.painter(self._masks(slots), painter_noise(seeds, self._settings.size))
 
     def _masks(self, slots: list[int]) -> torch.Tensor:
         return torch.stack([torch.from_numpy(self._drawn(slot)[1]) for slot in slots])

@@ -11,7 +11,13 @@ import pytest
 import torch
 from torch import nn
 
+from echodfkd.config.sections.generator import GeneratorConfig
+from echodfkd.config.sections.source import PartConfig
 from echodfkd.core.errors import ConfigError, InputError
+from echodfkd.models.generators.build import build_generator
+from echodfkd.models.generators.map_painter import painter_noise
+from echodfkd.models.generators.painted import load_painter, write_painter
+from echodfkd.models.generators.protocol import ClipRequest
 from echodfkd.models.students.build import build_student
 from echodfkd.models.teachers.batch_statistics import BatchStatistics
 from echodfkd.training.datafree.play import DataFreeRun, GradedTeacher, bounded_gap
@@ -133,3 +139,23 @@ def test_the_painter_learns_masks_that_the_teacher_sees() -> None:
     run.run()
     assert float(run.painter_loss(range(2)).detach()) < 0.8 * before
     assert run.generator_step == 30
+
+
+def test_a_trained_painter_is_a_generator(tmp_path: Path) -> None:
+    run = run_of(replace(SETTINGS, shares={"adversarial": 1.0}))
+    run.step()
+    path = tmp_path / "painter.safetensors"
+    write_painter(path, run.painter)
+    generator = build_generator(PartConfig(kind="painted", generator=GeneratorConfig(weights=str(path))), "cpu", "fp32")
+    request = ClipRequest("a", seed=7, frames=3, fps=32.0, size=16, label_map=drawn(0)[1].astype(np.uint8))
+    (clip,) = generator.generate([request])
+    with torch.no_grad():
+        expected = run.painter(torch.from_numpy(drawn(0)[1])[None], painter_noise([7], 16))[0]
+    np.testing.assert_array_equal(clip, expected.round().byte().numpy())
+    still = replace(request, label_map=request.label_map[0])  # type: ignore[index]
+    assert (generator.generate([still])[0] == clip[0]).all()  # one map stands for all frames
+    (refused,) = generator.generate([replace(request, size=15)])
+    assert "window.size: got 15, a painter needs an even one" in str(refused)
+    path.write_bytes(b"no tensors")
+    with pytest.raises(InputError, match=r"source.generator.weights: .*painter.safetensors is no safetensors file"):
+        load_painter(str(path))
