@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -188,4 +189,44 @@ def write_free_echo(folder: Path, name: str = "echonet", seed: int = 0) -> Path:
     sector = np.abs(columns - 32) < 4 + rows / 2.4
     frame = np.where(sector, 20 + 3 * rows, 0).astype(np.uint8)
     Image.fromarray(frame).save(folder / "images" / f"{name}.png")
+    return folder
+
+
+STILL_SIDE = 8
+"""Of a latent; the image is eight times as large."""
+
+
+def write_diffecho(folder: Path, *, control: bool, seed: int = 0) -> Path:
+    """Folders of Stable Diffusion, saved by diffusers and transformers, and a ControlNet."""
+    transformers = importlib.import_module("transformers")
+    diffusers = import_diffusers()
+    torch.manual_seed(seed)
+    tiny_autoencoder(sample_size=8 * STILL_SIDE).save_pretrained(folder / "vae")
+    shared: dict[str, Any] = {"block_out_channels": [8, 8], "layers_per_block": 1, "norm_num_groups": 4}
+    shared |= {"cross_attention_dim": 16, "attention_head_dim": 2}
+    shared |= {"down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"]}
+    blocks = {"up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"], "sample_size": STILL_SIDE}
+    diffusers.UNet2DConditionModel(**shared, **blocks).save_pretrained(folder / "unet")
+    if control:
+        network = diffusers.ControlNetModel(**shared, conditioning_embedding_out_channels=[4, 4, 4, 8])
+        randomise(network).save_pretrained(folder / "controlnet")
+    schedule = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+    diffusers.PNDMScheduler(**schedule, skip_prk_steps=True).save_pretrained(folder / "scheduler")
+    letters = [chr(code) for code in range(97, 123)]
+    words = [*letters, *(f"{letter}</w>" for letter in letters), ".</w>", "-</w>", "he", "art</w>", "ar"]
+    vocab = {word: place for place, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}
+    (folder / "tokenizer").mkdir()
+    (folder / "tokenizer" / "vocab.json").write_text(json.dumps(vocab))
+    (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\nh e\na r\nar t</w>\n")
+    config = transformers.CLIPTextConfig(
+        vocab_size=len(vocab), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2
+    )
+    encoder = transformers.CLIPTextModel(config)
+    (folder / "text_encoder").mkdir()
+    names = {key: f"text_model.{key}" for key in encoder.state_dict()}
+    tensors = {names[key]: value.contiguous() for key, value in encoder.state_dict().items()}
+    save_file(tensors, folder / "text_encoder" / "model.safetensors")
+    sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    card = {name: getattr(config, name) for name in sizes} | {"model_type": "clip_text_model", "torch_dtype": "float32"}
+    (folder / "text_encoder" / "config.json").write_text(json.dumps(card))
     return folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 
 from echodfkd.config.sections.generator import GeneratorConfig
@@ -29,33 +30,17 @@ def build_generator(options: PartConfig, device: str, precision: str) -> Generat
     return _BUILDERS[options.kind](options.generator, device, precision)
 
 
-def _sampling(options: GeneratorConfig, device: str, precision: str) -> Sampling:
-    device = pick_device(device, "source.generator.device")
-    return Sampling(device, precision, options.scheduler, options.steps)
+def _published(kind: str) -> Callable[[GeneratorConfig, str, str], Generator]:
+    """A builder of others' published files: ``load_KIND`` of the module of that name."""
 
+    def build(options: GeneratorConfig, device: str, precision: str) -> Generator:
+        module = importlib.import_module(f"echodfkd.models.generators.{kind}")
+        device = pick_device(device, "source.generator.device")
+        sampling = Sampling(device, precision, options.scheduler, options.steps, options.guidance)
+        generator: Generator = getattr(module, f"load_{kind}")(options.weights, sampling)
+        return generator
 
-def _echonet_synthetic(options: GeneratorConfig, device: str, precision: str) -> Generator:
-    from echodfkd.models.generators.echonet_synthetic import load_echonet_synthetic
-
-    return load_echonet_synthetic(options.weights, _sampling(options, device, precision))
-
-
-def _echoflow(options: GeneratorConfig, device: str, precision: str) -> Generator:
-    from echodfkd.models.generators.echoflow import load_echoflow
-
-    return load_echoflow(options.weights, _sampling(options, device, precision))
-
-
-def _echolvfm(options: GeneratorConfig, device: str, precision: str) -> Generator:
-    from echodfkd.models.generators.echolvfm import load_echolvfm
-
-    return load_echolvfm(options.weights, _sampling(options, device, precision))
-
-
-def _free_echo(options: GeneratorConfig, device: str, precision: str) -> Generator:
-    from echodfkd.models.generators.free_echo import load_free_echo
-
-    return load_free_echo(options.weights, _sampling(options, device, precision))
+    return build
 
 
 def _latent_video(options: GeneratorConfig, device: str, precision: str) -> Generator:
@@ -76,11 +61,10 @@ def _painted(options: GeneratorConfig, device: str, precision: str) -> Generator
     return Painted(load_painter(options.weights), pick_device(device, "source.generator.device"))
 
 
+PUBLISHED = ("echonet_synthetic", "echoflow", "echolvfm", "free_echo", "diffecho")
+"""Kinds of others' published files (docs/reference/published-generators.md)."""
 _BUILDERS: dict[str, Callable[[GeneratorConfig, str, str], Generator]] = {
-    "echonet_synthetic": _echonet_synthetic,
-    "echoflow": _echoflow,
-    "echolvfm": _echolvfm,
-    "free_echo": _free_echo,
+    **{kind: _published(kind) for kind in PUBLISHED},
     "latent_video": _latent_video,
     "painted": _painted,
 }

@@ -32,6 +32,7 @@ class Sampling:
     precision: str = "fp32"
     scheduler: str = ""
     steps: int = 0
+    guidance: float = 0.0
 
     @property
     def dtype(self) -> torch.dtype:

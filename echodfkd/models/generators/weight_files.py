@@ -11,7 +11,7 @@ import importlib
 import importlib.util
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -28,7 +28,8 @@ from echodfkd.storage.untrusted import parse_json_object, parse_yaml
 
 OPTION = "source.generator.weights"
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
-MAX_CONFIG_BYTES = 1 << 20
+MAX_CONFIG_BYTES = 1 << 21
+"""A tokenizer's vocabulary has 1.06 MB."""
 MAX_WEIGHT_BYTES = 8 << 30
 """Largest file of weights: Stable Diffusion's network has 3.4 GB in single precision."""
 _NOTES = ("_class_name", "_diffusers_version", "_name_or_path")
@@ -111,6 +112,13 @@ class PublishedFiles:
             raise InputError(f"{self.option}: {self.folder / name} must hold a mapping, got {type(values).__name__}")
         return values
 
+    def read_text(self, name: str) -> str:
+        """A text file. Raises `InputError`."""
+        try:
+            return self._read(name).decode()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{self.option}: {self.folder / name} is no text: {error}") from error
+
     def read_tensors(self, name: str, *, entries: Sequence[str] = ("",)) -> dict[str, torch.Tensor]:
         """The tensors of a file, as float32: safetensors, or of ``torch.save``, which is followed, never unpickled.
 
@@ -178,14 +186,17 @@ def _renamed(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def build_network(
-    network_class: type, arguments: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], where: tuple[str, str]
+    network_class: Callable[..., Any],
+    arguments: Mapping[str, Any],
+    tensors: Mapping[str, torch.Tensor],
+    where: tuple[str, str],
 ) -> Any:
     """A network of settings and weights, for inference.
 
     The settings are checked and built without memory first, so that only as much is taken as the file holds.
 
     Args:
-        network_class: of diffusers, or of this package.
+        network_class: of diffusers or this package, or a function that builds one.
         arguments: of it.
         tensors: its weights.
         where: names of the two files, for errors.
@@ -207,13 +218,20 @@ def build_network(
     return network.eval().requires_grad_(False)
 
 
-def check_arguments(arguments: Mapping[str, Any], network_class: type, where: str) -> None:
+def check_arguments(arguments: Mapping[str, Any], network_class: Callable[..., Any], where: str) -> None:
     """Raise `InputError` for an argument that the class does not take, or for a value that no published file has."""
     known = inspect.signature(network_class).parameters
+    takes_any = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in known.values())
     for key, value in arguments.items():
-        if key not in known:
+        if key not in known and not takes_any:
             raise InputError(f"{where}: {key[:80]!r} is no setting of {network_class.__name__} of this diffusers")
-        most = _MOST_DEPTH if key in ("num_layers", "depth") else _MOST_LAYERS if "layers" in key else 1 << 16
+        most = (
+            _MOST_DEPTH
+            if key in ("num_layers", "num_hidden_layers", "depth")
+            else _MOST_LAYERS
+            if "layers" in key
+            else 1 << 16
+        )
         _check_value(value, f"{where}: {key}", most=most)
 
 
