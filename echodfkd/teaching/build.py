@@ -15,6 +15,7 @@ from echodfkd.models.teachers.library_networks import smp_network, torchvision_n
 from echodfkd.models.teachers.monai_bundle import MonaiNetwork
 from echodfkd.models.teachers.network_spec import NetworkLayout, NetworkSpec, PixelStatistics
 from echodfkd.models.teachers.protocol import Teacher
+from echodfkd.models.teachers.python_file import PythonNetwork
 from echodfkd.models.teachers.teacher_features import FeatureTeacher
 from echodfkd.models.teachers.teacher_files import (
     ExportedNetwork,
@@ -168,7 +169,7 @@ def _network_teacher(model: TeacherModelConfig, device: str, placement: Placemen
     facts = f"{network.weights_hash}|{statistics}|{model.input_size}|{layout}|{class_names}|{model.output}"
     facts += "" if model.normalise == "fixed" else f"|{model.normalise}"
     spec = NetworkSpec(
-        model.network or model.kind,
+        model.kind if model.kind == "python" else model.network or model.kind,
         statistics,
         input_size=model.input_size or None,
         class_names=class_names,
@@ -188,6 +189,8 @@ def _open_network(model: TeacherModelConfig, device: str) -> ForeignNetwork:
         return OnnxNetwork(data, where=where, device=device, output=model.output)
     if model.kind == "exported":
         return ExportedNetwork(data, sha256=model.sha256, where=where, device=device, output=model.output)
+    if model.kind == "python":
+        return PythonNetwork(where, data, function=model.network, output=model.output)
     if model.kind == "torchvision":
         return torchvision_network(model.network, data, where=where, num_channels=count)
     channels = len(model.pixel_mean)

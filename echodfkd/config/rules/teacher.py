@@ -22,7 +22,7 @@ from echodfkd.core.mask_codes import LOGIT, PROBABILITY
 
 _POOL_OPTIONS = tuple(field.name for field in dataclasses.fields(PoolConfig))
 EXAMPLES = {"torchvision": {"network": "deeplabv3_resnet50"}, "smp": {"network": "unet", "encoder": "resnet34"}}
-NETWORK_KINDS = ("onnx", "exported", "torchvision", "smp", "monai_bundle")
+NETWORK_KINDS = ("onnx", "exported", "python", "torchvision", "smp", "monai_bundle")
 """Kinds whose network's input and output are described by options."""
 STORED_KINDS = ("recorded", "remote")
 """Kinds whose masks were rounded to 1/255 before they reach a run."""
@@ -146,7 +146,7 @@ def _check_model(option: str, model: TeacherModelConfig) -> None:
                 f" {', '.join(read)}"
             )
     if model.kind not in ("embedded", "embedded_chambers", "embedded_wild", "ensemble", "remote") and not model.weights:
-        what = "the folder of masks" if model.kind == "recorded" else "its checkpoint file"
+        what = {"recorded": "the folder of masks", "python": "the Python file"}.get(model.kind, "its checkpoint file")
         raise ConfigError(f"{option}.weights: empty, but {option}.kind is {model.kind}; name {what}")
     if model.kind in NETWORK_KINDS:
         _check_network(option, model)

@@ -23,6 +23,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "echonet_deeplabv3": ("weights", "plausible", "batch_frames", "precision", *REFERENCE),
     "onnx": _FILE,
     "exported": _FILE,
+    "python": (*_FILE, "network"),
     "torchvision": ("weights", "plausible", "sha256", "network", "precision", *_PIXELS, *REFERENCE),
     "smp": ("weights", "plausible", "sha256", "network", "encoder", "precision", *_PIXELS, *REFERENCE),
     "monai_bundle": ("weights", "plausible", "sha256", "output", *_PIXELS, *REFERENCE),
@@ -37,11 +38,11 @@ KINDS: dict[str, tuple[str, ...]] = {
 class TeacherModelConfig:
     """One model. Shipped kinds know their own pixels, sizes and classes; the others are told them here."""
 
-    kind: str = option("embedded", choices=tuple(KINDS), outside=("exported", "remote"))
+    kind: str = option("embedded", choices=tuple(KINDS), outside=("exported", "python", "remote"))
     """embedded, embedded_chambers or embedded_wild (shipped U-Nets), echonet_deeplabv3 (EchoNet-Dynamic's checkpoint),
-    onnx, exported (a torch.export archive), torchvision or smp (a network of torchvision or of
-    segmentation-models-pytorch), monai_bundle (a MONAI bundle), recorded (a folder of masks), or remote (a service that
-    its owner runs)."""
+    onnx, exported (a torch.export archive), python (a Python file that makes the network; it is run), torchvision or
+    smp (a network of torchvision or of segmentation-models-pytorch), monai_bundle (a MONAI bundle),
+    recorded (a folder of masks), or remote (a service that its owner runs)."""
     weights: str = option("", path="input", identity=False)  # known by the teacher id, as the next one
     """Checkpoint file, or the folder of recorded masks; empty takes the shipped weights of an embedded teacher."""
     sha256: str = option(
@@ -56,7 +57,8 @@ class TeacherModelConfig:
     precision: str = option("fp32", choices=("fp32", "bf16"))
     """fp32, or bf16: faster, with masks that differ in their last levels and a teacher id of their own."""
     network: str = ""
-    """torchvision: the network's name, e.g. deeplabv3_resnet50; smp: the architecture, e.g. unet."""
+    """torchvision: the network's name, e.g. deeplabv3_resnet50; smp: the architecture, e.g. unet; python: the function
+    in the file that returns the network; empty is `network`."""
     encoder: str = ""
     """smp: the encoder's name, e.g. resnet34."""
     normalise: str = option("fixed", choices=("fixed", "frame", "clip"))

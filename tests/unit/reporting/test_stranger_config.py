@@ -53,6 +53,7 @@ def redrawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., An
             {"teacher": {"kind": "exported", "weights": "run/t.pt2", "sha256": SHA, **PIXELS}},
             "teacher.kind to 'exported'",
         ),
+        ({"teacher": {"kind": "python", "weights": "t.py", **PIXELS}}, "teacher.kind to 'python'"),
         ({"teacher": {"kind": "onnx", "weights": "/t.onnx", **PIXELS}}, "teacher.weights to '/t.onnx'"),
         ({"teacher": {"kind": "recorded", "weights": "s3://b/masks"}}, "teacher.weights to 's3://b/masks'"),
         (
