@@ -21,6 +21,8 @@ from echodfkd.inference.beats import find_rhythm
 from echodfkd.inference.export.graphs import stream_onnx
 from echodfkd.inference.export.sessions import open_session, run_stream
 from echodfkd.inference.export.web import page
+from echodfkd.inference.flags import find_flags
+from echodfkd.inference.signals import mask_signals
 from echodfkd.inference.student import load_student
 from echodfkd.metrics.volume import area_length_volume
 from echodfkd.sources.phantom.source import default_phantom
@@ -106,6 +108,31 @@ def test_its_rhythm_is_that_of_the_package(shell: Browser, frames: int) -> None:
         assert mine["beats"] == [[beat.ed_frame, beat.es_frame] for beat in theirs.beats]
         assert mine["rate"] == pytest.approx(theirs.heart_rate_bpm)
         assert mine["ef"] == pytest.approx(theirs.ef_percent)
+
+
+@pytest.mark.parametrize(
+    ("steep", "noise", "names"),
+    [(8.0, 0.0, {"large"}), (8.0, 3.0, {"large", "jumps"}), (1.0, 0.0, {"large", "unsure"})],
+)
+def test_its_flags_are_those_of_the_package(shell: Browser, steep: float, noise: float, names: set[str]) -> None:
+    """A large disc that beats, sure, in noise or unsure: the page shows the flags that need only the masks."""
+    rows, columns = np.mgrid[:SIZE, :SIZE]
+    radius = 5 + np.cos(2 * np.pi * np.arange(80) / 24)
+    logits = steep * np.clip(radius[:, None, None] - np.hypot(rows - 7.5, columns - 7.5), -1, 1)
+    logits = (logits + noise * np.random.default_rng(0).normal(size=logits.shape)).astype(np.float32)
+    found = shell.evaluate(
+        f"""(() => {{
+          const stream = new echodfkd.Stream({{ Tensor: class {{}} }}, null);
+          for (const frame of {json.dumps(logits.reshape(80, -1).tolist())}) stream.add(Float32Array.from(frame));
+          return echodfkd.flags(stream, echodfkd.rhythm(stream.area, stream.volume));
+        }})()"""
+    )
+    rhythm = find_rhythm(logits > 0, fps=FPS, spacing_mm=None)
+    signals = mask_signals(1 / (1 + np.exp(-logits.astype(np.float64))))
+    rate = {"beat": float(len(rhythm.beats)), "slow": rhythm.heart_rate_bpm, "fast": rhythm.heart_rate_bpm}
+    wanted = find_flags({**{name: signals[name] for name in ("unsure", "jumps", "small", "large")}, **rate})
+    assert found == [list(flag) for flag in wanted]
+    assert {flag.name for flag in wanted} == names
 
 
 @pytest.mark.slow

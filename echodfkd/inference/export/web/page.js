@@ -19,7 +19,7 @@ async function openSession() {
 
 class Stream {
   constructor(ort, session) {
-    this.ort = ort; this.session = session; this.area = []; this.volume = []; this.feed = {}; this.count = 0; this.spent = 0;
+    this.ort = ort; this.session = session; this.area = []; this.volume = []; this.sure = []; this.same = []; this.mask = null; this.feed = {}; this.count = 0; this.spent = 0;
     STUDENT.states.forEach(([channels, coarser], place) => {
       const shape = [1, channels, SIDE / coarser, SIDE / coarser];
       this.feed[`state_${place}`] = new ort.Tensor("float32", new Float32Array(shape.reduce((a, b) => a * b)), shape);
@@ -31,23 +31,31 @@ class Stream {
     const found = await this.session.run(this.feed);
     STUDENT.states.forEach((_, place) => { this.feed[`state_${place}`] = found[`next_${place}`]; });
     const logits = found.logits.data.slice(LV * SIDE * SIDE, (LV + 1) * SIDE * SIDE);
-    const [area, volume] = measure(logits);
-    this.area.push(area); this.volume.push(volume); this.count += 1; this.spent += performance.now() - begin;
-    if (this.area.length > KEPT) { this.area.shift(); this.volume.shift(); }
+    this.add(logits);
+    this.count += 1; this.spent += performance.now() - begin;
     return logits;
+  }
+  add(logits) {
+    const [area, volume, sure] = measure(logits), mask = logits.map((value) => (value > 0 ? 1 : 0));
+    if (this.mask) {
+      const both = mask.reduce((sum, value, i) => sum + value * this.mask[i], 0), total = area + this.area.at(-1);
+      this.same.push(total ? 2 * both / total : 1);
+    }
+    this.mask = mask; this.area.push(area); this.volume.push(volume); this.sure.push(sure);
+    if (this.area.length > KEPT) for (const kept of [this.area, this.volume, this.sure, this.same]) kept.shift();
   }
 }
 
-function measure(logits) {  // area in pixels, area-length volume 8 A^2 / (3 pi L), L = 4 standard deviations along the axis
-  let n = 0, sx = 0, sy = 0, sxx = 0, sxy = 0, syy = 0;
+function measure(logits) {  // area in pixels, area-length volume 8 A^2 / (3 pi L), L = 4 standard deviations along the axis,
+  let n = 0, sure = 0, sx = 0, sy = 0, sxx = 0, sxy = 0, syy = 0;
   for (let i = 0; i < logits.length; i++) if (logits[i] > 0) {
     const x = i % SIDE, y = (i - x) / SIDE;
-    n += 1; sx += x; sy += y; sxx += x * x; sxy += x * y; syy += y * y;
+    n += 1; sure += 1 / (1 + Math.exp(-logits[i])); sx += x; sy += y; sxx += x * x; sxy += x * y; syy += y * y;
   }
-  if (!n) return [0, 0];
+  if (!n) return [0, 0, 0];
   const a = sxx / n - (sx / n) ** 2, b = sxy / n - (sx / n) * (sy / n), c = syy / n - (sy / n) ** 2;
   const length = 4 * Math.sqrt(Math.max(0, (a + c) / 2 + Math.sqrt(((a - c) / 2) ** 2 + b * b)));
-  return [n, length > 0 ? 8 * n * n / (3 * Math.PI * length) : 0];
+  return [n, length > 0 ? 8 * n * n / (3 * Math.PI * length) : 0, sure];  // and the sum of the mask's probabilities
 }
 
 const median = (values) => {
@@ -152,6 +160,23 @@ function rhythm(area, volume) {
   return { ed, es, beats, rate: steps.length ? 60 * FPS / median(steps) : NaN, ef: efs.length ? median(efs) : NaN };
 }
 
+const total = (values) => values.reduce((a, b) => a + b, 0);
+
+function flags({ area, sure, same }, known) {  // as echodfkd.inference.flags finds them, of the frames that are kept
+  const share = median(area) / SIDE ** 2, pixels = total(area);
+  const values = {
+    unsure: pixels ? total(sure) / pixels : NaN, jumps: same.length ? 1 - total(same) / same.length : NaN,
+    small: share, large: share, empty: area.filter((n) => !n).length,
+    beat: area.length < 2 * FPS ? NaN : known.beats.length, slow: known.rate, fast: known.rate,
+  };
+  const doubt = (name) => Math.min(10, (values[name] - STUDENT.limits[name][0]) / (STUDENT.limits[name][1] - STUDENT.limits[name][0]));
+  const beyond = Object.keys(values).filter((name) => doubt(name) > 1).sort((a, b) => doubt(b) - doubt(a));
+  return beyond.map((name) => [name, STUDENT.limits[name][2].replace(/\{(value|limit):\.(\d)(.)\}/g, (_, which, digits, kind) => {
+    const number = which === "value" ? values[name] : STUDENT.limits[name][1];
+    return kind === "%" ? `${(100 * number).toFixed(digits)}%` : number.toFixed(digits);
+  })]);
+}
+
 function draw(source, width, height, logits, stream) {
   const full = view.canvas.width, scale = full / Math.max(width, height), cell = full / SIDE;
   view.fillRect(0, 0, full, full);
@@ -181,6 +206,7 @@ function show(stream) {
   element("rate").textContent = text(known.rate, "/min");
   element("ef").textContent = text(known.ef, "%");
   element("beats").textContent = String(known.beats.length);
+  element("flags").replaceChildren(...flags(stream, known).map(([, text]) => Object.assign(document.createElement("li"), { textContent: text })));
   element("speed").textContent = `${(1000 * stream.count / stream.spent).toFixed(0)} frames/s`;
 }
 
@@ -240,4 +266,4 @@ opened.then(() => say(`Ready: ${SIDE} x ${SIDE} pixels, ${FPS} frames a second`)
 element("file").addEventListener("change", guarded(async (event) => { if (event.target.files[0]) await openFile(event.target.files[0]); }));
 element("camera").addEventListener("click", guarded(openCamera));
 element("stop").addEventListener("click", () => { turn += 1; element("stop").disabled = true; say("Stopped"); });
-window.echodfkd = { opened, Stream, rhythm, openFile };
+window.echodfkd = { opened, Stream, rhythm, flags, openFile };

@@ -16,6 +16,7 @@ from echodfkd.core.errors import InputError, RunError, one_line
 from echodfkd.inference.export.checks import check_file, multiple_of
 from echodfkd.inference.export.folder import check_source
 from echodfkd.inference.export.graphs import stream_onnx
+from echodfkd.inference.flags import LIMITS
 from echodfkd.inference.student import LoadedStudent
 from echodfkd.models.students.streaming import StreamingStudent
 from echodfkd.storage.files import RunStorage
@@ -109,7 +110,7 @@ def _facts(student: LoadedStudent) -> dict[str, Any]:
     """What the page must know of the student; a state is (channels, how many times coarser than the frame)."""
     first = StreamingStudent(student.network).first_state(1, student.size, student.size)
     states = [(tensor.shape[1], student.size // tensor.shape[-1]) for tensor in first]
-    return {"size": student.size, "fps": student.fps, "classes": student.classes, "states": states}
+    return {"size": student.size, "fps": student.fps, "classes": student.classes, "states": states, "limits": LIMITS}
 
 
 def _packed(data: bytes) -> str:
