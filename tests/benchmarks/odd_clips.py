@@ -60,7 +60,8 @@ def _too_large(video: np.ndarray, mask: np.ndarray, rng: np.random.Generator) ->
     side = len(mask)
     cut = int(side * rng.uniform(0.35, 0.5))
     y, x = (int(places.mean()) for places in np.nonzero(mask)) if mask.any() else (side // 2, side // 2)
-    return _zoom(video, *(int(np.clip(place - cut // 2, 0, side - cut)) for place in (y, x)), cut)
+    top, left = (int(np.clip(place - cut // 2, 0, side - cut)) for place in (y, x))
+    return _zoom(video, top, left, cut)
 
 
 def _too_small(video: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
