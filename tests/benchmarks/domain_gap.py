@@ -1,6 +1,6 @@
 """Does Dice on the phantom's domains predict Dice on real clips? One row per teacher, then the correlations.
 
-    python -m tests.benchmarks.domain_gap --rows FILE.csv [--clips FOLDER --teachers KIND|FILE:DOMAINS ...]
+    python -m tests.benchmarks.domain_gap --rows FILE.csv [--clips FOLDER --teachers KIND|FILE:DOMAINS ... --side 112]
 
 FOLDER holds side-by-side clips (`side_by_side`), DOMAINS are those that the teacher was trained on, with commas.
 Teachers that FILE.csv already has are not scored again; without --teachers only its correlations are printed. Saves of
@@ -32,22 +32,22 @@ from echodfkd.sources.phantom.domains import DOMAIN_NAMES
 from echodfkd.sources.phantom.source import default_phantom
 from tests.benchmarks.side_by_side import PaintedClip, read_painted_clips, score_clip, teacher_masks, teacher_of
 
-SIZE, CASES, FRAMES = 112, 24, 8
-"""Side, cases and frames a case of each domain; the frames cover a beat and a half."""
+CASES, FRAMES = 24, 8
+"""Cases of each domain, and frames of a case, which cover a beat and a half."""
 EVERY = 4
 """Every so many frames of a real clip."""
-COLUMNS = ("family", "teacher", "trained_on", *DOMAIN_NAMES, "real", "real_worst")
+COLUMNS = ("family", "teacher", "trained_on", "side", *DOMAIN_NAMES, "real", "real_worst")
 
 
 @functools.cache
-def phantom_cases(domain: str) -> list[VideoClip]:
+def phantom_cases(domain: str, side: int) -> list[VideoClip]:
     """Held-out cases of a domain; all domains show the same hearts."""
     fps = 32.0 * FRAMES / 48
-    source = default_phantom(seed=7, num_frames=1, fps=fps, size=SIZE, case_frames=FRAMES, domain=domain)
+    source = default_phantom(seed=7, num_frames=1, fps=fps, size=side, case_frames=FRAMES, domain=domain)
     return [source.case(number) for number in range(CASES)]
 
 
-def who(given: str) -> dict[str, str]:
+def who(given: str, side: int) -> dict[str, str]:
     """Family, name and domains of a teacher on the command line. Raises `InputError`."""
     name, _, trained = given.rpartition(":")
     domains = trained.split(",")
@@ -55,18 +55,19 @@ def who(given: str) -> dict[str, str]:
         allowed = ", ".join(DOMAIN_NAMES)
         raise InputError(f"--teachers: got {given}, expected KIND or FILE, a colon, and some of {allowed} with commas")
     path = Path(name)
-    return {"family": path.parent.name or path.stem, "teacher": path.stem, "trained_on": " ".join(sorted(set(domains)))}
+    trained_on = " ".join(sorted(set(domains)))
+    return {"family": path.parent.name or path.stem, "teacher": path.stem, "trained_on": trained_on, "side": str(side)}
 
 
-def score_teacher(name: str, clips: Sequence[PaintedClip]) -> dict[str, float]:
-    """Dice of the left ventricle on each domain, and on the real clips."""
+def score_teacher(name: str, side: int, clips: Sequence[PaintedClip]) -> dict[str, float]:
+    """Dice of the left ventricle on each domain, and on the real clips, with frames of this side."""
     predict = teacher_masks(teacher_of(name))
 
     def on(domain: str) -> float:
-        cases = phantom_cases(domain)
-        return float(np.mean([dice(predict(case.video, SIZE, 0.0), case.truth_labels == 1).mean() for case in cases]))
+        cases = phantom_cases(domain, side)
+        return float(np.mean([dice(predict(case.video, 0, 0.0), case.truth_labels == 1).mean() for case in cases]))
 
-    real = [score_clip(predict, clip, side=SIZE, every=EVERY).dice for clip in clips]
+    real = [score_clip(predict, clip, side=side, every=EVERY).dice for clip in clips]
     return {**{name: on(name) for name in DOMAIN_NAMES}, "real": float(np.mean(real)), "real_worst": min(real)}
 
 
@@ -103,14 +104,14 @@ def _unseen(row: Mapping[str, str]) -> float:
     return float(np.mean(others)) if others else float("nan")
 
 
-def add_rows(path: Path, teachers: Sequence[str], clips: Sequence[PaintedClip]) -> list[dict[str, str]]:
+def add_rows(path: Path, teachers: Sequence[str], side: int, clips: Sequence[PaintedClip]) -> list[dict[str, str]]:
     """The file's rows and a new one for each teacher that it does not have; each is written as soon as it is there."""
     rows = list(csv.DictReader(path.open())) if path.exists() else []
     for given in teachers:
-        named = who(given)
+        named = who(given, side)
         if any(named.items() <= row.items() for row in rows):
             continue
-        scores = score_teacher(given.rpartition(":")[0], clips)
+        scores = score_teacher(given.rpartition(":")[0], side, clips)
         rows.append({**named, **{name: f"{value:.4f}" for name, value in scores.items()}})
         print(rows[-1], flush=True)
         with path.open("w", newline="") as file:
@@ -126,10 +127,11 @@ def main() -> int:
     parser.add_argument("--rows", required=True, type=Path, metavar="FILE.csv")
     parser.add_argument("--clips", default="", metavar="FOLDER")
     parser.add_argument("--teachers", nargs="*", default=[], metavar="TEACHER:DOMAINS")
+    parser.add_argument("--side", type=int, default=112, metavar="PIXELS", help="of the frames that they are shown")
     args = parser.parse_args()
     torch.set_num_threads(1)
     try:
-        rows = add_rows(args.rows, args.teachers, read_painted_clips(args.clips) if args.teachers else [])
+        rows = add_rows(args.rows, args.teachers, args.side, read_painted_clips(args.clips) if args.teachers else [])
     except EchoDFKDError as error:
         print(error, file=sys.stderr)
         return 2

@@ -111,6 +111,11 @@ def over_runs(
     }
 
 
+def domains_of(models: Sequence[RunModel]) -> tuple[str, ...]:
+    """Domains of the runs' cases, sorted, after `ALL`."""
+    return (ALL, *sorted({str(word) for model in models for word in model.rows.cases["domain"].to_pylist()}))
+
+
 def study_facts(models: Sequence[RunModel], metric: str) -> dict[str, Any]:
     """The first keys of study.json, from one model in each seed's run."""
     config = models[0].rows.config

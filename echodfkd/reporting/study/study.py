@@ -9,8 +9,10 @@ from echodfkd.config.sections.student import StudentConfig
 from echodfkd.models.students.cost import STATED_SIZE, student_cost
 from echodfkd.reporting.rows import RunRows
 from echodfkd.reporting.study.compared import (
+    ALL,
     RunModel,
     difference_text,
+    domains_of,
     markdown,
     over_runs,
     score_text,
@@ -50,6 +52,10 @@ def build_study(runs: Sequence[Mapping[str, RunRows]], *, baseline: str) -> dict
             "options": dict(options),
             **student_cost(StudentConfig(**options).network, facts["size"]),
             "metrics": {metric: scores for metric, scores in found.items() if scores is not None},
+            "domains": {
+                domain: over_runs([seed[name] for seed in seeds], base, next(iter(METRICS)), domain)
+                for domain in domains_of(base)
+            },
         }
     return {**facts, "baseline": baseline, "students": students}
 
@@ -103,4 +109,13 @@ def students_markdown(study: Mapping[str, Any]) -> str:
         "Brackets: 95 % interval over the seeds. Jitter: 1 is the truth's own. A star: the difference is also clear"
         " of 0 over the cases. Intervals are not widened for the number of students."
     )
-    return "\n".join([markdown(head, lines), "", study_note(study), note])
+    return "\n".join([markdown(head, lines), "", study_note(study), note, *_by_domain(study["students"])])
+
+
+def _by_domain(students: Mapping[str, Any]) -> list[str]:
+    """Dice of every student by the domain of the cases, if they are of several."""
+    domains = [name for name in next(iter(students.values()))["domains"] if name != ALL]
+    if len(domains) < 2:
+        return []
+    lines = [[name, *(score_text(of["domains"][domain]) for domain in domains)] for name, of in students.items()]
+    return ["", "Dice of all frames, by the domain of the cases:", "", markdown(["student", *domains], lines)]

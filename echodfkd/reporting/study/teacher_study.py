@@ -12,6 +12,7 @@ from echodfkd.reporting.rows import RunRows
 from echodfkd.reporting.study.compared import (
     ALL,
     difference_text,
+    domains_of,
     markdown,
     over_runs,
     score_text,
@@ -36,13 +37,13 @@ def build_teacher_study(runs: Mapping[str, Sequence[RunRows]]) -> dict[str, Any]
         InputError: a run has no scores of a student or of its teacher.
     """
     baseline, first = next(iter(runs.items()))
-    domains = (ALL, *sorted({str(word) for rows in first for word in rows.cases["domain"].to_pylist()}))
     table = {
         teacher: {
             student: [scored_model(rows, student) for rows in of] for student in ("", *first[0].config["students"])
         }
         for teacher, of in runs.items()
     }
+    domains = domains_of(table[baseline][""])
     facts = study_facts(table[baseline][""], METRIC)
     return {
         **facts,

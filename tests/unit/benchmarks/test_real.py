@@ -102,9 +102,10 @@ def test_correlations_over_teachers_and_over_their_families() -> None:
     assert np.isnan(found["clear"]["pearson"].mean)
     assert (found["wild"]["pearson"].n, found["wild"]["pearson_of_families"].n) == (4, 3)
     with pytest.raises(InputError, match="--teachers: got embedded, expected KIND or FILE, a colon"):
-        domain_gap.who("embedded")
-    assert domain_gap.who("x/run1/step-5.safetensors:wild,default") == {
+        domain_gap.who("embedded", 112)
+    assert domain_gap.who("x/run1/step-5.safetensors:wild,default", 56) == {
         "family": "run1",
         "teacher": "step-5",
         "trained_on": "default wild",
+        "side": "56",
     }

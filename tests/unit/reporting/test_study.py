@@ -35,7 +35,9 @@ def scores_of(seed: int, student: str) -> np.ndarray:
     return 0.8 + case + run + own + (EFFECT if student == "skips" else 0.0)
 
 
-def fake_run(seed: int, *, students: dict[str, Any] = STUDENTS, without: str = "") -> RunRows:
+def fake_run(
+    seed: int, *, students: dict[str, Any] = STUDENTS, without: str = "", domains: tuple[str, ...] = ("default",)
+) -> RunRows:
     """Scores at two steps, of which only the last counts."""
     rows = []
     for student in students:
@@ -56,7 +58,9 @@ def fake_run(seed: int, *, students: dict[str, Any] = STUDENTS, without: str = "
     }
     empty = pa.table({})
     scores = pa.Table.from_pylist(rows, schema=schemas.SCORE_SCHEMA)
-    return RunRows(config, {}, {}, (), scores, empty, empty, empty, pa.table({"student": pa.array([], "str")}), empty)
+    clips = [f"s{seed}-c{case}" for case in range(6)]
+    cases = pa.table({"clip_id": clips, "domain": [domains[case % len(domains)] for case in range(6)]})
+    return RunRows(config, {}, {}, (), scores, empty, empty, empty, pa.table({"student": pa.array([], "str")}), cases)
 
 
 @pytest.mark.parametrize("count", [2, 3, 10])
@@ -109,6 +113,23 @@ def test_the_table_and_the_chart_show_every_student() -> None:
         student["parameters"], student["macs_per_frame"] = 1, 1
         student["metrics"]["ece"] = student["metrics"]["area_jitter"]
     assert study_chart(study).startswith(b"\x89PNG")  # equal costs: scores in their place, those that there are
+
+
+def test_students_stand_by_the_domain_of_the_cases() -> None:
+    """Even cases are of one domain, odd ones of the other; with one domain there is no such table."""
+    runs = [{"": fake_run(seed, domains=("clear", "wild"))} for seed in range(2)]
+    study = build_study(runs, baseline="paper")
+    for name, student in study["students"].items():
+        assert list(student["domains"]) == ["all", "clear", "wild"]
+        assert student["domains"]["all"] == student["metrics"]["dice_all"]
+        for start, domain in enumerate(("clear", "wild")):
+            means = [scores_of(seed, name)[start::2].mean() for seed in range(2)]
+            assert student["domains"][domain]["runs"] == pytest.approx(means, abs=1e-12)
+    text = students_markdown(study)
+    assert "| student | clear | wild |" in text
+    mean = np.mean([scores_of(seed, "skips")[1::2].mean() for seed in range(2)])
+    assert f"| {mean:.3f} [" in text.splitlines()[-1]
+    assert "domain" not in students_markdown(build_study([{"": fake_run(0)}, {"": fake_run(1)}], baseline="paper"))
 
 
 def test_what_was_not_measured_is_a_dash() -> None:

@@ -4,10 +4,13 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
+from scipy import ndimage
 
 from echodfkd.reporting.figures.contact_sheet import contact_sheet
 from echodfkd.sources.phantom.source import default_phantom
+from jobs.phantom_sheet import contours, draw
 
 
 def test_sheet_shows_three_frames_of_each_clip_and_the_contour() -> None:
@@ -22,7 +25,22 @@ def test_sheet_shows_three_frames_of_each_clip_and_the_contour() -> None:
     assert picture[-60:, -160:].max() == 0  # the fourth place is empty
 
 
-def test_the_sheet_in_the_docs_is_small() -> None:
-    path = Path(__file__).parents[3] / "docs" / "figures" / "phantom_sheet.png"
-    assert path.stat().st_size < 1_500_000
-    assert Image.open(path).size[0] > 1000
+def test_a_row_of_hearts_has_the_contours_of_truth_and_teacher() -> None:
+    """Both lie within 4 pixels of the clip from the true border: a Dice above 0.9 has it."""
+    clips = [draw(number, 55.0, 0.95, "default", 3) for number in range(2)]
+    picture = np.asarray(Image.open(io.BytesIO(contours(clips, "embedded"))).convert("RGB")).astype(int)
+    assert picture.shape == (224, 2 * 224, 3)
+    white, orange = picture.min(-1) > 240, (picture[..., 0] - picture[..., 2]) > 150
+    for clip, tile in zip(clips, (np.s_[:, :224], np.s_[:, 224:]), strict=True):
+        truth = np.kron(clip.truth_labels[clip.ed_frames[0]] == 1, np.ones((2, 2), bool))
+        near = ndimage.binary_dilation(truth, iterations=8) & ~ndimage.binary_erosion(truth, iterations=8)
+        for contour in (white[tile], orange[tile]):
+            assert 100 < contour.sum() < 2000
+            assert near[contour].mean() > 0.95
+
+
+@pytest.mark.parametrize(("name", "size", "width"), [("phantom_sheet", 1_500_000, 1001), ("overlays", 150_000, 896)])
+def test_the_pictures_in_the_docs_are_small(name: str, size: int, width: int) -> None:
+    path = Path(__file__).parents[3] / "docs" / "figures" / f"{name}.png"
+    assert path.stat().st_size < size
+    assert Image.open(path).size[0] >= width
