@@ -13,6 +13,7 @@ import csv
 import functools
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from echodfkd.training.teacher.supervised import train_segmentation
 
 SIZE, FRAMES, FPS, BATCH = 40, 6, 12.0, 4
 CASES, CASE_FRAMES, CASE_FPS = 24, 8, 8.0
-TEACHER_STEPS, SEEDS = 300, (1, 2, 3)
+TEACHER_STEPS, TEACHER_CLIPS, SEEDS = 150, 8, (1, 2, 3)
 SHARES: dict[str, dict[str, float]] = {
     "conditions": {"conditions": 1.0},
     "noise": {"noise": 1.0},
@@ -64,6 +65,7 @@ def trained_teacher(folder: Path) -> GradedTeacher:
     else:
         source = default_phantom(seed=21, num_frames=2, fps=2.0, size=SIZE, case_frames=2)
         recipe = embedded_recipe(steps=TEACHER_STEPS, seed=21, sizes=(SIZE,), max_seconds=0.0)
+        recipe = replace(recipe, batch_pixels=TEACHER_CLIPS * 2 * SIZE * SIZE, learning_rate=1e-3, warmup_steps=10)
         train_segmentation(network, lambda index, size: source.clip(index), recipe, report=print)
         save_file(network.state_dict(), path)
     return GradedTeacher(network.eval().requires_grad_(False), PIXEL_MEAN[0], PIXEL_STD[0], "embedded")

@@ -175,7 +175,7 @@ def load_latent_model(path: str = "") -> LatentModel:
 
 def _read_spec(text: str, where: str) -> LatentSpec:
     if not text:
-        raise InputError(f"{where} is no file of jobs/train_generator.py: its header has no entry spec")
+        raise InputError(f"{where} is no file of echodfkd train-generator: its header has no entry spec")
     found = parse_json_object(text.encode(), f"{where}: spec")
     known = {field.name: field.type for field in dataclasses.fields(LatentSpec)}
     if found.keys() != known.keys():

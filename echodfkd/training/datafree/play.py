@@ -3,8 +3,8 @@
 (a) Adversarial: a painter (`MapPainter`) makes pictures around preset masks. It gains by a gap between teacher and
 student up to a bound (Zhou and Chiam 2023) and loses if the teacher does not see the preset mask (CGDD, Yu et al.
 2021); a share of plain clips stays in every batch (DeGAN, Addepalli et al. 2020; Zhou and Chiam).
-(b) Guided: of several plain clips the student sees the one that is nearest to the teacher's batch statistics (DFSS, Sun
-and Wu 2025; its sampling, not its weights).
+(b) Guided: of several plain clips the student sees the one that is nearest to the teacher's batch statistics, and of a
+batch the nearest counts most at first (DFSS, Sun and Wu 2025).
 
 A clip is a function of the seed, its slot, and the painter's number of updates, which is part of its identity.
 
@@ -108,38 +108,42 @@ class DataFreeRun:
         if settings.shares.get("adversarial", 0.0) > 0 and state.step % settings.paint_every == 0:
             self._update(self.painter_loss(slots), self.painter)
             state.index += 1
-        video = torch.stack([self.clip(slot) for slot in slots])
+        clips, distances = zip(*(self.clip(slot) for slot in slots), strict=True)
+        weight = guided_weights(torch.tensor(distances), state.step / settings.steps)
         share = 0.5 * (1.0 + math.cos(math.pi * state.step / settings.steps))
         state.optimizer.param_groups[0]["lr"] = settings.rate * (0.05 + 0.95 * share)
         self._student.train()
-        self._update(self.student_loss(video), self._student)
+        self._update(self.student_loss(torch.stack(clips), weight), self._student)
         state.step += 1
         if self._keeper is not None and (self._keeper.is_due(state) or state.step == settings.steps):
             self._keeper.save(state)
 
     @torch.no_grad()
-    def clip(self, slot: int) -> torch.Tensor:
-        """The clip of a slot as the student sees it now, (T, H, W) whole grey levels; its identity is noted."""
-        kind, settings = self._kinds[slot], self._settings
+    def clip(self, slot: int) -> tuple[torch.Tensor, float]:
+        """The clip of a slot as the student sees it now, (T, H, W) whole grey levels; its identity is noted.
+
+        With the distance of a guided clip to the teacher's batch statistics, else NaN.
+        """
+        kind, settings, distance = self._kinds[slot], self._settings, math.nan
         identity = f"{kind}-s{settings.seed}-i{slot}"
         if kind == "conditions":
             video = torch.from_numpy(self._drawn(slot)[0]).float()
         elif kind == "noise":
             video = self._noise(slot, 0)
         elif kind == "guided":
-            video = self._guided(slot)
+            video, distance = self._guided(slot)
         else:
             identity += f"-g{self.generator_step}"
             video = self._paint([slot], "clip")[0]
         self.clip_ids.append(identity)
-        return video.round()
+        return video.round(), distance
 
-    def student_loss(self, video_BTHW: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy and soft Dice with the teacher's masks."""
+    def student_loss(self, video_BTHW: torch.Tensor, weight_B: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy and soft Dice with the teacher's masks, a weighted mean over the clips."""
         with torch.no_grad():
             target = self._teacher.logits(video_BTHW).sigmoid()
         logits = self._student(video_BTHW).mask_logits[:, :, 0]
-        return _mask_loss(logits, target)
+        return _mask_loss(logits, target, weight_B)
 
     def painter_loss(self, slots: range) -> torch.Tensor:
         """The preset masks' loss under the teacher, less the bounded gap."""
@@ -148,7 +152,8 @@ class DataFreeRun:
         logits = self._teacher.logits(video)
         self._student.eval()  # its running statistics are of the student's own clips
         gap = bounded_gap(logits.sigmoid(), self._student(video).mask_logits[:, :, 0].sigmoid(), settings.bound)
-        return _mask_loss(logits, self._masks(list(slots)).float()) - settings.gap * gap.mean()
+        preset = _mask_loss(logits, self._masks(list(slots)).float(), torch.ones(len(video)))
+        return preset - settings.gap * gap.mean()
 
     def _update(self, loss: torch.Tensor, part: nn.Module) -> None:
         """One update of the student or of the painter; the other one, which has no gradient then, stays as it is."""
@@ -172,12 +177,13 @@ class DataFreeRun:
         generator = torch.Generator().manual_seed(_seed(self._settings.seed, "noise", slot, number))
         return noise_clip(generator, self._settings.frames, self._settings.size)
 
-    def _guided(self, slot: int) -> torch.Tensor:
+    def _guided(self, slot: int) -> tuple[torch.Tensor, float]:
         assert self._statistics is not None
         videos = torch.stack([self._noise(slot, number) for number in range(self._settings.candidates)])
         with self._statistics.watching(len(videos)):
             self._teacher.logits(videos.round())
-        return videos[int(self._statistics.distances().argmin())]
+        distance, number = self._statistics.distances().min(0)
+        return videos[int(number)], float(distance)
 
 
 def bounded_gap(teacher_prob: torch.Tensor, student_prob: torch.Tensor, bound: float) -> torch.Tensor:
@@ -188,6 +194,19 @@ def bounded_gap(teacher_prob: torch.Tensor, student_prob: torch.Tensor, bound: f
     p, q = teacher_prob.flatten(1), student_prob.flatten(1)
     gap = (p - q).square().sum(1) / (p.square().sum(1) + q.square().sum(1) + DICE_SMOOTH)
     return gap.clamp(max=bound)
+
+
+def guided_weights(distance_B: torch.Tensor, done: float) -> torch.Tensor:
+    """Weights of a batch's clips at a share ``done`` of the training; 1 for a clip without a distance.
+
+    The nearest guided clip counts 1, the farthest ``done``, the others in proportion: hard clips come in by and by.
+    """
+    guided = distance_B.isfinite()
+    if not guided.any():
+        return torch.ones_like(distance_B)
+    low, high = distance_B[guided].aminmax()
+    far = (distance_B - low) / (high - low).clamp(min=1e-9)
+    return torch.where(guided, 1.0 - (1.0 - done) * far, 1.0)
 
 
 def noise_clip(generator: torch.Generator, frames: int, size: int) -> torch.Tensor:
@@ -204,10 +223,11 @@ def noise_clip(generator: torch.Generator, frames: int, size: int) -> torch.Tens
     return (80.0 * brightness + (10.0 + 60.0 * contrast) * picture).clamp(0.0, 255.0)
 
 
-def _mask_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    weight = torch.ones(len(logits))
-    terms = (soft_mask_bce, soft_dice)
-    return torch.stack([term(logits, target, weight, total_weight=float(len(logits))) for term in terms]).sum()
+def _mask_loss(logits: torch.Tensor, target: torch.Tensor, weight_B: torch.Tensor) -> torch.Tensor:
+    total = float(weight_B.sum())
+    return torch.stack(
+        [term(logits, target, weight_B, total_weight=total) for term in (soft_mask_bce, soft_dice)]
+    ).sum()
 
 
 def _seed(seed: int, purpose: str, slot: int, number: int) -> int:

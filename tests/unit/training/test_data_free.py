@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from echodfkd.models.generators.painted import load_painter, write_painter
 from echodfkd.models.generators.protocol import ClipRequest
 from echodfkd.models.students.build import build_student
 from echodfkd.models.teachers.batch_statistics import BatchStatistics
-from echodfkd.training.datafree.play import DataFreeRun, GradedTeacher, bounded_gap
+from echodfkd.training.datafree.play import DataFreeRun, GradedTeacher, bounded_gap, guided_weights
 from echodfkd.training.datafree.settings import DataFreeSettings
 from echodfkd.training.teacher.keeper import Keeper
 
@@ -123,7 +124,7 @@ def test_distances_to_batch_statistics_are_those_of_the_formula() -> None:
 
 def test_a_guided_clip_is_the_nearest_candidate() -> None:
     run = run_of(replace(SETTINGS, shares={"guided": 1.0}))
-    found, candidates = run.clip(0), torch.stack([run._noise(0, number) for number in range(3)]).round()
+    (found, distance), candidates = run.clip(0), torch.stack([run._noise(0, number) for number in range(3)]).round()
     statistics = BatchStatistics(run._teacher.network, "mine")
     distances = []
     for candidate in candidates:
@@ -131,6 +132,16 @@ def test_a_guided_clip_is_the_nearest_candidate() -> None:
             run._teacher.logits(candidate[None])
         distances += statistics.distances().tolist()
     torch.testing.assert_close(found, candidates[int(np.argmin(distances))], rtol=0, atol=0)
+    assert distance == pytest.approx(min(distances), rel=1e-3)  # of whole grey levels, as the student sees them
+
+
+def test_the_nearest_guided_clip_counts_most_at_first() -> None:
+    distances = torch.tensor([2.0, math.nan, 4.0, 3.0])
+    assert guided_weights(distances, 0.0).tolist() == [1.0, 1.0, 0.0, 0.5]
+    assert guided_weights(distances, 0.5).tolist() == [1.0, 1.0, 0.5, 0.75]
+    assert guided_weights(distances, 1.0).tolist() == [1.0] * 4
+    assert guided_weights(torch.tensor([math.nan, math.nan]), 0.0).tolist() == [1.0, 1.0]
+    assert guided_weights(torch.tensor([2.0]), 0.0).tolist() == [1.0]
 
 
 def test_the_painter_learns_masks_that_the_teacher_sees() -> None:

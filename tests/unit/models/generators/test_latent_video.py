@@ -121,7 +121,7 @@ def test_its_file(model: LatentModel, tmp_path: Path) -> None:
         return str(error.value)
 
     spec = asdict(SPEC)
-    assert "no file of jobs/train_generator.py" in refusal(good, None)
+    assert "no file of echodfkd train-generator" in refusal(good, None)
     assert "it has no flow.out.bias" in refusal({k: v for k, v in good.items() if k != "flow.out.bias"}, spec)
     assert "has shape (32,), expected (40,)" in refusal(good, {**spec, "latent_channels": 5})
     assert "spec.depth is 100000" in refusal(good, {**spec, "depth": 100_000})
