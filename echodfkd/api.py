@@ -109,7 +109,7 @@ def _as_cine(video: np.ndarray | VideoClip | str | Path, fps: float, spacing_mm:
     files = find_videos([str(video)], hash_names=False)
     if len(files) != 1:
         raise InputError(f"video: {video} holds {len(files)} videos; name one, or use echodfkd predict for all")
-    cine = files[0].read()
+    cine = files[0].open().decode()
     return dataclasses.replace(cine, fps=cine.fps or fps, spacing_mm=cine.spacing_mm or spacing_mm)
 
 

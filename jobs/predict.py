@@ -26,7 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=0, help="side of the student's frames (default: as trained)")
     parser.add_argument("--fps", type=float, default=None, help="their rate; 0 keeps the video's (default: as trained)")
     parser.add_argument("--video-fps", type=float, default=0.0, help="rate of videos whose files have none")
-    parser.add_argument("--formats", default="npz", help="of masks: npz, nifti, or both with a comma (%(default)s)")
+    parser.add_argument(
+        "--formats", default="npz", help="of masks: some of npz, nifti, nrrd, dicom, with commas (%(default)s)"
+    )
     parser.add_argument(
         "--hash-names", action="store_true", help="name results by a hash: file names can name patients"
     )

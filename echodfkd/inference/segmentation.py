@@ -19,6 +19,7 @@ from echodfkd.inference.flags import Flag, find_flags, most_doubt
 from echodfkd.inference.signals import mask_signals, picture_signals
 from echodfkd.inference.student import CHUNK_FRAMES, LoadedStudent
 from echodfkd.sources.video.cine import Cine
+from echodfkd.sources.video.dicom_reference import DicomReference
 from echodfkd.sources.video.windows import resample_positions, resize_video, sample_video
 
 THRESHOLD = 0.5
@@ -33,6 +34,7 @@ class Segmentation:
     Shapes: ``video`` uint8 (T, H, W). ``codes`` uint8 (T, H, W) by class: round(255 p), at the video's own size and
     rate. ``fps`` is 0 if unknown, ``spacing_mm`` None. ``signals`` are the numbers that `echodfkd.inference.flags`
     judges by, ``flags`` the reasons to doubt the masks, ``notes`` further sentences that a reader must know.
+    ``reference`` is that of a DICOM image, if it was kept.
     """
 
     video: np.ndarray
@@ -43,6 +45,7 @@ class Segmentation:
     signals: Mapping[str, float] = field(default_factory=dict)
     flags: tuple[Flag, ...] = ()
     notes: tuple[str, ...] = ()
+    reference: DicomReference | None = None
 
     def mask(self, name: str = "LV", *, threshold: float = THRESHOLD) -> np.ndarray:
         """Pixels whose probability is above ``threshold``: bool (T, H, W)."""
@@ -112,7 +115,7 @@ def segment(
 def segment_cine(student: LoadedStudent, cine: Cine, *, fps: float = 0.0) -> Segmentation:
     """`segment` of a file that was read, with its warnings before the notes; ``fps`` counts if the file has none."""
     found = segment(student, cine.video, fps=cine.fps or fps, spacing_mm=cine.spacing_mm)
-    return replace(found, notes=(*cine.warnings, *found.notes))
+    return replace(found, notes=(*cine.warnings, *found.notes), reference=cine.reference)
 
 
 def _parts(count: int) -> Iterator[slice]:

@@ -13,7 +13,7 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,15 +21,18 @@ import torch
 from echodfkd.config.run import RayConfig
 from echodfkd.core.errors import ClipError, EchoDFKDError, InputError
 from echodfkd.core.redaction import dump_json, redact_values
-from echodfkd.inference.inputs import VideoFile, find_videos
-from echodfkd.inference.segmentation import segment_cine
+from echodfkd.inference.inputs import OpenVideo, VideoFile, find_videos
+from echodfkd.inference.segmentation import Segmentation, segment_cine
 from echodfkd.inference.student import LoadedStudent, load_student
 from echodfkd.reporting.segmented.index import write_index
-from echodfkd.reporting.segmented.video import FORMATS, video_facts, write_video
+from echodfkd.reporting.segmented.mask_files import FORMATS
+from echodfkd.reporting.segmented.video import video_facts, write_video
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.untrusted import parse_json_object
 
 RESULT = "result.json"
+_BAR = 20
+_NO_IMAGE = "no DICOM segmentation is written: this video is no DICOM image with valid UIDs, to which it could refer"
 
 
 @dataclass(frozen=True)
@@ -66,20 +69,27 @@ def run_prediction(paths: Sequence[str], options: PredictionOptions, say: Callab
     facts = worker.facts
     _check_folder(storage, facts)
     videos = find_videos(paths, hash_names=options.hash_names)
-    pending = [video for video in videos if not storage.exists(f"{video.name}/{RESULT}")]
-    if len(pending) < len(videos):
-        say(f"{len(videos) - len(pending)} of {len(videos)} videos have a result already")
+    pending = [video for video in videos if not (video.name and storage.exists(f"{video.name}/{RESULT}"))]
+    names = {video.place: video.name for video in videos}
     team = _team(options) if options.actors else contextlib.nullcontext(lambda todo: map(worker.predict, todo))
-    began, watched_s, worked_s = time.monotonic(), 0.0, 0.0
+    began, watched_s, worked_s, worked = time.monotonic(), 0.0, 0.0, 0
     with team as predict_all:
-        for count, result in enumerate(predict_all(pending), 1):
+        for count, (place, result) in enumerate(predict_all(pending), 1):
+            names[place] = result["name"]
+            if "work_s" not in result:
+                continue
+            worked += 1
             watched_s, worked_s = watched_s + (result.get("seconds") or 0.0), worked_s + result["work_s"]
-            left_s = (time.monotonic() - began) / count * (len(pending) - count)
-            say(f"{count} of {len(pending)}: {_line(result)}; {left_s:.0f} s left")
-    results = [_read_result(storage, video.name) for video in videos]
+            left_s = (time.monotonic() - began) / worked * (len(pending) - count)
+            say(f"{_bar(count, len(pending))} {_line(result)}; {left_s:.0f} s left")
+    results = [_read_result(storage, name) for name in dict.fromkeys(names[video.place] for video in videos)]
+    if worked < len(results):
+        say(f"{len(results) - worked} of {len(results)} videos had a result already")
     failed = sum(bool(result["error"]) for result in results)
     index = write_index(storage, results, {key: str(value) for key, value in facts.items()})
     factor = watched_s / worked_s if worked_s else None
+    if factor is not None:
+        say(f"{watched_s:.1f} s of video in {worked_s:.1f} s of work: {factor:.2f} times as fast as the video")
     return {"ok": failed < len(results), "index": index, "videos": len(results), "failed": failed,
             "real_time_factor": factor}  # fmt: skip
 
@@ -103,20 +113,35 @@ class _Worker:
         student = self._student
         return {"student": student.file.sha256[:16], "size": student.size, "fps": student.fps}
 
-    def predict(self, video: VideoFile) -> dict[str, Any]:
-        """Segment one file and write its folder. A file at fault is a result with its reason."""
+    def predict(self, video: VideoFile) -> tuple[int, dict[str, Any]]:
+        """Segment one file and write its folder: the video's place and its result.
+
+        A file at fault is a result with its reason. A video that has a result already is its name only: without
+        ``work_s``.
+        """
         began = time.monotonic()
-        storage = RunStorage(f"{self._options.out.rstrip('/')}/{video.name}")
-        result: dict[str, Any] = {"name": video.name, "error": "", "notes": []}
+        name = video.name_unread
+        result: dict[str, Any] = {"error": "", "notes": []}
+        storage = RunStorage(self._options.out)
         try:
-            found = segment_cine(self._student, video.read(), fps=self._options.video_fps)
-            write_video(storage, video.name, found, self._options.formats)
+            opened = video.open()
+            name = opened.name
+            if not video.name and storage.exists(f"{name}/{RESULT}"):
+                return video.place, {"name": name}
+            found = self._segment(opened)
+            write_video(RunStorage(f"{storage.root}/{name}"), name, found, self._options.formats)
             result |= {**video_facts(found), "notes": list(found.notes)}
         except ClipError as error:
             result["error"] = str(error)
-        result["work_s"] = time.monotonic() - began
-        storage.write(RESULT, dump_json(result))
-        return result
+        result |= {"name": name, "work_s": time.monotonic() - began}
+        storage.write(f"{name}/{RESULT}", dump_json(result))
+        return video.place, result
+
+    def _segment(self, video: OpenVideo) -> Segmentation:
+        wants_dicom = "dicom" in self._options.formats
+        cine = video.decode(references=wants_dicom)
+        found = segment_cine(self._student, cine, fps=self._options.video_fps)
+        return replace(found, notes=(*found.notes, _NO_IMAGE)) if wants_dicom and not found.reference else found
 
 
 def _check_folder(storage: RunStorage, facts: dict[str, Any]) -> None:
@@ -136,6 +161,12 @@ def _read_result(storage: RunStorage, name: str) -> dict[str, Any]:
     return {"notes": [], "flags": {}, "error": "", **result, "name": name}
 
 
+def _bar(done: int, total: int) -> str:
+    """The share that is done, and its numbers."""
+    full = _BAR * done // total
+    return f"[{'#' * full}{'.' * (_BAR - full)}] {done} of {total}:"
+
+
 def _line(result: dict[str, Any]) -> str:
     if result["error"]:
         return f"{result['name']} cannot be used: {result['error']}"
@@ -150,7 +181,9 @@ def _line(result: dict[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def _team(options: PredictionOptions) -> Iterator[Callable[[Sequence[VideoFile]], Iterator[dict[str, Any]]]]:
+def _team(
+    options: PredictionOptions,
+) -> Iterator[Callable[[Sequence[VideoFile]], Iterator[tuple[int, dict[str, Any]]]]]:
     """Actors of a cluster, each with the student; an actor that dies is started again."""
     import ray
     from ray.exceptions import RayActorError, RayTaskError
@@ -162,7 +195,7 @@ def _team(options: PredictionOptions) -> Iterator[Callable[[Sequence[VideoFile]]
         actor = ray.remote(_Worker).options(num_cpus=1, max_restarts=3, max_task_retries=3)
         pool = ActorPool([actor.remote(options) for _ in range(options.actors)])
 
-        def predict_all(videos: Sequence[VideoFile]) -> Iterator[dict[str, Any]]:
+        def predict_all(videos: Sequence[VideoFile]) -> Iterator[tuple[int, dict[str, Any]]]:
             try:
                 yield from pool.map_unordered(lambda worker, video: worker.predict.remote(video), videos)
             except (RayTaskError, RayActorError) as error:

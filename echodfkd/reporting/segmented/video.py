@@ -6,26 +6,22 @@ Legend: T frames, H rows, W columns.
 from __future__ import annotations
 
 import base64
-import gzip
-import io
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from echodfkd.core.errors import InputError
 from echodfkd.inference.segmentation import Segmentation
 from echodfkd.reporting.figures.chart_style import INK, dress, new_figure
 from echodfkd.reporting.figures.overlays import draw_overlay
 from echodfkd.reporting.page.chart import Chart
 from echodfkd.reporting.page.page import render, write_files
 from echodfkd.reporting.page.table import Cell, Column, Table
+from echodfkd.reporting.segmented.mask_files import mask_files
 from echodfkd.sources.video.encode import encode_mp4
 from echodfkd.storage.files import RunStorage
 
-FORMATS = ("npz", "nifti")
-"""Kinds of mask files."""
 PAGE = "report.html"
 _DRAWN_PX, _DRAWN_BYTES = 640, 400_000_000
 """Longest side of the overlay's picture, and most bytes of all its frames: long videos are drawn smaller."""
@@ -40,18 +36,13 @@ def write_video(storage: RunStorage, name: str, found: Segmentation, formats: Se
         storage: the video's own folder.
         name: of the video.
         found: its masks.
-        formats: some of `FORMATS`.
+        formats: some of `mask_files.FORMATS`.
 
     Raises:
         InputError: a format needs a package that is not installed.
     """
-    for label, codes in found.codes.items():
-        stem = name if label == "LV" else f"{name}.{label}"
-        if "npz" in formats:
-            storage.write(f"{stem}.seg.npz", masks_npz(codes))
-        if "nifti" in formats:
-            mask = found.mask(label)
-            storage.write(f"{stem}.nii.gz", masks_nifti(mask, fps=found.fps, spacing_mm=found.spacing_mm))
+    for file, data in mask_files(name, found, formats):
+        storage.write(file, data)
     curve, beats, mp4 = area_chart(found), beat_table(found), overlay_mp4(found)
     storage.write("overlay.mp4", mp4)
     write_files(storage, [curve, beats])
@@ -109,29 +100,6 @@ def shown_facts(found: Segmentation) -> dict[str, str]:
 
 def _with_unit(value: float | None, unit: str) -> str:
     return "unknown" if value is None else f"{value:.3g} {unit}"
-
-
-def masks_npz(codes_THW: np.ndarray) -> bytes:
-    """Codes round(255 p) as the authors store masks: one array ``arr_0``, uint8 (T, H, W)."""
-    sink = io.BytesIO()
-    np.savez_compressed(sink, codes_THW)
-    return sink.getvalue()
-
-
-def masks_nifti(mask_THW: np.ndarray, *, fps: float, spacing_mm: float | None) -> bytes:
-    """A mask as NIfTI-1 in CAMUS' axes: uint8 (W, H, T), millimetres and seconds.
-
-    A pixel of unknown size, or a frame of unknown length, is 1 in "unknown" units.
-    """
-    try:
-        import nibabel as nib
-    except ImportError as error:
-        raise InputError("--formats nifti needs nibabel: pip install 'echodfkd[medical]'") from error
-    side, step = spacing_mm or 1.0, 1.0 / fps if fps else 1.0
-    image = nib.Nifti1Image(mask_THW.transpose(2, 1, 0).astype(np.uint8), np.diag([side, side, 1.0, 1.0]))
-    image.header.set_zooms((side, side, step))
-    image.header.set_xyzt_units(xyz="mm" if spacing_mm else "unknown", t="sec" if fps else "unknown")
-    return gzip.compress(image.to_bytes(), mtime=0)
 
 
 def overlay_mp4(found: Segmentation) -> bytes:

@@ -8,6 +8,7 @@ import numpy as np
 
 from echodfkd.sources.video.decode import decode_video
 from echodfkd.sources.video.dicom import read_dicom
+from echodfkd.sources.video.dicom_reference import DicomReference, read_reference
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Cine:
     ``video`` is uint8 (T, H, W), grey 0..255. ``fps`` is 0.0 if the file has no rate. ``spacing_mm`` is the side of a
     square pixel in millimetres, or None. ``warnings`` are sentences that a user must see before he trusts the pixels;
     they hold no value that could name a patient. ``pseudonym`` is `DicomCine.clip_id`, None if no salt was given or
-    the file is no DICOM file.
+    the file is no DICOM file. ``reference`` is that of a DICOM file, if it was asked for.
     """
 
     video: np.ndarray
@@ -25,15 +26,17 @@ class Cine:
     spacing_mm: float | None = None
     warnings: tuple[str, ...] = ()
     pseudonym: str | None = None
+    reference: DicomReference | None = None
 
 
-def read_cine(data: bytes, name: str, *, salt: str | None = None) -> Cine:
+def read_cine(data: bytes, name: str, *, salt: str | None = None, references: bool = False) -> Cine:
     """Read an AVI, MP4, MOV or DICOM file. The content decides which one it is; the suffix does not matter.
 
     Args:
         data: the file's content.
         name: the file's name in errors and warnings. Names of DICOM files can hold patients' names: give a neutral one.
         salt: the secret of pseudonyms of DICOM files, see `read_dicom`.
+        references: whether a DICOM file's `DicomReference` is kept.
 
     Raises:
         ClipError: the file cannot be used. See `decode_video` and `read_dicom`.
@@ -43,7 +46,8 @@ def read_cine(data: bytes, name: str, *, salt: str | None = None) -> Cine:
         decoded = decode_video(data, name=name)
         return Cine(decoded.video, decoded.fps, warnings=decoded.warnings)
     found = read_dicom(data, salt=salt, name=name)
-    return Cine(found.video, found.fps, found.spacing_mm, found.warnings, found.clip_id)
+    reference = read_reference(data) if references else None
+    return Cine(found.video, found.fps, found.spacing_mm, found.warnings, found.clip_id, reference)
 
 
 def is_dicom(data: bytes) -> bool:

@@ -10,7 +10,7 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
@@ -73,6 +73,10 @@ class CineFile:
             return True  # reading it will say why
         return promises_frames(head, whole=len(head) < _HEAD_BYTES)
 
+    def parts(self) -> Iterator[bytes]:
+        """The bytes of the file, or of each PNG frame in order. Raises `ClipError`."""
+        return (self.read(path) for path in self.frames or (self.path,))
+
     def read(self, path: str = "") -> bytes:
         """The file's bytes. Raises `ClipError`."""
         shown = "a DICOM file" if self.may_name_a_patient else path or self.path
@@ -128,14 +132,19 @@ def read_cine_file(file: CineFile, *, name: str) -> Cine:
 
     ``name`` stands for it in errors. Raises `ClipError` or `InputError` as `read_cine`.
     """
+    return decode_cine(file, file.parts(), name=name)
+
+
+def decode_cine(file: CineFile, parts: Iterable[bytes], *, name: str, references: bool = False) -> Cine:
+    """`read_cine_file` of bytes that `CineFile.parts` gave; ``references`` keeps a DICOM image's UIDs."""
     if file.frames:
-        return Cine(_stack((file.read(path) for path in file.frames), name), 0.0)
-    data = file.read()
+        return Cine(_stack(parts, name), 0.0)
+    (data,) = parts
     if file.is_volume:
         return _of_volume(read_nifti(data, name))
     if file.may_name_a_patient and not is_dicom(data):
         raise ClipError(f"{name} has no suffix of a video or a volume, and is no DICOM file")
-    cine = read_cine(data, name)
+    cine = read_cine(data, name, references=references)
     return replace(cine, pseudonym=_hashed("dicom", [data])) if file.may_name_a_patient else cine
 
 
@@ -155,10 +164,14 @@ def cine_name(file: CineFile, *, hashed: bool = False) -> str:
         ClipError: the file cannot be read.
     """
     if file.may_name_a_patient or hashed:
-        kind = "dicom" if file.may_name_a_patient else "video"
-        return _hashed(kind, (file.read(path) for path in file.frames or (file.path,)))
+        return content_name(file, file.parts())
     stem = file.path[: len(file.path) - len(_suffix(file.path))] if not file.frames else file.path
     return _NOT_PLAIN.sub("_", stem).strip("_") or "video"
+
+
+def content_name(file: CineFile, parts: Iterable[bytes]) -> str:
+    """The name by a hash of the content, which `CineFile.parts` gave."""
+    return _hashed("dicom" if file.may_name_a_patient else "video", parts)
 
 
 def _hashed(kind: str, parts: Iterable[bytes]) -> str:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import gzip
 import html
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import torch
 
@@ -22,15 +25,17 @@ from echodfkd.config.sections.training import WindowConfig
 from echodfkd.inference.segmentation import segment
 from echodfkd.inference.student import load_student
 from echodfkd.models.students.build import build_student
+from echodfkd.sources.video.cine_files import CineFile
 from echodfkd.sources.video.decode import decode_video
 from echodfkd.sources.video.encode import encode_avi, encode_mp4
 from echodfkd.storage.checkpoints import pack_student
 from echodfkd.teaching.mask_files import decode_npz
 from jobs.predict import main
-from tests.helpers.dicom import PATIENT, cine, dicom_bytes, region
+from tests.helpers.dicom import PATIENT, UID, cine, dicom_bytes, region
 
 NETWORK = StudentConfig(blocks=2, layers=1, filters=4)
 VIDEO = cine(40, 48, 64)
+STUDY = "1.2.826.0.1.3680043.8.498.77"
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +54,11 @@ def videos(tmp_path: Path) -> Path:
     (folder / "a.avi").write_bytes(encode_avi(VIDEO, 50))
     (folder / "b.mp4").write_bytes(encode_mp4(VIDEO[:1], 50))
     (folder / f"{PATIENT}.dcm").write_bytes(
-        dicom_bytes(VIDEO, regions=[region(0, 0, 63, 47, delta_cm=0.05)], elements={"BurnedInAnnotation": "YES"})
+        dicom_bytes(
+            VIDEO,
+            regions=[region(0, 0, 63, 47, delta_cm=0.05)],
+            elements={"BurnedInAnnotation": "YES", "StudyInstanceUID": STUDY, "SeriesInstanceUID": f"{STUDY}.1"},
+        )
     )
     (folder / "text.avi").write_text("hello")
     return folder
@@ -63,11 +72,16 @@ def run(*arguments: object, capsys: pytest.CaptureFixture[str]) -> tuple[int, di
 
 
 def test_a_folder_is_segmented_and_the_same_command_goes_on(
-    student: str, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    student: str, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "out"
-    command = [videos, "--student", student, "--out", out, "--formats", "npz,nifti"]
+    out, reads = tmp_path / "out", []
+    read = CineFile.read
+    monkeypatch.setattr(CineFile, "read", lambda file, path="": reads.append(file.path) or read(file, path))
+    command = [videos, "--student", student, "--out", out, "--formats", "npz,nifti,nrrd,dicom"]
     code, summary, printed = run(*command, capsys=capsys)
+    assert sorted(reads) == sorted(path.name for path in videos.iterdir()), "every file is read once"
+    assert re.search(r"\[#{20}\] 4 of 4: .*; 0 s left\n", printed)
+    assert re.search(r"s of work: [0-9.]+ times as fast as the video\n", printed)
     assert (code, summary["videos"], summary["failed"]) == (0, 4, 1)
     assert summary["real_time_factor"] > 0
     assert "text.avi is not a readable video" in printed or "text is not a readable video" in printed
@@ -98,16 +112,22 @@ def test_a_folder_is_segmented_and_the_same_command_goes_on(
     assert volume.header.get_zooms() == pytest.approx((0.5, 0.5, 0.02))
     assert np.array_equal(volume.get_fdata().T, decode_npz((out / dicom / f"{dicom}.seg.npz").read_bytes(), "d") > 127)
     assert len(decode_video((out / "a" / "overlay.mp4").read_bytes(), name="o").video) == 40
-    everything = b"".join(path.read_bytes() for path in out.rglob("*") if path.is_file())
-    names = "".join(map(str, out.rglob("*")))
-    assert PATIENT.encode() not in everything
-    assert PATIENT not in names.replace(str(tmp_path), "")
+    image = pydicom.dcmread(out / dicom / f"{dicom}.dcm")
+    assert np.array_equal(image.pixel_array.T, volume.get_fdata())
+    assert image.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0].ReferencedSOPInstanceUID == UID
+    assert "no DICOM segmentation is written" in (out / "a" / "report.html").read_text()
+    for path in (path for path in out.rglob("*") if path.is_file()):
+        data = path.read_bytes()
+        data += gzip.decompress(data[max(data.find(b"\x1f\x8b"), 0) :]) if path.suffix in (".gz", ".nrrd") else b""
+        for secret in (PATIENT, "19400101", "CLINIC", *(() if path.suffix == ".dcm" else (UID, STUDY))):
+            assert secret.encode() not in data, f"{path.name} holds {secret}"
+    assert PATIENT not in "".join(map(str, out.rglob("*"))).replace(str(tmp_path), "")
 
     (out / "a" / "result.json").unlink()
     before = (out / dicom / "report.html").stat().st_mtime_ns
     code, summary, printed = run(*command, capsys=capsys)
     assert (code, summary["videos"]) == (0, 4)
-    assert "3 of 4 videos have a result already" in printed
+    assert "3 of 4 videos had a result already" in printed
     assert (out / dicom / "report.html").stat().st_mtime_ns == before
 
 
@@ -119,7 +139,7 @@ def test_what_cannot_be_done_is_one_sentence(
     for arguments, words in (
         ([tmp_path / "empty"], "holds no video: expected AVI"),
         ([tmp_path / "none"], "there is no file or folder"),
-        ([videos, "--formats", "gif"], "--formats: got 'gif', allowed are npz, nifti"),
+        ([videos, "--formats", "gif"], "--formats: got 'gif', allowed are npz, nifti, nrrd, dicom"),
         ([videos, "--size", "33"], "--size: got 33, this student needs a multiple of 2"),
     ):
         code, _, printed = run(*arguments, "--student", student, "--out", out, capsys=capsys)
