@@ -1,6 +1,6 @@
 """The UIDs by which a DICOM object refers to an image: the only values of a file beside numbers that are ever kept.
 
-They name no person, but whoever has the archive finds the patient by them: they are read only for a segmentation in
+They name no person, but the archive finds the patient by them: they are read only for a segmentation in
 DICOM's own format, which could not be shown on its image without them.
 """
 
