@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from echodfkd.core.errors import InputError
+from echodfkd.inference.hub import SCHEME, pull_student
 from echodfkd.inference.onnx_student import SUFFIX, OnnxStudent, read_onnx
 from echodfkd.models.students.build import build_student
 from echodfkd.models.students.streaming import StreamingStudent
@@ -84,7 +85,8 @@ def load_student(
 
     Args:
         source: a run folder (its newest checkpoint), a checkpoint's folder, a ``student.safetensors``, a ``.onnx``
-            file of `echodfkd.inference.export`, or a ``.ckpt`` of the authors; a path or an fsspec URL.
+            file of `echodfkd.inference.export`, or a ``.ckpt`` of the authors; a path, an fsspec URL, or
+            ``hf://OWNER/NAME`` (see `echodfkd.inference.hub`).
         name: which student, if the run has several.
         size: side of the frames; 0 is the student's own, or that of its training.
         fps: rate of the frames; None is that of its training, 0 keeps a video's own.
@@ -94,6 +96,7 @@ def load_student(
         InputError: there is no such student, or the file does not say what it was trained on and the arguments
             do not either.
     """
+    source = pull_student(source, option=option) if source.startswith(SCHEME) else source
     is_onnx = source.endswith(SUFFIX)
     session, file = read_onnx(source, option=option) if is_onnx else (None, find_student(source, name, option=option))
     if file.options is None:
