@@ -52,7 +52,7 @@ class OnnxStudent(nn.Module):
         wanted = [_FRAME, *(f"state_{place}" for place in range(states))] if self._is_stream else [_CLIP]
         if names != wanted or any(one.type != "tensor(float)" for one in session.get_inputs()):
             raise InputError(
-                f"{where} takes {', '.join(names) or 'nothing'}, expected {', '.join(wanted)} as jobs/export.py writes"
+                f"{where} takes {', '.join(names) or 'nothing'}, expected {', '.join(wanted)} as echodfkd export writes"
             )
         self._outputs = [one.name for one in session.get_outputs()][: 1 + states]
         if self._outputs != ["logits", *(f"next_{place}" for place in range(states))]:

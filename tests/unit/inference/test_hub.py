@@ -94,7 +94,7 @@ def test_a_push_needs_a_folder_a_name_and_the_package(
     with pytest.raises(SystemExit):
         export.main([source, "--web", str(tmp_path / "web"), "--push", "me/tiny"])
     assert "name that folder too" in capsys.readouterr().err
-    assert export.main([source, "--out", str(tmp_path / "out"), "--push", "tiny"]) == 1
+    assert export.main([source, "--out", str(tmp_path / "out"), "--push", "tiny"]) == 2
     assert "--push: got tiny, expected OWNER/NAME" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
