@@ -52,7 +52,7 @@ def import_student(source: str, out: str) -> dict[str, Any]:
         "source": {"path": source, "sha256": file.sha256},
     }
     files = {"student.safetensors": weights, "student.json": dump_json(card)}
-    _write_files(out, files)
+    write_files(out, files)
     return card
 
 
@@ -85,7 +85,7 @@ def export_student(source: str, out: str, *, name: str = "") -> dict[str, Any]:
     checkpoint = write_authors_checkpoint(file.weights, step=file.step)
     stem = f"{blocks}{layers}"
     files = {f"{stem}.ckpt": checkpoint, f"{stem}.hyperparameters": hyperparameters(filters=filters)}
-    _write_files(out, files)
+    write_files(out, files)
     written = dict(zip(("checkpoint", "hyperparameters"), (f"{out}/{file}" for file in files), strict=True))
     shape = {"blocks": blocks, "layers": layers, "filters": filters}
     return {**written, **shape, "step": file.step, "source": file.path, "sha256": file.sha256}
@@ -136,7 +136,7 @@ def _check_same_outputs(file: StudentFile) -> None:
         )
 
 
-def _write_files(out: str, files: dict[str, bytes]) -> None:
+def write_files(out: str, files: dict[str, bytes]) -> None:
     """Write all files; refuse a folder that has another of the same name."""
     storage = RunStorage(out)
     storage.check_writable("--out")

@@ -95,10 +95,13 @@ class DataFreeRun:
         """Updates of the painter so far."""
         return self._state.index
 
-    def run(self) -> None:
-        """Train to the last step. Raises `RunError` if a loss is not finite."""
-        while self._state.step < self._settings.steps:
+    def run(self, report: Callable[[str], None] = lambda line: None) -> None:
+        """Train to the last step; ``report`` takes lines of progress. Raises `RunError` if a loss is not finite."""
+        state = self._state
+        while state.step < self._settings.steps:
             self.step()
+            if state.step % 50 == 0:
+                report(f"step {state.step}/{self._settings.steps}  loss {state.mean_loss:.4f}")
         self._student.eval()
 
     def step(self) -> None:
@@ -107,13 +110,15 @@ class DataFreeRun:
         slots = range(state.step * settings.batch, (state.step + 1) * settings.batch)
         if settings.shares.get("adversarial", 0.0) > 0 and state.step % settings.paint_every == 0:
             self._update(self.painter_loss(slots), self.painter)
-            state.index += 1
+            state.index += 1  # the generator_step of the clips that follow
         clips, distances = zip(*(self.clip(slot) for slot in slots), strict=True)
         weight = guided_weights(torch.tensor(distances), state.step / settings.steps)
         share = 0.5 * (1.0 + math.cos(math.pi * state.step / settings.steps))
         state.optimizer.param_groups[0]["lr"] = settings.rate * (0.05 + 0.95 * share)
         self._student.train()
-        self._update(self.student_loss(torch.stack(clips), weight), self._student)
+        loss = self.student_loss(torch.stack(clips), weight)
+        self._update(loss, self._student)
+        state.mean_loss = loss.item()
         state.step += 1
         if self._keeper is not None and (self._keeper.is_due(state) or state.step == settings.steps):
             self._keeper.save(state)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from echodfkd.config.file import load_config
 from echodfkd.config.sections.generator import GeneratorConfig
 from echodfkd.config.sections.source import PartConfig
 from echodfkd.core.errors import ConfigError, InputError
@@ -21,7 +22,9 @@ from echodfkd.models.generators.painted import load_painter, write_painter
 from echodfkd.models.generators.protocol import ClipRequest
 from echodfkd.models.students.build import build_student
 from echodfkd.models.teachers.batch_statistics import BatchStatistics
+from echodfkd.training.conversion import find_student
 from echodfkd.training.datafree.play import DataFreeRun, GradedTeacher, bounded_gap, guided_weights
+from echodfkd.training.datafree.run import distil_without_data, read_shares
 from echodfkd.training.datafree.settings import DataFreeSettings
 from echodfkd.training.teacher.keeper import Keeper
 
@@ -170,3 +173,40 @@ def test_a_trained_painter_is_a_generator(tmp_path: Path) -> None:
     path.write_bytes(b"no tensors")
     with pytest.raises(InputError, match=r"source.generator.weights: .*painter.safetensors is no safetensors file"):
         load_painter(str(path))
+
+
+def options(*more: str) -> list[str]:
+    small = ["window.size=16", "window.frames=3", "train.steps=2", "train.global_batch=2", "students.s.blocks=2"]
+    return [*small, "students.s.filters=4", "teacher.batch_frames=8", *more]
+
+
+def test_one_command_writes_a_student_and_a_painter(tmp_path: Path) -> None:
+    config = load_config(None, options("window.size=32"))
+    out = tmp_path / "out"
+    shares = read_shares(["noise=0.5", "adversarial=0.5"])
+    card = distil_without_data(config, shares, str(out), tmp_path / "run", report=lambda line: None)
+    assert card["source"]["painter_updates"] == 1
+    found = find_student(str(out), "")
+    assert found.sha256 == card["sha256"]
+    assert found.step == 2
+    load_painter(str(out / "painter.safetensors"))
+    again = distil_without_data(config, shares, str(out), tmp_path / "run", report=lambda line: None)
+    assert again == card  # the run is over: the same command writes the same student
+    with pytest.raises(InputError, match=r"teacher.kind: embedded keeps no batch statistics"):
+        distil_without_data(config, {"guided": 1.0}, str(out), tmp_path / "other", report=print)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["students.t.blocks=2"], "students: got s, t; training without data takes one"),
+        (["students.s.tasks=[ef]", "window.frames=32"], "masks of the left ventricle only"),
+        (["teacher.kind=echonet_deeplabv3", "teacher.weights=x.pt"], "teacher.kind: got echonet_deeplabv3, training"),
+        (["window.size=20"], "window.size: got 20, training without data needs a multiple of 8"),
+    ],
+)
+def test_what_the_command_cannot_give(more: list[str], words: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=words):
+        distil_without_data(load_config(None, options(*more)), {"noise": 1.0}, str(tmp_path), tmp_path, report=print)
+    with pytest.raises(ConfigError, match=r"--share: got noise, expected KIND=SHARE"):
+        read_shares(["noise"])
