@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from echodfkd.models.generators.stdit import SpaceTimeTransformer
 from echodfkd.models.generators.video_unet import VideoUNet
 from echodfkd.models.generators.weight_files import import_diffusers
+from echodfkd.models.teachers.torchvision_guard import import_torchvision
 
 LATENT_SIDE, WINDOW = 7, 4
 NOISE_YAML = """
@@ -229,4 +230,22 @@ def write_diffecho(folder: Path, *, control: bool, seed: int = 0) -> Path:
     sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
     card = {name: getattr(config, name) for name in sizes} | {"model_type": "clip_text_model", "torch_dtype": "float32"}
     (folder / "text_encoder" / "config.json").write_text(json.dumps(card))
+    return folder
+
+
+def write_reidentification(folder: Path, seed: int = 0) -> Path:
+    """The authors' folder: a ResNet-50 on latents under "model", saved as its plain state."""
+    torch.manual_seed(seed)
+    part = folder / "reidentification_dynamic"
+    part.mkdir(parents=True)
+    network = import_torchvision().models.resnet50(weights=None)
+    network.conv1 = torch.nn.Conv2d(4, 64, 7, stride=2, padding=3, bias=False)
+    network.fc = torch.nn.Linear(2048, 128)
+    state = {f"model.{key}": value for key, value in network.state_dict().items()}
+    state |= {"fc_end.weight": torch.zeros(1, 128), "fc_end.bias": torch.zeros(1)}
+    torch.save(state, part / "reidentification_dynamic_best_network.pth")
+    (part / "config.json").write_text(
+        json.dumps({"siamese_architecture": "ResNet-50", "n_channels": 4, "n_features": 128, "image_size": 14})
+    )
+    tiny_autoencoder().save_pretrained(folder / "vae")
     return folder
