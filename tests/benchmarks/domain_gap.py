@@ -5,7 +5,7 @@
 FOLDER holds side-by-side clips (`side_by_side`), DOMAINS are those that the teacher was trained on, with commas.
 Teachers that FILE.csv already has are not scored again; without --teachers only its correlations are printed. Saves of
 one training are no independent teachers, and the bootstrap, which draws teachers as if they were, gives too narrow an
-interval for them: `family`, the folder of a file, says which belong together, and the families' means are correlated,
+interval for them: those of one folder and of the same domains are a family, and the families' means are correlated,
 too.
 """
 
@@ -80,7 +80,10 @@ def correlations(rows: Sequence[Mapping[str, str]]) -> dict[str, dict[str, Inter
     """Pearson's and Spearman's coefficient of real Dice with Dice on each domain, and with the mean over the domains
     that a teacher was not trained on (``unseen``); ``*_of_families`` over the means of the families."""
     predictors = np.array([[*_by_domain(row).values(), _unseen(row)] for row in rows])
-    real, family = np.array([float(row["real"]) for row in rows]), np.array([row["family"] for row in rows])
+    real, family = (
+        np.array([float(row["real"]) for row in rows]),
+        np.array([f"{row['family']} {row['trained_on']}" for row in rows]),
+    )
     members = [family == name for name in sorted(set(family))]
     methods: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {"pearson": pearson_r, "spearman": spearman}
     found: dict[str, dict[str, Interval]] = {}
