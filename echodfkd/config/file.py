@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, get_args, get_origin
 
-from echodfkd.config.pins import pin_initial, pin_tables
+from echodfkd.config.pins import pin_initial, pin_sources
 from echodfkd.config.rules.names import declared_types, type_at
 from echodfkd.config.rules.run import check_config
 from echodfkd.config.rules.types import fit
@@ -54,7 +54,7 @@ def load_config(
         raise ConfigError(f"the config could not be read: {one_line(error)}") from error
     check_config(config)
     check_variants(config)
-    return pin_initial(pin_tables(config))
+    return pin_initial(pin_sources(config))
 
 
 def _read_file(path: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Pin the files that a config names (initial weights, tables of patients) by their sha256."""
+"""Pin the files that a config names (initial weights, tables of patients, generators) by their sha256."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from echodfkd.config.short_forms import map_parts
 from echodfkd.core.errors import ConfigError, InputError
 from echodfkd.core.records import PublishedCheckpoint
 from echodfkd.storage.files import RunStorage, read_bytes
+from echodfkd.storage.local_files import hash_files
 from echodfkd.storage.manifests import parse_manifest
 
 
@@ -90,14 +91,21 @@ def read_initial_bytes(option: str, path: str) -> bytes:
         raise InputError(f"{option}: {path} cannot be read: {reason}") from error
 
 
-def pin_tables(config: RunConfig) -> RunConfig:
-    """The config with the sha256 of every table of patients that it names.
+def pin_sources(config: RunConfig) -> RunConfig:
+    """The config with the sha256 of every table of patients and of every generator's files that it names.
 
     Raises:
-        ConfigError: a table cannot be read.
+        ConfigError: one cannot be read.
     """
 
     def pin(option: str, part: PartConfig) -> PartConfig:
+        generator = part.generator
+        if generator.weights and not generator.sha256:
+            try:
+                digest = hash_files(generator.weights)
+            except InputError as error:
+                raise ConfigError(f"{option}.generator.weights: {error}") from error
+            part = dataclasses.replace(part, generator=dataclasses.replace(generator, sha256=digest))
         conditions = part.conditions
         if not conditions.table or conditions.table_sha256:
             return part

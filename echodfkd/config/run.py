@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from echodfkd.config.sections.augment import AugmentConfig
 from echodfkd.config.sections.evaluate import EvaluateConfig
 from echodfkd.config.sections.evaluation import EvaluationConfig
+from echodfkd.config.sections.generator import GeneratorConfig
 from echodfkd.config.sections.limited import LimitedConfig
 from echodfkd.config.sections.option import DAY_S, MOST_CPUS, MOST_SEED, RUN_NAME, option
 from echodfkd.config.sections.remote import ServeConfig
@@ -137,6 +138,12 @@ class RunConfig:
     def num_segments(self) -> int:
         """Segments that the plan is cut into."""
         return -(-self.train.steps // self.segment_steps)
+
+    @property
+    def generator_pools(self) -> dict[str, GeneratorConfig]:
+        """The pool of every generator of training clips by its stage: generator, or generator.NAME of a mixture."""
+        found = self.source.generated.items()
+        return {f"generator.{name}" if name else "generator": part.generator for name, part in found}
 
     @property
     def taught_classes(self) -> tuple[str, ...]:

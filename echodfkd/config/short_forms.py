@@ -10,7 +10,16 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from echodfkd.config.sections.source import CHOICES, NUMERIC, ChoiceSpec, ConditionSpec, PartConfig, SourceConfig
+from echodfkd.config.sections.generator import GENERATORS
+from echodfkd.config.sections.source import (
+    CHOICES,
+    NUMERIC,
+    RECORDED_KINDS,
+    ChoiceSpec,
+    ConditionSpec,
+    PartConfig,
+    SourceConfig,
+)
 from echodfkd.core.errors import ConfigError
 
 
@@ -56,8 +65,10 @@ def shorten_source(source: dict[str, Any]) -> None:
         conditions["stratify"] = _without_unset(conditions["stratify"])
     parts = source.get("parts", {})
     for part in (source, *parts.values()):
-        if part["kind"] != "phantom":
+        if part["kind"] in (*RECORDED_KINDS, "mixture"):
             del part["conditions"]
+        if part["kind"] not in GENERATORS:
+            del part["generator"]
         if not part["view"]:
             del part["view"]
     if not parts:

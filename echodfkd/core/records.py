@@ -55,7 +55,8 @@ class VideoClip:
     Shapes: ``video`` uint8 (T, H, W), 0..255 grey. ``truth_labels`` uint8 (T, H, W) of class indices
     into ``class_names``, `TRUTH_UNKNOWN` if unannotated, or None. ``ed_frames`` / ``es_frames`` are
     frame numbers inside this clip, or None if unknown. ``spacing_mm`` is the side of a pixel in
-    millimetres, or None. ``warnings`` are sentences on the file that it was cut from.
+    millimetres, or None. ``warnings`` are sentences on the file that it was cut from. A ``pending`` clip is black: the
+    actors of its generator make its pixels.
 
     Example: ``VideoClip(clip_id="phantom-s0-i17-e0-w0", index=17, seed=0, epoch=0, window_start=0,
     video=np.zeros((16, 56, 56), np.uint8), fps=32.0, source="phantom", domain="default")``.
@@ -78,6 +79,7 @@ class VideoClip:
     ed_frames: tuple[int, ...] | None = None
     es_frames: tuple[int, ...] | None = None
     warnings: tuple[str, ...] = ()
+    pending: bool = False
 
 
 @dataclass(frozen=True)

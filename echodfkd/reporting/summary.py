@@ -20,11 +20,12 @@ from echodfkd.metrics.summary import Interval, bootstrap_mean, bootstrap_pairs
 from echodfkd.reporting import intervals
 from echodfkd.reporting.best import best_checkpoint
 from echodfkd.reporting.comparisons import compare_students, strata_scores
+from echodfkd.reporting.generator_facts import generator_facts
 from echodfkd.reporting.rows import RunRows, column, read_rows
 from echodfkd.reporting.teacher_facts import cache_facts, dropped_clips, is_stage
 from echodfkd.storage.files import RunStorage
 
-STAGES = ("source", "teacher", "students", "evaluator")
+STAGES = ("source", "generator", "teacher", "students", "evaluator")
 """Stages in the order of the stream; others follow in the order of their names."""
 
 EF_METRICS = {
@@ -196,20 +197,22 @@ def _place(stage: str) -> tuple[int, bool, str]:
 def _pipeline(rows: RunRows) -> dict[str, Any]:
     """Durations and the work of each stage. ``busy_s`` sums, over actors, the time an actor was at work.
 
-    The teacher's stage also has `teacher_facts.cache_facts`.
+    The teacher's stage also has `teacher_facts.cache_facts`, a generator's `generator_facts.generator_facts`.
     """
     names = column(rows.spans, "stage")
     clips, frames = column(rows.spans, "clips"), column(rows.spans, "frames")
-    stages = {
-        stage: {
-            "busy_s": sum(intervals.length(work) for work in actors.values()),
-            "clips": int(clips[names == stage].sum()),
+    stages = {}
+    for stage, actors in spans_by_actor(rows).items():
+        busy_s = sum(intervals.length(work) for work in actors.values())
+        count = int(clips[names == stage].sum())
+        stages[stage] = {
+            "busy_s": busy_s,
+            "clips": count,
             "frames": int(frames[names == stage].sum()),
             "actors": len(actors),
             **cache_facts(rows, stage),
+            **generator_facts(rows, stage, clips=count, busy_s=busy_s),
         }
-        for stage, actors in spans_by_actor(rows).items()
-    }
     start, end = column(rows.spans, "start")[names == "students"], column(rows.spans, "end")[names == "students"]
     return {
         "wall_s": rows.run.get("wall_s"),

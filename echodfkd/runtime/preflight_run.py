@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import shutil
 import tempfile
@@ -16,12 +17,19 @@ import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from echodfkd.config.run import RunConfig
+from echodfkd.config.sections.generator import GENERATORS
 from echodfkd.core.errors import EchoDFKDError
 from echodfkd.models.teachers.protocol import ClipKey
 from echodfkd.runtime.cluster.connection import connected, with_absolute_paths
 from echodfkd.runtime.cluster.resources import live_nodes, place, roles
 from echodfkd.runtime.distillation_run import check_inputs
-from echodfkd.runtime.stream.builders import load_teacher, num_cases, source_notes, training_source
+from echodfkd.runtime.stream.builders import (
+    drafting_source,
+    load_teacher,
+    num_cases,
+    source_notes,
+    training_source,
+)
 from echodfkd.storage.files import RunStorage
 
 NODE_TIMEOUT_S = 30.0
@@ -80,7 +88,7 @@ def _say_notes(config: RunConfig, print_line: Callable[[str], None]) -> str:
 
 
 def _describe_sources(config: RunConfig) -> str:
-    first = training_source(config).clip(0)
+    first = drafting_source(config).clip(0)
     cases = f"{num_cases(config)} held-out cases" if config.evaluation.enabled else "no evaluation"
     return f"source {config.source.kind} gives clips of {first.video.shape}; {cases}"
 
@@ -88,12 +96,17 @@ def _describe_sources(config: RunConfig) -> str:
 def _time_first_batch(config: RunConfig) -> str:
     """Seconds until the students' first micro-batch once all actors are up, timed here, on the CPU."""
     source, teacher = training_source(config), load_teacher(config, device="cpu")
+    if config.source.kind in GENERATORS:
+        source.clip(1)  # loads the generator, which its actors do once
     start = time.perf_counter()
     clip = source.clip(0)
     made = time.perf_counter()
     teacher.teach(clip.video[None], [ClipKey(clip.clip_id, clip.index, clip.window_start)])
     taught = time.perf_counter()
     there = " (on a GPU it is another number)" if config.teacher.num_gpus else ""
+    needed = math.ceil((made - start) / (taught - made))
+    if config.source.kind in GENERATORS:
+        there += f"; {needed} generator actors of such speed keep one teacher actor busy"
     return (
         f"{config.micro_batch * (taught - start):.1f} s of work for a micro-batch of {config.micro_batch}: a clip takes"
         f" {made - start:.2f} s to make and {taught - made:.2f} s to teach on this CPU{there}"

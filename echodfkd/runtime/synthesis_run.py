@@ -21,6 +21,7 @@ import yaml
 
 import echodfkd
 from echodfkd.config.file import config_to_yaml
+from echodfkd.config.identity import difference
 from echodfkd.config.rules.jobs import needs_clips_folder
 from echodfkd.config.run import RunConfig
 from echodfkd.core import clock
@@ -77,7 +78,8 @@ def _write_clips(
         manifest = merge_lists(storage, shards, layout=options.format)
         if options.preview and manifest["clips"]:
             print_line("all shards are there; the previews are being drawn")
-            _wait(ray.remote(_draw_previews).options(num_cpus=options.num_cpus).remote(config), config)
+            drawing = ray.remote(_draw_previews).options(num_cpus=options.num_cpus, num_gpus=options.num_gpus)
+            _wait(drawing.remote(config), config)
     write_manifest(storage, manifest)
     wall_s = clock.now() - started
     return {
@@ -100,8 +102,10 @@ def shards_of(config: RunConfig) -> list[Shard]:
 def identity_of(config: RunConfig) -> dict[str, Any]:
     """The options that decide the content: a folder holds clips of one request. Values are JSON types."""
     source = yaml.safe_load(config_to_yaml(RunConfig(source=config.source)))["source"]
-    for part in (source, *source.get("parts", {}).values()):
+    for name, part in {"": source, **source.get("parts", {})}.items():
         part.get("conditions", {}).pop("table", None)  # known by the table's sha256
+        if "generator" in part:
+            part["generator"] = difference(config.source.generated[name].generator)
     decisive = ("format", "clips", "first_index", "frames", "shard_clips", "split", "split_shares")
     return {
         "version": echodfkd.__version__,
@@ -124,10 +128,15 @@ def max_in_flight(config: RunConfig) -> int:
 
 
 def _check_room(config: RunConfig) -> None:
-    wanted = config.synthesize.num_cpus
-    largest = max((node.cpus for node in live_nodes()), default=0.0)
-    if wanted > largest:
-        raise RunError(f"synthesize.num_cpus: got {wanted:g}, the largest node of the cluster has {largest:g} CPU")
+    nodes = live_nodes()
+    for unit in ("cpus", "gpus"):
+        wanted = getattr(config.synthesize, f"num_{unit}")
+        largest = max((getattr(node, unit) for node in nodes), default=0.0)
+        if wanted > largest:
+            raise RunError(
+                f"synthesize.num_{unit}: got {wanted:g}, the largest node of the cluster has {largest:g}"
+                f" {unit[:-1].upper()}"
+            )
 
 
 def _write_pending(
@@ -135,7 +144,10 @@ def _write_pending(
 ) -> None:
     """Write every pending shard, at most `max_in_flight` at a time."""
     task = ray.remote(_write_one).options(
-        num_cpus=config.synthesize.num_cpus, max_retries=TASK_RETRIES, scheduling_strategy="SPREAD"
+        num_cpus=config.synthesize.num_cpus,
+        num_gpus=config.synthesize.num_gpus,
+        max_retries=TASK_RETRIES,
+        scheduling_strategy="SPREAD",
     )
     queue = iter(pending)
     running: dict[Any, Shard] = {}

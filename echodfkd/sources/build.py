@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 from collections.abc import Callable, Iterator
 
 from echodfkd.config.rules.source import exact_shares
 from echodfkd.config.run import RunConfig
-from echodfkd.config.sections.source import PartConfig, SourceConfig
+from echodfkd.config.sections.generator import GENERATORS
+from echodfkd.config.sections.source import RECORDED_KINDS, PartConfig, SourceConfig
 from echodfkd.config.sections.training import WindowConfig
 from echodfkd.core.errors import ConfigError, InputError
 from echodfkd.sources.clip_source import ClipSource, WindowSettings
@@ -26,13 +28,19 @@ def check_drawn_sources(config: RunConfig) -> None:
     for option, source in (("source", config.source), ("evaluation.source", config.evaluation.source)):
         parts: dict[str, PartConfig] = {f"{option}.parts.{name}": part for name, part in source.parts.items()}
         for where, part in (parts or {option: source}).items():
-            if part.kind == "phantom":
+            if part.kind not in RECORDED_KINDS:
                 with _named(where):
                     ConditionSampler(part.conditions, seed=config.seed)
 
 
 def build_source(
-    source: SourceConfig, window: WindowConfig, *, seed: int, case_frames: int, option: str = "source"
+    source: SourceConfig,
+    window: WindowConfig,
+    *,
+    seed: int,
+    case_frames: int,
+    option: str = "source",
+    pending: bool = False,
 ) -> ClipSource:
     """Build the source that the config names.
 
@@ -42,6 +50,7 @@ def build_source(
         seed: the run's seed.
         case_frames: frames of one evaluation case.
         option: the source's name in the config.
+        pending: leave the pixels of generated clips to the generators' own actors (`VideoClip.pending`).
 
     Raises:
         InputError: the source cannot be used at all (missing or empty folder, unreadable table).
@@ -50,12 +59,12 @@ def build_source(
     seed += source.seed_offset
     settings = WindowSettings(window.frames, window.fps, window.size, case_frames)
     if source.kind != "mixture":
-        return _build(option, source, settings, seed)
+        return _build(option, source, settings, seed, pending)
     from echodfkd.sources.mixture import MixtureSource
 
     counts = exact_shares({name: part.weight for name, part in source.parts.items()}, f"{option}.parts")
     parts = {
-        name: _build(f"{option}.parts.{name}", part, settings, part_seed(seed, name, part.seed_offset))
+        name: _build(f"{option}.parts.{name}", part, settings, part_seed(seed, name, part.seed_offset), pending)
         for name, part in source.parts.items()
     }
     return MixtureSource(parts, counts, cases_from=source.cases_from)
@@ -66,8 +75,10 @@ def part_seed(seed: int, name: str, seed_offset: int) -> int:
     return seed + seed_offset + (int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") >> 1)
 
 
-def _build(option: str, part: PartConfig, settings: WindowSettings, seed: int) -> ClipSource:
+def _build(option: str, part: PartConfig, settings: WindowSettings, seed: int, pending: bool) -> ClipSource:
     with _named(option):
+        if part.kind in GENERATORS:
+            return _generated(part, settings, seed, pending)
         return _BUILDERS[part.kind](part, settings, seed)
 
 
@@ -86,6 +97,15 @@ def _phantom(part: PartConfig, settings: WindowSettings, seed: int) -> ClipSourc
     from echodfkd.sources.phantom.source import PhantomSource
 
     return PhantomSource(ConditionSampler(part.conditions, seed=seed), settings, seed=seed, domain=part.domain)
+
+
+def _generated(part: PartConfig, settings: WindowSettings, seed: int, pending: bool) -> ClipSource:
+    from echodfkd.sources.generated.loaded import loaded_generator
+    from echodfkd.sources.generated.source import GeneratedSource
+    from echodfkd.sources.patients.sampler import ConditionSampler
+
+    load = None if pending else functools.partial(loaded_generator, part.kind, part.generator)
+    return GeneratedSource(part, ConditionSampler(part.conditions, seed=seed), settings, seed=seed, generator=load)
 
 
 def _recorded(part: PartConfig, settings: WindowSettings, seed: int) -> ClipSource:

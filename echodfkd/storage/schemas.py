@@ -62,7 +62,8 @@ LEDGER_SCHEMA = schema_of(LedgerRow)
 QUARANTINE_SCHEMA = schema_of(Quarantined)
 
 SPAN_SCHEMA = schema_of(StageSpan)
-"""Stages are "source", "teacher", "students" and "evaluator", and "teacher.NAME" of an ensemble's member. Spans of
+"""Stages are "source", "generator", "teacher", "students" and "evaluator", "teacher.NAME" of an ensemble's member and
+"generator.NAME" of a mixture's part. Spans of
 "teacher_cache" and "teacher_uncached" (likewise with ".NAME") count the clips of a teacher's span that were in its
 cache and that were not, with the ``bytes`` of the entries that were read and written for them (null in rows of older
 versions); "teacher_remembered" counts frames whose masks its actor remembered."""

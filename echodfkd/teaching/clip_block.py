@@ -12,18 +12,20 @@ from echodfkd.core.records import Block, Quarantined, StageSpan, VideoClip
 from echodfkd.models.teachers.protocol import ClipKey
 from echodfkd.teaching.members import MemberOutput
 
-_OF_CLIP = ("index", "epoch", "window_start", "video", "sample_weight", "clip_id", "source", "domain")
+_OF_CLIP = ("index", "epoch", "window_start", "video", "sample_weight", "clip_id", "source", "domain", "pending")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipBlock(Block):
     """Clips that are to be taught.
 
-    ``attempts`` int64 (N,) counts the indices that each slot has used up. ``members`` has the output of each member of
+    ``attempts`` int64 (N,) counts the indices that each slot has used up. ``pending`` bool (N,) marks the clips whose
+    pixels a generator's actor has still to make. ``members`` has the output of each member of
     an ensemble that has taught the block in a pool of its own.
     """
 
     attempts: np.ndarray
+    pending: np.ndarray
     members: Mapping[str, MemberOutput] = field(default_factory=dict)
 
     @staticmethod
@@ -51,6 +53,7 @@ class ClipBlock(Block):
             spans=tuple(spans),
             fault=fault,
             attempts=np.array(attempts, np.int64),
+            pending=np.array([clip.pending for clip in clips], bool),
         )
 
     def to_columns(self) -> dict[str, np.ndarray]:

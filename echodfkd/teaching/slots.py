@@ -65,20 +65,27 @@ def draw_clip(source: ClipSource, slot: int, attempt: int, rules: SlotRules) -> 
             return Draw(_augmented(source.clip(index), rules), attempt, quarantined, "")
         except ClipError as error:
             clip_id = getattr(error, "clip_id", f"{source.name}-i{index}")
-            quarantined.append(Quarantined(slot, index, clip_id, "source", str(error)))
-    fault = _exhausted(slot, rules, quarantined[-1]) if quarantined else ""
+            stage = getattr(error, "stage", "source")
+            quarantined.append(Quarantined(slot, index, clip_id, stage, str(error)))
+    fault = exhausted(slot, rules, quarantined[-1]) if quarantined else ""
     return Draw(None, attempt, quarantined, fault)
 
 
 def _augmented(clip: VideoClip, rules: SlotRules) -> VideoClip:
     """The clip, augmented if that comes before the teacher; labels are dropped because they are not transformed."""
+    video = clip.video if clip.pending else augmented_video(clip.video, rules, index=clip.index, epoch=clip.epoch)
+    return clip if video is clip.video else replace(clip, video=video, truth_labels=None)
+
+
+def augmented_video(video: np.ndarray, rules: SlotRules, *, index: int, epoch: int) -> np.ndarray:
+    """The pixels of a clip that the teacher is shown."""
     if rules.augment.where != "before_teacher" or not rules.augment.is_on:
-        return clip
-    video, _ = augment_clip(clip.video, None, rules.augment, seed=rules.seed, index=clip.index, epoch=clip.epoch)
-    return replace(clip, video=video, truth_labels=None)
+        return video
+    return augment_clip(video, None, rules.augment, seed=rules.seed, index=index, epoch=epoch)[0]
 
 
-def _exhausted(slot: int, rules: SlotRules, last: Quarantined) -> str:
+def exhausted(slot: int, rules: SlotRules, last: Quarantined) -> str:
+    """The sentence on a slot whose attempts are used up."""
     return (
         f"slot {slot} found no usable clip in {rules.max_attempts} attempts (data.max_attempts);"
         f" the last was {last.clip_id}: {last.reason}"
@@ -112,7 +119,7 @@ def replace_faulty_clips(
             quarantined += [found, *draw.quarantined]
             del bad[row]
             if draw.clip is None:
-                fault = draw.fault or _exhausted(slot, rules, found)
+                fault = draw.fault or exhausted(slot, rules, found)
                 continue
             block = block.with_clip(row, draw.clip, draw.attempts)
             anew = teach(block.video[row : row + 1], block.keys()[row : row + 1])

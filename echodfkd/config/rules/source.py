@@ -10,7 +10,9 @@ from fractions import Fraction
 from itertools import pairwise
 from statistics import NormalDist
 
+from echodfkd.config.rules.generator import check_generator
 from echodfkd.config.rules.values import check_options
+from echodfkd.config.sections.generator import GeneratorConfig
 from echodfkd.config.sections.source import (
     CHOICES,
     LIMITS,
@@ -65,6 +67,7 @@ def check_source(option: str, source: SourceConfig) -> None:
         "view": bool(source.view),
         "video_fps": bool(source.video_fps),
         "conditions": source.conditions != ConditionsConfig(),
+        "generator": source.generator != GeneratorConfig(),
     }
     for name, given in given_here.items():
         if given:
@@ -107,6 +110,7 @@ def exact_shares(weights: Mapping[str, float], option: str) -> dict[str, int]:
 
 
 def _check_part(option: str, part: PartConfig) -> None:
+    check_generator(option, part)
     if part.view and part.kind != "camus":
         raise ConfigError(f"{option}.view: got {part.view!r}, only camus has views")
     if part.video_fps and part.kind not in ("folder", "dicom"):

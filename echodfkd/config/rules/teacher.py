@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 
+from echodfkd.config.rules.pool import check_pool
 from echodfkd.config.rules.remote import check_remotes
 from echodfkd.config.run import RunConfig
 from echodfkd.config.sections.limited import LimitedConfig
@@ -43,7 +44,7 @@ def check_teacher(config: RunConfig) -> None:
 def _check_teacher(option: str, teacher: TeacherConfig) -> None:
     _check_model(option, teacher)
     for where, pool in teacher.actor_pools.items():
-        _check_pool(where.replace("teacher", option, 1), pool)
+        check_pool(where.replace("teacher", option, 1), pool)
     if teacher.kind == "ensemble":
         if len(teacher.members) < 2:
             raise ConfigError(f"{option}.members: an ensemble has at least two, e.g. {option}.members.a.kind=embedded")
@@ -98,13 +99,6 @@ def _check_member(option: str, name: str, member: MemberConfig) -> None:
 def _check_name(option: str, name: str) -> None:
     if not re.fullmatch(NO_DEVICE + r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}", name):
         raise ConfigError(f"{option}: a teacher's name may hold up to 100 letters, digits, '_', '-'; not CON, NUL ...")
-
-
-def _check_pool(option: str, pool: PoolConfig) -> None:
-    if pool.max_actors < pool.min_actors:
-        raise ConfigError(
-            f"{option}.max_actors: got {pool.max_actors}, must be at least {option}.min_actors ({pool.min_actors})"
-        )
 
 
 def _check_compile(option: str, pool: PoolConfig, model: TeacherModelConfig) -> None:

@@ -7,8 +7,18 @@ from dataclasses import dataclass
 from echodfkd.config.sections.option import option
 from echodfkd.config.sections.pool import PoolConfig
 
-GENERATORS: dict[str, tuple[str, ...]] = {}
+GENERATORS: dict[str, tuple[str, ...]] = {
+    "echonet_synthetic": ("weights", "scheduler", "steps", "precision"),
+    "echoflow": ("weights", "scheduler", "steps", "precision"),
+    "echolvfm": ("weights", "scheduler", "steps", "precision"),
+    "free_echo": ("weights", "scheduler", "steps", "precision"),
+    "diffecho": ("weights", "scheduler", "steps", "guidance", "precision"),
+    "latent_video": ("weights", "steps", "guidance", "precision"),
+    "painted": ("weights",),
+}
 """Kinds of a source that a generator makes -> options of `GeneratorModelConfig` that each kind reads."""
+SHIPPED = ("latent_video",)
+"""Those that have weights in this package, and so need no file."""
 
 SCHEDULERS = ("", "ddpm", "ddim", "dpm_solver", "unipc", "flow_euler")
 
@@ -27,7 +37,7 @@ class GeneratorModelConfig:
     steps: int = option(0, least=0, ceiling=10_000)
     """Calls of the sampler for one clip; 0 takes the published number."""
     guidance: float = option(0.0, least=0, ceiling=1000)
-    """Weight of classifier-free guidance; 0 and 1 are without."""
+    """Weight of classifier-free guidance; 0 takes the kind's own, 1 is without."""
     precision: str = option("fp32", choices=("fp32", "bf16"))
     """fp32, or bf16: faster, with other clips."""
 

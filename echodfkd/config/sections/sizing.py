@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from echodfkd.config.sections.option import option
 
-PRICED = ("source", "teacher", "students", "evaluator", "head")
+PRICED = ("source", "generator", "teacher", "students", "evaluator", "head")
 
 
 @dataclass(frozen=True)
@@ -16,4 +16,5 @@ class SizingConfig:
     pilot: str = option("", path="output")
     """Folder or fsspec URL of a finished short run of the same config; empty gives no estimate."""
     price_per_hour: dict[str, float] = option(factory=dict, least=0, ceiling=1e9)
-    """Price per hour of one process of source, teacher, students, evaluator, and of the head node; in any currency."""
+    """Price per hour of one process of source, generator, teacher, students, evaluator, and of the head node; in any
+    currency."""

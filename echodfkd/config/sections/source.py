@@ -164,8 +164,9 @@ class PartConfig:
     """One source of clips."""
 
     kind: str = option("phantom", choices=PART_KINDS)
-    """phantom (embedded generator), recorded (a folder in EchoNet's layout), camus (one in CAMUS's), folder (any
-    folder of AVI, MP4, MOV, DICOM, NIfTI files and of PNG frames, without list or truth) or dicom (its DICOM files)."""
+    """phantom (embedded generator), one of the generators in docs/how-to/generators.md, recorded (a folder in EchoNet's
+    layout), camus (one in CAMUS's), folder (any folder of AVI, MP4, MOV, DICOM, NIfTI files and of PNG frames, without
+    list or truth) or dicom (its DICOM files)."""
     path: str = option("", path="input")
     """recorded: the folder with Videos/ and FileList.csv; camus: that with the patients; folder, dicom: a file or
     a folder (a path or an fsspec URL)."""
@@ -204,6 +205,16 @@ class SourceConfig(PartConfig):
     """mixture: its sources by name."""
     cases_from: str = ""
     """mixture: the part that gives evaluation cases; empty takes all parts, in the shares of the clips."""
+
+    @property
+    def generated(self) -> dict[str, PartConfig]:
+        """Its parts that a generator makes, by name; "" for the source itself."""
+        parts = self.parts if self.kind == "mixture" else {"": self}
+        return {name: part for name, part in parts.items() if part.kind in GENERATORS}
+
+    def share(self, name: str) -> float:
+        """Share of the clips that this part gives; 1 for the source itself."""
+        return self.parts[name].weight / sum(part.weight for part in self.parts.values()) if name else 1.0
 
     def __hash__(self) -> int:
         """By value: a process builds each source once (dicts and lists have no hash of their own)."""

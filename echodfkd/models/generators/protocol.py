@@ -28,7 +28,8 @@ class ClipRequest:
         ef: ejection fraction asked for, 0..1; None if the generator may choose.
         conditions: every drawn condition by its name (`echodfkd.core.records.Conditions`).
         label_map: (H, W) or (T, H, W) uint8, structure codes of the phantom under the same conditions
-            (`echodfkd.core.records.CHAMBER_NAMES`); None unless the generator wants one.
+            (`echodfkd.sources.phantom.chambers.PHANTOM_CLASSES`), from an end-diastole on; None unless the generator
+            wants one.
 
     Example: ``ClipRequest("latent_video-s0-i3-e0-w0", 17, frames=16, fps=32.0, size=56, ef=0.55)``.
     """

@@ -15,7 +15,13 @@ PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#b
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
 """The ninth line has the first's colour again, so it has another dash and another marker."""
-STAGE_COLOURS = {"source": "#009e73", "teacher": "#e69f00", "students": "#0072b2", "evaluator": "#cc79a7"}
+STAGE_COLOURS = {
+    "source": "#009e73",
+    "generator": "#d55e00",
+    "teacher": "#e69f00",
+    "students": "#0072b2",
+    "evaluator": "#cc79a7",
+}
 INK, GRID, AXIS, QUIET = "#3c4650", "#e3e7eb", "#b4bcc4", "#77828c"
 """Text, grid, axes, published values. On the page these four follow its theme (`figure_files.inline_svg`)."""
 MAX_POINTS = 400

@@ -87,10 +87,11 @@ def page(name: str, snapshot: ProgressSnapshot) -> Any:
         return Group(start, _text(_STARTING), _memory(snapshot))
     stages = Table("stage", "at work", "one actor", box=None, pad_edge=False)
     for stage in (key.removesuffix("_clips_s") for key in values if key.endswith("_clips_s")):
-        if stage.partition(".")[0] in ("source", "teacher"):
+        if stage.partition(".")[0] in ("source", "generator", "teacher"):
             busy = values.get(f"{stage}_busy_share")
             share = "" if busy is None else f"{100 * busy:.0f} %"
-            stages.add_row(_text(stage), share, f"{values[f'{stage}_clips_s']:.0f} clips/s")
+            rate = float(values[f"{stage}_clips_s"])
+            stages.add_row(_text(stage), share, f"{rate:.0f} clips/s" if rate >= 10 else f"{rate:.2g} clips/s")
     wait = 100 * float(values.get("wait_share", 0.0))
     stages.add_row(
         "students", f"{100 - wait:.0f} %", "" if snapshot.clips_s is None else f"{snapshot.clips_s:.3g} clips/s"

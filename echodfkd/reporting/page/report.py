@@ -7,6 +7,7 @@ from typing import Any
 
 from echodfkd.reporting import published
 from echodfkd.reporting.figures.overlays import COLOURS
+from echodfkd.reporting.generator_facts import generator_sentences
 from echodfkd.reporting.page import agreement, cases, curves, groups, pareto, run_tables, tables
 from echodfkd.reporting.page.chart import Chart
 from echodfkd.reporting.page.page import render, write_files
@@ -90,7 +91,7 @@ def _render(report: Report, videos: list[cases.DrawnCase], real: dict[str, Any],
         charts={name: [chart.on_page() for chart in section] for name, section in report.charts.items()},
         tables=report.tables,
         overlap=tables.overlap_sentence(rows),
-        ledger=" ".join([text[0].upper() + text[1:], *teacher_sentences(summary)]),
+        ledger=" ".join([text[0].upper() + text[1:], *generator_sentences(summary), *teacher_sentences(summary)]),
         overlays=[video.on_page() for video in videos],
         real=real,
         contour_legend=[{"name": name, "colour": colour} for name, colour in COLOURS.items()],

@@ -34,8 +34,8 @@ TAGS = {"echodfkd_stage_clips_per_second": "stage", "echodfkd_stage_busy_share":
 """The second tag of some gauges."""
 
 
-STAGES = ("source", "teacher")
-"""Stages before the students; an ensemble's members are `teacher.NAME`."""
+STAGES = ("source", "generator", "teacher")
+"""Stages before the students; a mixture's generators are `generator.NAME`, an ensemble's members are `teacher.NAME`."""
 
 
 def gauge_values(

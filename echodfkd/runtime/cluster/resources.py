@@ -53,6 +53,10 @@ def roles(config: RunConfig) -> list[Role]:
             )
             for option, pool in config.teacher.actor_pools.items()
         ),
+        *(
+            Role(stage, pool.min_actors, pool.num_cpus, pool.num_gpus, node_labels(pool.node_label) or {}, option)
+            for (stage, pool), option in zip(config.generator_pools.items(), _generator_options(config), strict=True)
+        ),
         Role("source", 1, config.data.source_num_cpus, 0.0, {}, "data"),
     ]
     if evaluation.enabled:
@@ -61,6 +65,10 @@ def roles(config: RunConfig) -> list[Role]:
             Role("evaluator", evaluation.actors, evaluation.num_cpus, evaluation.num_gpus, labels, "evaluation")
         )
     return sorted(wanted, key=lambda role: (-len(role.labels), -role.gpus, -role.cpus))
+
+
+def _generator_options(config: RunConfig) -> list[str]:
+    return [f"source.parts.{name}.generator" if name else "source.generator" for name in config.source.generated]
 
 
 def live_nodes() -> list[Node]:

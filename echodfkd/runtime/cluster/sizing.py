@@ -29,7 +29,8 @@ class Stage:
     """One stage of the run.
 
     Attributes:
-        name: source, teacher, students or evaluator; teacher.NAME for the pool of an ensemble's member.
+        name: source, generator, teacher, students or evaluator; teacher.NAME for the pool of an ensemble's member,
+            generator.NAME for that of a mixture's part.
         actors: processes at the speed of the run (at most as many as the config allows).
         most: the config's maximum of actors.
         clips_s: clips per second of work of one actor (an evaluator: cases).
@@ -116,6 +117,8 @@ def estimate(config: RunConfig, pilot: RunConfig, summary: Mapping[str, Any]) ->
     scale = _pixels(pilot.window.frames, pilot.window.size) / _pixels(config.window.frames, config.window.size)
     stream = _stream(config)
     rates = {name: _rate(summary, *parts) * scale for name, (_, parts) in stream.items()}
+    for name in config.generator_pools:  # clips of the run, of which a mixture's part makes only its share
+        rates[name] /= config.source.share(name.partition(".")[2])
     rates["source"] = 1 / (1 / rates["source"] + SEEN_S / config.micro_batch)
     speeds = {name: most * rates[name] for name, (most, _) in stream.items()}
     bound = min(speeds, key=lambda name: speeds[name])
@@ -144,7 +147,10 @@ def estimate(config: RunConfig, pilot: RunConfig, summary: Mapping[str, Any]) ->
         stages.append(Stage("evaluator", count, count, rate, max(hours, scored), prices.get("evaluator")))
     if "head" in prices:
         stages.append(Stage("head", 1, 1, math.nan, max(hours, scored), prices["head"]))
-    notes = _differences(config, pilot)
+    notes = _differences(config, pilot) + [
+        f"{math.ceil(rates['teacher'] / rates[name] - 1e-9)} actors of {name} keep one teacher actor busy"
+        for name in config.generator_pools
+    ]
     if scored > hours:
         notes.append(f"evaluators end {scored - hours:.1f} h after the students: raise evaluation.actors")
     return Estimate(clips, clips_s, bound, max(hours, scored), tuple(stages), tuple(notes))
@@ -155,6 +161,7 @@ def _stream(config: RunConfig) -> dict[str, tuple[int, list[str]]]:
     teacher = config.teacher
     members = [f"teacher.{name}" for name in teacher.members]
     found = {"source": (config.data.source_tasks, ["source"])}
+    found |= {name: (pool.max_actors, [name]) for name, pool in config.generator_pools.items()}
     if teacher.pools == "each":
         found |= {f"teacher.{name}": (each.max_actors, [f"teacher.{name}"]) for name, each in teacher.members.items()}
         members = []
@@ -192,6 +199,12 @@ def _differences(config: RunConfig, pilot: RunConfig) -> list[str]:
         ("train.num_cpus", config.train.num_cpus, pilot.train.num_cpus),
         ("teacher.num_gpus", config.teacher.num_gpus, pilot.teacher.num_gpus),
         ("teacher.num_cpus", config.teacher.num_cpus, pilot.teacher.num_cpus),
+        *(
+            (f"the {option} of the stage {name}", getattr(pool, option), getattr(pilot.generator_pools[name], option))
+            for name, pool in config.generator_pools.items()
+            for option in ("num_gpus", "num_cpus", "precision", "steps", "batch")
+            if name in pilot.generator_pools
+        ),
         ("window", vars(config.window), vars(pilot.window)),
     ]
     return [f"the pilot has {name} {theirs}, this run {ours}" for name, ours, theirs in kinds if ours != theirs]

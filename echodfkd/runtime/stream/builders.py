@@ -10,7 +10,7 @@ import functools
 from typing import TYPE_CHECKING
 
 from echodfkd.config.run import RunConfig
-from echodfkd.config.sections.source import SourceConfig
+from echodfkd.config.sections.source import RECORDED_KINDS, SourceConfig
 from echodfkd.config.sections.training import WindowConfig
 
 if TYPE_CHECKING:
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 def training_source(config: RunConfig) -> ClipSource:
     """The source of training clips."""
     return _cached_source(*_training(config))
+
+
+def drafting_source(config: RunConfig) -> ClipSource:
+    """The same, except that generated clips are pending: a read task draws them, the generator's actors make them."""
+    return _cached_source(*_training(config), pending=True)
 
 
 def evaluation_source(config: RunConfig) -> ClipSource:
@@ -132,20 +137,32 @@ def _notes(arguments: _Arguments, *, is_case: bool) -> list[str]:
     return [f"{option} ({source.path or source.kind}): {note}" for note in _cached_notes(arguments, is_case)]
 
 
+def _generator_notes(source: SourceConfig) -> tuple[str, ...]:
+    """Those of its generators, each of which is loaded for them: files that cannot be used are found before a run."""
+    from echodfkd.sources.generated.loaded import generator_notes
+
+    found = ((name, generator_notes(part.kind, part.generator)) for name, part in source.generated.items())
+    return tuple(f"{name}: {note}" if name else note for name, notes in found for note in notes)
+
+
 @functools.lru_cache(maxsize=8)
 def _cached_notes(arguments: _Arguments, is_case: bool) -> tuple[str, ...]:
     """Notes of a source, and on its first clips if they are read from files."""
-    built = _cached_source(*arguments)
-    if arguments[0].kind == "phantom":
-        return built.notes
+    source = arguments[0]
+    built = _cached_source(*arguments, pending=True)
+    notes = built.notes + _generator_notes(source)
+    if source.kind != "mixture" and source.kind not in RECORDED_KINDS:
+        return notes
     from echodfkd.sources.notes import first_look
 
     make, what = (built.case, "cases") if is_case else (built.clip, "clips")
-    return built.notes + first_look(make, built.num_cases if is_case else None, what)
+    return notes + first_look(make, built.num_cases if is_case else None, what)
 
 
-@functools.lru_cache(maxsize=4)
-def _cached_source(source: SourceConfig, window: WindowConfig, seed: int, case_frames: int, option: str) -> ClipSource:
+@functools.lru_cache(maxsize=8)
+def _cached_source(
+    source: SourceConfig, window: WindowConfig, seed: int, case_frames: int, option: str, pending: bool = False
+) -> ClipSource:
     from echodfkd.sources.build import build_source
 
-    return build_source(source, window, seed=seed, case_frames=case_frames, option=option)
+    return build_source(source, window, seed=seed, case_frames=case_frames, option=option, pending=pending)

@@ -1,4 +1,5 @@
-"""The stream from source to students, as a Ray Data plan: read tasks make clips, actor pools teach them.
+"""The stream from source to students, as a Ray Data plan: read tasks make clips or draw those of a generator, whose
+actors make them, and actor pools teach them.
 
 One read task makes one block, and one block is one micro-batch of one worker. With `data.order: fixed`
 blocks leave in plan order, so that the global batch of step s is always the slots s*G .. (s+1)*G - 1, for any
@@ -30,7 +31,8 @@ from ray.data.block import Block, BlockAccessor, BlockMetadata
 
 from echodfkd.config.run import RunConfig
 from echodfkd.runtime.cluster.connection import actor_name, labels_of_stream
-from echodfkd.runtime.stream.builders import slot_rules, training_source
+from echodfkd.runtime.stream.builders import drafting_source, slot_rules
+from echodfkd.runtime.stream.generator_pool import generating_stages
 from echodfkd.runtime.stream.pacing import PacedScheduling
 from echodfkd.runtime.stream.teacher_pool import teaching_stages
 from echodfkd.storage.files import RunStorage
@@ -67,7 +69,7 @@ def build_stream(config: RunConfig, segment: int, teacher_id: str, progress_acto
         label_selector=labels_of_stream("", config.evaluation.node_label),
         compute=TaskPoolStrategy(size=config.data.source_tasks),
     )
-    for stage in teaching_stages(config, teacher_id, progress_actor):
+    for stage in [*generating_stages(config), *teaching_stages(config, teacher_id, progress_actor)]:
         stream = stream.map_batches(
             stage.actor,
             fn_constructor_kwargs=stage.arguments,
@@ -77,7 +79,11 @@ def build_stream(config: RunConfig, segment: int, teacher_id: str, progress_acto
             num_gpus=stage.pool.num_gpus or None,
             label_selector=labels_of_stream(stage.pool.node_label, config.evaluation.node_label),
             compute=ActorPoolStrategy(
-                min_size=stage.pool.min_actors, max_size=stage.pool.max_actors, max_tasks_in_flight_per_actor=2
+                min_size=stage.pool.min_actors,
+                max_size=stage.pool.max_actors,
+                max_tasks_in_flight_per_actor=2 * stage.concurrency,
+                max_concurrent_calls_per_actor=stage.concurrency,
+                enable_true_multi_threading=stage.concurrency > 1,
             ),
         )
     return stream
@@ -133,7 +139,7 @@ class ClipDatasource(Datasource):
 def _read_block(config: RunConfig, slots: list[int]) -> Iterable[Block]:
     from echodfkd.teaching.blocks import make_block
 
-    block = make_block(training_source(config), slots, slot_rules(config), actor=actor_name("source"))
+    block = make_block(drafting_source(config), slots, slot_rules(config), actor=actor_name("source"))
     return [block_of(block.to_columns())]
 
 

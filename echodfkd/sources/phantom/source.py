@@ -7,6 +7,9 @@ chambers and the outside are as dark as the left ventricle, so that no threshold
 
 from __future__ import annotations
 
+import dataclasses
+
+import numpy as np
 import torch
 
 from echodfkd.config.sections.source import ConditionsConfig
@@ -83,6 +86,13 @@ class PhantomSource:
         if purpose == "case" and (self.window.case_frames - 1) / fps * rate / 60.0 < 1.0:
             start = -0.05 * float(Draws([key]).uniform("start", 0.0, 1.0))  # short: begin just before end-diastole
         return Patient(draw.conditions, key, fps, start), draw.sample_weight
+
+    def label_map(self, index: int, purpose: str, num_frames: int) -> np.ndarray:
+        """The labels (T, H, W) of this clip's heart from an end-diastole on; the clip itself may start elsewhere."""
+        patient = dataclasses.replace(self.patient(index, purpose)[0], start_phase=0.0)
+        if self._renderer is None:
+            return self._render(patient, num_frames)[1].numpy()
+        return self._renderer.render([patient], num_frames=num_frames, labels_only=True).labels[0].numpy()
 
     def _make(self, index: int, purpose: str, num_frames: int) -> VideoClip:
         patient, weight = self.patient(index, purpose)

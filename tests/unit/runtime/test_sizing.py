@@ -8,7 +8,7 @@ import re
 import pytest
 import yaml
 
-from echodfkd.config.file import config_to_yaml, load_config
+from echodfkd.config.file import config_to_yaml, load_config, override
 from echodfkd.config.run import RunConfig
 from echodfkd.core.errors import ConfigError, InputError
 from echodfkd.runtime.cluster.sizing import estimate, estimate_run
@@ -110,7 +110,7 @@ def test_dry_run_prints_it_as_comments(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ("sizing.price_per_hour={boat: 1}", "got 'boat', allowed are source, teacher"),
+        ("sizing.price_per_hour={boat: 1}", "got 'boat', allowed are source, generator"),
         ("sizing.price_per_hour={head: -1}", r"price_per_hour.head: got -1.0, must be at least 0"),
     ],
 )
@@ -141,3 +141,19 @@ def test_an_ensemble_in_one_pool_and_in_several():
         "teacher.b": 1,
         "teacher": 1,
     }
+
+
+def test_generators_are_a_stage_and_as_many_as_keep_a_teacher_busy(tmp_path):
+    (tmp_path / "files").write_bytes(b"weights")
+    options = f"{{kind: echonet_synthetic, generator: {{weights: {tmp_path}/files, max_actors: 3}}}}"
+    mixed = config("source.kind=mixture", "source.parts.drawn={weight: 3}", f"source.parts.made={options}")
+    work = {"clips": 200, "busy_s": 400.0, "actors": 1, "frames": 1}  # 0.5 clips/s of a quarter of the clips
+    stages = {**PILOT["pipeline"]["stages"], "generator.made": work}
+    found = estimate(mixed, mixed, {"pipeline": {"stages": stages}})
+    assert (found.bound, found.clips_s) == ("generator.made", 6.0)
+    assert found.notes == ("2 actors of generator.made keep one teacher actor busy",)
+    assert [stage.name for stage in found.stages] == ["source", "generator.made", "teacher", "students", "evaluator"]
+    priced = estimate(
+        override(mixed, ["sizing.price_per_hour={generator: 2}"]), mixed, {"pipeline": {"stages": stages}}
+    )
+    assert {s.name: s.cost for s in priced.stages}["generator.made"] == pytest.approx(3 * 72_000 / 6 / 3600 * 2)

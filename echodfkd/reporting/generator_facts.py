@@ -1,0 +1,43 @@
+"""A generator's work: seconds of its device for a clip, and clips of a GPU-hour."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from echodfkd.reporting.rows import RunRows
+
+STAGE = "generator"
+
+
+def generator_facts(rows: RunRows, stage: str, *, clips: int, busy_s: float) -> dict[str, float]:
+    """Of the stage of a generator: ``clip_s``, and ``clips_per_gpu_hour`` if its actors hold GPUs.
+
+    ``clips`` counts those that it made, bad ones included.
+    """
+    name, _, part = stage.partition(".")
+    if name != STAGE or not clips or not busy_s:
+        return {}
+    found, gpus = {"clip_s": busy_s / clips}, _num_gpus(rows.config, part)
+    return found | ({"clips_per_gpu_hour": 3600 * clips / (busy_s * gpus)} if gpus else {})
+
+
+def _num_gpus(config: Mapping[str, Any], part: str) -> float:
+    """GPUs of one actor by the run's stored config, which may be a stranger's."""
+    node: Any = config.get("source")
+    for key in (*(("parts", part) if part else ()), "generator", "num_gpus"):
+        node = node.get(key) if isinstance(node, Mapping) else None
+    return float(node) if isinstance(node, int | float) and node > 0 else 0.0
+
+
+def generator_sentences(summary: dict[str, Any]) -> list[str]:
+    """The same in words, for a page."""
+    sentences = []
+    for stage, facts in summary["pipeline"]["stages"].items():
+        if "clip_s" in facts:
+            part = stage.partition(".")[2]
+            who = f"The generator of {part}" if part else "The generator"
+            rate = facts.get("clips_per_gpu_hour")
+            gpu = f", {rate:,.0f} clips in an hour of a GPU" if rate is not None else ""
+            sentences.append(f"{who} made {facts['clips']:,} clips in {facts['clip_s']:.3g} s of work each{gpu}.")
+    return sentences

@@ -1,0 +1,123 @@
+"""The source whose clips a generator makes: conditions and noise of a clip follow from (seed, index) only."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+
+import numpy as np
+
+from echodfkd.config.identity import difference
+from echodfkd.config.sections.source import PartConfig
+from echodfkd.core.errors import ClipError
+from echodfkd.core.records import VideoClip
+from echodfkd.models.generators.protocol import ClipRequest, Generator
+from echodfkd.sources.clip_source import WindowSettings
+from echodfkd.sources.patients.sampler import ConditionSampler, PatientDraw
+from echodfkd.sources.phantom.draws import clip_key
+from echodfkd.sources.phantom.source import PhantomSource
+
+NO_TRUTH = (
+    "a generator makes these clips: they have no truth, and their conditions (such as EF) are those that were asked for"
+)
+
+
+class GeneratedSource:
+    """Endless source of generated clips (see `echodfkd.sources.clip_source.ClipSource`).
+
+    A clip has no truth: a label map that was asked for is no measurement of the clip.
+
+    Args:
+        part: kind, conditions and generator.
+        sampler: draws the patients.
+        window: shape of clips and cases; ``frames`` 0 draws each clip's own length, ``fps`` 0 each patient's own rate.
+        seed: first half of every clip's identity.
+        generator: gives the loaded generator, called with the first clip; None leaves clips ``pending``: black, for
+            the generator's own actors to fill.
+    """
+
+    notes: tuple[str, ...] = (NO_TRUTH,)
+
+    def __init__(
+        self,
+        part: PartConfig,
+        sampler: ConditionSampler,
+        window: WindowSettings,
+        *,
+        seed: int,
+        generator: Callable[[], Generator] | None,
+    ) -> None:
+        self.name = part.kind
+        self._phantom = PhantomSource(sampler, window, seed=seed, domain=part.domain)
+        self._sampler = sampler
+        self._window = window
+        self._seed = seed
+        self._generator = generator
+        text = json.dumps(difference(part.generator), sort_keys=True)
+        self._version = hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    @property
+    def num_cases(self) -> int | None:
+        """None: there is no end to the cases."""
+        return None
+
+    def clip(self, index: int) -> VideoClip:
+        """Training window ``index``. Raises `ClipError` if the generator fails."""
+        return self._make(index, "clip")
+
+    def case(self, index: int) -> VideoClip:
+        """Evaluation case ``index``. Raises `ClipError` if the generator fails."""
+        return self._make(index, "case")
+
+    def request(self, index: int, purpose: str = "clip", *, label_map: bool = False) -> ClipRequest:
+        """What the generator is asked for; with a label map only if it wants one."""
+        draw = self._sampler.draw(index, purpose=purpose)
+        fps, frames = self._window.fps or draw.fps, self._frames(draw, purpose)
+        drawn = {name: value for name, value in dataclasses.asdict(draw.conditions).items() if value is not None}
+        ef = draw.conditions.ef_percent
+        return ClipRequest(
+            clip_id=self._clip_id(index, purpose),
+            seed=clip_key(self._seed, self.name, purpose, index),
+            frames=frames,
+            fps=fps,
+            size=self._window.size,
+            ef=None if ef is None else ef / 100.0,
+            conditions=drawn,
+            label_map=self._phantom.label_map(index, purpose, frames) if label_map else None,
+        )
+
+    def _make(self, index: int, purpose: str) -> VideoClip:
+        draw = self._sampler.draw(index, purpose=purpose)
+        shape = (self._frames(draw, purpose), self._window.size, self._window.size)
+        return VideoClip(
+            clip_id=self._clip_id(index, purpose),
+            index=index,
+            seed=self._seed,
+            epoch=0,
+            window_start=0,
+            video=np.zeros(shape, np.uint8) if self._generator is None else self._generate(index, purpose),
+            fps=self._window.fps or draw.fps,
+            source=self.name,
+            domain=self.name,
+            conditions=draw.conditions,
+            sample_weight=draw.sample_weight,
+            pending=self._generator is None,
+        )
+
+    def _generate(self, index: int, purpose: str) -> np.ndarray:
+        assert self._generator is not None
+        generator = self._generator()
+        (clip,) = generator.generate([self.request(index, purpose, label_map=generator.wants_label_map)])
+        if isinstance(clip, ClipError):
+            clip.clip_id, clip.stage = self._clip_id(index, purpose), "generator"  # type: ignore[attr-defined]
+            raise clip
+        return clip
+
+    def _frames(self, draw: PatientDraw, purpose: str) -> int:
+        return self._window.case_frames if purpose == "case" else self._window.frames or draw.num_frames
+
+    def _clip_id(self, index: int, purpose: str) -> str:
+        tag = "i" if purpose == "clip" else "case"
+        return f"{self.name}-{self._version}-s{self._seed}-{tag}{index}-e0-w0"

@@ -1,0 +1,96 @@
+"""The work of one generator actor, without Ray: make the pixels of the clips of a block that are still pending."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+
+from echodfkd.core.errors import ClipError
+from echodfkd.core.records import Quarantined, StageSpan
+from echodfkd.models.generators.batched import BatchedGenerator, Made
+from echodfkd.sources.clip_source import ClipSource
+from echodfkd.sources.generated.source import GeneratedSource
+from echodfkd.sources.mixture import MixtureSource
+from echodfkd.teaching.clip_block import ClipBlock
+from echodfkd.teaching.slots import SlotRules, augmented_video, draw_clip, exhausted
+
+
+@dataclass(frozen=True)
+class GeneratedPart:
+    """A run's generated clips: of its whole source, or of the mixture's part of this name.
+
+    ``source`` makes whole clips, with ``generator`` in this process: a clip that takes the place of a bad one is made
+    by it, of whichever part.
+    """
+
+    source: ClipSource
+    name: str
+    generator: BatchedGenerator
+
+    def place(self, index: int) -> tuple[GeneratedSource, int]:
+        """The part's own source, and the number of clip ``index`` there."""
+        found = self.source.part_of(index, is_case=False) if isinstance(self.source, MixtureSource) else None
+        source, number = found or (self.source, index)
+        assert isinstance(source, GeneratedSource)
+        return source, number
+
+
+def fill_block(part: GeneratedPart, block: ClipBlock, rules: SlotRules, *, stage: str, actor: str) -> ClipBlock:
+    """Make the pending clips of this part; a bad one is quarantined and replaced. Other rows stay as they are.
+
+    Args:
+        part: whose clips.
+        block: not changed.
+        rules: as in `blocks.make_block`.
+        stage: name of this stage in the timeline.
+        actor: likewise of this actor.
+    """
+    rows = [row for row in np.flatnonzero(block.pending).tolist() if not part.name or block.source[row] == part.name]
+    if block.fault or not rows:
+        return block
+    places = [part.place(int(block.index[row])) for row in rows]
+    wanted = part.generator.wants_label_map
+    made = part.generator.make([source.request(number, label_map=wanted) for source, number in places])
+    video, bad = block.video.copy(), {}
+    for row, one in zip(rows, made, strict=True):
+        if isinstance(one.clip, ClipError):
+            bad[row] = str(one.clip)
+        else:
+            assert one.clip is not None
+            video[row] = augmented_video(one.clip, rules, index=int(block.index[row]), epoch=int(block.epoch[row]))
+    pending = block.pending.copy()
+    pending[rows] = False
+    block = replace(block, video=video, pending=pending, spans=(*block.spans, *_spans(made, stage, actor)))
+    return _replaced(block, bad, part.source, rules)
+
+
+def _replaced(block: ClipBlock, bad: dict[int, str], source: ClipSource, rules: SlotRules) -> ClipBlock:
+    """The block with another clip of the slot in place of each bad one, or with a fault."""
+    for row, reason in bad.items():
+        slot = int(block.slot[row])
+        found = Quarantined(slot, int(block.index[row]), block.clip_id[row], "generator", reason)
+        draw = draw_clip(source, slot, int(block.attempts[row]), rules)
+        block = replace(block, quarantined=(*block.quarantined, found, *draw.quarantined))
+        if draw.clip is None:
+            return replace(block, fault=draw.fault or exhausted(slot, rules, found))
+        block = block.with_clip(row, draw.clip, draw.attempts)
+    return block
+
+
+def _spans(made: Sequence[Made], stage: str, actor: str) -> list[StageSpan]:
+    """The device's time for these clips: one span for neighbours in one batch."""
+    ends = [place for place, (one, after) in enumerate(pairwise(made), start=1) if after.start != one.end]
+    return [
+        StageSpan(
+            stage,
+            actor,
+            made[first].start,
+            made[last - 1].end,
+            last - first,
+            sum(o.request.frames for o in made[first:last]),
+        )
+        for first, last in pairwise([0, *ends, len(made)])
+    ]
