@@ -1,7 +1,10 @@
 # One environment for everything: .venv, made from constraints.txt. Every target works twice in a row and
 # from a path with a space in it (all paths below are relative).
 PYTHON ?= python3.11
+# where torch comes from, if not PyPI: https://download.pytorch.org/whl/cpu is GB less than PyPI's build with CUDA
+TORCH_INDEX ?=
 PY := .venv/bin/python
+PIP := $(PY) -m pip install --disable-pip-version-check -c constraints.txt
 export RAY_USAGE_STATS_ENABLED ?= 0
 CONFIG ?= configs/demo.yaml
 TEST_PROCESSES ?= 3  # one more than two cores: those with a Ray cluster often wait
@@ -9,7 +12,7 @@ TEST_PROCESSES ?= 3  # one more than two cores: those with a Ray cluster often w
 .PHONY: help demo test test-slow check check-style docs sbom audit format clean
 
 help:
-	@echo "make demo       install into .venv, distil the demo's students, print where the report lies"
+	@echo "make demo       install what a run needs into .venv, distil the demo's students, print where the report lies"
 	@echo "make test       install into .venv, run the test suite"
 	@echo "make check      ruff, mypy and the fast tests"
 	@echo "make test-slow  the longer proofs"
@@ -17,13 +20,17 @@ help:
 	@echo "make sbom       build/sbom.json: what is installed, as CycloneDX"
 	@echo "make audit      pinned versions against the advisory database"
 
-.venv/installed: setup.cfg setup.py pyproject.toml constraints.txt
+.venv/demo-installed: setup.cfg setup.py pyproject.toml constraints.txt
 	test -x $(PY) || $(PYTHON) -m venv .venv
-	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
-	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX) --extra-index-url https://pypi.org/simple) torch==2.13.0
+	$(PIP) -e '.[live]'
 	touch $@
 
-demo: .venv/installed
+.venv/installed: .venv/demo-installed
+	$(PIP) -e '.[dev]'
+	touch $@
+
+demo: .venv/demo-installed
 	.venv/bin/echodfkd distill --config $(CONFIG)
 
 test: .venv/installed
@@ -41,14 +48,14 @@ check: check-style
 	$(PY) -m pytest -q -m "not slow and not ray" tests/unit
 
 .venv/docs-installed: .venv/installed
-	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(PIP) --quiet -e '.[docs]'
 	touch $@
 
 docs: .venv/docs-installed
 	$(PY) -m mkdocs build --quiet --strict --site-dir build/site
 
 .venv/audit-installed: .venv/installed
-	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[audit]'
+	$(PIP) --quiet -e '.[audit]'
 	touch $@
 
 sbom: .venv/audit-installed

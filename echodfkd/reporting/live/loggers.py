@@ -1,6 +1,6 @@
-"""A run's curves for TensorBoard and MLflow, made from the same rows as the report.
+"""A run's curves for TensorBoard, MLflow and Weights & Biases, made from the same rows as the report.
 
-Both get every optimiser update (loss, terms, learning rate, gradient norm) and every score's mean over cases at each
+All get every optimiser update (loss, terms, learning rate, gradient norm) and every score's mean over cases at each
 scored step. A logger remembers the points it has written, so that following a run adds only new ones.
 """
 
@@ -126,7 +126,7 @@ class MlflowLogger:
         except ImportError as error:
             raise InputError("--mlflow: needs mlflow; pip install 'echodfkd[mlflow]'") from error
         self._uri, self._points, self._has_params = uri, _Remembering(), False
-        with _explained(uri):
+        with _explained(f"--mlflow: {uri}"):
             self._client = MlflowClient(tracking_uri=uri)
             known = self._client.get_experiment_by_name(self.EXPERIMENT)
             experiment = known.experiment_id if known else self._client.create_experiment(self.EXPERIMENT)
@@ -139,7 +139,7 @@ class MlflowLogger:
         found = self._points.new(rows)
         points = [Metric(p.name, p.value, int(1000 * (p.time or 0.0)), p.step) for p in found]
         options = [] if self._has_params else [Param(key, value) for key, value in _flat(rows.config).items()]
-        with _explained(self._uri):
+        with _explained(f"--mlflow: {self._uri}"):
             for first in range(0, len(options), 100):
                 self._client.log_batch(self._run, params=options[first : first + 100])
             for first in range(0, len(points), self.BATCH):
@@ -150,13 +150,49 @@ class MlflowLogger:
         return len(found)
 
 
+class WandbLogger:
+    """A run of Weights & Biases, with the run's options as its config. Its own settings (WANDB_MODE ...) hold.
+
+    Args:
+        project: its project.
+        name: the run's.
+
+    Raises:
+        InputError: wandb (extra `[wandb]`) is not installed, or cannot be used.
+    """
+
+    def __init__(self, project: str, name: str) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise InputError("--wandb: needs wandb; pip install 'echodfkd[wandb]'") from error
+        self._project, self._points = project, _Remembering()
+        with _explained(f"--wandb: {project}"):
+            self._run: Any = wandb.init(project=project, name=name)
+            self._run.define_metric("*", step_metric="update")
+
+    def write(self, rows: RunRows) -> int:
+        """See `CurveLogger.write`. Its own step counts calls, so that every point carries its update."""
+        found = self._points.new(rows)
+        updates: dict[int, dict[str, float]] = {}
+        for point in found:
+            updates.setdefault(point.step, {})[point.name] = point.value
+        with _explained(f"--wandb: {self._project}"):
+            self._run.config.update(_flat(rows.config), allow_val_change=True)
+            for update in sorted(updates):
+                self._run.log({**updates[update], "update": update})
+            if rows.run:
+                self._run.finish(exit_code=1 if rows.run.get("error") else 0)
+        return len(found)
+
+
 @contextlib.contextmanager
-def _explained(uri: str) -> Iterator[None]:
-    """Turn any error of a tracking server's client into one sentence."""
+def _explained(start: str) -> Iterator[None]:
+    """Turn any error of a tracking server's client into one sentence that begins with the argument and its value."""
     try:
         yield
     except Exception as error:
-        raise InputError(f"--mlflow: {uri} cannot be used: {one_line(error)}") from error
+        raise InputError(f"{start} cannot be used: {one_line(error)}") from error
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
@@ -168,3 +204,13 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
         else:
             found[f"{prefix}{key}"[:250]] = str(value)[:5000]
     return found
+
+
+def build_loggers(
+    storage: RunStorage, *, tensorboard: str = "", mlflow: str = "", wandb: str = ""
+) -> list[CurveLogger]:
+    """The loggers of a run that are named: by a folder, a server's URI, a project. Raises `InputError`."""
+    name = storage.root.rsplit("/", 1)[-1]
+    found: list[CurveLogger] = [TensorBoardLogger(tensorboard)] if tensorboard else []
+    found += [MlflowLogger(mlflow, name)] if mlflow else []
+    return [*found, WandbLogger(wandb, name)] if wandb else found

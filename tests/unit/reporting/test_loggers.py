@@ -1,8 +1,10 @@
-"""A run's curves for TensorBoard and MLflow, read back by other means and held against the Parquet rows."""
+"""A run's curves for TensorBoard, MLflow and Weights & Biases, read back and held against the Parquet rows."""
 
 from __future__ import annotations
 
 import struct
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 
 from echodfkd.core.errors import InputError
 from echodfkd.reporting.live.follow import follow_report
-from echodfkd.reporting.live.loggers import MlflowLogger, TensorBoardLogger
+from echodfkd.reporting.live.loggers import MlflowLogger, TensorBoardLogger, build_loggers
 from echodfkd.reporting.rows import read_rows
 from echodfkd.storage.files import RunStorage
 from tests.unit.reporting.test_reporting import fake_run
@@ -111,6 +113,59 @@ def test_mlflow_gets_parameters_and_curves(folder, tmp_path, monkeypatch):
     }
     assert len(found) == written
     check(found, folder)
+
+
+class FakeWandbRun:
+    """Keeps what Weights & Biases would be sent."""
+
+    def __init__(self) -> None:
+        self.config: dict[str, str] = {}
+        self.points: dict[tuple[str, int], float] = {}
+        self.calls: list[object] = []
+
+    def define_metric(self, name: str, step_metric: str) -> None:
+        self.calls.append((name, step_metric))
+
+    def log(self, values: dict[str, float]) -> None:
+        update = int(values.pop("update"))
+        self.points.update({(name, update): value for name, value in values.items()})
+
+    def finish(self, exit_code: int) -> None:
+        self.calls.append(exit_code)
+
+
+def test_wandb_gets_options_and_curves(folder, monkeypatch):
+    run, asked = FakeWandbRun(), []
+    run.config = type(
+        "FakeConfig", (dict,), {"update": lambda self, values, allow_val_change: dict.update(self, values)}
+    )()
+    module = types.ModuleType("wandb")
+    module.init = lambda **options: asked.append(options) or run
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    rows = read_rows(RunStorage(str(folder)))
+    (logger,) = build_loggers(RunStorage(str(folder)), wandb="echo")
+    written = logger.write(rows)
+    assert logger.write(rows) == 0
+    assert asked == [{"project": "echo", "name": "run"}]
+    assert run.calls[:2] == [("*", "update"), 0]
+    assert run.config["seed"] == str(rows.config["seed"])
+    assert len(run.points) == written
+    check(run.points, folder)
+
+
+def test_wandb_that_is_missing_or_refuses_is_one_sentence(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(InputError, match=r"^--wandb: needs wandb; pip install 'echodfkd\[wandb\]'"):
+        build_loggers(RunStorage(str(folder)), wandb="echo")
+
+    def refuse(**options: object) -> None:
+        raise RuntimeError("no API key\nconfigured")
+
+    module = types.ModuleType("wandb")
+    module.init = refuse
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    with pytest.raises(InputError, match=r"^--wandb: echo cannot be used: no API key$"):
+        build_loggers(RunStorage(str(folder)), wandb="echo")
 
 
 def test_places_that_cannot_be_used_are_one_sentence(tmp_path):

@@ -66,6 +66,22 @@ def square(frames):
     return np.pad(frames, ((0, 0), (4, 4), (0, 0)))
 
 
+def test_a_folder_of_the_hugging_face_hub_is_read_as_any_other(tmp_path):
+    for path, data in {
+        "README.md": b"---\nlicense: mit\n---",
+        "train/metadata.csv": b"file_name,ef\na.mp4,55\n",
+        "train/a.mp4": encode_mp4(VIDEO, 50.0),
+        "train/b.mp4": encode_mp4(VIDEO, 50.0),
+        ".cache/huggingface/download/train/a.mp4.metadata": b"x",
+    }.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(data)
+    found = source(tmp_path / "train")
+    assert found.num_cases == 2
+    assert found.notes == ("files that are no cines and are left out: 1",)
+    assert source(tmp_path).num_cases == 2
+
+
 def test_every_kind_of_cine_is_a_case_in_the_order_of_paths(folder):
     found = source(folder)
     assert isinstance(found, ClipSource)
