@@ -9,6 +9,7 @@ Legend: T frames, H rows, W columns.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -17,28 +18,39 @@ import torch
 
 from echodfkd.core.records import TRUTH_UNKNOWN, VideoClip
 from echodfkd.evaluation.against_truth import LV
+from echodfkd.evaluation.mask_faults import unseen_faults
 from echodfkd.metrics.overlap import dice
 from echodfkd.metrics.ranks import RankAgreement, RankingAgreement, rank_agreement, ranking_agreement
 from echodfkd.models.judges.degradations import erode, shift
 from echodfkd.models.judges.protocol import REFERENCE_SIDE, Judge, dilate
 
+_SCORES = ("dice", "judge_score", "judge_motion")
 SWAPPED = ("LA", "RV", "RA", "myocardium")
 """Structures that replace the left ventricle, if the truth has them."""
 
 
 CLOSE_DICE = 0.1
 """Students whose mean Dice lies within this of the best student's are those that a user has to choose among."""
+BANDS = (0.7, 0.9)
+"""Least Dice of the masks of a band: among gross faults any order is easy, and nobody has to choose among them."""
+WATCHED = ("truth", "late 3", "late 6", "frozen at ED", "frozen at ES")
+"""Masks of the control over time: all but the truth keep their shape, and are wrong in time."""
 
 
 @dataclass(frozen=True)
 class JudgedMask:
-    """One mask of one case; ``spoiled`` for a degraded truth mask, else a model's."""
+    """One mask of one case; ``spoiled`` for a degraded truth mask, else a model's.
+
+    ``unseen``: spoiled as in no training of the embedded judge. ``judge_motion`` is NaN if the judge sees no time.
+    """
 
     clip_id: str
     mask: str
     spoiled: bool
     dice: float
     judge_score: float
+    unseen: bool = False
+    judge_motion: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -47,6 +59,8 @@ class AgreementStudy:
 
     ``ranking`` is about models and not masks: mean judge score against mean Dice, of every student and every kind of
     degraded mask (``all``), of the students (``students``), and of those within `CLOSE_DICE` of the best (``close``).
+    None of these counts unseen faults. ``bands`` are of degraded masks by the way that they are spoiled and their least
+    Dice, such as "unseen, Dice >= 0.7". ``over_time`` has both scores of `WATCHED` masks, each a mean over the cases.
     An agreement over fewer than two masks or models, or over ones that are all equal, is NaN.
     """
 
@@ -56,12 +70,17 @@ class AgreementStudy:
     spoiled: RankAgreement
     students: RankAgreement
     ranking: Mapping[str, RankingAgreement]
+    bands: Mapping[str, RankAgreement]
+    over_time: Mapping[str, Mapping[str, float | None]]
 
     def to_json(self) -> dict[str, object]:
         """Plain values for JSON."""
         found = {name: getattr(self, name).to_json() for name in ("overall", "spoiled", "students")}
         ranking = {name: agreement.to_json() for name, agreement in self.ranking.items()}
-        return {"judge_id": self.judge_id, **found, "ranking": ranking, "rows": [asdict(row) for row in self.rows]}
+        bands = {name: agreement.to_json() for name, agreement in self.bands.items()}
+        rows = [{**asdict(row), "judge_motion": _known(row.judge_motion)} for row in self.rows]
+        more = {"ranking": ranking, "bands": bands, "over_time": self.over_time}
+        return {"judge_id": self.judge_id, **found, **more, "rows": rows}
 
 
 def agreement_study(
@@ -90,14 +109,34 @@ def agreement_of(judge_id: str, rows: Sequence[JudgedMask], *, seed: int = 0) ->
         score, overlap = (np.array([getattr(row, key) for row in chosen]) for key in ("judge_score", "dice"))
         return rank_agreement(score, overlap, [row.clip_id for row in chosen], seed=seed)
 
+    usual = [row for row in rows if not row.unseen]
     return AgreementStudy(
         judge_id,
         tuple(rows),
-        agree(rows),
-        agree([row for row in rows if row.spoiled]),
-        agree([row for row in rows if not row.spoiled]),
-        _rankings(rows, seed),
+        agree(usual),
+        agree([row for row in usual if row.spoiled]),
+        agree([row for row in usual if not row.spoiled]),
+        _rankings(usual, seed),
+        {
+            f"{name}, Dice >= {least}": agree([r for r in rows if r.spoiled and r.unseen == unseen and r.dice >= least])
+            for unseen, name in ((False, "as in training"), (True, "unseen"))
+            for least in BANDS
+        },
+        _over_time(rows),
     )
+
+
+def _over_time(rows: Sequence[JudgedMask]) -> dict[str, dict[str, float | None]]:
+    found = {}
+    for name in WATCHED:
+        mine = [row for row in rows if row.spoiled and row.mask == name]
+        if mine:
+            found[name] = {key: _known(float(np.mean([getattr(row, key) for row in mine]))) for key in _SCORES}
+    return found
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def _rankings(rows: Sequence[JudgedMask], seed: int) -> dict[str, RankingAgreement]:
@@ -153,15 +192,28 @@ def judge_case(judge: Judge, case: VideoClip, masks: Mapping[str, np.ndarray]) -
     if not len(frames):
         return []
     truth, known, video = case.truth_labels[frames] == LV, known[frames], np.ascontiguousarray(case.video[frames])
-    candidates = [(name, mask, True) for name, mask in spoil(case.truth_labels[frames], case.class_names).items()]
-    candidates += [(name, mask[frames], False) for name, mask in masks.items()]
-    return [
-        JudgedMask(
-            case.clip_id,
-            name,
-            spoiled,
-            float(dice(mask & known, truth).mean()),
-            float(judge.score(video, mask)["judge_score"]),
-        )
-        for name, mask, spoiled in candidates
+    candidates = [
+        (name, mask, True, False) for name, mask in spoil(case.truth_labels[frames], case.class_names).items()
     ]
+    candidates += [(name, mask, True, True) for name, mask in _unseen(case, frames).items()]
+    candidates += [(name, mask[frames], False, False) for name, mask in masks.items()]
+    is_whole = len(frames) == len(case.video)  # else frames are missing between those that the judge is shown
+    rows = []
+    for name, mask, spoiled, unseen in candidates:
+        scores = judge.score(video, mask)
+        motion = float(scores.get("judge_motion", math.nan)) if is_whole else math.nan
+        overlap = float(dice(mask & known, truth).mean())
+        rows.append(JudgedMask(case.clip_id, name, spoiled, overlap, float(scores["judge_score"]), unseen, motion))
+    return rows
+
+
+def _unseen(case: VideoClip, frames: np.ndarray) -> dict[str, np.ndarray]:
+    """`unseen_faults` of the truth in these frames."""
+    assert case.truth_labels is not None
+    labels = case.truth_labels[frames]
+    place = {int(frame): number for number, frame in enumerate(frames)}
+    ed, es = (
+        next((place[at] for at in known or () if at in place), None) for known in (case.ed_frames, case.es_frames)
+    )
+    others = {name: labels == case.class_names.index(name) for name in SWAPPED if name in case.class_names}
+    return unseen_faults(labels == LV, others, ed=ed, es=es)

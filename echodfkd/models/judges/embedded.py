@@ -22,6 +22,8 @@ from echodfkd.config.sections.judge import JudgePromptsConfig
 from echodfkd.core.errors import InputError
 from echodfkd.models.judges.reading import ReadingJudge
 
+PHASES = ("END-DIASTOLE", "END-SYSTOLE")
+"""Captions of its training."""
 WEIGHTS = Path(__file__).parents[2] / "weights" / "embedded_judge.safetensors"
 
 
@@ -134,7 +136,7 @@ def embedded_judge(
     Args:
         towers: of any weights.
         prompts: the fields of `JudgePromptsConfig`; None takes the published ones.
-        phase_sign: see `judge_reading.valve_cycle`.
+        phase_sign: see `reading.valve_cycle`.
     """
     from echodfkd.models.teachers.torch_teacher import hash_weights
 
@@ -143,4 +145,5 @@ def embedded_judge(
         judge_id=f"embedded-judge-{hash_weights(towers)}",
         prompts={**asdict(JudgePromptsConfig()), **(prompts or {})},
         phase_sign=phase_sign,
+        phases=PHASES,
     )

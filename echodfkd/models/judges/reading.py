@@ -23,10 +23,13 @@ TOP_SHARE = 0.2
 
 @dataclass(frozen=True)
 class VideoReading:
-    """``cycle``: float64 (T,), large at end-diastole like an area; ``ef_percent``: 0..100."""
+    """``cycle``: float64 (T,), large at end-diastole like an area; ``ef_percent``: 0..100; ``pulse``: float64 (T,), a
+    curve like the ventricle's area, from the captions of the phase if the judge knows some, else ``cycle``.
+    """
 
     cycle: np.ndarray
     ef_percent: float
+    pulse: np.ndarray
 
 
 def valve_cycle(closed_T: np.ndarray, open_T: np.ndarray, *, sign: int) -> np.ndarray:
@@ -73,30 +76,67 @@ def zero_shot_value(similarity_TN: np.ndarray, values_N: np.ndarray) -> float:
     return float(top[(len(top) - 1) // 2])
 
 
+def motion_score(area_T: np.ndarray, pulse_T: np.ndarray) -> float:
+    """Pearson's r of a mask's area with the judge's pulse: 1 if the mask beats with the video, 0 if it stands still."""
+    dx, dy = area_T - area_T.mean(), pulse_T - pulse_T.mean()
+    scale = float(np.sqrt((dx * dx).sum() * (dy * dy).sum()))
+    return float((dx * dy).sum()) / scale if scale > 1e-12 else 0.0
+
+
 class ReadingJudge(MaskJudge):
     """Scores masks, and reads the valve's cycle and the ejection fraction from the video.
+
+    Its score looks at single frames, and so a mask that never moves scores like one that does. ``judge_motion`` sees
+    time (`motion_score`).
 
     Args:
         towers: the model. All prompts are embedded here, once.
         judge_id: name and a hash of the weights.
         prompts: the fields of `echodfkd.config.sections.judge.JudgePromptsConfig`.
         phase_sign: see `valve_cycle`.
+        phases: captions of end-diastole and end-systole that the towers know, for the pulse.
     """
 
-    def __init__(self, towers: TwoTowers, *, judge_id: str, prompts: Mapping[str, Any], phase_sign: int) -> None:
+    def __init__(
+        self,
+        towers: TwoTowers,
+        *,
+        judge_id: str,
+        prompts: Mapping[str, Any],
+        phase_sign: int,
+        phases: tuple[str, str] | None = None,
+    ) -> None:
         of_masks = (prompts["wall"], prompts["nothing"], prompts["left_ventricle"])
         super().__init__(towers, judge_id=judge_id, prompts=of_masks)
         self._phase_sign = phase_sign
         captions, self._ef_values = fill_prompts(prompts["ef"], EF_PLACE)
         with torch.inference_mode():
-            self._readings = towers.embed_captions([prompts["valve_closed"], prompts["valve_open"], *captions])
+            valve = [prompts["valve_closed"], prompts["valve_open"]]
+            self._readings = towers.embed_captions([*valve, *captions, *(phases or ())])
+        self._knows_phases = phases is not None
+        self._last: tuple[np.ndarray, VideoReading] | None = None
+
+    def score(self, video: np.ndarray, lv_mask: np.ndarray) -> dict[str, float]:
+        """As `MaskJudge.score`, and ``judge_motion`` (`motion_score`), -1 .. 1."""
+        scores = super().score(video, lv_mask)
+        area = lv_mask.sum((1, 2)).astype(np.float64)
+        return {**scores, "judge_motion": motion_score(area, self.read_video(video).pulse)}
 
     @torch.inference_mode()
     def read_video(self, video: np.ndarray) -> VideoReading:
-        """Cycle and ejection fraction of a uint8 video (T, H, W), with nothing blacked out."""
+        """Cycle, pulse and ejection fraction of a uint8 video (T, H, W), with nothing blacked out.
+
+        The last one is kept: all models' masks of a case are scored on one array.
+        """
+        if self._last is not None and self._last[0] is video:
+            return self._last[1]
         similarity = caption_similarity(self._towers, video, self._readings)
-        cycle = valve_cycle(similarity[:, 0], similarity[:, 1], sign=self._phase_sign)
-        return VideoReading(cycle, zero_shot_value(similarity[:, 2:], self._ef_values))
+        cycle = pulse = valve_cycle(similarity[:, 0], similarity[:, 1], sign=self._phase_sign)
+        percents = similarity[:, 2 : 2 + len(self._ef_values)]
+        if self._knows_phases:
+            pulse = similarity[:, -2] - similarity[:, -1]
+        self._last = video, VideoReading(cycle, zero_shot_value(percents, self._ef_values), pulse)
+        return self._last[1]
 
 
 def caption_similarity(towers: TwoTowers, video: np.ndarray, captions_NE: torch.Tensor) -> np.ndarray:

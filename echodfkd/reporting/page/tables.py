@@ -60,6 +60,7 @@ METRICS = (
     Metric("ef_head_abs_error", "EF head", "function", "↓", 1, "Mean error of the EF head in points."),
     Metric("ece", "ECE", "calibration", "↓", 4, "Calibration error of the soft mask over all known pixels."),
     Metric("judge_score", "judge", "judge", "↑", 3, "The auxiliary model's rating, which sees no truth."),
+    Metric("judge_motion", "motion", "judge", "↑", 3, "How far its area beats as the judge reads the video."),
     Metric("judge_unmasked", "no mask", "judge", "", 3, "Control: its rating of the video alone."),
     Metric("judge_inverse", "inverse", "judge", "", 3, "Control: its rating of everything but the mask."),
     Metric("judge_shifted", "shifted", "judge", "", 3, "Control: its rating of the mask, moved by a quarter."),
