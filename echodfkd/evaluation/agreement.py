@@ -32,7 +32,7 @@ SWAPPED = ("LA", "RV", "RA", "myocardium")
 CLOSE_DICE = 0.1
 """Students whose mean Dice lies within this of the best student's are those that a user has to choose among."""
 BANDS = (0.7, 0.9)
-"""Least Dice of the masks of a band: among gross faults any order is easy, and nobody has to choose among them."""
+"""Least Dice of the masks of a band. A user has to choose among good masks, and gross faults put any judge in order."""
 WATCHED = ("truth", "late 3", "late 6", "frozen at ED", "frozen at ES")
 """Masks of the control over time: all but the truth keep their shape, and are wrong in time."""
 
