@@ -128,6 +128,11 @@ def test_stages_give_bit_for_bit_what_one_actor_gives() -> None:
     rules = dataclasses.replace(RULES, classes=("LV", "LA"))
     batch = in_stages(teacher, [2, 3, 4], rules)
     same(batch, in_one(teacher, [2, 3, 4], rules))
+    limited = dataclasses.replace(rules, stray_limit=0.5, max_attempts=8)
+    strict = in_stages(teacher, [2, 3, 4], limited)
+    same(strict, in_one(teacher, [2, 3, 4], limited))
+    assert any("more than teacher.stray_limit (50.0%)" in row.reason for row in strict.quarantined)
+    assert not strict.fault
     assert batch.index.tolist() == [2, 13, 4]
     assert batch.teacher_prob.shape == batch.teacher_confidence.shape == (3, 2, 2, 4, 4)
     assert [(row.index, row.stage, row.reason) for row in batch.quarantined] == [
