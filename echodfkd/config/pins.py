@@ -92,7 +92,7 @@ def read_initial_bytes(option: str, path: str) -> bytes:
 
 
 def pin_sources(config: RunConfig) -> RunConfig:
-    """The config with the sha256 of every table of patients and of every generator's files that it names.
+    """The config with the sha256 of every table of patients, every generator's files and privacy.reference.
 
     Raises:
         ConfigError: one cannot be read.
@@ -116,9 +116,16 @@ def pin_sources(config: RunConfig) -> RunConfig:
             raise ConfigError(f"{option}.conditions.table: {conditions.table} cannot be read: {reason}") from error
         return dataclasses.replace(part, conditions=dataclasses.replace(conditions, table_sha256=digest))
 
+    privacy = config.privacy
+    if privacy.reference and not privacy.reference_sha256:
+        try:
+            privacy = dataclasses.replace(privacy, reference_sha256=hash_files(privacy.reference))
+        except InputError as error:
+            raise ConfigError(f"privacy.reference: {error}") from error
     held_out = map_parts(config.evaluation.source, lambda suffix, part: pin(f"evaluation.source{suffix}", part))
     return dataclasses.replace(
         config,
+        privacy=privacy,
         source=map_parts(config.source, lambda suffix, part: pin(f"source{suffix}", part)),
         evaluation=dataclasses.replace(config.evaluation, source=held_out),
     )

@@ -16,6 +16,7 @@ from echodfkd.config.sections.evaluation import EvaluationConfig
 from echodfkd.config.sections.generator import GeneratorConfig
 from echodfkd.config.sections.limited import LimitedConfig
 from echodfkd.config.sections.option import DAY_S, MOST_CPUS, MOST_SEED, RUN_NAME, option
+from echodfkd.config.sections.privacy import PrivacyConfig
 from echodfkd.config.sections.remote import ServeConfig
 from echodfkd.config.sections.sizing import SizingConfig
 from echodfkd.config.sections.source import SourceConfig
@@ -85,6 +86,7 @@ class RunConfig:
     window: WindowConfig = field(default_factory=WindowConfig)
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     students: dict[str, StudentConfig] = field(default_factory=dict)
     objective: ObjectiveConfig = option(factory=ObjectiveConfig, needs="taught_tasks")

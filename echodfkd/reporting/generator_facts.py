@@ -1,11 +1,11 @@
-"""A generator's work: seconds of its device for a clip, and clips of a GPU-hour."""
+"""A generator's work (seconds of its device for a clip, clips of a GPU-hour), and that of the privacy filter."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from echodfkd.reporting.rows import RunRows
+from echodfkd.reporting.rows import RunRows, column
 
 STAGE = "generator"
 
@@ -30,9 +30,22 @@ def _num_gpus(config: Mapping[str, Any], part: str) -> float:
     return float(node) if isinstance(node, int | float) and node > 0 else 0.0
 
 
+def privacy_facts(rows: RunRows) -> dict[str, int]:
+    """``rejected``: indices that the privacy filter kept from training. Empty for a run without one."""
+    section = rows.config.get("privacy")
+    if not (isinstance(section, Mapping) and section.get("encoder")):
+        return {}
+    slots, indices, stages = (column(rows.quarantine, name) for name in ("slot", "index", "stage"))
+    bad = zip(slots[stages == "privacy"], indices[stages == "privacy"], strict=True)
+    return {"rejected": len({(slot, index) for slot, index in bad if slot >= 0})}
+
+
 def generator_sentences(summary: dict[str, Any]) -> list[str]:
-    """The same in words, for a page."""
+    """Both in words, for a page."""
     sentences = []
+    if "rejected" in summary["privacy"]:
+        tried = summary["ledger"]["clips"] + summary["privacy"]["rejected"]
+        sentences.append(f"The privacy filter rejected {summary['privacy']['rejected']:,} of {tried:,} clips.")
     for stage, facts in summary["pipeline"]["stages"].items():
         if "clip_s" in facts:
             part = stage.partition(".")[2]

@@ -20,7 +20,7 @@ from echodfkd.metrics.summary import Interval, bootstrap_mean, bootstrap_pairs
 from echodfkd.reporting import intervals
 from echodfkd.reporting.best import best_checkpoint
 from echodfkd.reporting.comparisons import compare_students, strata_scores
-from echodfkd.reporting.generator_facts import generator_facts
+from echodfkd.reporting.generator_facts import generator_facts, privacy_facts
 from echodfkd.reporting.rows import RunRows, column, read_rows
 from echodfkd.reporting.teacher_facts import cache_facts, dropped_clips, is_stage
 from echodfkd.storage.files import RunStorage
@@ -90,6 +90,7 @@ def summarise(rows: RunRows) -> dict[str, Any]:
             "scores": final_scores(rows, "", seed=seed),
             "dropped": dropped_clips(rows),
         },
+        "privacy": privacy_facts(rows),
         "judge": _judge_reading(rows, seed=seed),
         "comparisons": compare_students(rows, seed=seed),
         "source_notes": texts(facts.get("source_notes")),

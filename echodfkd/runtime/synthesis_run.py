@@ -111,6 +111,7 @@ def identity_of(config: RunConfig) -> dict[str, Any]:
         "version": echodfkd.__version__,
         "seed": config.seed,
         "source": source,
+        **({"privacy": found} if (found := difference(config.privacy)) else {}),
         "window": {"fps": config.window.fps, "size": config.window.size},
         "synthesize": {name: getattr(config.synthesize, name) for name in decisive},
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -54,12 +54,15 @@ def fill_block(part: GeneratedPart, block: ClipBlock, rules: SlotRules, *, stage
     places = [part.place(int(block.index[row])) for row in rows]
     wanted = part.generator.wants_label_map
     made = part.generator.make([source.request(number, label_map=wanted) for source, number in places])
-    video, bad = block.video.copy(), {}
+    video = block.video.copy()
+    bad: dict[int, tuple[str, str]] = {}
     for row, one in zip(rows, made, strict=True):
+        assert one.clip is not None
         if isinstance(one.clip, ClipError):
-            bad[row] = str(one.clip)
+            bad[row] = "generator", str(one.clip)
+        elif rules.rejects is not None and (reason := rules.rejects(one.clip)):
+            bad[row] = "privacy", reason
         else:
-            assert one.clip is not None
             video[row] = augmented_video(one.clip, rules, index=int(block.index[row]), epoch=int(block.epoch[row]))
     pending = block.pending.copy()
     pending[rows] = False
@@ -67,11 +70,11 @@ def fill_block(part: GeneratedPart, block: ClipBlock, rules: SlotRules, *, stage
     return _replaced(block, bad, part.source, rules)
 
 
-def _replaced(block: ClipBlock, bad: dict[int, str], source: ClipSource, rules: SlotRules) -> ClipBlock:
+def _replaced(block: ClipBlock, bad: Mapping[int, tuple[str, str]], source: ClipSource, rules: SlotRules) -> ClipBlock:
     """The block with another clip of the slot in place of each bad one, or with a fault."""
-    for row, reason in bad.items():
+    for row, (where, reason) in bad.items():
         slot = int(block.slot[row])
-        found = Quarantined(slot, int(block.index[row]), block.clip_id[row], "generator", reason)
+        found = Quarantined(slot, int(block.index[row]), block.clip_id[row], where, reason)
         draw = draw_clip(source, slot, int(block.attempts[row]), rules)
         block = replace(block, quarantined=(*block.quarantined, found, *draw.quarantined))
         if draw.clip is None:

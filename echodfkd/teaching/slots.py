@@ -14,6 +14,7 @@ from echodfkd.core.records import Quarantined, VideoClip
 from echodfkd.metrics.plausibility import stray_share
 from echodfkd.models.teachers.protocol import ClipKey, TeacherOutput
 from echodfkd.sources.clip_source import ClipSource
+from echodfkd.sources.privacy import rejected
 from echodfkd.sources.video.augment import augment_clip
 from echodfkd.teaching.clip_block import ClipBlock
 
@@ -29,7 +30,8 @@ class SlotRules:
     ``confidence`` says whether an ensemble's confidence crosses to them, ``mask_code`` in which code masks do
     (`mask_codes`), ``stray_limit`` from which `stray_share` on a clip is quarantined. ``augment`` and ``seed`` say how
     clips are augmented, before the teacher or after it; either way before the stream is cut into the parts of the
-    workers, and so alike for any number of them, after any restart, and for all students of the run.
+    workers, and so alike for any number of them, after any restart, and for all students of the run. ``rejects``
+    gives the reason if a clip may not be used (`sources.privacy`), else "".
     """
 
     plan_slots: int
@@ -43,6 +45,7 @@ class SlotRules:
     stray_limit: float = 1.0
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     seed: int = 0
+    rejects: Callable[[np.ndarray], str] | None = None
 
 
 @dataclass(frozen=True)
@@ -62,13 +65,20 @@ def draw_clip(source: ClipSource, slot: int, attempt: int, rules: SlotRules) -> 
         index = slot + attempt * rules.plan_slots
         attempt += 1
         try:
-            return Draw(_augmented(source.clip(index), rules), attempt, quarantined, "")
+            return Draw(_augmented(_allowed(source.clip(index), rules), rules), attempt, quarantined, "")
         except ClipError as error:
             clip_id = getattr(error, "clip_id", f"{source.name}-i{index}")
             stage = getattr(error, "stage", "source")
             quarantined.append(Quarantined(slot, index, clip_id, stage, str(error)))
     fault = exhausted(slot, rules, quarantined[-1]) if quarantined else ""
     return Draw(None, attempt, quarantined, fault)
+
+
+def _allowed(clip: VideoClip, rules: SlotRules) -> VideoClip:
+    """The clip. Raises `ClipError` if it may not be used."""
+    if rules.rejects is not None and not clip.pending and (reason := rules.rejects(clip.video)):
+        raise rejected(reason, clip.clip_id)
+    return clip
 
 
 def _augmented(clip: VideoClip, rules: SlotRules) -> VideoClip:

@@ -9,6 +9,7 @@ from echodfkd.config.rules.evaluation import check_judge
 from echodfkd.config.rules.heads import check_heads
 from echodfkd.config.rules.lengths import check_lengths
 from echodfkd.config.rules.objective import check_recipe
+from echodfkd.config.rules.privacy import check_privacy
 from echodfkd.config.rules.remote import check_serve
 from echodfkd.config.rules.source import check_source
 from echodfkd.config.rules.student import check_student
@@ -28,6 +29,7 @@ def check_config(config: RunConfig) -> None:
     check_lengths(config)
     check_source("source", config.source)
     check_source("evaluation.source", config.evaluation.source)
+    check_privacy(config.privacy)
     check_teacher(config)
     check_batches(config)
     _check_students(config)

@@ -11,7 +11,7 @@ GENERATORS: dict[str, tuple[str, ...]] = {
     "echonet_synthetic": ("weights", "scheduler", "steps", "precision"),
     "echoflow": ("weights", "scheduler", "steps", "precision"),
     "echolvfm": ("weights", "scheduler", "steps", "precision"),
-    "free_echo": ("weights", "scheduler", "steps", "precision"),
+    "free_echo": ("weights", "steps", "precision"),
     "diffecho": ("weights", "scheduler", "steps", "guidance", "precision"),
     "latent_video": ("weights", "steps", "guidance", "precision"),
     "painted": ("weights",),

@@ -10,10 +10,15 @@ import functools
 from typing import TYPE_CHECKING
 
 from echodfkd.config.run import RunConfig
+from echodfkd.config.sections.privacy import PrivacyConfig
 from echodfkd.config.sections.source import RECORDED_KINDS, SourceConfig
 from echodfkd.config.sections.training import WindowConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+
     from echodfkd.models.teachers.protocol import Teacher
     from echodfkd.sources.clip_source import ClipSource
     from echodfkd.teaching.placement import SourcePlacement
@@ -37,7 +42,28 @@ def evaluation_source(config: RunConfig) -> ClipSource:
 
 def synthesis_source(config: RunConfig) -> ClipSource:
     """The source of clips that are written to a folder: synthesize.frames frames each, or their own number."""
-    return _cached_source(*_synthesis(config))
+    from echodfkd.sources.privacy import FilteredClips
+
+    source = _cached_source(*_synthesis(config))
+    return FilteredClips(source, _rejects(config.privacy)) if config.privacy.encoder else source
+
+
+def _rejects(options: PrivacyConfig) -> Callable[[np.ndarray], str]:
+    """The reason that a clip may not be used; loads the filter with the first clip."""
+
+    def reason(video_THW: np.ndarray) -> str:
+        from echodfkd.sources.privacy import privacy_filter
+
+        return privacy_filter(options).reason(video_THW)
+
+    return reason
+
+
+def _privacy_notes(options: PrivacyConfig) -> list[str]:
+    """The filter in a sentence. Loads it: files that cannot be used are found before a run."""
+    from echodfkd.sources.privacy import privacy_filter
+
+    return [privacy_filter(options).note] if options.encoder else []
 
 
 def source_notes(config: RunConfig) -> list[str]:
@@ -46,7 +72,7 @@ def source_notes(config: RunConfig) -> list[str]:
     Raises:
         InputError: a source cannot be used.
     """
-    said = _notes(_training(config), is_case=False)
+    said = [*_notes(_training(config), is_case=False), *_privacy_notes(config.privacy)]
     return said + (evaluation_notes(config) if config.evaluation.enabled else [])
 
 
@@ -57,7 +83,7 @@ def evaluation_notes(config: RunConfig) -> list[str]:
 
 def synthesis_notes(config: RunConfig) -> list[str]:
     """Those on the source of clips that are written to a folder."""
-    return _notes(_synthesis(config), is_case=False)
+    return [*_notes(_synthesis(config), is_case=False), *_privacy_notes(config.privacy)]
 
 
 def slot_rules(config: RunConfig) -> SlotRules:
@@ -77,6 +103,7 @@ def slot_rules(config: RunConfig) -> SlotRules:
         stray_limit=config.teacher.stray_limit,
         augment=config.augment,
         seed=config.seed,
+        rejects=_rejects(config.privacy) if config.privacy.encoder else None,
     )
 
 

@@ -317,7 +317,7 @@ def test_summary_json_has_the_keys_of_the_contract(tmp_path):
     stored = json.loads((tmp_path / "summary.json").read_text())
     assert stored == written == build_summary(storage)  # the bootstrap is seeded
     contract = {"run", "version", "config_hash", "seed", "students", "teacher", "ledger", "pipeline"}
-    assert set(stored) == contract | {"comparisons", "judge", "source_notes"}
+    assert set(stored) == contract | {"comparisons", "judge", "privacy", "source_notes"}
     assert (stored["run"], stored["version"], stored["seed"]) == ("fake-run", "0.1.0", 7)
     assert {name: s["parameters"] for name, s in stored["students"].items()} == STUDENTS
     assert [s["steps"] for s in stored["students"].values()] == [40, 40]

@@ -139,6 +139,14 @@ def test_a_bad_clip_is_quarantined_and_the_slots_next_index_is_made(
     assert "slot 4 found no usable clip in 3 attempts (data.max_attempts); the last was" in filled([3, 4]).fault
 
 
+def test_a_clip_that_the_privacy_filter_rejects_is_replaced(fake: FakeGenerator) -> None:
+    first = fake_source(pending=False).clip(4).video
+    rules = replace(RULES, rejects=lambda video: "it is known" if np.array_equal(video, first) else "")
+    block = filled([3, 4], rules)
+    assert [(row.index, row.stage, row.reason) for row in block.quarantined] == [(4, "privacy", "it is known")]
+    assert block.index.tolist() == [3, 104]
+
+
 def test_an_error_of_the_whole_generator_is_raised_in_every_block_that_waits(fake: FakeGenerator) -> None:
     fake.bad = {"-i4-e0-w0": RunError("the device is gone")}
     with pytest.raises(RunError, match="the device is gone"):
