@@ -82,7 +82,9 @@ def _run_leased(config: RunConfig, lease: Lease, teacher_id: str, print_line: Ca
     storage = lease.storage
     keep_longer(storage, config)
     started = clock.now()
-    print_line(f"run {config.name}: {config.plan_slots} clips, {len(config.students)} students, folder {config.root}")
+    count = len(config.students)
+    students = f"{count} student{'s' * (count != 1)}"
+    print_line(f"run {config.name}: {config.plan_slots} clips, {students}, folder {config.root}")
     for note in source_notes(config):
         print_line(f"note: {note}")
     try:

@@ -219,8 +219,9 @@ def _read_tensors(storage: RunStorage, checkpoint: PublishedCheckpoint, file: st
         raise InputError(
             f"{storage.root}/{checkpoint.folder} has no student {name!r}; it has {', '.join(checkpoint.students)}"
         )
+    data = read_verified(storage, checkpoint, file)
     try:
-        return load(read_verified(storage, checkpoint, file))
+        return load(data)
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise InputError(f"{storage.root}/{checkpoint.folder}/{file} holds no tensors: {error}") from error
 

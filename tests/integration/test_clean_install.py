@@ -92,9 +92,10 @@ def test_every_command_of_a_page_works_as_printed(clean: Path, page: str) -> Non
     small = [*SMALL, "ray.address=local"]
     if not (work / "runs/demo").exists():
         result(run(clean, "distill", "--config", "configs/demo.yaml", *small, timeout=1500))
-        made = ["synthesize.out=made", "synthesize.clips=1", "window.size=56", "ray.address=local"]
+        made = ["synthesize.out=made", "synthesize.clips=2", "window.size=56", "ray.address=local"]
         result(run(clean, "synthesize", "--config", "configs/synthesize.yaml", *made, timeout=900))
         shutil.copy(next((work / "made/Videos").iterdir()), work / "my_video.avi")
+        shutil.copytree(work / "made/Videos", work / "my_folder")
     walked = []
     for words in commands(page):
         if any(word.startswith(("/", "source.path=/", "--working-dir")) for word in words):

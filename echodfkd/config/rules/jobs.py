@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from echodfkd.config.rules.run import NO_STUDENTS
 from echodfkd.config.run import RunConfig
 from echodfkd.config.sections.teacher import TeacherModelConfig
 from echodfkd.core.errors import ConfigError
@@ -13,7 +14,7 @@ _MULTIPLE = 8
 def needs_students(config: RunConfig) -> None:
     """Refuse a distillation without students, or frames that its teacher cannot take. Raises `ConfigError`."""
     if not config.students:  # allowed in a config for other jobs
-        raise ConfigError("students: empty, name at least one, e.g. students.c31.blocks=3 students.c31.layers=1")
+        raise ConfigError(NO_STUDENTS)
     needs_frames(config)
 
 

@@ -21,6 +21,11 @@ from echodfkd.config.run import RunConfig
 from echodfkd.config.sections.option import NO_DEVICE
 from echodfkd.core.errors import ConfigError
 
+NO_STUDENTS = (
+    "students: empty, name at least one, e.g. students.c31.blocks=3 students.c31.layers=1, or give --config FILE"
+    " (`echodfkd configs` lists some)"
+)
+
 
 def check_config(config: RunConfig) -> None:
     """Refuse values and combinations that cannot work. Raises `ConfigError`."""
@@ -44,7 +49,7 @@ def check_config(config: RunConfig) -> None:
 
 def _check_students(config: RunConfig) -> None:
     if not (config.students or config.synthesize.out or config.evaluate.out or config.serve.port):
-        raise ConfigError("students: empty, name at least one, e.g. students.c31.blocks=3 students.c31.layers=1")
+        raise ConfigError(NO_STUDENTS)
     for name, student in config.students.items():
         option = f"students.{name}"
         if not re.fullmatch(NO_DEVICE + r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}", name):

@@ -84,7 +84,7 @@ def compare(values: Sequence[Mapping[str, float]], baseline: Sequence[Mapping[st
         np.array([of_run[clip] - base[clip] for clip in sorted(of_run.keys() & base.keys())], np.float64)
         for of_run, base in zip(values, baseline, strict=True)
     ]
-    means = [float(np.nanmean(run)) for run in pairs]
+    means = [float(np.nanmean(run)) if np.isfinite(run).any() else float("nan") for run in pairs]
     return Difference(student_interval(means), bootstrap_mean(np.concatenate(pairs)))
 
 

@@ -74,20 +74,20 @@ class Estimate:
     def lines(self) -> list[str]:
         """Lines for the terminal."""
         found = [
-            f"estimate: {self.clips:,} clips at {self.clips_s:.1f} clips/s take {self.hours:.1f} h; the bound is"
+            f"estimate: {self.clips:,} clips at {self.clips_s:.1f} clips/s take {_time(self.hours)}; the bound is"
             f" {self.bound}"
         ]
         for stage in self.stages:
-            cost = "" if stage.cost is None else f", cost {stage.cost:,.0f}"
+            cost = "" if stage.cost is None else f", cost {_cost(stage.cost)}"
             pace = "" if math.isnan(stage.clips_s) else f", {stage.clips_s:.2f} clips/s each"
             found.append(
-                f"estimate: {stage.name}: {stage.actors} of at most {stage.most}{pace}, {stage.hours:.1f} h{cost}"
+                f"estimate: {stage.name}: {stage.actors} of at most {stage.most}{pace}, {_time(stage.hours)}{cost}"
             )
         known = [stage.cost for stage in self.stages if stage.cost is not None]
         if known:
             missing = [stage.name for stage in self.stages if stage.cost is None]
             rest = f" (without {', '.join(missing)}: sizing.price_per_hour has no price)" if missing else ""
-            found.append(f"estimate: cost {sum(known):,.0f} in all{rest}")
+            found.append(f"estimate: cost {_cost(sum(known))} in all{rest}")
         return found + [f"estimate: {note}" for note in self.notes]
 
 
@@ -147,12 +147,16 @@ def estimate(config: RunConfig, pilot: RunConfig, summary: Mapping[str, Any]) ->
         stages.append(Stage("evaluator", count, count, rate, max(hours, scored), prices.get("evaluator")))
     if "head" in prices:
         stages.append(Stage("head", 1, 1, math.nan, max(hours, scored), prices["head"]))
-    notes = _differences(config, pilot) + [
-        f"{math.ceil(rates['teacher'] / rates[name] - 1e-9)} actors of {name} keep one teacher actor busy"
-        for name in config.generator_pools
-    ]
+    notes = (
+        _own_rate(summary)
+        + _differences(config, pilot)
+        + [
+            f"{math.ceil(rates['teacher'] / rates[name] - 1e-9)} actors of {name} keep one teacher actor busy"
+            for name in config.generator_pools
+        ]
+    )
     if scored > hours:
-        notes.append(f"evaluators end {scored - hours:.1f} h after the students: raise evaluation.actors")
+        notes.append(f"evaluators end {_time(scored - hours)} after the students: raise evaluation.actors")
     return Estimate(clips, clips_s, bound, max(hours, scored), tuple(stages), tuple(notes))
 
 
@@ -182,6 +186,23 @@ def _rate(summary: Mapping[str, Any], *stages: str) -> float:
             raise InputError(f"sizing.pilot: its stage {stage} made {clips:g} clips in {busy:g} s; let it train longer")
         seconds += busy / clips
     return 1 / seconds
+
+
+def _own_rate(summary: Mapping[str, Any]) -> list[str]:
+    """The rate that the pilot itself reached, to be held against the estimate's."""
+    try:
+        rate = float(summary["ledger"]["clips"]) / float(summary["pipeline"]["steady_s"])
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return []
+    return [f"the pilot itself trained {rate:.1f} clips/s from its first update to its last"] if rate > 0 else []
+
+
+def _time(hours: float) -> str:
+    return f"{hours:.1f} h" if hours >= 1 else f"{math.ceil(60 * hours)} min"
+
+
+def _cost(cost: float) -> str:
+    return f"{cost:,.0f}" if cost >= 10 else f"{cost:.2f}"
 
 
 def _pixels(frames: int, size: int) -> float:

@@ -157,7 +157,7 @@ def check_config(found: argparse.Namespace) -> None:
     try:
         load_config(str(ROOT / found.config) if found.config else None, overrides)
     except EchoDFKDError as error:
-        if not re.search("no file|cannot be read|no published checkpoint", str(error)):
+        if not re.search("no file|cannot be read|no published checkpoint|students: empty", str(error)):
             raise
 
 

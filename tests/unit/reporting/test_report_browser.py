@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from echodfkd.reporting import published
 from echodfkd.reporting.page.report import write_report
 from echodfkd.storage import schemas
 from echodfkd.storage.files import RunStorage
@@ -132,8 +133,36 @@ def test_it_prints_light_whatever_the_theme(browser, page):
     assert browser.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
     browser.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert browser.evaluate("document.querySelectorAll('details:not([open])').length") == 0
+    hidden = "[...document.querySelectorAll('video, .player')].every(e => getComputedStyle(e).display == 'none')"
+    assert browser.evaluate("document.querySelectorAll('video').length") > 0
+    assert browser.evaluate(hidden)
+    browser.evaluate(
+        "document.querySelectorAll('.overlays figure').forEach(f => { for (let i = 0; i < 5; i++)"
+        " f.after(f.cloneNode(true)) })"
+    )  # six cases, as the demo has: a picture each and no black box
     pages = len(re.findall(rb"/Type\s*/Page\b", browser.pdf()))
-    assert 3 <= pages <= 20
+    assert 3 <= pages <= 15
+
+
+def test_published_names_stand_in_a_panel_of_their_own_and_do_not_overlap(browser, page):
+    for width in (390, 1280, 1920):
+        browser.view(width)
+        browser.open(page)
+        boxes = json.loads(
+            browser.evaluate(
+                "JSON.stringify([...document.querySelectorAll('#figure-pareto_dice_all_parameters svg text')].map(t => {"
+                "const r = t.getBoundingClientRect(); return [t.textContent, r.left, r.top, r.right, r.bottom]}))"
+            )
+        )
+        known = {found.name for found in (*published.METHODS, *published.STUDENTS)}
+        names = [box for box in boxes if box[0] in known]
+        assert len(names) >= 12
+        title = next(box for box in boxes if box[0].startswith("another data set"))
+        assert all(box[2] > title[2] for box in names)
+        for one, other in itertools.combinations(names, 2):
+            apart = one[3] <= other[1] or other[3] <= one[1] or one[4] <= other[2] or other[4] <= one[2]
+            assert apart, (width, one, other)
+    browser.view(1300)
     browser.view(1300)
 
 

@@ -51,6 +51,16 @@ def test_a_source_waits_between_its_tasks_to_be_seen():
     assert small.clips_s == pytest.approx(2 / (0.25 + 0.15))
 
 
+def test_short_times_and_small_costs_are_no_zeros_and_the_pilots_own_rate_stands_beside():
+    own = {**PILOT, "ledger": {"clips": 1260}, "pipeline": {**PILOT["pipeline"], "steady_s": 20.0}}
+    found = estimate(config("train.steps=6", "sizing.price_per_hour={teacher: 1.5}"), config(), own)
+    text = "\n".join(found.lines())
+    assert " 0.0 h" not in text
+    assert "cost 0 " not in text
+    assert re.search(r"take \d+ min; the bound is", text)
+    assert "the pilot itself trained 63.0 clips/s from its first update to its last" in text
+
+
 def test_prices_and_what_has_none():
     prices = "sizing.price_per_hour={teacher: 1.5, students: 4, head: 0.2, evaluator: 0}"
     found = estimate(config(prices), config(), PILOT)
