@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import os
 import runpy
+import signal
 import sys
 
 from echodfkd import __version__
@@ -24,6 +26,14 @@ MORE = """
 
 def main() -> int:
     """Run the command that the first argument names; 2 if there is none of that name."""
+    try:
+        return _run()
+    except BrokenPipeError:  # the reader has seen enough: echodfkd --help | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def _run() -> int:
     found, words = commands(), sys.argv[1:]
     if not words or words[0] in ("-h", "--help", "help"):
         width = max(map(len, found))

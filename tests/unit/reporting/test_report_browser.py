@@ -150,7 +150,7 @@ def test_published_names_stand_in_a_panel_of_their_own_and_do_not_overlap(browse
         browser.open(page)
         boxes = json.loads(
             browser.evaluate(
-                "JSON.stringify([...document.querySelectorAll('#figure-pareto_dice_all_parameters svg text')].map(t => {"
+                "JSON.stringify([...document.querySelectorAll('#figure-pareto_dice_all_parameters text')].map(t => {"
                 "const r = t.getBoundingClientRect(); return [t.textContent, r.left, r.top, r.right, r.bottom]}))"
             )
         )

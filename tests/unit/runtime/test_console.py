@@ -74,6 +74,16 @@ def test_a_command_answers(
     assert printed in out.out + out.err
 
 
+def test_a_reader_that_leaves_gets_no_traceback() -> None:
+    code = "import sys; sys.argv = ['echodfkd', '--help']; from echodfkd.runtime.console import main; sys.exit(main())"
+    done = subprocess.run(
+        ["bash", "-c", '"$1" -c "$2" | head -1', "bash", sys.executable, code],
+        capture_output=True, text=True, cwd=ROOT, check=True,
+    )  # fmt: skip
+    assert done.stderr == ""
+    assert done.stdout.splitlines()[0] == "usage: echodfkd COMMAND [arguments]"
+
+
 def test_options_may_stand_between_overrides(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
