@@ -13,6 +13,7 @@ from tests.fuzz import (
     targets_bundles,
     targets_dicom,
     targets_folders,
+    targets_generators,
     targets_masks,
     targets_media,
     targets_remote,
@@ -58,6 +59,7 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "mask_rows": targets_masks.MaskRows,
     "reference": targets_masks.Reference,
     "bundle": targets_bundles.Bundle,
+    "generator": targets_generators.PublishedGenerator,
     "mask_request": targets_remote.MaskRequest,
     "mask_answer": targets_remote.MaskAnswer,
 }

@@ -34,6 +34,7 @@ FEW = {
     "camus": 20,
     "arrays": 20,
     "bundle": 15,
+    "generator": 30,
     "mask_request": 30,
     "mask_answer": 30,
 }
@@ -59,6 +60,7 @@ MANY = {
     "reference": 800,
     "camus": 1000,
     "arrays": 1000,
+    "generator": 1500,
     "bundle": 1000,
     "mask_request": 2000,
     "mask_answer": 2000,

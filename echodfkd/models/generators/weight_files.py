@@ -225,25 +225,20 @@ def check_arguments(arguments: Mapping[str, Any], network_class: Callable[..., A
     for key, value in arguments.items():
         if key not in known and not takes_any:
             raise InputError(f"{where}: {key[:80]!r} is no setting of {network_class.__name__} of this diffusers")
-        most = (
-            _MOST_DEPTH
-            if key in ("num_layers", "num_hidden_layers", "depth")
-            else _MOST_LAYERS
-            if "layers" in key
-            else 1 << 16
-        )
-        _check_value(value, f"{where}: {key}", most=most)
+        kinds = (int, float) if takes_any or "float" in str(known[key].annotation) else (int,)
+        most = _MOST_DEPTH if key in ("num_layers", "num_hidden_layers", "depth") else _MOST_LAYERS
+        _check_value(value, f"{where}: {key}", kinds=kinds, most=most if "layers" in key or key == "depth" else 1 << 16)
 
 
-def _check_value(value: Any, where: str, *, most: int, depth: int = 0) -> None:
+def _check_value(value: Any, where: str, *, kinds: tuple[type, ...], most: int, depth: int = 0) -> None:
     if isinstance(value, list) and len(value) <= _MOST_ENTRIES and depth < 2:
         for part in value:
-            _check_value(part, where, most=most, depth=depth + 1)
+            _check_value(part, where, kinds=kinds, most=most, depth=depth + 1)
     elif isinstance(value, str):
         if not _WORD.fullmatch(value):
             raise InputError(f"{where} is {value[:80]!r}, expected one word")
-    elif not (value is None or (isinstance(value, bool | int | float) and abs(value) <= most)):
+    elif not (value is None or (isinstance(value, kinds) and 0 <= value <= most)):  # type: ignore[operator]
         raise InputError(
-            f"{where} is {str(value)[:80]}, expected a word, a number of at most {most}, or a list of at most"
-            f" {_MOST_ENTRIES}"
+            f"{where} is {str(value)[:80]}, expected a word, a {'' if float in kinds else 'whole '}number of 0 .. {most}"
+            f", or a list of at most {_MOST_ENTRIES}"
         )

@@ -202,6 +202,8 @@ def test_a_missing_file_is_named_with_its_home_and_option(folder: Path, tmp_path
         ({"block_out_channels": [64, 64, 64, 64]}, "does not fit the network: .* has shape"),
         ({"sample_size": 8}, "on a side of 8"),
         ({"num_frames": 3}, "windows of 3 frames"),
+        ({"num_frames": 4.0}, "num_frames is 4.0, expected a word, a whole number"),
+        ({"num_frames": -4}, "num_frames is -4, expected"),
     ],
 )
 def test_a_config_that_no_author_wrote_is_refused_in_one_sentence(
