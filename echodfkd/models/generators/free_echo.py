@@ -4,7 +4,7 @@ Van Phi et al., "Training-Free Condition Video Diffusion Models for single frame
 Synthesis", MICCAI 2024. Published files (github.com/gungui98/echo-free): ``weights/echonet_model.pt`` and
 ``camus_model.pt`` (key "ema"), and the reference frames ``images/echonet.png`` and ``camus.png``.
 
-The map of the first frame becomes a grey picture, is given the reference frame's grey levels, and takes the place of
+The map at end-diastole becomes a grey picture, is given the reference frame's grey levels, and takes the place of
 the sample at one of the first steps (as SDEdit). Two faults of the authors' sampler are not repeated: its picture
 carries less noise than the network is told, none at all above a noise of 50, and the steps before it are computed in
 vain. Here the picture carries the noise of its step, and sampling begins there.
@@ -24,7 +24,7 @@ import torch.nn.functional as F
 
 from echodfkd.core.errors import ClipError, ConfigError, InputError, one_line
 from echodfkd.core.records import CHAMBER_NAMES
-from echodfkd.models.generators.frames import Clips, first_map, generate_alike
+from echodfkd.models.generators.frames import Clips, generate_alike
 from echodfkd.models.generators.protocol import ClipRequest
 from echodfkd.models.generators.schedulers import Sampling, draw_noise, place_network
 from echodfkd.models.generators.video_unet import CHANNELS, VideoUNet
@@ -60,8 +60,8 @@ class FreeEcho:
 
     wants_label_map = True
     notes: tuple[str, ...] = (
-        "Free-Echo's clips fit their label map in the first frame only, follow no ejection fraction, and have no rate"
-        " of their own: frames are taken as they come",
+        "Free-Echo's clips fit only the label map of ED, in their first frame, follow no ejection fraction, and have no"
+        " rate of their own: frames are taken as they come",
     )
 
     def __init__(
@@ -85,7 +85,7 @@ class FreeEcho:
     def _fault(self, request: ClipRequest) -> ClipError | None:
         if request.frames > FRAMES:
             return ClipError(f"{request.clip_id}: {request.frames} frames, Free-Echo makes {FRAMES} (window.frames)")
-        if request.label_map is None or not first_map(request.label_map).any():
+        if request.label_map is None or not widest_map(request.label_map).any():
             return ClipError(f"{request.clip_id}: its label map shows no structure, which the clip is made around")
         return None
 
@@ -123,15 +123,22 @@ class FreeEcho:
         return list((x.clamp(-1, 1).mean(dim=1) + 1) * 127.5)
 
     def picture(self, request: ClipRequest) -> torch.Tensor:
-        """Grey levels 0..1 (H, W) that the request's first map stands for, with the look of the reference frame."""
+        """Grey levels 0..1 (H, W) that the request's map at ED stands for, with the look of the reference frame."""
         assert request.label_map is not None
-        labels = torch.from_numpy(np.ascontiguousarray(first_map(request.label_map)))
+        labels = torch.from_numpy(np.ascontiguousarray(widest_map(request.label_map)))
         greys = torch.full((len(CHAMBER_NAMES),), CONE_GREY)
         for name, grey in GREYS.items():
             greys[CHAMBER_NAMES.index(name)] = grey
         drawn = _resized(greys[labels.long().clamp(max=len(CHAMBER_NAMES) - 1)], SIDE)
         inside = _resized((labels > 0).float(), SIDE) > 0
         return match_levels(torch.where(self._cone | inside, drawn, 0.0), self._reference)
+
+
+def widest_map(label_map: np.ndarray) -> np.ndarray:
+    """The map (H, W) at end-diastole: of the frame in which the left ventricle is largest."""
+    if label_map.ndim == 2:
+        return label_map
+    return label_map[int((label_map == CHAMBER_NAMES.index("LV")).sum(axis=(1, 2)).argmax())]
 
 
 def noise_levels(steps: int) -> list[float]:

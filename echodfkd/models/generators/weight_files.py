@@ -239,6 +239,6 @@ def _check_value(value: Any, where: str, *, kinds: tuple[type, ...], most: int, 
             raise InputError(f"{where} is {value[:80]!r}, expected one word")
     elif not (value is None or (isinstance(value, kinds) and 0 <= value <= most)):  # type: ignore[operator]
         raise InputError(
-            f"{where} is {str(value)[:80]}, expected a word, a {'' if float in kinds else 'whole '}number of 0 .. {most}"
-            f", or a list of at most {_MOST_ENTRIES}"
+            f"{where} is {str(value)[:80]}, expected a word, a {'' if float in kinds else 'whole '}number of"
+            f" 0 .. {most}, or a list of at most {_MOST_ENTRIES}"
         )

@@ -176,6 +176,15 @@ def test_the_picture_shows_cone_wall_and_chambers(folder: Path) -> None:
     assert ventricle < atrium < tissue < wall
 
 
+def test_the_map_of_end_diastole_is_taken(folder: Path) -> None:
+    maker, single = load_free_echo(str(folder), Sampling(steps=2)), request().label_map
+    assert single is not None
+    smaller = np.where((single == 1) & (np.arange(64)[:, None] > 24), 2, single)
+    of_all = maker.picture(request(label_map=np.stack([smaller, single, smaller])))
+    assert torch.equal(of_all, maker.picture(request()))
+    assert not torch.equal(of_all, maker.picture(request(label_map=smaller)))
+
+
 def test_clips_follow_their_map_and_no_neighbour(folder: Path) -> None:
     maker = load_free_echo(str(folder), Sampling(steps=3))
     asked = [request(place) for place in range(3)]
