@@ -61,14 +61,15 @@ def build_stream(config: RunConfig, segment: int, teacher_id: str, progress_acto
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.custom_execution_callback_classes = [PacedScheduling]
-    datasource = ClipDatasource(config, remaining_blocks(config, segment))
+    datasource = ClipDatasource(config, segment)
     stream = ray.data.read_datasource(
         datasource,
-        override_num_blocks=max(1, len(datasource.blocks)),
+        override_num_blocks=1,  # the least: no block is split
         num_cpus=config.data.source_num_cpus,
         label_selector=labels_of_stream("", config.evaluation.node_label),
         compute=TaskPoolStrategy(size=config.data.source_tasks),
     )
+    datasource.is_open = True
     for stage in [*generating_stages(config), *teaching_stages(config, teacher_id, progress_actor)]:
         stream = stream.map_batches(
             stage.actor,
@@ -103,20 +104,31 @@ def remaining_blocks(config: RunConfig, segment: int) -> list[list[int]]:
 
 
 class ClipDatasource(Datasource):
-    """Read tasks that make clips by slot. A task holds the config and a few numbers, never pixels."""
+    """Read tasks that make clips by slot. A task holds the config and a few numbers, never pixels.
 
-    def __init__(self, config: RunConfig, blocks: list[list[int]]) -> None:
+    The slots of a segment are listed by the coordinator that runs it. Ray Train makes the datasets of all segments at
+    every start and restart of its workers, and Ray Data asks each for its tasks at once: until ``is_open`` it gets one
+    without a clip, so that a start does not cost the more the longer the run is.
+    """
+
+    def __init__(self, config: RunConfig, segment: int) -> None:
         super().__init__()
         self.config = config
-        self.blocks = blocks
+        self.segment = segment
+        self.is_open = False
+
+    @functools.cached_property
+    def blocks(self) -> list[list[int]]:
+        """See `remaining_blocks`."""
+        return remaining_blocks(self.config, self.segment)
 
     def get_name(self) -> str:
         """Name of the stage in Ray's statistics."""
         return "Clips"
 
     def estimate_inmemory_data_size(self) -> int | None:
-        """Bytes of all clips still to be made."""
-        return sum(map(len, self.blocks)) * self._clip_bytes
+        """Bytes of all clips of the segment."""
+        return self.config.segment_steps * self.config.train.global_batch * self._clip_bytes
 
     def get_read_tasks(self, parallelism: int, *unused: object, **also_unused: object) -> list[ReadTask]:
         """One task per block, in plan order."""
@@ -127,7 +139,7 @@ class ClipDatasource(Datasource):
                     num_rows=len(slots), size_bytes=len(slots) * self._clip_bytes, input_files=None, exec_stats=None
                 ),
             )
-            for slots in self.blocks
+            for slots in (self.blocks if self.is_open else [[]])
         ]
 
     @property
