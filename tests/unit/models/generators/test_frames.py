@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from echodfkd.core.errors import ClipError, ConfigError, InputError
 from echodfkd.models.generators import build
 from echodfkd.models.generators.frames import choose_fractions, fit_clip, generate_alike, own_frames
 from echodfkd.models.generators.protocol import ClipRequest
+from echodfkd.models.generators.weight_files import PublishedFiles
 
 
 def request(place: int = 0, frames: int = 4, fps: float = 32.0, size: int = 4, ef: float | None = 0.5) -> ClipRequest:
@@ -70,10 +73,35 @@ def test_fractions_that_are_not_asked_for_are_drawn_from_the_clips_seed() -> Non
 
 
 @pytest.mark.parametrize("kind", build.PUBLISHED)
-def test_an_empty_folder_is_refused_with_a_file_its_home_and_the_option(kind: str, tmp_path: object) -> None:
+def test_an_empty_folder_is_refused_with_a_file_its_home_and_the_option(kind: str, tmp_path: Path) -> None:
     options = GeneratorConfig(weights=str(tmp_path))
     with pytest.raises(InputError, match=r"source.generator.weights: .* (lacks|must hold) .*https://"):
         build._BUILDERS[kind](options, "cpu", "fp32")
+
+
+class Payload:
+    """Leaves a file behind if it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return open, (str(self.mark), "w")
+
+
+@pytest.mark.parametrize("name", ["weights.pt", "network.pth", "weights.safetensors"])
+def test_a_pickle_in_the_place_of_weights_is_not_run(name: str, tmp_path: Path) -> None:
+    torch.save({"ema": {"x": torch.zeros(1)}, "code": Payload(tmp_path / "mark")}, tmp_path / name)
+    files = PublishedFiles(tmp_path, "https://example.org")
+    if name.endswith("safetensors"):
+        with pytest.raises(InputError, match="is no safetensors file"):
+            files.read_tensors(name)
+    else:
+        assert files.read_tensors(name, entries=("ema",))["x"].tolist() == [0]
+    assert not (tmp_path / "mark").exists()
+    (tmp_path / name).rename(tmp_path / "copy.pt")
+    torch.load(tmp_path / "copy.pt", weights_only=False)  # the payload works
+    assert (tmp_path / "mark").exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
