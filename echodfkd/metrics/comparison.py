@@ -88,5 +88,19 @@ def upper_limit(predicted: np.ndarray, reference: np.ndarray) -> np.ndarray:
     return bias(predicted, reference) + LIMIT_SD * _sd(predicted - reference)
 
 
+def intraclass_correlation(predicted: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Absolute agreement of single values over the last axis, float64 (...): ICC(2,1) of Shrout and Fleiss, 1979.
+
+    Two-way random effects, two raters: the share of the variance that is between cases. Unlike Pearson's r it falls
+    with a bias. NaN for fewer than two pairs, or if all values are equal.
+    """
+    gap, count = predicted - reference, predicted.shape[-1]
+    cases = 2.0 * np.square(_sd((predicted + reference) / 2.0))  # mean squares between cases, within, between raters
+    rest = np.square(_sd(gap)) / 2.0
+    raters = count * np.square(bias(predicted, reference)) / 2.0
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (cases - rest) / (cases + rest + 2.0 * (raters - rest) / max(count, 1))
+
+
 def _sd(gaps: np.ndarray) -> np.ndarray:
     return gaps.std(-1, ddof=1) if gaps.shape[-1] > 1 else np.full(gaps.shape[:-1], np.nan)

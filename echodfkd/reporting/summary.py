@@ -15,7 +15,7 @@ from echodfkd.core.records import JUDGE_STEP
 from echodfkd.core.redaction import dump_json
 from echodfkd.evaluation.against_truth import RELIABILITY
 from echodfkd.metrics.cardiac import mean_absolute_error, pearson_r
-from echodfkd.metrics.comparison import bias, lower_limit, upper_limit
+from echodfkd.metrics.comparison import bias, intraclass_correlation, lower_limit, upper_limit
 from echodfkd.metrics.summary import Interval, bootstrap_mean, bootstrap_pairs
 from echodfkd.reporting import intervals
 from echodfkd.reporting.best import best_checkpoint
@@ -45,6 +45,7 @@ _AGREEMENT = {
     "bias": bias,
     "loa_low": lower_limit,
     "loa_high": upper_limit,
+    "icc": intraclass_correlation,
 }
 
 

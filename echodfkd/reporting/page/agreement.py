@@ -10,7 +10,7 @@ from scipy.stats import rankdata
 from echodfkd.evaluation.against_truth import RELIABILITY
 from echodfkd.metrics.calibration import NUM_BINS
 from echodfkd.metrics.cardiac import mean_absolute_error, pearson_r
-from echodfkd.metrics.comparison import bias, lower_limit, upper_limit
+from echodfkd.metrics.comparison import bias, intraclass_correlation, lower_limit, upper_limit
 from echodfkd.metrics.summary import bootstrap_pairs
 from echodfkd.reporting.case_table import models, paired, values_at
 from echodfkd.reporting.figures import charts_cases
@@ -85,10 +85,12 @@ def ef_section(rows: RunRows) -> tuple[Chart, Table]:
     truth = dict(zip(column(rows.cases, "clip_id"), column(rows.cases, "ef_percent"), strict=True))
     seed = int(rows.config.get("seed") or 0)
     columns = [Column("model"), Column("measured by")]
-    columns += [Column(label, True) for label in ("bias, points", "lower limit", "upper limit", "mean error", "r")]
+    columns += [
+        Column(label, True) for label in ("bias, points", "lower limit", "upper limit", "mean error", "r", "ICC")
+    ]
     statistics = {
         "bias": bias, "lower limit": lower_limit, "upper limit": upper_limit, "mean error": mean_absolute_error,
-        "pearson": pearson_r,
+        "pearson": pearson_r, "icc": intraclass_correlation,
     }  # fmt: skip
     cells, listed = [], []
     drawn: tuple[str, str, list[str], np.ndarray, np.ndarray] | None = None
@@ -101,7 +103,7 @@ def ef_section(rows: RunRows) -> tuple[Chart, Table]:
             x, y = np.array([found[c] for c in clips]), np.array([truth[c] for c in clips], np.float64)
             drawn = drawn or (name, words, clips, x, y)
             scores = {key: bootstrap_pairs(wanted, x, y, seed=seed).to_json() for key, wanted in statistics.items()}
-            digits = {"pearson": 2}
+            digits = {"pearson": 2, "icc": 2}
             cells.append(
                 [Cell(name), Cell(words), *(score_cell(score, digits.get(key, 1)) for key, score in scores.items())]
             )
@@ -109,7 +111,10 @@ def ef_section(rows: RunRows) -> tuple[Chart, Table]:
     if drawn is None:
         empty = "No case has both a known ejection fraction and a measured one."
         return Chart("bland_altman", title, empty), Table("ef_agreement", title, columns, [], empty=empty)
-    note = "Points of ejection fraction. 95 % of differences lie between the limits if they are normal."
+    note = (
+        "Points of ejection fraction. 95 % of differences lie between the limits if they are normal. ICC(2,1): absolute"
+        " agreement, which a bias lowers and r does not see."
+    )
     return _bland_altman(drawn, listed), Table("ef_agreement", title, columns, cells, listed, note=note)
 
 

@@ -1,8 +1,9 @@
 """The table behind every comparison of runs: a row is one model of one run, and its values are those of its cases.
 
 A run is one draw of clips, initial weights and held-out cases. The interval of a score over runs is therefore Student's
-over the runs' means, and the interval of a difference is that of the runs' mean differences over the same cases: hard
-cases, and the luck of a whole run, cancel. No interval is widened for the number of models that are compared.
+over the runs' means, on a scale on which the score has no ends, and the interval of a difference is that of the runs'
+mean differences over the same cases: hard cases, and the luck of a whole run, cancel. No interval is widened for the
+number of models that are compared.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from echodfkd.core.errors import InputError
 from echodfkd.metrics.summary import Interval, bootstrap_mean
 from echodfkd.reporting.case_table import values_at
 from echodfkd.reporting.rows import RunRows, column
 
+_SHARES = ("dice", "ece")
+"""How names of scores between 0 and 1 begin; the other scores of a study are 0 or more."""
 ALL = "all"
 """Stands for the cases of every domain."""
 
@@ -78,6 +81,22 @@ def student_interval(values: Sequence[float]) -> Interval:
     return Interval(mean, mean - half, mean + half, count)
 
 
+def score_interval(values: Sequence[float], metric: str) -> Interval:
+    """`student_interval` of a score, computed on a scale without ends, so that it keeps to the score's range.
+
+    Shares (0..1) go through logits, other scores (above 0) through logarithms. A value at an end of the range has
+    neither: the plain interval is then cut there.
+    """
+    mean, count = float(np.mean(values)), len(values)
+    top = 1.0 if metric.startswith(_SHARES) else np.inf
+    if not all(0.0 < value < top for value in values):
+        plain = student_interval(values)
+        return Interval(mean, max(plain.low, min(0.0, *values)), min(plain.high, max(top, *values)), count)
+    to, back = (special.logit, special.expit) if top == 1.0 else (np.log, np.exp)
+    inner = student_interval(to(np.asarray(values)).tolist())
+    return Interval(mean, float(back(inner.low)), float(back(inner.high)), count)
+
+
 def compare(values: Sequence[Mapping[str, float]], baseline: Sequence[Mapping[str, float]]) -> Difference:
     """Values less the baseline's, each clip id -> value per run; cases that one of them lacks are left out."""
     pairs = [
@@ -101,7 +120,7 @@ def over_runs(
     means = [float(np.nanmean(list(of_run.values()))) for of_run in values]
     difference = compare(values, [model.values(metric, domain) for model in baseline])
     return {
-        **student_interval(means).to_json(),
+        **score_interval(means, metric).to_json(),
         "runs": means,
         "difference": {
             "over_runs": difference.over_runs.to_json(),

@@ -61,6 +61,13 @@ def test_the_two_stage_way_stores_the_teachers_masks_and_trains_on_windows_of_th
     assert all(torch.equal(student.state_dict()[name], value) for name, value in before.items())
 
 
+def test_seconds_of_a_stream_begin_with_its_start() -> None:
+    """Two updates an epoch. The first ends 30 s after the command, the others 3 s apart."""
+    ends = 100.0 + 3.0 * np.arange(4)
+    plan = streaming.Plan(videos=2 * streaming.BATCH, frames=1, epochs=2)
+    assert streaming.seconds_by_epoch(ends, plan, start=ends[0] - 30.0) == {1: 33.0, 2: 39.0}
+
+
 def test_break_even_is_the_epoch_at_which_both_take_equally_long() -> None:
     """Two-stage 50 + 2 e, streaming 7 e: equal at e = 10."""
     two = {epoch: 50.0 + 2 * epoch for epoch in range(1, 21)}

@@ -9,9 +9,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from echodfkd.metrics.comparison import bias, holm, lower_limit, paired_test, upper_limit
+from echodfkd.metrics.comparison import (
+    bias,
+    holm,
+    intraclass_correlation,
+    lower_limit,
+    paired_test,
+    upper_limit,
+)
 from echodfkd.metrics.ranks import kendall, rank_agreement, spearman
 from echodfkd.metrics.strata import strata_of
+from tests.helpers.variance import icc_by_anova
 
 
 def test_a_paired_test_sees_a_small_difference_that_hard_cases_would_hide():
@@ -60,6 +68,21 @@ def test_limits_of_agreement_by_hand_and_in_theory():
     assert upper_limit(measured, truth) == pytest.approx([3 + 1.96 * 4] * 2, abs=0.2)
     assert math.isnan(lower_limit(np.array([1.0]), np.array([2.0])))
     assert math.isnan(bias(np.array([]), np.array([])))
+
+
+def test_intraclass_correlation_is_that_of_the_analysis_of_variance():
+    """The reference has Shrout and Fleiss's own example, of which they give ICC(2,1) = 0.29 (Table 4)."""
+    judges = np.array([[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]], np.float64)
+    assert icc_by_anova(judges) == pytest.approx(0.29, abs=0.005)
+    rng = np.random.default_rng(0)
+    truth = rng.normal(55, 10, (3, 40))
+    measured = truth + rng.normal(3, 4, truth.shape)
+    wanted = [icc_by_anova(np.stack(pair, axis=1)) for pair in zip(measured, truth, strict=True)]
+    assert intraclass_correlation(measured, truth) == pytest.approx(wanted)
+    assert intraclass_correlation(truth, truth) == pytest.approx([1.0] * 3)
+    assert intraclass_correlation(truth + 20, truth).max() < 0.5, "r is 1"
+    for undefined in ([], [1.0], [2.0, 2.0]):
+        assert math.isnan(intraclass_correlation(np.array(undefined), np.array(undefined)))
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -18,6 +18,7 @@ from echodfkd.reporting.page.report import write_report
 from echodfkd.reporting.page.tables import METRICS
 from echodfkd.storage import schemas
 from echodfkd.storage.files import RunStorage
+from tests.helpers.variance import icc_by_anova
 from tests.unit.reporting.test_reporting import BEGIN, STUDENTS, TEACHER, fake_run, write_training
 
 MODELS = {"c11": ("c11", 40), "c31": ("c31", 40), "teacher": ("", -1)}
@@ -208,12 +209,15 @@ def test_ejection_fractions(run, page, values):
     statistics = {
         "bias": lambda x, y: np.mean(x - y), "lower limit": limit(-1), "upper limit": limit(1),
         "mean error": lambda x, y: np.abs(x - y).mean(), "pearson": lambda x, y: np.corrcoef(x, y)[0, 1],
+        "icc": lambda x, y: icc_by_anova(np.stack([x, y], axis=1)),
     }  # fmt: skip
     rows = {(row["model"], row["statistic"]): row for row in read_csv(run, "ef_agreement")}
     for (model, kind), row in rows.items():
         check_score(row, statistics[kind], values[(*MODELS[model], "ef_area")], KNOWN_EF)
     for line in page.body("ef_agreement"):
-        wanted = [f"{float(rows[line[0][0], kind]['mean']):.{2 if kind == 'pearson' else 1}f}" for kind in statistics]
+        wanted = [
+            f"{float(rows[line[0][0], kind]['mean']):.{2 if kind in ('pearson', 'icc') else 1}f}" for kind in statistics
+        ]
         assert [text for text, _ in line[2:]] == wanted
     dots = read_csv(run, "bland_altman")
     assert [float(dot["predicted"]) for dot in dots] == list(values["c11", 40, "ef_area"])

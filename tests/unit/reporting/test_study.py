@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from scipy import stats
+from scipy import special, stats
 
 from echodfkd.config.file import load_config
 from echodfkd.config.identity import config_hash
@@ -18,7 +18,7 @@ from echodfkd.config.study import seed_configs, variant_configs
 from echodfkd.core.errors import ConfigError, InputError
 from echodfkd.models.students.cost import student_cost
 from echodfkd.reporting.rows import RunRows
-from echodfkd.reporting.study.compared import compare, student_interval
+from echodfkd.reporting.study.compared import compare, score_interval, student_interval
 from echodfkd.reporting.study.study import build_study, cost_table, students_markdown, students_of
 from echodfkd.reporting.study.study_chart import study_chart
 from echodfkd.storage import schemas
@@ -70,6 +70,31 @@ def test_the_interval_is_scipys(count: int) -> None:
     low, high = stats.t.interval(0.95, count - 1, values.mean(), stats.sem(values))
     assert (found.mean, found.low, found.high) == pytest.approx((values.mean(), low, high), rel=1e-12)
     assert found.n == count
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "to", "back"),
+    [
+        ("dice_all", [0.46, 0.76, 0.77], special.logit, special.expit),
+        ("ece", [0.001, 0.02, 0.3], special.logit, special.expit),
+        ("afd_ed", [1.0, 2.0, 31.0], np.log, np.exp),
+    ],
+)
+def test_an_interval_keeps_to_the_range_of_its_score(metric: str, values: list[float], to: Any, back: Any) -> None:
+    """Student's interval of these values themselves leaves it."""
+    found, plain = score_interval(values, metric), student_interval(values)
+    assert plain.low < 0 or plain.high > 1
+    at = to(np.array(values))
+    assert (found.low, found.high) == pytest.approx(back(stats.t.interval(0.95, 2, at.mean(), stats.sem(at))))
+    assert found.low < found.mean < found.high
+    assert (found.mean, found.n) == (pytest.approx(np.mean(values)), 3)
+
+
+def test_an_interval_of_a_perfect_score_is_cut_at_the_end_of_the_range() -> None:
+    assert score_interval([1.0, 0.9, 0.8], "dice_all").high == 1.0
+    assert score_interval([0.0, 0.0, 9.0], "hd95_all_mm").low == 0.0
+    same = score_interval([1.0, 1.0], "dice_all")
+    assert (same.low, same.mean, same.high) == (1.0, 1.0, 1.0)
 
 
 def test_differences_are_paired_over_cases() -> None:
