@@ -31,9 +31,9 @@ MOST_DOUBT = 10.0
 
 LIMITS = {
     "black": Limit(0.66, 0.10, "the picture is black: {value:.1%} of it is lit, expected at least {limit:.0%}"),
-    "still": Limit(18.0, 2.0, "nothing moves: grey levels change by {value:.1f}, expected at least {limit:.0f}"),
+    "still": Limit(27.0, 2.0, "nothing moves: grey levels change by {value:.1f}, expected at least {limit:.0f}"),
     "order": Limit(
-        0.1, 0.6, "the frames follow no order: neighbours differ by {value:.0%} of frames that are far apart"
+        0.08, 0.5, "the frames follow no order: neighbours differ by {value:.0%} of frames that are far apart"
     ),
     "sector": Limit(
         0.0,
@@ -42,7 +42,7 @@ LIMITS = {
     ),
     "unsure": Limit(
         0.97,
-        0.88,
+        0.87,
         "the student is unsure: the mean probability in its mask is {value:.2f}, expected at least {limit:.2f}",
     ),
     "jumps": Limit(
@@ -50,12 +50,12 @@ LIMITS = {
     ),
     "parts": Limit(
         0.0,
-        0.01,
+        0.05,
         "{value:.1%} of the mask lies outside the part that is largest over the video, such as text or another chamber:"
         " its areas and volumes count it",
     ),
     "small": Limit(0.12, 0.02, "the mask takes {value:.1%} of the frame, expected at least {limit:.0%}"),
-    "large": Limit(0.12, 0.28, "the mask takes {value:.0%} of the frame, expected at most {limit:.0%}"),
+    "large": Limit(0.12, 0.25, "the mask takes {value:.0%} of the frame, expected at most {limit:.0%}"),
     "empty": Limit(
         0.0,
         0.5,
@@ -68,7 +68,9 @@ LIMITS = {
     "size": Limit(1.0, 2.0, "the video is enlarged by {value:.1f} to the student's size, expected at most {limit:.0f}"),
     "rate": Limit(1.0, 2.0, "the student's rate is {value:.1f} times that of the video, expected at most {limit:.0f}"),
 }
-"""By the number's name. usual: ...; limits: ..."""
+"""By the number's name. ``usual`` is the median of clips of the phantom's domains default and clear, with the masks of
+the demo's larger student. A limit lies between the worst of these clips and the middle one of the odd clips that the
+number is for (docs/explanation/confidence.md)."""
 
 
 def doubt_of(name: str, value: float) -> float:
