@@ -24,7 +24,11 @@ def test_runs_of_a_study_are_runs_of_their_own() -> None:
 @pytest.mark.ray
 def test_a_study_of_two_seeds(local_ray: None, tiny_config: Callable[..., RunConfig]) -> None:
     students = "students.b={blocks: 2, layers: 1, filters: 0, recurrence: mingru, skips: true, activation: relu}"
-    config = tiny_config(students, "study.seeds=2", "name=study", "train.steps=3")
+    domains = (
+        "evaluation.source.kind=mixture",
+        "evaluation.source.parts={clear: {domain: clear}, wild: {domain: wild}}",
+    )
+    config = tiny_config(students, *domains, "study.seeds=2", "name=study", "train.steps=3", "evaluation.cases=2")
     lines: list[str] = []
     study = run_study(config, lines.append)
     assert [line for line in lines if line.startswith("study")] == [
@@ -39,6 +43,10 @@ def test_a_study_of_two_seeds(local_ray: None, tiny_config: Callable[..., RunCon
         rows = read_rows(RunStorage(run.root)).scores.to_pylist()
         last = [row for row in rows if (row["student"], row["step"], row["metric"]) == ("b", 3, "dice_all")]
         assert len(last) == config.evaluation.cases
+        by_domain = {row["clip_id"].split("-")[0]: row["value"] for row in last}
+        for domain in ("clear", "wild"):
+            assert stored["students"]["b"]["domains"][domain]["runs"][number] == by_domain[domain]
         mean = sum(row["value"] for row in last) / len(last)
         assert stored["students"]["b"]["metrics"]["dice_all"]["runs"][number] == pytest.approx(mean, abs=1e-12)
+    assert "| student | clear | wild |" in storage.read("study.md").decode()
     assert run_study(config, lines.append)["students"] == study["students"]  # resumed: trained already, scored already
