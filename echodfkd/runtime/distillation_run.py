@@ -1,14 +1,15 @@
 """A distillation run, from config to report. The run knows its parts; no part knows the run.
 
-     ClipSource --> teacher pool --> students --> published checkpoints
-     read tasks     actors, or a     workers            |
-                    pool per member                     |
-     (clip_stream)  (teacher_pool)   (student_workers)  v
-                                       report <-- evaluator pool
+     ClipSource --> (generator pools) --> teacher pool --> students --> published checkpoints
+     read tasks     actors of the         actors, or a     workers            |
+                    generated parts       pool per member                     |
+     (clip_stream)  (generator_pool)      (teacher_pool)   (student_workers)  v
+                                                             report <-- evaluator pool
 
 part            consumes             produces               waits for         unblocked by
 source          slots of the plan    blocks of clips        room downstream   the teacher pools
-teacher pools   blocks of clips      blocks + soft masks    a block           the source
+generators      pending clips        their pixels           a block           the source
+teacher pools   blocks of clips      blocks + soft masks    a block           the source, the generators
 students        taught blocks        checkpoints, ledger    the stream        the teacher pools
 evaluators      manifests            score rows             a manifest        the students
 report          rows                 summary, page          the end           all of them

@@ -91,7 +91,7 @@ def privacy_filter(options: PrivacyConfig) -> PrivacyFilter:
     where = f"privacy.reference: {options.reference}"
     try:
         tensors = load(read_bytes(options.reference))
-    except (OSError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:  # a type that NumPy lacks, too
         raise InputError(f"{where} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     features, threshold = tensors.get("features"), tensors.get(f"threshold_{options.encoder}")
     if features is None or threshold is None or features.ndim != 2 or threshold.shape != (1,):

@@ -60,6 +60,7 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "reference": targets_masks.Reference,
     "bundle": targets_bundles.Bundle,
     "generator": targets_generators.PublishedGenerator,
+    "privacy": targets_generators.PrivacyReference,
     "mask_request": targets_remote.MaskRequest,
     "mask_answer": targets_remote.MaskAnswer,
 }

@@ -7,14 +7,18 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
+from safetensors.numpy import save
 
+from echodfkd.config.sections.privacy import PrivacyConfig
 from echodfkd.models.generators.echolvfm import _read_config
 from echodfkd.models.generators.free_echo import read_reference
 from echodfkd.models.generators.schedulers import NoiseSchedule, read_schedule
 from echodfkd.models.generators.stdit import SpaceTimeTransformer
 from echodfkd.models.generators.weight_files import WEIGHTS_NAME, PublishedFiles, load_network
+from echodfkd.sources.privacy import privacy_filter
 from tests.fuzz.mutate import damage_bytes
 from tests.helpers.generators import NOISE_YAML, STDIT, write_free_echo, write_network
 
@@ -23,6 +27,36 @@ VALUES: tuple[Any, ...] = (
     [], {}, [4.0, 8.0, 8.0], [1] * 17, [4, 8, 8], [1, 2, 2], [0, 0, 0], [[4], 8, 8], {"a": 1}, "x" * 5000, "\u0000",
 )  # fmt: skip
 KEYS = (*STDIT, "_class_name", "auto_map", "self", "__class__", "drop_path", "space_scale", "x" * 300)
+
+
+class PrivacyReference:
+    """The file of privacy.reference."""
+
+    name = "privacy.reference"
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / "reference.safetensors"
+        features = np.random.default_rng(0).random((3, 256), np.float32)
+        self.good = {"features": features, "threshold_pixels": np.array([0.5])}
+
+    def run(self, rng: random.Random) -> None:
+        tensors = dict(self.good)
+        if rng.random() < 0.5:
+            name = rng.choice([*tensors, "other"])
+            shape = rng.choice([(), (0,), (1,), (256,), (0, 256), (2, 256), (2, 5), (1, 1, 256)])
+            kind = rng.choice([np.float16, np.float32, np.float64, np.int8, np.uint64, np.bool_])
+            tensors[name] = np.full(
+                shape, rng.choice([0.0, 1.0, 3.0, np.nan, np.inf]) if "f" in kind().dtype.kind else 1, kind
+            )
+        data = save(tensors)
+        data = data.replace(b'"F32"', rng.choice([b'"F32"', b'"I32"', b'"U32"'])) if rng.random() < 0.2 else data
+        data = data.replace(b'"F64"', rng.choice([b'"I64"', b'"F64"'])) if rng.random() < 0.2 else data
+        self.path.write_bytes(damage_bytes(rng, data) if rng.random() < 0.5 else data)
+        privacy_filter.cache_clear()
+        found = privacy_filter(PrivacyConfig(encoder="pixels", reference=str(self.path)))
+        video = np.arange(2048, dtype=np.uint8).reshape(2, 32, 32)
+        assert isinstance(found.reason(video), str)
 
 
 class PublishedGenerator:

@@ -35,6 +35,7 @@ FEW = {
     "arrays": 20,
     "bundle": 15,
     "generator": 30,
+    "privacy": 20,
     "mask_request": 30,
     "mask_answer": 30,
 }
@@ -61,6 +62,7 @@ MANY = {
     "camus": 1000,
     "arrays": 1000,
     "generator": 1500,
+    "privacy": 1000,
     "bundle": 1000,
     "mask_request": 2000,
     "mask_answer": 2000,
