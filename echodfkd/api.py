@@ -117,8 +117,9 @@ def load_student(source: str | Path, *, name: str = "", size: int = 0, fps: floa
     """A published student.
 
     Args:
-        source: a run folder (its newest checkpoint), a checkpoint's folder, a ``student.safetensors``, an exported
-            ``.onnx``, or a ``.ckpt`` of the authors; a path, an fsspec URL, or ``hf://OWNER/NAME``.
+        source: embedded_large or embedded_small (shipped), a run folder (its newest checkpoint), a checkpoint's folder,
+            a ``student.safetensors``, an exported ``.onnx``, or a ``.ckpt`` of the authors; a path, an fsspec URL, or
+            ``hf://OWNER/NAME``.
         name: which student, if the run has several.
         size: side of its frames in pixels; 0 is that of its training.
         fps: rate of its frames; None is that of its training, 0 keeps a video's own.

@@ -19,7 +19,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", nargs="+", metavar="PATH", help="videos, folders, or s3:// prefixes")
     parser.add_argument(
-        "--student", required=True, metavar="RUN", help="a run folder, a student.safetensors or an exported .onnx"
+        "--student",
+        required=True,
+        metavar="RUN",
+        help="embedded_large or embedded_small (shipped), a run folder, a student.safetensors or an exported .onnx",
     )
     parser.add_argument("--name", default="", help="which student, if the run has several")
     parser.add_argument("--out", default="predictions", metavar="FOLDER", help="(default: %(default)s)")

@@ -84,9 +84,9 @@ def load_student(
     """A published student.
 
     Args:
-        source: a run folder (its newest checkpoint), a checkpoint's folder, a ``student.safetensors``, a ``.onnx``
-            file of `echodfkd.inference.export`, or a ``.ckpt`` of the authors; a path, an fsspec URL, or
-            ``hf://OWNER/NAME`` (see `echodfkd.inference.hub`).
+        source: one of `SHIPPED_STUDENTS`, a run folder (its newest checkpoint), a checkpoint's folder, a
+            ``student.safetensors``, a ``.onnx`` file of `echodfkd.inference.export`, or a ``.ckpt`` of the authors; a
+            path, an fsspec URL, or ``hf://OWNER/NAME`` (see `echodfkd.inference.hub`).
         name: which student, if the run has several.
         size: side of the frames; 0 is the student's own, or that of its training.
         fps: rate of the frames; None is that of its training, 0 keeps a video's own.
@@ -109,6 +109,8 @@ def load_student(
     multiple = 1 if file.options.side else 2 ** (file.options.blocks - 1)
     if size < 16 or size % multiple:
         raise InputError(f"--size: got {size}, this student needs a multiple of {multiple} of at least 16")
+    if is_onnx and file.options.side not in (0, size):  # the file's graph resizes nothing
+        raise InputError(f"--size: got {size}, but {file.path} takes frames of {file.options.side} pixels only")
     rate = (file.window.fps if file.window else 0.0) if fps is None else fps
     network = OnnxStudent(session, file, f"{option}: {file.path}") if is_onnx else _torch_network(file, option)
     return LoadedStudent(network, tuple(file.options.classes), size, rate, file)

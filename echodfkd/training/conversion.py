@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict
+from importlib import resources
 from typing import Any
 
 import torch
@@ -23,6 +24,9 @@ from echodfkd.storage.checkpoints import NETWORK_KEY, pack_student
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.manifests import list_checkpoints
 from echodfkd.training.initial_weights import StudentFile, read_student_file
+
+SHIPPED_STUDENTS = ("embedded_large", "embedded_small")
+"""Trained students in this package: those of configs/wild.yaml. A folder of such a name is written ./embedded_large."""
 
 _TOLERANCE = 1e-5
 """Of logits, relative to the largest: both networks run the same convolutions, and may only sum in another order."""
@@ -94,6 +98,8 @@ def export_student(source: str, out: str, *, name: str = "") -> dict[str, Any]:
 def find_student(source: str, name: str, *, option: str = "SOURCE") -> StudentFile:
     """The student that `export_student` describes. Raises `InputError`, which names ``option``."""
     source = source.rstrip("/")
+    if source in SHIPPED_STUDENTS:
+        source = str(resources.files("echodfkd").joinpath("weights", f"{source}_student.safetensors"))
     if source.endswith(WEIGHTS_SUFFIXES):
         return read_student_file(source, option=option)
     if RunStorage(source).exists("student.safetensors"):

@@ -1,6 +1,6 @@
 """Measure teachers and students on real clips, each number with what it was measured on; nothing is trained on them.
 
-    python -m tests.benchmarks.real [--clips FOLDER] [--teachers KIND|FILE ...] [--students RUN:NAME ...]
+    python -m tests.benchmarks.real [--clips FOLDER] [--teachers KIND|FILE ...] [--students RUN:NAME|NAME ...]
 
 Without FOLDER: stray share, parts, beats and rate on the cines of pydicom and pydicom-data, at three crops. With it
 also Dice on side-by-side clips (`side_by_side`), clip by clip, at each of --sides (0: for a teacher the
@@ -98,7 +98,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", default="", metavar="FOLDER")
     parser.add_argument("--teachers", nargs="*", default=["embedded_wild"], metavar="KIND|FILE")
-    parser.add_argument("--students", nargs="*", default=[], metavar="RUN:NAME")
+    parser.add_argument("--students", nargs="*", default=[], metavar="RUN:NAME|NAME")
     parser.add_argument("--sides", nargs="+", type=int, default=[80], metavar="PIXELS")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="take every N-th frame of a clip")
     args = parser.parse_args()

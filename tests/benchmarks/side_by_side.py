@@ -27,6 +27,7 @@ from echodfkd.models.teachers.protocol import Teacher
 from echodfkd.sources.video.container import open_video
 from echodfkd.sources.video.windows import resize_video
 from echodfkd.teaching.plausible import PlausibleTeacher
+from echodfkd.training.conversion import SHIPPED_STUDENTS
 
 FRAMES = 64
 """Frames of a clip that count."""
@@ -120,8 +121,9 @@ def teacher_masks(teacher: Teacher) -> Predict:
 
 
 def student_masks(name: str) -> Predict:
-    """``RUN:STUDENT``, or a student.safetensors."""
-    where, _, student = name.rpartition(":") if not name.endswith(".safetensors") else (name, "", "")
+    """``RUN:STUDENT``, a student.safetensors, or one that ships with the package."""
+    is_one = name.endswith(".safetensors") or name in SHIPPED_STUDENTS
+    where, _, student = (name, "", "") if is_one else name.rpartition(":")
 
     def predict(video_THW: np.ndarray, side: int, fps: float) -> np.ndarray:
         return segment(load_student(where, name=student, size=side), video_THW, fps=fps).mask()

@@ -20,6 +20,7 @@ SCRIPTS = [path for path in FILES if path.suffix == ".sh"]
 UPLOAD_MB = 12
 """Of `ray job submit --working-dir .`, unpacked; Ray's own limit is some 500 MB, and every node fetches it."""
 EMBEDDED = {"embedded_wild_teacher", "embedded_teacher", "embedded_chambers_teacher", "embedded_judge"}
+EMBEDDED |= {"embedded_large_student", "embedded_small_student"}
 
 
 # -- tokens and the dashboard ----------------------------------------------------------------------------------------
