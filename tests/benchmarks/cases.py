@@ -45,6 +45,7 @@ CASES = {
     "evaluation_overhead": "evaluation_overhead",
     "confidence": "confidence",
     "published_generators": "published_generators",
+    "exported_sizes": "exported_sizes",
 }
 """Name of a case, which is also its function's -> module of this package. Only that module is imported, so that
 `student_step`, `teacher_frames`, `family_of_16` and `phantom_gpu` need no package but torch, numpy and scipy."""

@@ -5,6 +5,7 @@ Legend: B clips, T frames, H rows, W columns.
 
 from __future__ import annotations
 
+import psutil
 import pytest
 import torch
 
@@ -66,3 +67,23 @@ def test_a_bidirectional_student_is_refused() -> None:
     for kind in RECURRENCES:
         with pytest.raises(InputError, match="bidirectional, its first mask needs the last frame"):
             StreamingStudent(build_student(**{**PLAIN, "recurrence": kind, "bidirectional": True}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", RECURRENCES)
+@torch.inference_mode()
+def test_ten_thousand_frames_bring_no_drift_and_take_no_memory(kind: str) -> None:
+    """Frames that repeat have masks that repeat, however long the stream has run."""
+    stream = StreamingStudent(_trained({"blocks": 2, "layers": 1, "filters": 4, "recurrence": kind}))
+    state = stream.first_state(1, 8, 8)
+    video = torch.randint(0, 256, (50, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    process, memory, early, late = psutil.Process(), 0, [], []
+    for t in range(10_000):
+        logits, *after = stream(video[t % 50], *state)
+        state = tuple(after)
+        memory = process.memory_info().rss if t == 1000 else memory
+        early += [logits] if 950 <= t < 1000 else []
+        late += [logits] if t >= 9950 else []
+    assert torch.stack(early).std() > 1e-3
+    assert torch.allclose(torch.stack(early), torch.stack(late), atol=1e-5, rtol=1e-5)
+    assert process.memory_info().rss - memory < 8 << 20, "the allocator's own pages move by some MiB"
