@@ -24,6 +24,9 @@ FIRST_ACTOR_TIMEOUT_S = 120.0
 WINDOW_S = 60.0
 """Rates are means over it, so that they neither jump nor fall to 0 between two updates."""
 
+SEEN_S = 120.0
+"""An actor that has finished no block for so long is not counted as one at work."""
+
 MAX_LOSSES = 4
 """Most students whose losses the line shows by name."""
 
@@ -36,6 +39,7 @@ class ProgressActor:
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
+        self.seen: dict[str, dict[str, float]] = {}
         self.stopping = asyncio.Event()
 
     async def update(self, values: dict[str, Any]) -> None:
@@ -44,9 +48,16 @@ class ProgressActor:
             self.values["taught"] = 0
         self.values.update(values)
 
-    async def add_taught(self, clips: int) -> None:
-        """Count clips that a teacher has just finished."""
-        self.values["taught"] = self.values.get("taught", 0) + clips
+    async def add_work(self, stage: str, actor: str, clips: int) -> None:
+        """Count clips that an actor of a pool has just finished."""
+        self.seen.setdefault(stage, {})[actor] = clock.now()
+        if stage == "teacher":
+            self.values["taught"] = self.values.get("taught", 0) + clips
+
+    async def actors_at_work(self, stage: str) -> int:
+        """Actors of a pool that have finished a block within the last `SEEN_S`."""
+        since = clock.now() - SEEN_S
+        return sum(time >= since for time in self.seen.get(stage, {}).values())
 
     async def read(self) -> dict[str, Any]:
         """Everything so far."""

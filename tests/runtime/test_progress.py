@@ -1,15 +1,19 @@
 """The progress line: rates, queue and ETA out of the progress actor's numbers."""
 
 import asyncio
+import pickle
 import re
 from collections import deque
 from collections.abc import Callable
 
 import pytest
+import ray
 
 from echodfkd.config.run import RunConfig
 from echodfkd.core import clock
-from echodfkd.runtime.progress import ProgressActor, ProgressLine, memory_mb
+from echodfkd.runtime.progress import SEEN_S, ProgressActor, ProgressLine, memory_mb, start_progress_actor
+from echodfkd.runtime.stream.pool_worker import CarriedPool
+from echodfkd.runtime.stream.teacher_pool import teaching_stages
 from echodfkd.runtime.synthesis_run import _ProgressLine, shards_of
 
 
@@ -64,14 +68,52 @@ def test_the_rate_is_that_of_the_last_minute_and_never_falls_to_nothing(
 def test_the_count_of_taught_clips_begins_anew_with_the_workers() -> None:
     async def use() -> list[object]:
         actor = ProgressActor()
-        await actor.add_taught(4)
-        await actor.add_taught(2)
+        await actor.add_work("teacher", "a", 4)
+        await actor.add_work("teacher", "b", 2)
         before = actor.values["taught"]
         await actor.update({"pid_1": 5})
         await actor.update({"started": 1.0})
         return [before, (await actor.read())["taught"]]
 
     assert asyncio.run(use()) == [6, 0]
+
+
+def test_actors_at_work_are_those_that_have_finished_a_block_of_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(clock, "now", lambda: now)
+
+    async def use() -> list[int]:
+        nonlocal now
+        actor = ProgressActor()
+        found = [await actor.actors_at_work("teacher")]
+        for name, stage in (("a", "teacher"), ("b", "teacher"), ("a", "teacher"), ("c", "generator.video")):
+            await actor.add_work(stage, name, 4)
+        found.append(await actor.actors_at_work("teacher"))
+        now += SEEN_S - 1
+        await actor.add_work("teacher", "d", 4)
+        found.append(await actor.actors_at_work("teacher"))
+        now += 2
+        return [*found, await actor.actors_at_work("teacher"), await actor.actors_at_work("generator.video")]
+
+    assert asyncio.run(use()) == [0, 2, 3, 1, 0]
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_a_pool_starts_with_the_actors_that_were_at_work(tiny_config: Callable[..., RunConfig]) -> None:
+    """In whichever process asks, and never outside of the pool's bounds."""
+    config = tiny_config("teacher.min_actors=2", "teacher.max_actors=4")
+    actor = start_progress_actor()
+    (stage,) = teaching_stages(config, "unused", actor)
+    pool = CarriedPool(stage, actor)
+    assert (pool.min_size, pool.max_size, pool.initial_size) == (2, 4, 2)
+    for number, wanted in ((1, 2), (3, 3), (9, 4)):
+        ray.get([actor.add_work.remote("teacher", f"t{k}", 1) for k in range(number)])
+        copy = pickle.loads(pickle.dumps(pool))
+        assert (pool.initial_size, copy.initial_size) == (wanted, wanted)
+    assert CarriedPool(stage, None).initial_size == 2
+    ray.kill(actor)
+    assert pool.initial_size == 2
 
 
 def test_many_students_share_a_line(tiny_config: Callable[..., RunConfig]) -> None:

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import ray.data
 from ray.data import (
-    ActorPoolStrategy,
     DataContext,
     Dataset,
     Datasource,
@@ -34,6 +33,7 @@ from echodfkd.runtime.cluster.connection import actor_name, labels_of_stream
 from echodfkd.runtime.stream.builders import drafting_source, slot_rules
 from echodfkd.runtime.stream.generator_pool import generating_stages
 from echodfkd.runtime.stream.pacing import PacedScheduling
+from echodfkd.runtime.stream.pool_worker import CarriedPool
 from echodfkd.runtime.stream.teacher_pool import teaching_stages
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.manifests import latest_checkpoint, read_consumed
@@ -70,7 +70,7 @@ def build_stream(config: RunConfig, segment: int, teacher_id: str, progress_acto
         compute=TaskPoolStrategy(size=config.data.source_tasks),
     )
     datasource.is_open = True
-    for stage in [*generating_stages(config), *teaching_stages(config, teacher_id, progress_actor)]:
+    for stage in [*generating_stages(config, progress_actor), *teaching_stages(config, teacher_id, progress_actor)]:
         stream = stream.map_batches(
             stage.actor,
             fn_constructor_kwargs=stage.arguments,
@@ -79,13 +79,7 @@ def build_stream(config: RunConfig, segment: int, teacher_id: str, progress_acto
             num_cpus=stage.pool.num_cpus,
             num_gpus=stage.pool.num_gpus or None,
             label_selector=labels_of_stream(stage.pool.node_label, config.evaluation.node_label),
-            compute=ActorPoolStrategy(
-                min_size=stage.pool.min_actors,
-                max_size=stage.pool.max_actors,
-                max_tasks_in_flight_per_actor=2 * stage.concurrency,
-                max_concurrent_calls_per_actor=stage.concurrency,
-                enable_true_multi_threading=stage.concurrency > 1,
-            ),
+            compute=CarriedPool(stage, progress_actor),
         )
     return stream
 

@@ -8,6 +8,7 @@ requests of the next are drawn (`BatchedGenerator`).
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -19,10 +20,11 @@ MOST_BLOCKS = 64
 """Most blocks that one actor holds: for a small share of a mixture a device batch would need hundreds."""
 
 
-def generating_stages(config: RunConfig) -> list[Stage]:
-    """The pools that a block of clips passes before it is taught, in order."""
+def generating_stages(config: RunConfig, progress_actor: Any = None) -> list[Stage]:
+    """The pools that a block of clips passes before it is taught, in order. They tell ``progress_actor`` their work."""
+    known = {"config": config, "progress_actor": progress_actor}
     return [
-        Stage(GeneratorActor, {"config": config, "stage": stage}, pool, concurrency=blocks_at_once(config, stage))
+        Stage(stage, GeneratorActor, {**known, "stage": stage}, pool, concurrency=blocks_at_once(config, stage))
         for stage, pool in config.generator_pools.items()
     ]
 
@@ -39,9 +41,10 @@ class GeneratorActor:
     Args:
         config: the run.
         stage: key of `RunConfig.generator_pools`.
+        progress_actor: is told of every block; None is told nothing.
     """
 
-    def __init__(self, config: RunConfig, stage: str) -> None:
+    def __init__(self, config: RunConfig, stage: str, progress_actor: Any = None) -> None:
         from echodfkd.models.teachers.build import pick_device
         from echodfkd.sources.generated.loaded import loaded_generator
         from echodfkd.teaching.generating import GeneratedPart
@@ -50,7 +53,7 @@ class GeneratorActor:
         part = config.source.generated[name]
         pick_device(part.generator.device, "source.generator.device")
         self.stage = stage
-        self.worker = PoolWorker(part.generator, stage)
+        self.worker = PoolWorker(part.generator, stage, progress_actor)
         generator = loaded_generator(part.kind, part.generator)
         generator.watch = self.worker.watched
         self.part = GeneratedPart(training_source(config), name, generator)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import ray
+from ray.data import ActorPoolStrategy
 
 from echodfkd.config.sections.pool import PoolConfig
 from echodfkd.core.errors import EchoDFKDError
@@ -21,20 +23,61 @@ if TYPE_CHECKING:
 WARM_UP_FACTOR = 4.0
 """An actor's first block may take so many times its pool's `timeout_s`."""
 
+_ANSWER_S = 10.0
+"""Longest wait for the progress actor, without which a pool starts small."""
+
 _STDERR = 2
 """Descriptor of the worker's log."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One actor pool of the stream: its class, the arguments of its constructor, the options of the pool, and the
-    blocks that an actor works on at once, each in a thread.
+    """One actor pool of the stream: its name, its class, the arguments of its constructor, the options of the pool, and
+    the blocks that an actor works on at once, each in a thread.
     """
 
+    name: str
     actor: type
     arguments: dict[str, Any]
     pool: PoolConfig
     concurrency: int = 1
+
+
+class CarriedPool(ActorPoolStrategy):
+    """A pool that starts a segment with as many actors as were at work when the one before ended.
+
+    The coordinator of a segment asks for that number when it lays out its pools; a pool of Ray Data starts with its
+    least number and grows by one actor in half a minute.
+
+    Args:
+        stage: its stage.
+        progress_actor: knows the actors at work; None: it starts with the least number.
+    """
+
+    def __init__(self, stage: Stage, progress_actor: Any) -> None:
+        self._stage, self._progress_actor = stage.name, progress_actor
+        super().__init__(
+            min_size=stage.pool.min_actors,
+            max_size=stage.pool.max_actors,
+            max_tasks_in_flight_per_actor=2 * stage.concurrency,
+            max_concurrent_calls_per_actor=stage.concurrency,
+            enable_true_multi_threading=stage.concurrency > 1,
+        )
+
+    @property
+    def initial_size(self) -> int:
+        """Actors to start with, between the least and the most of the pool."""
+        if self._progress_actor is None or self.min_size == self.max_size:
+            return int(self.min_size)
+        try:
+            found = ray.get(self._progress_actor.actors_at_work.remote(self._stage), timeout=_ANSWER_S)
+        except ray.exceptions.RayError:
+            return int(self.min_size)
+        return int(min(max(found, self.min_size), self.max_size))
+
+    @initial_size.setter
+    def initial_size(self, unused: int) -> None:
+        """Ray's constructor sets it."""
 
 
 class PoolWorker:
@@ -45,6 +88,7 @@ class PoolWorker:
             import torch
 
             torch.set_num_threads(max(1, round(pool.num_cpus)))
+        self.stage = stage
         self.name = actor_name(stage)
         self.progress_actor = progress_actor
         self.timeout_s = pool.timeout_s
@@ -68,7 +112,7 @@ class PoolWorker:
                 done = work(replace(block, fault=str(error)))
         columns = done.to_columns()
         if self.progress_actor is not None:
-            self.progress_actor.add_taught.remote(len(next(iter(columns.values()))))
+            self.progress_actor.add_work.remote(self.stage, self.name, len(next(iter(columns.values()))))
         return columns
 
     @contextlib.contextmanager

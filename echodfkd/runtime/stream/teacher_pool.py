@@ -54,9 +54,9 @@ class TeacherActor:
 class MemberActor:
     """One member of an ensemble in a pool of its own (teacher.pools: each)."""
 
-    def __init__(self, config: RunConfig, member: str) -> None:
+    def __init__(self, config: RunConfig, member: str, progress_actor: Any = None) -> None:
         self.member = member
-        self.worker = PoolWorker(config.teacher.members[member], f"teacher.{member}")
+        self.worker = PoolWorker(config.teacher.members[member], f"teacher.{member}", progress_actor)
         self.teacher = load_member(config, member)
         if config.teacher.members[member].compile:
             self.teacher.compile()
@@ -102,13 +102,16 @@ class FusingActor:
 
 
 def teaching_stages(config: RunConfig, teacher_id: str, progress_actor: Any = None) -> list[Stage]:
-    """The pools that a block of made clips passes, in order. The last one counts its clips at ``progress_actor``."""
+    """The pools that a block of made clips passes, in order. They tell ``progress_actor`` their work."""
     teacher = config.teacher
     known = {"config": config, "teacher_id": teacher_id, "progress_actor": progress_actor}
     if teacher.pools == "one":
-        return [Stage(TeacherActor, known, teacher)]
-    members = [Stage(MemberActor, {"config": config, "member": name}, pool) for name, pool in teacher.members.items()]
-    return [*members, Stage(FusingActor, known, teacher)]
+        return [Stage("teacher", TeacherActor, known, teacher)]
+    told = {"config": config, "progress_actor": progress_actor}
+    members = [
+        Stage(f"teacher.{name}", MemberActor, {**told, "member": name}, pool) for name, pool in teacher.members.items()
+    ]
+    return [*members, Stage("teacher", FusingActor, known, teacher)]
 
 
 def known_teacher(config: RunConfig, teacher_id: str) -> Teacher:
