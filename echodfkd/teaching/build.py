@@ -234,6 +234,7 @@ def _check_input(model: TeacherModelConfig, shape: tuple[int | None, ...] | None
             raise InputError(
                 f"teacher.{option}: {model.weights} takes {declared} ({model.layout}), which needs {axis} = {side};"
                 f" the option stands for {wanted[axis] or 'the size of the clip'}"
+                + ("" if option == "pixel_mean" else f"; set teacher.{option}={side}")
             )
     return sides["N"]
 
