@@ -277,7 +277,7 @@ def test_onnxruntime_that_is_not_installed_names_the_extra(tmp_path: Path, monke
         ({"pixel_mean": [30.0], "pixel_std": [50.0]}, r"teacher.pixel_mean: .*needs C = 3; the option stands for 1"),
         (
             {"input_size": 0},
-            r"teacher.input_size: .*needs H = 20; the option stands for the size of the clip; set teacher.input_size=20",
+            r"teacher.input_size: .*needs H = 20; the option stands for .*; set teacher.input_size=20",
         ),
         ({"layout": "NCTHW"}, r"teacher.layout: got NCTHW, but the input of .* is \[any, 3, 20, 20\]"),
         ({"output": "mask"}, r"teacher.output: got 'mask', .* gives logits \['n', 3, 20, 20\]; name the one"),
