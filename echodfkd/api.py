@@ -61,8 +61,7 @@ class Segmentation(segmentation.Segmentation):
         facts = "".join(
             f"<tr><th>{key}</th><td>{html.escape(text)}</td></tr>" for key, text in shown_facts(self).items()
         )
-        sentences = [*(flag.sentence for flag in self.flags), *self.notes]
-        notes = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in sentences)
+        notes = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.sentences)
         data = base64.b64encode(self.overlay_mp4()).decode()
         video = f'<video controls loop muted src="data:video/mp4;base64,{data}"></video>'
         return f"{video}<table>{facts}</table>{notes}<p>Research software, no medical device.</p>"

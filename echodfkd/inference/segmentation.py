@@ -62,6 +62,11 @@ class Segmentation:
         return most_doubt(self.signals)
 
     @property
+    def sentences(self) -> tuple[str, ...]:
+        """All that a reader must know: the flags' sentences, then the notes."""
+        return (*(flag.sentence for flag in self.flags), *self.notes)
+
+    @property
     def area(self) -> np.ndarray:
         """Area of the left ventricle, float64 (T,): mm2 if the side of a pixel is known, else pixels."""
         return self.mask().sum((1, 2)).astype(np.float64) * (self.spacing_mm or 1.0) ** 2

@@ -31,7 +31,7 @@ from echodfkd.inference.student import LoadedStudent, load_student
 from echodfkd.metrics.overlap import dice
 from echodfkd.models.teachers.protocol import Teacher
 from echodfkd.sources.phantom.source import default_phantom
-from echodfkd.sources.video.cine import read_cine
+from echodfkd.sources.video.shipped_cine import LONG, SHORT, shipped_cine
 from echodfkd.training.initial_weights import StudentFile
 from tests.benchmarks.odd_clips import CHANGES, SCENES, grey_picture, pan, photograph, scene
 from tests.benchmarks.timing import Report
@@ -44,10 +44,8 @@ CHANGED, MADE = 6, 12
 """Clips of a domain that odd ones are made of, and clips of every kind that is drawn or made of pictures."""
 TARGET = 0.8
 """Least area under the ROC curve, of any kind."""
-CINES = (("pydicom", "data/test_files/examples_ybr_color.dcm"), ("data_store", "data/color3d_jpeg_baseline.dcm"))
-"""Apical four-chamber views, 30 and 120 frames."""
-CINE_BOXES = ((31, 202, 90, 246), (45, 403, 160, 495))
-"""Rows and columns of their sectors."""
+SECTORS = {SHORT: (31, 202, 90, 246), LONG: (45, 403, 160, 495)}
+"""Rows and columns of the sectors of the real cines, of 30 and 120 frames."""
 OTHER_ORGANS = (
     ("data_store", "data/US1_UNCR.dcm"),
     ("data_store", "data/OBXXXX1A.dcm"),
@@ -128,8 +126,9 @@ def measure(student: LoadedStudent, domains: Sequence[str], count: int, report: 
 
 def real_clips() -> Iterator[tuple[str, np.ndarray, float]]:
     """Kind, video and rate: windows of the real cines, cut to their sectors, what is made of them, other organs."""
-    for (package, path), (top, bottom, left, right) in zip(CINES, CINE_BOXES, strict=True):
-        cine = read_cine((resources.files(package) / path).read_bytes(), path)
+    for name, (top, bottom, left, right) in SECTORS.items():
+        cine = shipped_cine(name)
+        assert cine is not None, f"{name} is in pydicom or pydicom-data"
         for first in range(0, len(cine.video) - 29, 30):
             video = cine.video[first : first + 60] if len(cine.video) > 60 else cine.video
             cut = video[:, top:bottom, left:right]

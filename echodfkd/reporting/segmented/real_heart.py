@@ -31,7 +31,7 @@ def draw_real_heart(storage: RunStorage, students: Iterable[str]) -> None:
             found = segment_cine(load_student(storage.root, name=name), cine)
             storage.write(f"real/{name}.mp4", overlay_mp4(found))
             facts = [f"{label}: {value}" for label, value in shown_facts(found).items() if label in _SHOWN]
-            videos.append({"student": name, "words": [*facts, *found.notes]})
+            videos.append({"student": name, "words": [*facts, *found.sentences]})
     except (ClipError, InputError) as error:
         missing = f"No real heart is shown: {error}."
     storage.write(LISTED, dump_json({"missing": missing, "videos": videos}))

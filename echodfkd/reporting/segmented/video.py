@@ -51,7 +51,7 @@ def write_video(storage: RunStorage, name: str, found: Segmentation, formats: Se
         title=name,
         refresh_s=0.0,
         facts=shown_facts(found),
-        notes=[*(flag.sentence for flag in found.flags), *found.notes],
+        notes=found.sentences,
         chart=curve.on_page(),
         beats=beats,
         mp4=base64.b64encode(mp4).decode(),
