@@ -68,7 +68,10 @@ def published_generators(report: Report, *, quick: bool) -> dict[str, Any]:
             counts[name] = sum(values.numel() for values in network.parameters())
             network.save_pretrained(Path(folder) / name)
             report(f"{name:<14}{counts[name] / 1e6:>8.1f} M weights, published {PUBLISHED_WEIGHTS[name] / 1e6:.0f} M")
-        report(f"one clip of {FRAMES} frames of {SIDE} x {SIDE}, {device}, {torch.get_num_threads()} threads")
+        counted = "seconds" if device == "cuda" else "seconds of processor time"
+        report(
+            f"one clip of {FRAMES} frames of {SIDE} x {SIDE}, {device}, {torch.get_num_threads()} threads, {counted}"
+        )
         report(f"{'precision':<11}{'batch':>6}{'steps':>7}{'s a clip':>10}{f's, {STEPS} steps':>13}{'peak memory':>13}")
         for precision, batch, steps in _settings(device, quick):
             rows.append(_measure(folder, Sampling(device, precision, "dpm_solver", steps), batch))
@@ -111,12 +114,14 @@ def _measure(folder: str, sampling: Sampling, batch: int) -> dict[str, float]:
 
 @contextmanager
 def _seconds(device: str) -> Iterator[list[float]]:
+    """On a CPU those of all its cores together, however many other programs they have to serve."""
     taken: list[float] = []
-    start = time.perf_counter()
+    clock = time.perf_counter if device == "cuda" else time.process_time
+    start = clock()
     yield taken
     if device == "cuda":
         torch.cuda.synchronize()
-    taken.append(time.perf_counter() - start)
+    taken.append(clock() - start)
 
 
 def _peak_rss_mb() -> float:

@@ -27,7 +27,7 @@ from echodfkd.models.generators.weight_files import PublishedFiles, build_networ
 from echodfkd.models.teachers.torchvision_guard import import_torchvision
 
 FOLDERS = ("reidentification_dynamic", "reidentification_ped_a4c", "reidentification_ped_psax")
-OPTION = "source.privacy.weights"
+OPTION = "privacy.weights"
 
 
 class ReidentificationEncoder:

@@ -211,7 +211,7 @@ def test_steps_of_the_flows_reach_the_end_of_a_known_field() -> None:
     assert seen == [(1.0, 1.0), (1.0, 0.0), (0.5, 0.0)]
 
 
-@pytest.mark.parametrize("flow", ["mean", "linear"])
+@pytest.mark.parametrize("flow", ["mean", pytest.param("linear", marks=pytest.mark.slow)])
 def test_echolvfm_makes_a_clip_in_the_published_steps(flow: str, tmp_path: Path) -> None:
     folder = write_echolvfm(tmp_path, flow)
     generator = load_echolvfm(str(folder), Sampling(steps=0 if flow == "mean" else 2))

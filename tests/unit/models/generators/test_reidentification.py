@@ -40,7 +40,7 @@ def test_features_are_those_of_the_published_network_frame_by_frame(tmp_path: Pa
 
     place = folder / "reidentification_dynamic" / "config.json"
     place.write_text(json.dumps({"siamese_architecture": "Guess", "n_channels": 4, "n_features": 128}))
-    with pytest.raises(InputError, match=r"source.privacy.weights: .* got 'Guess', 4, 128"):
+    with pytest.raises(InputError, match=r"privacy.weights: .* got 'Guess', 4, 128"):
         load_reidentification(str(folder), "cpu")
 
 
