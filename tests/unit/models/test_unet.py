@@ -157,21 +157,24 @@ def test_loss_equals_a_slow_loop_and_leaves_unknown_pixels_out() -> None:
 
 
 def test_training_learns_and_repeats() -> None:
-    """12 steps lower the loss of an unseen clip; the same seed gives the same weights, bit for bit."""
+    """12 steps lower the loss of an unseen clip; the same seed and precision give the same weights, bit for bit."""
     source = phantom(size=32, fps=2.0)
     results = []
-    for _ in range(2):
+    for precision in ("fp32", "fp32", "bf16"):
         torch.manual_seed(0)
         network = EmbeddedTeacherNet(channels=(8, 16, 16))
         clip = source.clip(1000)
         frames = (torch.from_numpy(clip.video).float()[:, None] - RECIPE.mean) / RECIPE.std
         labels = torch.from_numpy(clip.truth_labels)[:, None]
         before = segmentation_loss(network(frames), labels).item()
-        steps = train_segmentation(network, lambda index, size: source.clip(index), RECIPE, report=print)
+        recipe = replace(RECIPE, precision=precision)
+        steps = train_segmentation(network, lambda index, size: source.clip(index), recipe, report=print)
         assert steps == 12
         assert segmentation_loss(network(frames), labels).item() < before - 0.1
         results.append(network.state_dict())
-    assert all(torch.equal(results[0][key], results[1][key]) for key in results[0])
+    first, again, rounded = results
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert not torch.equal(first["head.weight"], rounded["head.weight"])
 
 
 def test_training_stops_at_a_loss_that_is_not_finite() -> None:
@@ -213,6 +216,7 @@ def test_recipe_writes_weights_and_card(tmp_path) -> None:
         ({"channels": (24, 50)}, "--channels: got 24 50, must be 2 to 6 multiples of 8 up to 512"),
         ({"average": 1.0}, "--average: got 1.0, must be at least 0 and below 1"),
         ({"learning_rate": 0.0}, "--rate: got 0.0, must be above 0"),
+        ({"precision": "fp16"}, "--precision: got 'fp16', allowed are fp32, bf16"),
     ],
 )
 def test_impossible_plans_are_named(tmp_path, change: dict, words: str) -> None:
