@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
+from importlib import resources
 
 from echodfkd.config.run import RunConfig
+from echodfkd.config.sections.generator import SHIPPED
 from echodfkd.config.sections.source import PartConfig
 from echodfkd.config.sections.student import WEIGHTS_SUFFIXES, StudentConfig
 from echodfkd.config.short_forms import map_parts
@@ -100,9 +102,10 @@ def pin_sources(config: RunConfig) -> RunConfig:
 
     def pin(option: str, part: PartConfig) -> PartConfig:
         generator = part.generator
-        if generator.weights and not generator.sha256:
+        files = generator.weights or (shipped_weights(part.kind) if part.kind in SHIPPED else "")
+        if files and not generator.sha256:
             try:
-                digest = hash_files(generator.weights)
+                digest = hash_files(files)
             except InputError as error:
                 raise ConfigError(f"{option}.generator.weights: {error}") from error
             part = dataclasses.replace(part, generator=dataclasses.replace(generator, sha256=digest))
@@ -129,3 +132,8 @@ def pin_sources(config: RunConfig) -> RunConfig:
         source=map_parts(config.source, lambda suffix, part: pin(f"source{suffix}", part)),
         evaluation=dataclasses.replace(config.evaluation, source=held_out),
     )
+
+
+def shipped_weights(kind: str) -> str:
+    """The file of a generator's weights in this package."""
+    return str(resources.files("echodfkd").joinpath("weights", f"{kind}.safetensors"))

@@ -15,13 +15,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from echodfkd.evaluation.generator_scores import requests_like
 from echodfkd.metrics.overlap import dice
+from echodfkd.models.generators.latent_video import LatentVideo, load_latent_model
 from echodfkd.models.students.build import build_student
 from echodfkd.models.teachers.unet import PIXEL_MEAN, PIXEL_STD, load_embedded_teacher
 from echodfkd.sources.phantom.source import default_phantom
@@ -33,16 +36,17 @@ from echodfkd.training.teacher.supervised import train_segmentation
 SIZE, FRAMES, FPS, BATCH = 40, 6, 12.0, 4
 CASES, CASE_FRAMES, CASE_FPS = 24, 8, 8.0
 TEACHER_STEPS, TEACHER_CLIPS, SEEDS = 150, 8, (1, 2, 3)
-SHARES: dict[str, dict[str, float]] = {
-    "conditions": {"conditions": 1.0},
-    "noise": {"noise": 1.0},
-    "adversarial": {"noise": 0.25, "adversarial": 0.75},
-    "adversarial, no plain share": {"adversarial": 1.0},
-    "guided": {"guided": 1.0},
-    "mixed, no conditions": {"noise": 0.2, "adversarial": 0.4, "guided": 0.4},
-    "mixed": {"conditions": 0.4, "noise": 0.1, "adversarial": 0.25, "guided": 0.25},
+RUNS: dict[str, dict[str, Any]] = {
+    "conditions": {"shares": {"conditions": 1.0}},
+    "learned": {"shares": {"conditions": 1.0}},
+    "noise": {"shares": {"noise": 1.0}},
+    "adversarial": {"shares": {"noise": 0.25, "adversarial": 0.75}},
+    "adversarial near the statistics": {"shares": {"noise": 0.25, "adversarial": 0.75}, "statistics": 1.0},
+    "guided": {"shares": {"guided": 1.0}},
+    "mixed": {"shares": {"conditions": 0.4, "noise": 0.1, "adversarial": 0.25, "guided": 0.25}, "statistics": 1.0},
 }
-"""The kinds of runs, by name: shares of a batch."""
+"""The kinds of runs, by name: settings. In place of drawn clips, learned has those of the shipped generator."""
+MOST_SLOTS = 1_000_000
 COLUMNS = ("run", "seed", "steps", "dice", "painter_updates")
 
 
@@ -85,6 +89,11 @@ def mean_dice(student: nn.Module | None, teacher: GradedTeacher) -> float:
     return float(np.mean(found))
 
 
+@functools.cache
+def shipped_generator() -> LatentVideo:
+    return LatentVideo(load_latent_model())
+
+
 def measure(run: str, seed: int, steps: int, teacher: GradedTeacher) -> dict[str, object]:
     """One row."""
     source = default_phantom(seed=seed, num_frames=FRAMES, fps=FPS, size=SIZE, case_frames=FRAMES)
@@ -95,10 +104,17 @@ def measure(run: str, seed: int, steps: int, teacher: GradedTeacher) -> dict[str
         assert clip.truth_labels is not None
         return clip.video, clip.truth_labels == 1
 
+    @functools.lru_cache(maxsize=64)
+    def learned(slot: int) -> tuple[np.ndarray, np.ndarray]:
+        """The learned generator's clip under the conditions of the drawn one; no mask is asked of it."""
+        (clip,) = shipped_generator().generate(requests_like([source.clip(slot)], seed=seed * MOST_SLOTS + slot))
+        assert isinstance(clip, np.ndarray)
+        return clip, np.zeros(clip.shape, bool)
+
     torch.manual_seed(seed)
     student = build_student(blocks=3, layers=1, filters=8)
-    settings = DataFreeSettings(SHARES[run], steps=steps, batch=BATCH, frames=FRAMES, size=SIZE, seed=seed)
-    playing = DataFreeRun(student, teacher, drawn, settings)
+    settings = DataFreeSettings(steps=steps, batch=BATCH, frames=FRAMES, size=SIZE, seed=seed, **RUNS[run])
+    playing = DataFreeRun(student, teacher, learned if run == "learned" else drawn, settings)
     playing.run()
     updates = playing.generator_step
     return {
@@ -113,7 +129,7 @@ def measure(run: str, seed: int, steps: int, teacher: GradedTeacher) -> dict[str
 def table(rows: Sequence[dict[str, object]]) -> str:
     """Mean and every seed's Dice of each kind of run, as Markdown."""
     lines = ["| clips | Dice, mean of seeds | each seed |", "| --- | ---: | --- |"]
-    for run in SHARES:
+    for run in RUNS:
         found = [float(str(row["dice"])) for row in rows if row["run"] == run]
         if found:
             lines.append(f"| {run} | {np.mean(found):.3f} | {', '.join(f'{value:.3f}' for value in found)} |")
@@ -125,7 +141,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.data_free", description=__doc__)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=150)
-    parser.add_argument("--kinds", nargs="+", choices=SHARES, default=list(SHARES))
+    parser.add_argument("--kinds", nargs="+", choices=RUNS, default=list(RUNS))
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     teacher, path = trained_teacher(args.folder), args.folder / "rows.csv"

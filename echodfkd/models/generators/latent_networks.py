@@ -44,6 +44,9 @@ class LatentSpec:
     width: int = 160
     depth: int = 6
     heads: int = 5
+    shared: float = 0.9
+    """Share of the noise's variance that all frames of a clip have in common (Ge et al. 2023). Of the phantom's latents
+    0.88 is constant over a clip: so it begins as one picture, and the network only has to move it."""
     fps_low: float = 16.0
     """Frame rates that it was trained on, from here"""
     fps_high: float = 32.0
@@ -51,6 +54,8 @@ class LatentSpec:
 
     def check(self, where: str) -> None:
         """Raise `InputError` for sizes that no network can have."""
+        if not 0.0 <= self.shared < 1.0:
+            raise InputError(f"{where}: shared is {self.shared:g}, must be at least 0 and below 1")
         if (
             self.size % (2 * SCALE)
             or self.frames % 2
@@ -146,6 +151,12 @@ def wishes_of(conditions: Conditions) -> list[float]:
     """The row of a clip's `CONDITIONS`; NaN for one that is not known."""
     values = (getattr(conditions, name) for name in CONDITIONS)
     return [math.nan if value is None else float(value) for value in values]
+
+
+def clip_noise(shape: tuple[int, ...], shared: float, generator: torch.Generator) -> torch.Tensor:
+    """Noise of one clip (T, C, h, w) of variance 1, of which ``shared`` is the same in all frames."""
+    own, common = torch.randn(shape, generator=generator), torch.randn(shape[1:], generator=generator)
+    return math.sqrt(1.0 - shared) * own + math.sqrt(shared) * common
 
 
 _WAVES = 32

@@ -14,7 +14,6 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +22,13 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from echodfkd.config.pins import shipped_weights
 from echodfkd.core.errors import ClipError, InputError, one_line
-from echodfkd.models.generators.latent_networks import CONDITIONS, SCALE, FrameVAE, LatentSpec, VelocityNet
+from echodfkd.models.generators.latent_networks import CONDITIONS, SCALE, FrameVAE, LatentSpec, VelocityNet, clip_noise
 from echodfkd.models.generators.protocol import ClipRequest
 from echodfkd.models.students.weights import check_same_keys
 from echodfkd.storage.untrusted import parse_json_object
 
-SHIPPED = "latent_video.safetensors"
 OPTION = "source.generator.weights"
 STEPS, GUIDANCE = 16, 1.0
 _MOST_BYTES = 1 << 30
@@ -99,7 +98,7 @@ class LatentVideo:
         model, spec = self._model, self._model.spec
         side = spec.size // SCALE
         shape = (length, spec.latent_channels, side, side)
-        x = torch.stack([torch.randn(shape, generator=_generator(request.seed)) for request in requests])
+        x = torch.stack([clip_noise(shape, spec.shared, _generator(request.seed)) for request in requests])
         wishes = torch.tensor([[_wish(request, name) for name in CONDITIONS] for request in requests])
         seconds = torch.arange(spec.frames, device=self._device).expand(len(requests), -1) / fps
         x, wishes = x.to(self._device), wishes.to(self._device)
@@ -150,7 +149,7 @@ def load_latent_model(path: str = "") -> LatentModel:
     Raises:
         InputError: it cannot be read, or is none of this kind.
     """
-    place = Path(path) if path else Path(str(resources.files("echodfkd").joinpath("weights", SHIPPED)))
+    place = Path(path or shipped_weights("latent_video"))
     where = f"{OPTION}: {place}"
     try:
         if (size := place.stat().st_size) > _MOST_BYTES:
@@ -181,10 +180,10 @@ def _read_spec(text: str, where: str) -> LatentSpec:
     if found.keys() != known.keys():
         raise InputError(f"{where}: spec has {', '.join(sorted(found))[:200]}; expected {', '.join(sorted(known))}")
     for name, value in found.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= 1024:
-            raise InputError(f"{where}: spec.{name} is {str(value)[:40]}, expected a number of 1 .. 1024")
-        if known[name] == "int" and not isinstance(value, int):
-            raise InputError(f"{where}: spec.{name} is {value}, expected a whole number")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1024:
+            raise InputError(f"{where}: spec.{name} is {str(value)[:40]}, expected a number of 0 .. 1024")
+        if known[name] == "int" and (not isinstance(value, int) or value < 1):
+            raise InputError(f"{where}: spec.{name} is {value}, expected a whole number of at least 1")
     spec = LatentSpec(**found)
     spec.check(where)
     return spec

@@ -76,7 +76,7 @@ class DataFreeRun:
         settings.check()
         self._teacher, self._drawn, self._settings, self._keeper = teacher, drawn, settings, keeper
         self._kinds = settings.kinds()
-        guided = settings.shares.get("guided", 0.0) > 0
+        guided = settings.shares.get("guided", 0.0) > 0 or settings.statistics > 0
         self._statistics = BatchStatistics(teacher.network, teacher.name) if guided else None
         torch.manual_seed(settings.seed)
         self._student, self.painter = student, MapPainter()
@@ -151,14 +151,19 @@ class DataFreeRun:
         return _mask_loss(logits, target, weight_B)
 
     def painter_loss(self, slots: range) -> torch.Tensor:
-        """The preset masks' loss under the teacher, less the bounded gap."""
+        """The preset masks' loss under the teacher, less the bounded gap, plus the distance to batch statistics."""
         settings = self._settings
         video = self._paint(list(slots), "painter")
-        logits = self._teacher.logits(video)
+        if self._statistics is None or not settings.statistics:
+            logits, near = self._teacher.logits(video), torch.zeros(())
+        else:
+            with self._statistics.watching(len(video)):
+                logits = self._teacher.logits(video)
+            near = settings.statistics * self._statistics.distances().mean()
         self._student.eval()  # its running statistics are of the student's own clips
         gap = bounded_gap(logits.sigmoid(), self._student(video).mask_logits[:, :, 0].sigmoid(), settings.bound)
         preset = _mask_loss(logits, self._masks(list(slots)).float(), torch.ones(len(video)))
-        return preset - settings.gap * gap.mean()
+        return preset - settings.gap * gap.mean() + near
 
     def _update(self, loss: torch.Tensor, part: nn.Module) -> None:
         """One update of the student or of the painter; the other one, which has no gradient then, stays as it is."""

@@ -17,8 +17,8 @@ class DataFreeSettings:
 
     ``shares`` are the parts of a batch by kind, which sum to 1 and are held exactly over the run. ``bound`` is the gap
     of teacher and student, 0..1, above which a painted clip gains nothing (Zhou and Chiam 2023). The painter is updated
-    every ``paint_every`` steps. ``gap`` weighs the gap against the preset masks' loss. A guided clip is the best of
-    ``candidates``.
+    every ``paint_every`` steps. ``gap`` weighs the gap against the preset masks' loss, ``statistics`` the distance of
+    painted clips to the teacher's batch statistics; 0 goes without. A guided clip is the best of ``candidates``.
     """
 
     shares: dict[str, float]
@@ -29,6 +29,7 @@ class DataFreeSettings:
     seed: int
     bound: float = 0.5
     gap: float = 1.0
+    statistics: float = 0.0
     paint_every: int = 2
     candidates: int = 6
     rate: float = 3e-3

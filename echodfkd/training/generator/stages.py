@@ -21,7 +21,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from echodfkd.core.errors import RunError
-from echodfkd.models.generators.latent_networks import SCALE, FrameVAE, VelocityNet
+from echodfkd.models.generators.latent_networks import SCALE, FrameVAE, VelocityNet, clip_noise
 from echodfkd.training.generator.gathered import GatheredClips, raw_array
 from echodfkd.training.generator.recipe import GeneratorRecipe
 from echodfkd.training.teacher.keeper import Keeper, TrainingState
@@ -38,7 +38,8 @@ def train_vae(
         rows = state.rng.integers(len(clips.video), size=recipe.vae_batch)
         times = state.rng.integers(clips.video.shape[1], size=recipe.vae_batch)
         frames = to_network(clips.video[rows, times])
-        return vae_loss(vae, frames, _noise(state.rng, (recipe.vae_batch, *_latent_shape(recipe))), recipe)
+        noise = torch.randn((recipe.vae_batch, *_latent_shape(recipe)), generator=_generator(state.rng))
+        return vae_loss(vae, frames, noise, recipe)
 
     _train(vae, loss_of, (recipe.vae_steps, recipe.vae_rate), recipe, keeper=keeper, report=report)
     return vae
@@ -108,7 +109,8 @@ def train_flow(
         wishes = torch.from_numpy(clips.wishes[rows])
         wishes = torch.where(torch.from_numpy(rng.random((B, 1)) < recipe.unknown), math.nan, wishes)
         moment = torch.from_numpy(rng.normal(size=B)).float().sigmoid()
-        return flow_loss(network, data, _noise(rng, data.shape), moment, seconds, wishes, recipe.precision)
+        noise = torch.stack([clip_noise(data.shape[1:], recipe.spec.shared, _generator(rng)) for _ in range(B)])
+        return flow_loss(network, data, noise, moment, seconds, wishes, recipe.precision)
 
     _train(network, loss_of, (recipe.flow_steps, recipe.flow_rate), recipe, keeper=keeper, report=report)
     return network
@@ -178,5 +180,5 @@ def _latent_shape(recipe: GeneratorRecipe) -> tuple[int, int, int]:
     return recipe.spec.latent_channels, side, side
 
 
-def _noise(rng: np.random.Generator, shape: tuple[int, ...] | torch.Size) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(int(rng.integers(2**62))))
+def _generator(rng: np.random.Generator) -> torch.Generator:
+    return torch.Generator().manual_seed(int(rng.integers(2**62)))

@@ -10,6 +10,7 @@ import yaml
 
 from echodfkd.config.file import config_from_dict, config_to_yaml, load_config
 from echodfkd.config.identity import config_hash
+from echodfkd.config.pins import shipped_weights
 from echodfkd.config.run import RunConfig
 from echodfkd.config.sections.generator import GENERATORS, GeneratorModelConfig
 from echodfkd.core.errors import ConfigError, InputError
@@ -93,6 +94,11 @@ def test_a_run_knows_its_generator_by_content_and_not_by_place(files: Path, tmp_
     assert config_hash(made_by(moved)) != config_hash(known)
     with pytest.raises(InputError, match="put the same files on every node"):
         check_same_files(dataclasses.replace(known.source.generator, weights=str(moved)))
+
+
+def test_a_run_knows_the_shipped_generator_by_content_too():
+    config = load_config(None, [STUDENT, "source.kind=latent_video"])
+    assert config.source.generator.sha256 == hash_files(shipped_weights("latent_video"))
 
 
 def test_a_folder_of_too_many_files_is_refused_before_any_is_read(files: Path, monkeypatch: pytest.MonkeyPatch):

@@ -147,6 +147,17 @@ def test_the_nearest_guided_clip_counts_most_at_first() -> None:
     assert guided_weights(torch.tensor([2.0]), 0.0).tolist() == [1.0]
 
 
+def test_the_painter_may_stay_near_the_batch_statistics() -> None:
+    run = run_of(replace(SETTINGS, shares={"adversarial": 1.0}))
+    near = run_of(replace(SETTINGS, shares={"adversarial": 1.0}, statistics=2.0))
+    with torch.no_grad():
+        gap = float(near.painter_loss(range(2)) - run.painter_loss(range(2)))
+        statistics = BatchStatistics(run._teacher.network, "mine")
+        with statistics.watching(2):
+            run._teacher.logits(run._paint([0, 1], "painter"))
+    assert gap == pytest.approx(2.0 * float(statistics.distances().mean()), rel=1e-4)
+
+
 def test_the_painter_learns_masks_that_the_teacher_sees() -> None:
     run = run_of(replace(SETTINGS, shares={"adversarial": 1.0}, steps=30, gap=0.0, paint_every=1, painter_rate=1e-2))
     before = float(run.painter_loss(range(2)).detach())

@@ -12,7 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from echodfkd.config.pins import shipped_weights
+from echodfkd.config.sections.source import PartConfig
 from echodfkd.core.errors import ClipError, InputError
+from echodfkd.models.generators.build import build_generator
 from echodfkd.models.generators.latent_networks import FrameVAE, LatentSpec, VelocityNet
 from echodfkd.models.generators.latent_video import (
     LatentModel,
@@ -22,6 +25,7 @@ from echodfkd.models.generators.latent_video import (
     write_latent_model,
 )
 from echodfkd.models.generators.protocol import ClipRequest
+from echodfkd.models.teachers.build import build_teacher
 
 SPEC = LatentSpec(size=32, frames=4, vae_width=8, width=16, depth=2, heads=2)
 REQUEST = ClipRequest("a", seed=2**63 + 5, frames=4, fps=16.0, size=32, ef=0.6, conditions={"edv_ml": 80.0})
@@ -74,7 +78,9 @@ def test_a_velocity_stands_at_the_place_of_its_own_patch() -> None:
 
 def test_without_velocity_a_clip_is_its_own_decoded_noise(model: LatentModel) -> None:
     still = replace(model, flow=VelocityNet(SPEC))  # a fresh one gives no velocity
-    noise = torch.randn(4, 4, 4, 4, generator=torch.Generator().manual_seed(REQUEST.seed))
+    drawing = torch.Generator().manual_seed(REQUEST.seed)
+    own, common = torch.randn(4, 4, 4, 4, generator=drawing), torch.randn(4, 4, 4, generator=drawing)
+    noise = 0.1**0.5 * own + 0.9**0.5 * common
     with torch.no_grad():
         frames = (model.vae.decode(noise * 2.0 + 0.5)[:, 0] + 1) * 127.5
     np.testing.assert_array_equal(made(still, REQUEST)[0], frames.round().clamp(0, 255).byte().numpy())
@@ -126,8 +132,24 @@ def test_its_file(model: LatentModel, tmp_path: Path) -> None:
     assert "has shape (32,), expected (40,)" in refusal(good, {**spec, "latent_channels": 5})
     assert "spec.depth is 100000" in refusal(good, {**spec, "depth": 100_000})
     assert "spec.width is 16.5, expected a whole number" in refusal(good, {**spec, "width": 16.5})
+    assert "spec.width is 0, expected a whole number of at least 1" in refusal(good, {**spec, "width": 0})
+    assert "shared is 1, must be at least 0 and below 1" in refusal(good, {**spec, "shared": 1.0})
     assert "spec has" in refusal(good, {"size": 32})
     assert "width of heads" in refusal(good, {**spec, "heads": 3})
     path.write_bytes(b"no tensors")
     with pytest.raises(InputError, match="cannot be read as a safetensors file"):
         load_latent_model(str(path))
+
+
+def test_the_shipped_generator_makes_a_heart_that_the_teacher_finds() -> None:
+    place = Path(shipped_weights("latent_video"))
+    assert place.stat().st_size <= 10_000_000
+    card = json.loads(place.with_suffix(".json").read_text())
+    shipped = load_latent_model()
+    assert asdict(shipped.spec) == card["recipe"]["spec"]
+    generator = build_generator(PartConfig(kind="latent_video"), "cpu", "fp32")
+    (clip,) = generator.generate([replace(REQUEST, size=64, frames=16)])
+    assert isinstance(clip, np.ndarray)
+    teacher = build_teacher(kind="embedded", weights="", device="cpu", batch_frames=16)
+    share = (teacher.teach(clip[None]).masks > 0.5).mean(axis=(0, 2, 3, 4))
+    assert ((share > 0.02) & (share < 0.5)).all()  # of the picture, in every frame
