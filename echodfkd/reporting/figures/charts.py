@@ -145,6 +145,8 @@ def pareto_chart(
 
 def _draw_published(axes: Any, points: Sequence[Point]) -> None:
     """Published networks in a panel of their own, which says that its heights are of another data set."""
+    from matplotlib.transforms import Bbox
+
     axes.set_title(
         "another data set: EchoNet-Dynamic's test videos, as published", fontsize=8.5, color=QUIET, loc="left"
     )
@@ -154,15 +156,18 @@ def _draw_published(axes: Any, points: Sequence[Point]) -> None:
     axes.margins(y=0.22)
     figure = axes.figure
     figure.draw_without_rendering()  # places the axes, so that letters have a size in pixels
-    taken: list[Any] = []
-    for point in points:
+    marks = axes.transData.transform(np.array([costs, means]).T)
+    reach = 3.5 * figure.dpi / 72  # half of a mark, in pixels
+    taken = [Bbox([centre - reach, centre + reach]) for centre in marks]
+    for number, point in enumerate(points):
+        others = [box for place, box in enumerate(taken) if place != number]
         for place, side in _PLACES:
             name = axes.annotate(
                 plain(point.label), (point.cost, point.mean), textcoords="offset points", xytext=place, ha=side,
                 fontsize=7, color=QUIET,
             )  # fmt: skip
             box = name.get_window_extent().expanded(1.15, 1.15)  # a browser's letters may be wider
-            if not any(box.overlaps(other) for other in taken):
+            if not any(box.overlaps(other) for other in others):
                 taken.append(box)
                 break
             name.remove()  # without a free place beside it a name is left out; the CSV has all

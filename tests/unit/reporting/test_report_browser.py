@@ -156,7 +156,7 @@ def test_published_names_stand_in_a_panel_of_their_own_and_do_not_overlap(browse
         )
         known = {found.name for found in (*published.METHODS, *published.STUDENTS)}
         names = [box for box in boxes if box[0] in known]
-        assert len(names) >= 12
+        assert len(names) >= 16
         title = next(box for box in boxes if box[0].startswith("another data set"))
         assert all(box[2] > title[2] for box in names)
         for one, other in itertools.combinations(names, 2):
