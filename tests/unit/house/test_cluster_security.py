@@ -17,10 +17,10 @@ ROOT = Path(__file__).parents[3]
 CLUSTER = ROOT / "cluster"
 FILES = sorted(path for path in CLUSTER.rglob("*") if path.is_file())
 SCRIPTS = [path for path in FILES if path.suffix == ".sh"]
-UPLOAD_MB = 12
+UPLOAD_MB = 20
 """Of `ray job submit --working-dir .`, unpacked; Ray's own limit is some 500 MB, and every node fetches it."""
 EMBEDDED = {"embedded_wild_teacher", "embedded_teacher", "embedded_chambers_teacher", "embedded_judge"}
-EMBEDDED |= {"embedded_large_student", "embedded_small_student"}
+EMBEDDED |= {"embedded_large_student", "embedded_small_student", "latent_video"}
 
 
 # -- tokens and the dashboard ----------------------------------------------------------------------------------------
