@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 WARM_UP_FACTOR = 4.0
 """An actor's first block may take so many times its pool's `timeout_s`."""
 
-_ANSWER_S = 10.0
+_ANSWER_S = 30.0
 """Longest wait for the progress actor, without which a pool starts small."""
 
 _STDERR = 2
