@@ -6,20 +6,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from pathlib import Path
 
 from echodfkd.config.sections.source import ChoiceSpec, ConditionsConfig, ConditionSpec
 from echodfkd.core.records import VideoClip
 from echodfkd.core.terminal import print_line
 from echodfkd.reporting.figures.contact_sheet import contact_sheet
-from echodfkd.reporting.figures.overlays import draw_overlay
+from echodfkd.reporting.figures.overlays import teacher_row
 from echodfkd.runtime.command import ArgumentParser
 from echodfkd.sources.clip_source import WindowSettings
 from echodfkd.sources.patients.sampler import ConditionSampler
 from echodfkd.sources.phantom.domains import DOMAIN_NAMES
 from echodfkd.sources.phantom.source import PhantomSource
-from echodfkd.sources.video.sheets import in_rows, png
 
 TEACHERS = ("embedded", "embedded_chambers", "embedded_wild")
 SOUND = 55.0
@@ -39,22 +37,6 @@ def draw(number: int, ef: float, quality: float, domain: str, seed: int) -> Vide
     return PhantomSource(sampler, window, seed=seed, domain=domain).case(number)
 
 
-def contours(clips: Sequence[VideoClip], kind: str) -> bytes:
-    """PNG: a row of clips at end-diastole with the contours of the truth (white) and of a shipped teacher (orange)."""
-    from echodfkd.models.teachers.build import build_teacher
-
-    teacher = build_teacher(kind=kind, weights="", device="cpu", batch_frames=8)
-    tiles = []
-    for clip in clips:
-        assert clip.truth_labels is not None
-        assert clip.ed_frames
-        frame = slice(clip.ed_frames[0], clip.ed_frames[0] + 1)
-        prob = teacher.teach(clip.video[None, frame], classes=("LV",)).masks[0, :, 0]
-        masks = {"teacher": prob > 0.5, "truth": clip.truth_labels[frame] == 1}
-        tiles.append(draw_overlay(clip.video[frame], masks, strip=False, scale=2)[0])
-    return png(in_rows(tiles, columns=len(tiles)), colours=64)
-
-
 def main() -> None:
     """Parse, render 24 clips across ejection fraction (rows) and image quality (columns), write the picture."""
     parser = ArgumentParser(description=__doc__)
@@ -66,7 +48,7 @@ def main() -> None:
     grid = list(itertools.product(EJECTION_FRACTIONS, QUALITIES))
     wanted = [(number, ef, quality) for number, (ef, quality) in enumerate(grid) if not args.teacher or ef == SOUND]
     clips = [draw(number, ef, quality, args.domain, args.seed) for number, ef, quality in wanted]
-    picture = contours(clips, args.teacher) if args.teacher else contact_sheet(clips, columns=len(QUALITIES))
+    picture = teacher_row(clips, args.teacher) if args.teacher else contact_sheet(clips, columns=len(QUALITIES))
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_bytes(picture)
     print_line(f"{args.out}: {args.out.stat().st_size} bytes")

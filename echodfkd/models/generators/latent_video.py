@@ -140,7 +140,8 @@ def window_starts(length: int, window: int) -> list[int]:
 def write_latent_model(path: Path, model: LatentModel) -> None:
     """Write one file in half precision; the sizes of the networks stand in its header."""
     tensors = {key: value.half().contiguous() for key, value in model.tensors().items()}
-    path.write_bytes(save(tensors, {"spec": json.dumps(dataclasses.asdict(model.spec))}))
+    spec = json.dumps(dataclasses.asdict(model.spec))
+    path.write_bytes(save(tensors, {"spec": spec}))
 
 
 def load_latent_model(path: str = "") -> LatentModel:

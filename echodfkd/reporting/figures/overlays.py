@@ -17,8 +17,10 @@ from echodfkd.core.errors import ClipError
 from echodfkd.core.records import VideoClip
 from echodfkd.evaluation.scored_models import ScoredModel
 from echodfkd.evaluation.scorer import CaseScorer
+from echodfkd.models.teachers.build import build_teacher
 from echodfkd.sources.video.container import open_video
 from echodfkd.sources.video.encode import encode_mp4
+from echodfkd.sources.video.sheets import in_rows, png
 
 SCALE = 4
 DRAWN = "overlays/drawn.json"
@@ -158,3 +160,22 @@ def _place(frame: int, frames: int, width: int) -> int:
 
 def _rgb(colour: str) -> tuple[int, int, int]:
     return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
+
+
+def teacher_row(clips: Sequence[VideoClip], kind: str) -> bytes:
+    """PNG: a row of clips at end-diastole with the contours of the truth and of a shipped teacher.
+
+    Args:
+        clips: with truth labels and ED frames.
+        kind: of the teacher.
+    """
+    teacher = build_teacher(kind=kind, weights="", device="cpu", batch_frames=8)
+    tiles = []
+    for clip in clips:
+        assert clip.truth_labels is not None
+        assert clip.ed_frames
+        frame = slice(clip.ed_frames[0], clip.ed_frames[0] + 1)
+        prob = teacher.teach(clip.video[None, frame], classes=("LV",)).masks[0, :, 0]
+        masks = {"teacher": prob > 0.5, "truth": clip.truth_labels[frame] == 1}
+        tiles.append(draw_overlay(clip.video[frame], masks, strip=False, scale=2)[0])
+    return png(in_rows(tiles, columns=len(tiles)), colours=64)

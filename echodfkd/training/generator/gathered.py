@@ -5,7 +5,6 @@ Legend: N clips, L frames of a clip, S side in pixels, K conditions.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 
 from echodfkd.core.errors import ClipError, InputError
+from echodfkd.core.redaction import dump_json
 from echodfkd.models.generators.latent_networks import CONDITIONS, wishes_of
 from echodfkd.sources.clip_source import ClipSource
 from echodfkd.storage.untrusted import parse_json_object
@@ -77,7 +77,7 @@ def gather_clips(
         found["index"] += 1
         if len(rows) % _EVERY == 0 or len(rows) == num_clips:
             written = rows_path.with_suffix(".new")
-            written.write_text(json.dumps(found))
+            written.write_bytes(dump_json(found))
             os.replace(written, rows_path)
         if len(rows) % (_EVERY * 8) == 0:
             report(f"{len(rows)} of {num_clips} clips")
