@@ -109,5 +109,5 @@ class RunningJob:
     def _read(self, stream: IO[str], lines: list[str]) -> None:
         for line in stream:
             lines.append(line.rstrip())
-            if found := re.search(r"\| step (\d+)/", line):
+            if found := re.search(r"\| update (\d+)/", line):
                 self.front = max(self.front, int(found[1]))

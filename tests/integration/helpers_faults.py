@@ -65,7 +65,7 @@ class ThreadedRun:
     @property
     def front(self) -> int:
         """Updates that the last progress line told of."""
-        found = re.findall(r"\| step (\d+)/", " ".join(self.lines[-2:]))
+        found = re.findall(r"\| update (\d+)/", " ".join(self.lines[-2:]))
         return int(found[-1]) if found else 0
 
     def wait_until(self, reached: Callable[[], Any], timeout_s: float = 300.0) -> float:

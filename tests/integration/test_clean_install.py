@@ -71,7 +71,7 @@ def test_a_wheel_brings_the_command_with_its_jobs_and_configs(clean: Path) -> No
     assert shown.returncode == 0
     assert "  distill " in shown.stdout
     assert "demo.yaml" in result(run(clean, "configs", "configs"))["configs"]  # type: ignore[operator]
-    (command,) = [words for words in commands("docs/tutorial.md") if words[0] == "distill"]
+    command = next(words for words in commands("docs/tutorial.md") if words[0] == "distill")
     dry = run(clean, *command, "--dry-run")
     assert (dry.returncode, dry.stderr) == (0, "")
     assert "name: larger" in dry.stdout

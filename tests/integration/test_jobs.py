@@ -74,7 +74,7 @@ def test_ctrl_c_ends_with_a_sentence_a_page_and_a_run_that_resumes(tmp_path: Pat
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
         for line in running.stdout:
-            if "| step " in line:
+            if "| update " in line:
                 break
         running.send_signal(signal.SIGINT)
         _, errors = running.communicate(timeout=120)

@@ -193,7 +193,7 @@ def test_the_same_command_scores_the_cases_that_it_lacks_and_another_is_refused(
 
 def test_a_study_of_agreement_covers_the_cases_of_both_starts(run: Path, tmp_path: Path) -> None:
     config, ids = asked(run, f"evaluate.out={tmp_path}/out"), {"teacher_id": "t", "judge_id": "j", "models": {}}
-    masks = [JudgedMask(f"c{number}", "eroded 4", True, 0.5, 0.25 * number) for number in range(3)]
+    masks = [JudgedMask(f"c{number}", "eroded 4", True, 0.5, 0.25 * number, False, 0.5) for number in range(3)]
     video = np.zeros((4, 8, 8), np.uint8)
     for number in range(3):
         folder = EvaluationFolder(config, ids)  # a start for each

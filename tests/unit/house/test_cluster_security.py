@@ -15,7 +15,7 @@ from ray._private.runtime_env.packaging import _dir_travel  # noqa: TID251 what 
 
 ROOT = Path(__file__).parents[3]
 CLUSTER = ROOT / "cluster"
-FILES = sorted(path for path in CLUSTER.rglob("*") if path.is_file())
+FILES = sorted(path for path in CLUSTER.rglob("*") if path.is_file() and path.suffix != ".pyc")
 SCRIPTS = [path for path in FILES if path.suffix == ".sh"]
 UPLOAD_MB = 20
 """Of `ray job submit --working-dir .`, unpacked; Ray's own limit is some 500 MB, and every node fetches it."""

@@ -161,7 +161,7 @@ def test_what_does_not_suit_a_student_is_one_sentence(tmp_path: Path, capsys: py
             export_folder(both, str(tmp_path / "out"), formats=["onnx", kind])
     with pytest.raises(InputError, match="--formats: got 'tflite', allowed are pt2, onnx, stream, int8 and all"):
         export_folder(both, str(tmp_path / "out"), formats=["tflite"])
-    assert export.main([str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 1
+    assert export.main([str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 2
     assert re.match(r"error: SOURCE: .* holds no published checkpoint", capsys.readouterr().err)
 
 

@@ -111,6 +111,9 @@ class Tupled(nn.Module):
         self.conv = nn.Conv2d(1, 3, 3, padding=1)
         self.output_layer = FrameLayer(nn.Conv2d(3, 1, 1))
 
+    def fit(self, video: torch.Tensor) -> torch.Tensor:
+        return video
+
     def encode(self, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         frames = self.conv(video.flatten(0, 1).unsqueeze(1).float() / 255)
         skip = frames.unflatten(0, video.shape[:2])

@@ -139,7 +139,7 @@ def test_inputs_that_do_not_fit_are_named(embedded, video, mask, words):
 
 
 def test_absent_or_wrong_weights_say_what_to_do(tmp_path):
-    with pytest.raises(InputError, match=r"evaluation.judge: .*train_judge.py makes it again"):
+    with pytest.raises(InputError, match=r"evaluation.judge: .*echodfkd train-judge makes it again"):
         read_towers(tmp_path / "absent.safetensors")
     (tmp_path / "bad.safetensors").write_bytes(b"no weights")
     (tmp_path / "bad.json").write_text('{"embedding": 64}')

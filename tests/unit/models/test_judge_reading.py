@@ -81,7 +81,7 @@ class Reader:
 
     def read_video(self, video: np.ndarray) -> VideoReading:
         assert len(video) == len(self.cycle)
-        return VideoReading(self.cycle, 61.5)
+        return VideoReading(self.cycle, 61.5, self.cycle)
 
 
 def test_readings_become_rows_of_nobodys_mask():

@@ -279,5 +279,5 @@ def test_stages_and_ledger(run, page, tmp_path):
         wanted += [f"{100 * seconds / ((last - first) * actors):.0f} %", f"{frames / seconds:,.0f}"]
         assert [text for text, _ in line[1:]] == wanted
     assert len(read_csv(run, "timeline")) == len({vars(span).values().__repr__() for span in spans})
-    assert [text for text, _ in page.body("ledger")[0]] == ["160", "160", "0", "0", "2"]
+    assert [text for text, _ in page.body("ledger")[0]] == ["160", "160", "0", "0", "0", "2"]
     assert len(page.body("quarantine")) == 3

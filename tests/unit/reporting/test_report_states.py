@@ -221,8 +221,8 @@ def test_a_page_follows_its_run(tmp_path):
 
 def test_the_job_says_in_one_sentence_what_is_wrong(tmp_path):
     for arguments, code, sentence in (
-        ([str(tmp_path)], 1, "is not a run folder: it holds no config.yaml"),
-        (["a", "b", "--follow"], 2, "--follow, --overlays, --tensorboard and --mlflow take one run"),
+        ([str(tmp_path)], 2, "is not a run folder: it holds no config.yaml"),
+        (["a", "b", "--follow"], 2, "--follow, --overlays, --tensorboard, --mlflow and --wandb take one run"),
     ):
         command = [sys.executable, "jobs/report.py", *arguments]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

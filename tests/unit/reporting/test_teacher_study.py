@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from scipy import stats
+from scipy import special, stats
 
 from echodfkd.config.file import load_config
 from echodfkd.core.errors import InputError
@@ -64,7 +64,8 @@ def test_teachers_and_their_students_are_compared_by_scanner_over_the_same_cases
             found = study["teachers"]["all"][who][domain]
             means = [np.mean([value("all", student, seed, case) for case in cases]) for seed in range(3)]
             others = [np.mean([value("one", student, seed, case) for case in cases]) for seed in range(3)]
-            low, high = stats.t.interval(0.95, 2, np.mean(means), stats.sem(means))
+            logits = special.logit(means)  # Dice lies in 0 .. 1, and so does its interval
+            low, high = special.expit(stats.t.interval(0.95, 2, np.mean(logits), stats.sem(logits)))
             assert (found["mean"], found["low"], found["high"]) == pytest.approx((np.mean(means), low, high), rel=1e-9)
             difference = found["difference"]["over_runs"]["mean"]
             assert difference == pytest.approx(np.mean(means) - np.mean(others), abs=1e-12)

@@ -120,7 +120,7 @@ def test_configs_are_listed_and_copied_and_never_overwritten(
 
 def complete(*words: str) -> list[str]:
     """What bash offers for the last word, by the script that is printed."""
-    script = 'eval "$($1 -c \'from jobs.completion import main; main(["bash"])\')"; shift'
+    script = 'eval "$("$1" -c \'from jobs.completion import main; main(["bash"])\')"; shift'
     script += '; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _echodfkd; printf \'%s\\n\' "${COMPREPLY[@]}"'
     done = subprocess.run(
         ["bash", "-c", script, "bash", sys.executable, "echodfkd", *words], capture_output=True, text=True, cwd=ROOT

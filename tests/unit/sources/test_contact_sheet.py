@@ -9,8 +9,9 @@ from PIL import Image
 from scipy import ndimage
 
 from echodfkd.reporting.figures.contact_sheet import contact_sheet
+from echodfkd.reporting.figures.overlays import teacher_row
 from echodfkd.sources.phantom.source import default_phantom
-from jobs.phantom_sheet import contours, draw
+from jobs.phantom_sheet import draw
 
 
 def test_sheet_shows_three_frames_of_each_clip_and_the_contour() -> None:
@@ -28,7 +29,7 @@ def test_sheet_shows_three_frames_of_each_clip_and_the_contour() -> None:
 def test_a_row_of_hearts_has_the_contours_of_truth_and_teacher() -> None:
     """Both lie within 4 pixels of the clip from the true border: a Dice above 0.9 has it."""
     clips = [draw(number, 55.0, 0.95, "default", 3) for number in range(2)]
-    picture = np.asarray(Image.open(io.BytesIO(contours(clips, "embedded"))).convert("RGB")).astype(int)
+    picture = np.asarray(Image.open(io.BytesIO(teacher_row(clips, "embedded"))).convert("RGB")).astype(int)
     assert picture.shape == (224, 2 * 224, 3)
     white, orange = picture.min(-1) > 240, (picture[..., 0] - picture[..., 2]) > 150
     for clip, tile in zip(clips, (np.s_[:, :224], np.s_[:, 224:]), strict=True):

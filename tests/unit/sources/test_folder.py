@@ -260,10 +260,10 @@ def test_a_list_of_videos_is_written_from_their_files(tmp_path, capsys):
     listed = RecordedSource(str(tmp_path), "ALL", WINDOW, seed=3)
     assert listed.num_cases == 2
     assert listed.notes == ("there is no VolumeTracings.csv, so that no case has truth",)
-    assert main([str(tmp_path)]) == 1
+    assert main([str(tmp_path)]) == 2
     assert "has a FileList.csv already" in capsys.readouterr().err
     (tmp_path / "FileList.csv").unlink()
-    assert main([str(tmp_path), "--split", "all"]) == 1
+    assert main([str(tmp_path), "--split", "all"]) == 2
     assert main([str(tmp_path), "--split", "TEST"]) == 0
     assert [row.split for row in read_file_list(str(tmp_path))] == ["TEST", "TEST"]
 

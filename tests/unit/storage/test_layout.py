@@ -117,7 +117,7 @@ def commit_at(storage: RunStorage, step: int) -> PublishedCheckpoint:
 def test_a_run_of_layout_1_is_read_resumed_and_reported(unbroken: RunStorage, tmp_path: Path) -> None:
     config = write_layout_1(tmp_path / "old", unbroken)
     storage = open_run_folder(config, TEACHER)
-    assert build_summary(storage)["ledger"] == {"clips": 20, "lost": 20, "to_come": 0, "repeated": 0, "quarantined": 0}
+    assert build_summary(storage)["ledger"] == {"clips": 20, "lost": 0, "to_come": 20, "repeated": 0, "quarantined": 0}
     assert read_rows(storage).training["step"].to_pylist() == [1, 2, 3, 4, 5]
 
     result = run_training(config, storage.root, attempt="new")
@@ -149,7 +149,7 @@ def test_a_run_of_layout_1_whose_config_this_version_does_not_read_is_refused(
 
 def test_another_config_is_still_refused(unbroken: RunStorage, tmp_path: Path) -> None:
     config = write_layout_1(tmp_path / "old", unbroken)
-    with pytest.raises(ConfigError, match=r"has another config_hash \(0123456789abcdef, now "):
+    with pytest.raises(ConfigError, match=r"has other options: seed \(0, now 1\); give this run another name"):
         open_run_folder(dataclasses.replace(config, seed=1), TEACHER)
     with pytest.raises(ConfigError, match=r"has another teacher_id \(teacher-1234abcd, now other\)"):
         open_run_folder(config, "other")

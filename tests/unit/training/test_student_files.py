@@ -188,7 +188,7 @@ def test_the_job_goes_there_and_back(ckpt: Path, tmp_path: Path, capsys: pytest.
     command = [sys.executable, "jobs/convert_student.py", "import", "README.md", "--out", str(tmp_path / "x")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     words = "error: SOURCE: got README.md, expected a .ckpt file of the authors' code\n"
-    assert (done.returncode, done.stderr) == (1, words)
+    assert (done.returncode, done.stderr) == (2, words)
 
 
 TWO = ["students.a={blocks: 2, layers: 1, filters: 3}", "students.b={blocks: 1, layers: 1, filters: 2}"]
