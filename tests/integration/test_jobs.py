@@ -69,8 +69,11 @@ def assert_one_error(errors: str, words: str) -> None:
 
 @pytest.mark.ray
 def test_ctrl_c_ends_with_a_sentence_a_page_and_a_run_that_resumes(tmp_path: Path) -> None:
+    """A job of its own cluster, by an interpreter whose path has a space: Ray's processes must start from it, too."""
+    (tmp_path / "with space").symlink_to(Path(sys.prefix), target_is_directory=True)
+    interpreter = tmp_path / "with space" / "bin" / "python"
     arguments = [f"storage={tmp_path}", "name=stopped", *TINY, "train.steps=2000", "train.checkpoint_every=4"]
-    command = [sys.executable, "jobs/distill.py", *arguments, "ray.progress_s=1"]
+    command = [str(interpreter), "jobs/distill.py", *arguments, "ray.progress_s=1"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
         for line in running.stdout:

@@ -42,6 +42,7 @@ with connected(RayConfig(address="local", num_cpus=1, object_store_mb=80)):
 
 
 @pytest.mark.ray
+@pytest.mark.slow  # such a path is also that of a whole job: tests/integration/test_jobs.py
 def test_a_local_cluster_works_from_a_path_with_a_space_and_lets_no_stranger_in(tmp_path: Path) -> None:
     """A virtual environment seen through a link whose name has a space: workers must start from it."""
     (tmp_path / "with space").symlink_to(Path(sys.prefix), target_is_directory=True)
