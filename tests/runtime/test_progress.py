@@ -1,6 +1,7 @@
 """The progress line: rates, queue and ETA out of the progress actor's numbers."""
 
 import asyncio
+import contextlib
 import pickle
 import re
 from collections import deque
@@ -113,6 +114,9 @@ def test_a_pool_starts_with_the_actors_that_were_at_work(tiny_config: Callable[.
         assert (pool.initial_size, copy.initial_size) == (wanted, wanted)
     assert CarriedPool(stage, None).initial_size == 2
     ray.kill(actor)
+    with contextlib.suppress(ray.exceptions.RayActorError):
+        while True:  # until it is dead
+            ray.get(actor.read.remote())
     assert pool.initial_size == 2
 
 

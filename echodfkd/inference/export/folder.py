@@ -57,18 +57,9 @@ def export_folder(
     """
     check_source(student)
     chosen = _formats(student, formats)
-    side = student.network_side
-    if side and student.size != side:
-        raise InputError(
-            f"--size: got {student.size}, but this student works at {side} pixels; its files take no other"
-        )
     facts = card.read_run_facts(student.file.path, student.file.step)
     storage = RunStorage(out)
-    storage.check_writable("--out")
-    if stale := [file for kind, file in FILES.items() if kind not in chosen and storage.exists(file)]:
-        raise InputError(
-            f"--out: {out} holds {stale[0]} of another export, which this one would not describe; name another"
-        )
+    _check_folder(storage, chosen)
     files = {"student.safetensors": pack_student(student.file.weights, _about(student))}
     described = {"student.safetensors": _described(files["student.safetensors"])}
     for kind, data in _build(student, chosen):
@@ -89,11 +80,26 @@ def export_folder(
     return config
 
 
+def _check_folder(storage: RunStorage, chosen: Sequence[str]) -> None:
+    storage.check_writable("--out")
+    if stale := [file for kind, file in FILES.items() if kind not in chosen and storage.exists(file)]:
+        raise InputError(
+            f"--out: {storage.root} holds {stale[0]} of another export, which this one would not describe; name another"
+        )
+
+
 def check_source(student: LoadedStudent) -> None:
-    """Raise `InputError` if the student came out of an ONNX file: no weights of it could be written."""
+    """Raise `InputError` if the student came out of an ONNX file, which has no weights to write, or if it is loaded at
+    another size than its own.
+    """
     if not student.file.weights:
         raise InputError(
             f"SOURCE: {student.file.path} is an exported file; name the run or the student.safetensors it came from"
+        )
+    side = student.network_side
+    if side and student.size != side:
+        raise InputError(
+            f"--size: got {student.size}, but this student works at {side} pixels; its files take no other"
         )
 
 

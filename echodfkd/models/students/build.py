@@ -37,9 +37,8 @@ def build_student(
     Args:
         blocks: k, encoder blocks.
         layers: n, recurrent layers per block.
-        filters: channels of the first block, doubled in each further one; 0 takes the largest widths
-            (`widths.matched_widths`) whose parameter count does not exceed that of the authors' network of the
-            same blocks and layers, both with one class and no task.
+        filters: channels of the first block, doubled in each further one; 0 takes the largest widths with no more
+            parameters than the authors' network of the same blocks and layers has (`widths.matched_widths`).
         norm: batch or group.
         classes: names of the classes, in the order of the logits.
         tasks: phase, ef.
