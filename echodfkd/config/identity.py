@@ -142,7 +142,7 @@ def keep_longer(storage: RunStorage, config: RunConfig) -> None:
 
 
 def changed_options(old: RunConfig, new: RunConfig) -> dict[str, tuple[str, str]]:
-    """Options that decide numbers and differ: by dotted name, the old and the new value; "default" where unset."""
+    """Options that decide numbers and differ: by dotted name, the old and the new value; "default" if unset."""
     olds, news = (dict(_flat(redact_values(difference(config)))) for config in (old, new))
     names = [name for name in {**olds, **news} if olds.get(name) != news.get(name)]
     return {name: (_shown(old, olds, name), _shown(new, news, name)) for name in names}

@@ -41,7 +41,7 @@ class ClipStudent(nn.Module):
 
 
 def without_side(student: nn.Module) -> nn.Module:
-    """A copy in evaluation mode that resizes nothing: whoever runs a file brings frames of the student's side."""
+    """A copy in evaluation mode that resizes nothing: the files take frames of the student's side."""
     copied = copy.deepcopy(student).eval()
     for module in copied.modules():
         if isinstance(module, ConvLSTMStudent):

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from echodfkd.core.errors import ClipError
 from echodfkd.models.generators.autoencoder import FrameAutoencoder
 from echodfkd.models.generators.clip_text import PromptEncoder
-from echodfkd.models.generators.frames import Clips, first_map, generate_alike
+from echodfkd.models.generators.frames import Clips, first_map, generate_alike, noise_sources
 from echodfkd.models.generators.protocol import ClipRequest
 from echodfkd.models.generators.schedulers import (
     NoiseSchedule,
@@ -85,7 +85,7 @@ class DiffEcho:
 
     @torch.inference_mode()
     def _make(self, requests: list[ClipRequest]) -> list[torch.Tensor]:
-        generators = [torch.Generator().manual_seed(request.seed) for request in requests]
+        generators = noise_sources(requests)
         stills = self._draw(requests, generators).cpu()
         return [
             still[None] if request.frames == 1 else move_still(still, _maps(request))

@@ -20,7 +20,14 @@ import torch.nn.functional as F
 from echodfkd.core.errors import ClipError, InputError
 from echodfkd.core.records import CHAMBER_NAMES
 from echodfkd.models.generators.autoencoder import FrameAutoencoder
-from echodfkd.models.generators.frames import Clips, choose_fractions, first_map, generate_alike, own_frames
+from echodfkd.models.generators.frames import (
+    Clips,
+    choose_fractions,
+    first_map,
+    generate_alike,
+    noise_sources,
+    own_frames,
+)
 from echodfkd.models.generators.protocol import ClipRequest
 from echodfkd.models.generators.schedulers import (
     NoiseSchedule,
@@ -110,7 +117,7 @@ class EchoFlow:
 
     @torch.inference_mode()
     def _make(self, requests: list[ClipRequest]) -> list[torch.Tensor]:
-        generators = [torch.Generator().manual_seed(request.seed) for request in requests]
+        generators = noise_sources(requests)
         device, dtype = torch.device(self._sampling.device), self._sampling.dtype
         captions = choose_fractions(requests, generators).to(device, dtype)[:, None, None]
         frame = self._frames.draw(requests, generators)[:, :, None].expand(-1, -1, self.length, -1, -1)

@@ -26,7 +26,7 @@ from echodfkd.core.errors import ClipError, ConfigError, InputError
 from echodfkd.models.generators.autoencoder import FrameAutoencoder
 from echodfkd.models.generators.echoflow import HOME as HOME_OF_FRAMES
 from echodfkd.models.generators.echoflow import FrameFlow, load_frame_flow, mask_fault, read_statistics
-from echodfkd.models.generators.frames import Clips, choose_fractions, generate_alike
+from echodfkd.models.generators.frames import Clips, choose_fractions, generate_alike, noise_sources
 from echodfkd.models.generators.protocol import ClipRequest
 from echodfkd.models.generators.schedulers import Sampling, draw_noise, place_network
 from echodfkd.models.generators.weight_files import PublishedFiles, build_network, import_diffusers
@@ -100,7 +100,7 @@ class EchoLVFM:
 
     @torch.inference_mode()
     def _make(self, requests: list[ClipRequest]) -> list[torch.Tensor]:
-        generators = [torch.Generator().manual_seed(request.seed) for request in requests]
+        generators = noise_sources(requests)
         device, dtype = torch.device(self._sampling.device), self._sampling.dtype
         fractions = choose_fractions(requests, generators).to(device, dtype)[:, None, None]
         frame = self._frames.draw(requests, generators)

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 
 from echodfkd.core.errors import InputError
 from echodfkd.models.generators.autoencoder import FrameAutoencoder
-from echodfkd.models.generators.frames import Clips, choose_fractions, generate_alike, own_frames
+from echodfkd.models.generators.frames import Clips, choose_fractions, generate_alike, noise_sources, own_frames
 from echodfkd.models.generators.protocol import ClipRequest
 from echodfkd.models.generators.schedulers import (
     NoiseSchedule,
@@ -96,7 +96,7 @@ class LatentVideoGenerator:
     @torch.inference_mode()
     def make_latents(self, requests: Sequence[ClipRequest]) -> torch.Tensor:
         """Latents (B, C, T, h, w) of clips that need equally many windows; they stay on the device."""
-        generators = [torch.Generator().manual_seed(request.seed) for request in requests]
+        generators = noise_sources(requests)
         count = max(self._windows_of(request) for request in requests)
         C, h, w = self._latent
         T = self.window + (count - 1) * (self.window // 2)

@@ -78,6 +78,11 @@ def generate_alike(
     return [clips[place] for place in range(len(requests))]
 
 
+def noise_sources(requests: Sequence[ClipRequest]) -> list[torch.Generator]:
+    """A generator on the CPU for each clip, of its own seed: batch, actor and order do not matter."""
+    return [torch.Generator().manual_seed(request.seed) for request in requests]
+
+
 def choose_fractions(requests: Sequence[ClipRequest], generators: Sequence[torch.Generator]) -> torch.Tensor:
     """Ejection fractions (B,), 0..1; of a request without one 0.1 .. 0.9, uniform, as the authors draw them."""
     chosen = [

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 
 from echodfkd.core.errors import ClipError, ConfigError, InputError, one_line
 from echodfkd.core.records import CHAMBER_NAMES
-from echodfkd.models.generators.frames import Clips, generate_alike
+from echodfkd.models.generators.frames import Clips, generate_alike, noise_sources
 from echodfkd.models.generators.protocol import ClipRequest
 from echodfkd.models.generators.schedulers import Sampling, draw_noise, place_network
 from echodfkd.models.generators.video_unet import CHANNELS, VideoUNet
@@ -91,7 +91,7 @@ class FreeEcho:
 
     @torch.inference_mode()
     def _make(self, requests: list[ClipRequest]) -> list[torch.Tensor]:
-        generators = [torch.Generator().manual_seed(request.seed) for request in requests]
+        generators = noise_sources(requests)
         device, dtype = torch.device(self._sampling.device), self._sampling.dtype
         pictures = torch.stack([self.picture(request) for request in requests]).to(device)
         start = (pictures * 2 - 1)[:, None, None].expand(-1, CHANNELS, FRAMES, -1, -1)

@@ -5,6 +5,7 @@ Legend: T frames, N prompts, V numbers that a prompt can hold.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 
 from echodfkd.config.sections.judge import EF_PLACE
+from echodfkd.metrics.cardiac import pearson_r
 from echodfkd.models.judges.protocol import CHUNK_FRAMES, MaskJudge, TwoTowers
 
 EF_VALUES = tuple(range(101))
@@ -78,9 +80,8 @@ def zero_shot_value(similarity_TN: np.ndarray, values_N: np.ndarray) -> float:
 
 def motion_score(area_T: np.ndarray, pulse_T: np.ndarray) -> float:
     """Pearson's r of a mask's area with the judge's pulse: 1 if the mask beats with the video, 0 if it stands still."""
-    dx, dy = area_T - area_T.mean(), pulse_T - pulse_T.mean()
-    scale = float(np.sqrt((dx * dx).sum() * (dy * dy).sum()))
-    return float((dx * dy).sum()) / scale if scale > 1e-12 else 0.0
+    r = float(pearson_r(area_T, pulse_T))
+    return 0.0 if math.isnan(r) else r
 
 
 class ReadingJudge(MaskJudge):

@@ -6,7 +6,6 @@ Legend: N clips, L frames of a clip, S side in pixels, K conditions.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from echodfkd.core.errors import ClipError, InputError
 from echodfkd.core.redaction import dump_json
 from echodfkd.models.generators.latent_networks import CONDITIONS, wishes_of
 from echodfkd.sources.clip_source import ClipSource
+from echodfkd.storage.files import RunStorage
 from echodfkd.storage.untrusted import parse_json_object
 
 _EVERY = 64
@@ -52,6 +52,7 @@ def gather_clips(
         InputError: more of the source's clips fail than succeed, or the folder holds another run's clips.
     """
     length, side = shape
+    storage = RunStorage(str(folder))
     path, rows_path = folder / "clips.raw", folder / "clips.json"
     about = {"source": source.name, "clips": num_clips, "frames": length, "size": side, "conditions": list(CONDITIONS)}
     found: dict[str, Any] = (
@@ -76,9 +77,7 @@ def gather_clips(
                 ) from error
         found["index"] += 1
         if len(rows) % _EVERY == 0 or len(rows) == num_clips:
-            written = rows_path.with_suffix(".new")
-            written.write_bytes(dump_json(found))
-            os.replace(written, rows_path)
+            storage.write(rows_path.name, dump_json(found))
         if len(rows) % (_EVERY * 8) == 0:
             report(f"{len(rows)} of {num_clips} clips")
     table = np.asarray(rows, dtype=np.float32)
