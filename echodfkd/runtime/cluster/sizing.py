@@ -114,12 +114,8 @@ def estimate(config: RunConfig, pilot: RunConfig, summary: Mapping[str, Any]) ->
     Raises:
         InputError: the summary lacks a stage.
     """
-    scale = _pixels(pilot.window.frames, pilot.window.size) / _pixels(config.window.frames, config.window.size)
     stream = _stream(config)
-    rates = {name: _rate(summary, *parts) * scale for name, (_, parts) in stream.items()}
-    for name in config.generator_pools:  # clips of the run, of which a mixture's part makes only its share
-        rates[name] /= config.source.share(name.partition(".")[2])
-    rates["source"] = 1 / (1 / rates["source"] + SEEN_S / config.micro_batch)
+    rates = _clip_rates(config, pilot, summary)
     speeds = {name: most * rates[name] for name, (most, _) in stream.items()}
     bound = min(speeds, key=lambda name: speeds[name])
     clips_s, clips = speeds[bound], config.plan_slots
@@ -158,6 +154,16 @@ def estimate(config: RunConfig, pilot: RunConfig, summary: Mapping[str, Any]) ->
     if scored > hours:
         notes.append(f"evaluators end {_time(scored - hours)} after the students: raise evaluation.actors")
     return Estimate(clips, clips_s, bound, max(hours, scored), tuple(stages), tuple(notes))
+
+
+def _clip_rates(config: RunConfig, pilot: RunConfig, summary: Mapping[str, Any]) -> dict[str, float]:
+    """Clips of the run per second of one process, by stage of the stream."""
+    scale = _pixels(pilot.window.frames, pilot.window.size) / _pixels(config.window.frames, config.window.size)
+    rates = {name: _rate(summary, *parts) * scale for name, (_, parts) in _stream(config).items()}
+    for name in config.generator_pools:  # a mixture's part makes only its share of the clips
+        rates[name] /= config.source.share(name.partition(".")[2])
+    rates["source"] = 1 / (1 / rates["source"] + SEEN_S / config.micro_batch)
+    return rates
 
 
 def _stream(config: RunConfig) -> dict[str, tuple[int, list[str]]]:
