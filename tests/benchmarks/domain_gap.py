@@ -36,7 +36,6 @@ CASES, FRAMES = 24, 8
 """Cases of each domain, and frames of a case, which cover a beat and a half."""
 EVERY = 4
 """Every so many frames of a real clip."""
-COLUMNS = ("family", "teacher", "trained_on", "side", *DOMAIN_NAMES, "real", "real_worst")
 
 
 @functools.cache
@@ -109,16 +108,22 @@ def _unseen(row: Mapping[str, str]) -> float:
 
 def add_rows(path: Path, teachers: Sequence[str], side: int, clips: Sequence[PaintedClip]) -> list[dict[str, str]]:
     """The file's rows and a new one for each teacher that it does not have; each is written as soon as it is there."""
+    named = [(who(given, side), given.rpartition(":")[0]) for given in teachers]
+    return add_scores(path, named, lambda name: score_teacher(name, side, clips))
+
+
+def add_scores(
+    path: Path, named: Sequence[tuple[dict[str, str], str]], score: Callable[[str], dict[str, float]]
+) -> list[dict[str, str]]:
+    """The file's rows, and for each name that has none the columns that identify it and its scores."""
     rows = list(csv.DictReader(path.open())) if path.exists() else []
-    for given in teachers:
-        named = who(given, side)
-        if any(named.items() <= row.items() for row in rows):
+    for identity, name in named:
+        if any(identity.items() <= row.items() for row in rows):
             continue
-        scores = score_teacher(given.rpartition(":")[0], side, clips)
-        rows.append({**named, **{name: f"{value:.4f}" for name, value in scores.items()}})
+        rows.append({**identity, **{key: f"{value:.4f}" for key, value in score(name).items()}})
         print(rows[-1], flush=True)
         with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer = csv.DictWriter(file, rows[-1], lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
     return rows

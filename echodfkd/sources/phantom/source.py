@@ -21,6 +21,7 @@ from echodfkd.sources.phantom.chambers import PHANTOM_CLASSES
 from echodfkd.sources.phantom.domains import DOMAIN_NAMES, DOMAINS, WILD
 from echodfkd.sources.phantom.draws import Draws, clip_key
 from echodfkd.sources.phantom.renderer import Patient, PhantomRenderer
+from echodfkd.sources.phantom.wild.ranges import WildRanges
 from echodfkd.sources.phantom.wild.renderer import render_wild
 
 _Rendered = tuple[torch.Tensor, torch.Tensor, float, tuple[int, ...], tuple[int, ...]]
@@ -36,6 +37,7 @@ class PhantomSource:
             A case holds a whole beat if its frames last one or more.
         seed: first half of every clip's identity, 0 or more.
         domain: one of `DOMAIN_NAMES`.
+        ranges: other ranges of the domain wild than its own.
 
     Raises:
         ConfigError: a value is out of range.
@@ -44,7 +46,15 @@ class PhantomSource:
     name = "phantom"
     notes: tuple[str, ...] = ()
 
-    def __init__(self, sampler: ConditionSampler, window: WindowSettings, *, seed: int, domain: str) -> None:
+    def __init__(
+        self,
+        sampler: ConditionSampler,
+        window: WindowSettings,
+        *,
+        seed: int,
+        domain: str,
+        ranges: WildRanges | None = None,
+    ) -> None:
         for option, value, low in (
             ("seed", seed, 0),
             ("window.frames", window.frames, 0),
@@ -59,7 +69,7 @@ class PhantomSource:
         self.window = window
         self.seed = seed
         self.domain = domain
-        self._sampler = sampler
+        self._sampler, self._ranges = sampler, ranges
         self._renderer = None if domain == WILD else PhantomRenderer("cpu", domain=DOMAINS[domain], size=window.size)
 
     @property
@@ -120,7 +130,7 @@ class PhantomSource:
 
     def _render(self, patient: Patient, num_frames: int) -> _Rendered:
         if self._renderer is None:
-            wild = render_wild(patient, num_frames=num_frames, size=self.window.size)
+            wild = render_wild(patient, num_frames=num_frames, size=self.window.size, ranges=self._ranges)
             return wild.video, wild.labels, wild.spacing_mm, wild.ed_frames, wild.es_frames
         made = self._renderer.render([patient], num_frames=num_frames)
         assert made.video is not None
