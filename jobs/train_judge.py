@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
-import json
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,16 +16,16 @@ from echodfkd.core.redaction import dump_json
 from echodfkd.core.terminal import print_line
 from echodfkd.evaluation.judge_agreement import degradation_agreement
 from echodfkd.models.judges.embedded import embedded_judge
-from echodfkd.runtime.command import ArgumentParser
+from echodfkd.runtime.command import ArgumentParser, run_guarded
 from echodfkd.sources.phantom.source import default_phantom
-from echodfkd.training.judge.contrastive import stopwatch, train_towers
+from echodfkd.training.judge.contrastive import train_towers
 from echodfkd.training.judge.patients import FramePool, JudgedPatients
 
 HELD_OUT_SEED = 7_000_002
 
 
-def main() -> None:
-    """Parse, draw patients, train, write the weights, measure, write the card."""
+def main() -> int:
+    """Parse, train, write the weights and their card; the last line is JSON."""
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("embedded_judge.safetensors"), help="a .json lies beside it")
     parser.add_argument("--steps", type=int, default=1500)
@@ -34,15 +36,19 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=6_000_001)
     parser.add_argument("--cases", type=int, default=24, help="held-out cases")
     args = parser.parse_args()
+    return run_guarded(lambda: train(args))
+
+
+def train(args: argparse.Namespace) -> dict[str, Any]:
+    """The judge of the arguments."""
     torch.set_num_threads(1)  # the weights then do not depend on the number of cores
 
     pools = []
     for size, share in ((56, 0.8), (112, 0.2)):
         source = JudgedPatients(seed=args.seed + size, num_frames=4, fps=7.0, size=size)
-        pools.append(FramePool.of([source.patient(index) for index in range(int(args.patients * share))]))
+        pools.append(FramePool.draw_from(source, int(args.patients * share), print_line))
     recipe = {name: getattr(args, name) for name in ("embedding", "steps", "batch", "learning_rate", "seed")}
-    progress = stopwatch(args.steps, every=100)
-    towers = train_towers([pools[0], pools[0], pools[0], pools[1]], progress=progress, **recipe)
+    towers = train_towers([pools[0], pools[0], pools[0], pools[1]], say=print_line, **recipe)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_bytes(save(towers.state_dict()))
     result = {}
@@ -53,8 +59,8 @@ def main() -> None:
     recipe |= {"patients": args.patients, "held_out_seed": HELD_OUT_SEED, "agreement_with_dice": result}
     recipe |= {"torch": torch.__version__, "numpy": np.__version__, "date": str(datetime.date.today())}
     args.out.with_suffix(".json").write_bytes(dump_json(recipe))
-    print_line(json.dumps(result))
+    return {"ok": True, "agreement": result}
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from echodfkd.core.counter import Counter
 from echodfkd.evaluation.agreement import agreement_study
 from echodfkd.metrics.blind_events import detect_events
 from echodfkd.metrics.cardiac import mean_absolute_error, pearson_r
@@ -65,10 +66,10 @@ def report_on(
     judge = embedded_judge(towers)
     source = JudgedPatients(seed=seed, num_frames=NUM_FRAMES, fps=FPS, size=size)
     asked, readings = embed_questions(towers), []
-    for index in range(num_patients):
-        readings.append(read_patient(towers, judge, asked, source.patient(index)))
-        if (index + 1) % 50 == 0:
-            say(f"{size} px: {index + 1} of {num_patients} patients read")
+    with Counter(f"patients of {size} px", num_patients, say) as counter:
+        for index in range(num_patients):
+            readings.append(read_patient(towers, judge, asked, source.patient(index)))
+            counter.show(index + 1)
     phantom = default_phantom(seed=seed, num_frames=16, fps=FPS, size=size, case_frames=16)
     study = agreement_study(judge, ((phantom.case(index), {}) for index in range(num_cases)))
     masks = f"Spearman of score and Dice, {study.spoiled.spearman.n} spoiled masks of {num_cases} cases"

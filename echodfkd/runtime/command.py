@@ -18,6 +18,7 @@ from echodfkd.core.errors import STOPPED, ConfigError, EchoDFKDError, InputError
 from echodfkd.core.redaction import redact_values
 from echodfkd.core.terminal import print_bugs_plainly, print_line, print_lines
 from echodfkd.runtime.cluster.environment import prepare_ray
+from echodfkd.runtime.interruption import told_at_once
 from echodfkd.sources.build import check_drawn_sources
 
 Work = Callable[[RunConfig], dict[str, Any]]
@@ -137,7 +138,8 @@ def run_guarded(work: Callable[[], dict[str, Any]]) -> int:
     """Do the work, print its result as the last line, and print an explained error as one sentence."""
     print_bugs_plainly()
     try:
-        result = work()
+        with told_at_once():
+            result = work()
     except (EchoDFKDError, OSError) as error:
         return fail(error)
     except KeyboardInterrupt:

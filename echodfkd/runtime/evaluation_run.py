@@ -23,6 +23,7 @@ from ray.util import ActorPool
 from echodfkd.config.evaluated import changes_of, window_notes
 from echodfkd.config.rules.jobs import needs_models
 from echodfkd.config.run import RunConfig
+from echodfkd.core.counter import Counter
 from echodfkd.core.errors import EchoDFKDError, InputError, RunError
 from echodfkd.core.redaction import dump_json
 from echodfkd.evaluation.agreement import agreement_of
@@ -123,7 +124,7 @@ def evaluate(
 
     Args:
         config: names the models and the cases.
-        say: takes a line per case.
+        say: takes lines of progress.
         scorers: makes the `Scorers`; None scores in this process.
 
     Raises:
@@ -159,9 +160,10 @@ def _score_missing(folder: EvaluationFolder, team: Scorers, numbers: Sequence[in
     if folder.cases:
         say(f"{len(numbers) - len(missing)} of {len(numbers)} cases are scored already")
     try:
-        for number, found in zip(missing, team.score_all(missing), strict=True):
-            folder.keep(number, found)
-            if found.case is not None:
-                say(f"case {number + 1} of {len(numbers)}: {found.clip_id}, {len(found.scores)} scores")
+        before = len(numbers) - len(missing)
+        with Counter("cases", len(numbers), say, done=before) as counter:
+            for done, (number, found) in enumerate(zip(missing, team.score_all(missing), strict=True), before + 1):
+                folder.keep(number, found)
+                counter.show(done, found.clip_id)
     finally:
         folder.flush()

@@ -146,13 +146,15 @@ class EvaluatorPool:
             for student in published[-1].students
             for number in chosen.get(student, ())
         ]
-        for future in futures:
+        for number, future in enumerate(futures):
+            self.progress_actor.update.remote({"drawings": len(futures) - number})
             try:
                 name, data = ray.get(future)
             except RayActorError as error:
                 raise RunError(f"an overlay failed {MAX_TRIES} times: {last_sentence(error)}") from error
             self.storage.write(name, data)
             names.append(name)
+        self.progress_actor.update.remote({"drawings": 0})
         self.storage.write(DRAWN, json.dumps({"step": published[-1].step, "names": names}).encode())
 
     def close(self) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from echodfkd.config.run import RayConfig
+from echodfkd.core.counter import Counter
 from echodfkd.core.errors import ClipError, EchoDFKDError, InputError
 from echodfkd.core.redaction import dump_json, redact_values
 from echodfkd.inference.inputs import OpenVideo, VideoFile, find_videos
@@ -31,7 +32,6 @@ from echodfkd.storage.files import RunStorage
 from echodfkd.storage.untrusted import parse_json_object
 
 RESULT = "result.json"
-_BAR = 20
 _NO_IMAGE = "no DICOM segmentation is written: this video is no DICOM image with valid UIDs, to which it could refer"
 
 
@@ -72,16 +72,15 @@ def run_prediction(paths: Sequence[str], options: PredictionOptions, say: Callab
     pending = [video for video in videos if not (video.name and storage.exists(f"{video.name}/{RESULT}"))]
     names = {video.place: video.name for video in videos}
     team = _team(options) if options.actors else contextlib.nullcontext(lambda todo: map(worker.predict, todo))
-    began, watched_s, worked_s, worked = time.monotonic(), 0.0, 0.0, 0
-    with team as predict_all:
+    watched_s, worked_s, worked = 0.0, 0.0, 0
+    with team as predict_all, Counter("videos", len(pending), say) as counter:
         for count, (place, result) in enumerate(predict_all(pending), 1):
             names[place] = result["name"]
-            if "work_s" not in result:
-                continue
-            worked += 1
-            watched_s, worked_s = watched_s + (result.get("seconds") or 0.0), worked_s + result["work_s"]
-            left_s = (time.monotonic() - began) / worked * (len(pending) - count)
-            say(f"{_bar(count, len(pending))} {_line(result)}; {left_s:.0f} s left")
+            if "work_s" in result:
+                worked += 1
+                watched_s, worked_s = watched_s + (result.get("seconds") or 0.0), worked_s + result["work_s"]
+                say(f"{count} of {len(pending)}: {_line(result)}")
+            counter.show(count)
     results = [_read_result(storage, name) for name in dict.fromkeys(names[video.place] for video in videos)]
     if worked < len(results):
         say(f"{len(results) - worked} of {len(results)} videos had a result already")
@@ -159,12 +158,6 @@ def _read_result(storage: RunStorage, name: str) -> dict[str, Any]:
     where = f"{name}/{RESULT}"
     result = parse_json_object(storage.read(where), f"{storage.root}/{where}")
     return {"notes": [], "flags": {}, "error": "", **result, "name": name}
-
-
-def _bar(done: int, total: int) -> str:
-    """The share that is done, and its numbers."""
-    full = _BAR * done // total
-    return f"[{'#' * full}{'.' * (_BAR - full)}] {done} of {total}:"
 
 
 def _line(result: dict[str, Any]) -> str:

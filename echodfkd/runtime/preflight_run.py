@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from echodfkd.config.run import RunConfig
 from echodfkd.config.sections.generator import GENERATORS
+from echodfkd.core.counter import Counter
 from echodfkd.core.errors import EchoDFKDError
 from echodfkd.models.teachers.protocol import ClipKey
 from echodfkd.runtime.cluster.connection import connected, with_absolute_paths
@@ -57,15 +58,18 @@ def run_preflight(config: RunConfig, print_line: Callable[[str], None]) -> dict[
         ("storage", lambda: _check_storage(config)),
         ("first", lambda: _time_first_batch(config)),
     ]
-    for name, check in checks:
-        _report(name, check, missing, print_line)
-    try:
-        with connected(config.ray):
-            _check_roles(config, missing, print_line)
-            _report("versions", lambda: _check_nodes(config, print_line), missing, print_line)
-    except EchoDFKDError as error:
-        missing.append(str(error))
-        print_line(f"cluster   missing: {error}")
+    with Counter("checks", len(checks) + 1, print_line) as counter:
+        for number, (name, check) in enumerate(checks):
+            counter.show(number, name)
+            _report(name, check, missing, print_line)
+        counter.show(len(checks), "cluster")
+        try:
+            with connected(config.ray):
+                _check_roles(config, missing, print_line)
+                _report("versions", lambda: _check_nodes(config, print_line), missing, print_line)
+        except EchoDFKDError as error:
+            missing.append(str(error))
+            print_line(f"cluster   missing: {error}")
     seconds = time.time() - started
     print_line(f"{'ready' if not missing else 'not ready'} after {seconds:.1f} s")
     return {"ok": not missing, "missing": missing, "seconds": round(seconds, 1)}

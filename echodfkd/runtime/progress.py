@@ -14,8 +14,9 @@ import ray
 
 from echodfkd.config.run import RunConfig
 from echodfkd.core import clock
+from echodfkd.core.counter import clock_time, time_of_day
 from echodfkd.core.errors import RunError
-from echodfkd.reporting.live.live_view import ProgressSnapshot, clock_time, live_view, time_of_day
+from echodfkd.reporting.live.live_view import ProgressSnapshot, left_after_training, live_view
 from echodfkd.runtime.cluster.metrics import Exporter, gauge_values
 
 FIRST_ACTOR_TIMEOUT_S = 120.0
@@ -177,8 +178,7 @@ class ProgressLine:
         if not step:
             return f"{begin} | starting: actors load, the first clips are made and taught"
         if step >= total:
-            left = f", {values['backlog']} scoring tasks left" if values.get("backlog") else ""
-            return f"{begin} | all {total} updates are done{left}"
+            return ", ".join([f"{begin} | all {total} updates are done", *left_after_training(values)])
         rate = "" if pace.clips_s is None else f" | {pace.clips_s:.3g} clips/s"
         eta = "after the next update" if pace.eta_s is None else clock_time(pace.eta_s)
         scored = f" | scored {values['scored']}" if "scored" in values else ""

@@ -12,6 +12,7 @@ from typing import Any
 
 from echodfkd.config.run import RunConfig
 from echodfkd.config.study import study_groups
+from echodfkd.core.counter import Counter
 from echodfkd.core.errors import RunError
 from echodfkd.core.redaction import dump_json
 from echodfkd.reporting.rows import read_rows
@@ -34,10 +35,11 @@ def run_study(config: RunConfig, print_line: Callable[[str], None]) -> dict[str,
     """
     groups = study_groups(with_absolute_paths(config))
     runs = [(name or variant, run) for name, group in groups.items() for seed in group for variant, run in seed.items()]
+    counter = Counter("runs", len(runs), print_line)
     with connected(config.ray):
-        for number, (name, run) in enumerate(runs, start=1):
+        for number, (name, run) in enumerate(runs):
             what = f"{name}, seed {run.seed}".lstrip(", ")
-            print_line(f"study {config.name}: run {number} of {len(runs)}, {what}")
+            print_line(f"study {config.name}: run {number + 1} of {len(runs)}, {what}, ETA {counter.eta(number)}")
             if stopped := run_distillation(run, print_line)["stopped"]:
                 raise RunError(f"study {config.name}: {what} was {stopped}")
     read = {

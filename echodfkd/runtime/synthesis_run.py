@@ -25,8 +25,8 @@ from echodfkd.config.identity import difference
 from echodfkd.config.rules.jobs import needs_clips_folder
 from echodfkd.config.run import RunConfig
 from echodfkd.core import clock
+from echodfkd.core.counter import Counter
 from echodfkd.core.errors import RunError
-from echodfkd.reporting.live.live_view import clock_time, time_of_day
 from echodfkd.runtime.cluster.connection import connected, last_sentence, with_absolute_paths
 from echodfkd.runtime.cluster.resources import live_nodes
 from echodfkd.runtime.stream.builders import synthesis_notes, synthesis_source
@@ -152,22 +152,24 @@ def _write_pending(
     )
     queue = iter(pending)
     running: dict[Any, Shard] = {}
-    line = _ProgressLine(config, pending, print_line)
+    standstill, clips = _Standstill(config), config.synthesize.clips
+    written = clips - sum(shard.count for shard in pending)
     _check_quarantine(config, quarantined, "")
     try:
-        while True:
-            for shard in itertools.islice(queue, max(0, max_in_flight(config) - len(running))):
-                running[task.remote(config, shard)] = shard
-            if not running:
-                return
-            done, _ = ray.wait(list(running), num_returns=1, timeout=1.0)
-            line.check_progress(moved=bool(done))
-            for reference in done:
-                reasons = _wait(reference, config)
-                quarantined += len(reasons)
-                _check_quarantine(config, quarantined, reasons[-1] if reasons else "")
-                line.finished(running.pop(reference))
-            line.show(len(running), quarantined)
+        with Counter("clips", clips, print_line, done=written, every_s=config.ray.progress_s) as counter:
+            while True:
+                for shard in itertools.islice(queue, max(0, max_in_flight(config) - len(running))):
+                    running[task.remote(config, shard)] = shard
+                if not running:
+                    return
+                done, _ = ray.wait(list(running), num_returns=1, timeout=1.0)
+                standstill.check(moved=bool(done))
+                for reference in done:
+                    reasons = _wait(reference, config)
+                    quarantined += len(reasons)
+                    _check_quarantine(config, quarantined, reasons[-1] if reasons else "")
+                    written += running.pop(reference).count
+                counter.show(written, f"shards in flight {len(running)} | quarantined {quarantined}")
     finally:
         for reference in running:  # after an error: waiting tasks must not run on in a shared cluster
             ray.cancel(reference)
@@ -218,23 +220,15 @@ def _draw_previews(config: RunConfig) -> None:
 
 
 @dataclasses.dataclass
-class _ProgressLine:
-    """One line every ray.progress_s seconds, and the time-out without progress."""
+class _Standstill:
+    """The time-out without progress."""
 
     config: RunConfig
-    pending: Sequence[Shard]
-    print_line: Callable[[str], None]
 
     def __post_init__(self) -> None:
-        self.started = self.shown = self.moved = clock.now()
-        self.total = sum(shard.count for shard in self.pending)
-        self.clips = 0
+        self.moved = clock.now()
 
-    def finished(self, shard: Shard) -> None:
-        """Count a shard."""
-        self.clips += shard.count
-
-    def check_progress(self, *, moved: bool) -> None:
+    def check(self, *, moved: bool) -> None:
         """Raise `RunError` if no shard was finished for data.no_progress_timeout_s."""
         now, limit = clock.now(), self.config.data.no_progress_timeout_s
         if moved:
@@ -244,19 +238,3 @@ class _ProgressLine:
                 f"no shard was finished for {limit:g} s (data.no_progress_timeout_s): is the cluster taken by others,"
                 f" or are {self.config.synthesize.shard_clips} clips (synthesize.shard_clips) too many for one task?"
             )
-
-    def show(self, in_flight: int, quarantined: int) -> None:
-        """Print the line if it is due."""
-        every, now = self.config.ray.progress_s, clock.now()
-        if not every or now - self.shown < every:
-            return
-        self.shown = now
-        rate = self.clips / (now - self.started)
-        eta = clock_time((self.total - self.clips) / rate) if rate else "after the first shard"
-        made = f" | {rate:.3g} clips/s" if rate else ""
-        before = self.config.synthesize.clips - self.total
-        self.print_line(
-            f"{time_of_day()} | {clock_time(now - self.started)}"
-            f" | clips {before + self.clips}/{self.config.synthesize.clips}{made}"
-            f" | shards in flight {in_flight} | quarantined {quarantined} | ETA {eta}"
-        )

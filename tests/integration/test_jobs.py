@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,10 @@ def test_ctrl_c_ends_with_a_sentence_a_page_and_a_run_that_resumes(tmp_path: Pat
             if "| update " in line:
                 break
         running.send_signal(signal.SIGINT)
+        sent = time.monotonic()
+        assert running.stderr is not None
+        assert running.stderr.readline() == "interrupted: stopping, which can take some seconds\n"
+        assert time.monotonic() - sent < 10  # at once; a second on a machine that is not busy
         _, errors = running.communicate(timeout=120)
     assert running.returncode == 130, errors[-2000:]
     assert "interrupted; the same command resumes from the last published checkpoint" in errors

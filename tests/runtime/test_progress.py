@@ -15,7 +15,6 @@ from echodfkd.core import clock
 from echodfkd.runtime.progress import SEEN_S, ProgressActor, ProgressLine, memory_mb, start_progress_actor
 from echodfkd.runtime.stream.pool_worker import CarriedPool
 from echodfkd.runtime.stream.teacher_pool import teaching_stages
-from echodfkd.runtime.synthesis_run import _ProgressLine, shards_of
 
 
 @pytest.fixture
@@ -133,22 +132,3 @@ def test_many_students_share_a_line(tiny_config: Callable[..., RunConfig]) -> No
 
 def test_memory_counts_this_process() -> None:
     assert memory_mb() > 10
-
-
-def test_writing_clips_has_no_rate_before_its_first_shard(
-    tiny_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lines: list[str] = []
-    config = tiny_config("synthesize.out=made", "synthesize.clips=40", "synthesize.shard_clips=10", "ray.progress_s=1")
-    shards = shards_of(config)
-    line = _ProgressLine(config, shards, lines.append)
-    start = line.started
-    for second in (5, 10):
-        monkeypatch.setattr(clock, "now", lambda now=start + second: now)
-        if second == 10:
-            line.finished(shards[0])
-        line.show(2, 0)
-    assert [text.split(" | ", 1)[1] for text in lines] == [
-        "0:05 | clips 0/40 | shards in flight 2 | quarantined 0 | ETA after the first shard",
-        "0:10 | clips 10/40 | 1 clips/s | shards in flight 2 | quarantined 0 | ETA 0:30",
-    ]

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from importlib import metadata
 from typing import Any
 
+from echodfkd.core.counter import Counter
 from echodfkd.core.errors import InputError
 from echodfkd.core.redaction import dump_json
 from echodfkd.inference.export import card
@@ -62,15 +63,17 @@ def export_folder(
     _check_folder(storage, chosen)
     files = {"student.safetensors": pack_student(student.file.weights, _about(student))}
     described = {"student.safetensors": _described(files["student.safetensors"])}
-    for kind, data in _build(student, chosen):
-        file = FILES[kind]
-        found = check_file(student, file, kind, data)
-        say(
-            f"{file}: {len(data):,} bytes; over {found.frames} frames its largest difference from the student is"
-            f" {found.largest_difference:.2g}, the Dice of their masks {found.masks_dice:.4f}"
-        )
-        files[file] = data
-        described[file] = {**_described(data), **asdict(found)}
+    with Counter("formats", len(chosen), say) as counter:
+        for kind, data in _build(student, chosen):
+            file = FILES[kind]
+            found = check_file(student, file, kind, data)
+            say(
+                f"{file}: {len(data):,} bytes; over {found.frames} frames its largest difference from the student is"
+                f" {found.largest_difference:.2g}, the Dice of their masks {found.masks_dice:.4f}"
+            )
+            files[file] = data
+            described[file] = {**_described(data), **asdict(found)}
+            counter.show(len(described) - 1, file)
     config = {**_config(student), "files": described}
     config |= {"run": facts.run, "teacher": facts.teacher, "scores": dict(facts.scores)}
     files["config.json"] = dump_json(config, indent=2)

@@ -7,11 +7,11 @@ does into a file or the log of a submitted job.
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from echodfkd.core.counter import clock_time, on_terminal
 from echodfkd.core.redaction import redact
 from echodfkd.core.terminal import escaped
 
@@ -64,12 +64,10 @@ class LiveView:
 def live_view(name: str, stream: Any = None) -> LiveView | None:
     """A page for the run of this name; None if the output is no terminal, or rich is not installed."""
     stream = stream or sys.stdout
-    if not stream.isatty():
+    if not on_terminal(stream):
         return None
-    try:
-        from rich.console import Console
-    except ImportError:
-        return None
+    from rich.console import Console
+
     return LiveView(name, Console(file=stream))
 
 
@@ -81,7 +79,10 @@ def page(name: str, snapshot: ProgressSnapshot) -> Any:
 
     values, step = snapshot.values, int(snapshot.values.get("step", 0))
     eta = "" if snapshot.eta_s is None else f", {clock_time(snapshot.eta_s)} left"
-    head = _text(f"{name}  update {step:,} of {snapshot.total:,}, {clock_time(snapshot.elapsed_s)}{eta}", "bold")
+    state = f"update {step:,} of {snapshot.total:,}"
+    if step >= snapshot.total:
+        state, eta = f"all {step:,} updates are done; scoring, drawing and the report follow", ""
+    head = _text(f"{name}  {state}, {clock_time(snapshot.elapsed_s)}{eta}", "bold")
     if not step:
         start = _text(f"{name}  {clock_time(snapshot.elapsed_s)}", "bold")
         return Group(start, _text(_STARTING), _memory(snapshot))
@@ -104,13 +105,19 @@ def page(name: str, snapshot: ProgressSnapshot) -> Any:
         students.add_row(f"and {len(losses) - MAX_STUDENTS} more", f"up to {losses[-1][1]:.4f}")
     facts = [f"queue {snapshot.queue} clips", f"checkpoint at update {int(values.get('published', 0)):,}"]
     facts += [f"scored {values['scored']}"] if "scored" in values else []
-    facts += [f"{values['backlog']} scoring tasks left"] if values.get("backlog") else []
+    facts += left_after_training(values)
     facts += [f"{values['quarantined']} clips replaced"] if values.get("quarantined") else []
     both = Table.grid(padding=(0, 4))
     both.add_row(stages, students)
     bar = Table.grid()  # by itself the bar does not end its line
     bar.add_row(ProgressBar(total=snapshot.total, completed=step, width=60))
     return Group(head, bar, both, _text("; ".join(facts)), _memory(snapshot))
+
+
+def left_after_training(values: Mapping[str, Any]) -> list[str]:
+    """The work of the evaluators that has not ended yet."""
+    kinds = {"backlog": "scoring tasks left", "drawings": "videos left to draw"}
+    return [f"{values[key]} {words}" for key, words in kinds.items() if values.get(key)]
 
 
 _STARTING = "starting: actors load, the first clips are made and taught"
@@ -125,15 +132,3 @@ def _text(text: str, style: str = "") -> Any:
 
 def _memory(snapshot: ProgressSnapshot) -> Any:
     return _text(f"memory {snapshot.memory_mb:,.0f} MB", "dim")
-
-
-def time_of_day() -> str:
-    """The wall clock's time, e.g. 14:03:20."""
-    return time.strftime("%H:%M:%S")
-
-
-def clock_time(seconds: float) -> str:
-    """Seconds as 1:02:03 or 2:03."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -11,6 +11,7 @@ from echodfkd.config.file import config_from_dict
 from echodfkd.config.run import RunConfig
 from echodfkd.config.sections.evaluate import EvaluateConfig
 from echodfkd.config.stored import CONFIG, check_harmless
+from echodfkd.core.counter import Counter
 from echodfkd.core.errors import InputError
 from echodfkd.evaluation.scored_models import load_students
 from echodfkd.evaluation.scorer import run_scorer
@@ -45,14 +46,16 @@ def redraw_overlays(storage: RunStorage, wanted: int, say: Callable[[str], None]
     students, _ = load_students(EvaluateConfig(run=storage.root), device)
     clips = dict(zip(rows.cases["index"].to_pylist(), rows.cases["clip_id"].to_pylist(), strict=True))
     names = []
-    for student in students:
-        for number in chosen.get(student.name, []):
+    drawn = [(student, number) for student in students for number in chosen.get(student.name, [])]
+    with Counter("videos", len(drawn), say) as counter:
+        for student, number in drawn:
             if (known := clips.get(number)) != (found := scorer.prepare(number).case.clip_id):
                 raise InputError(f"--config: its case {number} is {found}, but that of {storage.root} is {known}")
             name, video = case_overlay(scorer, student, number)
             storage.write(name, video)
             names.append(name)
             say(f"{storage.root}/{name}")
+            counter.show(len(names))
     storage.write(DRAWN, json.dumps({"step": students[0].step if students else 0, "names": names}).encode())
 
 

@@ -7,15 +7,13 @@ import io
 import re
 from collections.abc import Callable
 
+from echodfkd.core.counter import Counter
 from echodfkd.core.errors import ClipError, InputError
 from echodfkd.sources.folder import split_of
 from echodfkd.sources.notes import Notes
 from echodfkd.sources.video.cine_files import CineFile, find_cines, read_cine_file
 from echodfkd.sources.video.file_list import FILE_LIST_COLUMNS, plain_name, stem
 from echodfkd.storage.files import RunStorage
-
-_EVERY = 500
-"""Videos between two lines of progress."""
 
 
 def write_file_list(root: str, *, split: str = "", say: Callable[[str], None]) -> dict[str, object]:
@@ -41,12 +39,12 @@ def write_file_list(root: str, *, split: str = "", say: Callable[[str], None]) -
         raise InputError(f"--split: got {split!r}, expected letters, digits and '_', and not ALL, e.g. TRAIN")
     files, others = find_cines(f"{storage.root}/Videos", option="ROOT")
     rows: dict[str, list[str]] = {}
-    for number, file in enumerate(files, 1):
-        row = _row(file, split, rows, notes)
-        if row is not None:
-            rows[row[0]] = row
-        if number % _EVERY == 0:
-            say(f"{number} of {len(files)} files are read")
+    with Counter("files", len(files), say) as counter:
+        for number, file in enumerate(files, 1):
+            row = _row(file, split, rows, notes)
+            if row is not None:
+                rows[row[0]] = row
+            counter.show(number)
     for note in notes.sentences:
         say(f"note: {note}")
     if not rows:

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from echodfkd.core.counter import Counter
 from echodfkd.core.errors import RunError
 from echodfkd.losses.regions import DICE_SMOOTH, soft_dice
 from echodfkd.losses.targets import soft_mask_bce
@@ -98,10 +99,10 @@ class DataFreeRun:
     def run(self, report: Callable[[str], None] = lambda line: None) -> None:
         """Train to the last step; ``report`` takes lines of progress. Raises `RunError` if a loss is not finite."""
         state = self._state
-        while state.step < self._settings.steps:
-            self.step()
-            if state.step % 50 == 0:
-                report(f"step {state.step}/{self._settings.steps}  loss {state.mean_loss:.4f}")
+        with Counter("steps", self._settings.steps, report, done=state.step) as counter:
+            while state.step < self._settings.steps:
+                self.step()
+                counter.show(state.step, f"loss {state.mean_loss:.4f}")
         self._student.eval()
 
     def step(self) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from echodfkd.core.counter import Counter
 from echodfkd.core.errors import ClipError, InputError
 from echodfkd.core.redaction import dump_json
 from echodfkd.models.generators.latent_networks import CONDITIONS, wishes_of
@@ -64,22 +65,22 @@ def gather_clips(
         raise InputError(f"--resume: {rows_path} lists clips of another run ({about}); use another folder")
     video = raw_array(path, (num_clips, length, side, side), torch.uint8)
     rows, failed = found["rows"], 0
-    while len(rows) < num_clips:
-        try:
-            clip = source.clip(found["index"])
-            video[len(rows)] = clip.video
-            rows.append([clip.fps, *wishes_of(clip.conditions)])
-        except ClipError as error:
-            failed += 1
-            if failed > len(rows) + 8:
-                raise InputError(
-                    f"source: {failed} of {found['index'] + 1} clips fail; the last one: {error}"
-                ) from error
-        found["index"] += 1
-        if len(rows) % _EVERY == 0 or len(rows) == num_clips:
-            storage.write(rows_path.name, dump_json(found))
-        if len(rows) % (_EVERY * 8) == 0:
-            report(f"{len(rows)} of {num_clips} clips")
+    with Counter("clips", num_clips, report, done=len(rows)) as counter:
+        while len(rows) < num_clips:
+            try:
+                clip = source.clip(found["index"])
+                video[len(rows)] = clip.video
+                rows.append([clip.fps, *wishes_of(clip.conditions)])
+            except ClipError as error:
+                failed += 1
+                if failed > len(rows) + 8:
+                    raise InputError(
+                        f"source: {failed} of {found['index'] + 1} clips fail; the last one: {error}"
+                    ) from error
+            found["index"] += 1
+            if len(rows) % _EVERY == 0 or len(rows) == num_clips:
+                storage.write(rows_path.name, dump_json(found))
+            counter.show(len(rows))
     table = np.asarray(rows, dtype=np.float32)
     return GatheredClips(video, table[:, 1:], table[:, 0])
 

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from echodfkd.core.counter import Counter
 from echodfkd.core.errors import RunError
 from echodfkd.models.generators.latent_networks import SCALE, FrameVAE, VelocityNet, clip_noise
 from echodfkd.training.generator.gathered import GatheredClips, raw_array
@@ -67,10 +68,10 @@ def encode_clips(vae: FrameVAE, clips: GatheredClips, path: Path, *, report: Rep
     if not path.exists():
         partial = path.with_suffix(".new")
         latents = raw_array(partial, shape, torch.float16)
-        for row, video in enumerate(frames):
-            latents[row] = vae.encode(to_network(video))[0].numpy()
-            if row % 512 == 511:
-                report(f"{row + 1} of {len(frames)} clips encoded")
+        with Counter("encoded clips", len(frames), report) as counter:
+            for row, video in enumerate(frames):
+                latents[row] = vae.encode(to_network(video))[0].numpy()
+                counter.show(row + 1)
         partial.replace(path)
     return raw_array(path, shape, torch.float16)
 
@@ -154,23 +155,25 @@ def _train(
         keeper.load(state)
     start = time.monotonic() - state.seconds
     network.train()
-    while state.step < steps:
-        for group in optimizer.param_groups:
-            group["lr"] = rate * min(1.0, (state.step + 1) / max(1, recipe.warmup_steps))
-        loss = loss_of(state)
-        if not torch.isfinite(loss):
-            raise RunError(f"the loss is {loss.item()} at step {state.step}; lower the learning rate")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        average.update_parameters(network)
-        state.step, state.seconds = state.step + 1, time.monotonic() - start
-        state.mean_loss = loss.item() if math.isnan(state.mean_loss) else 0.98 * state.mean_loss + 0.02 * loss.item()
-        if state.step % 100 == 0:
-            report(f"{type(network).__name__} {state.step}/{steps}  loss {state.mean_loss:.4f}  {state.seconds:.0f} s")
-        if keeper is not None and (keeper.is_due(state) or state.step == steps):
-            keeper.save(state)
+    with Counter(f"steps of {type(network).__name__}", steps, report, done=state.step) as counter:
+        while state.step < steps:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * min(1.0, (state.step + 1) / max(1, recipe.warmup_steps))
+            loss = loss_of(state)
+            if not torch.isfinite(loss):
+                raise RunError(f"the loss is {loss.item()} at step {state.step}; lower the learning rate")
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            average.update_parameters(network)
+            state.step, state.seconds = state.step + 1, time.monotonic() - start
+            state.mean_loss = (
+                loss.item() if math.isnan(state.mean_loss) else 0.98 * state.mean_loss + 0.02 * loss.item()
+            )
+            counter.show(state.step, f"loss {state.mean_loss:.4f}")
+            if keeper is not None and (keeper.is_due(state) or state.step == steps):
+                keeper.save(state)
     network.load_state_dict(average.module.state_dict())
     network.eval()
 

@@ -18,13 +18,12 @@ Legend: B images of a batch, N captions, E embedding width, H rows, W columns.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 
-from echodfkd.core.terminal import print_line
+from echodfkd.core.counter import Counter
 from echodfkd.models.judges.degradations import random_mask
 from echodfkd.models.judges.embedded import JudgeTowers
 from echodfkd.models.judges.protocol import dilate, dilation_radius
@@ -108,7 +107,7 @@ def train_towers(
     batch: int,
     learning_rate: float,
     seed: int,
-    progress: Callable[[int, float], None],
+    say: Callable[[str], None],
 ) -> JudgeTowers:
     """Train both towers; AdamW with a one-cycle learning rate. Pools take turns at random, by their number."""
     torch.manual_seed(seed)
@@ -116,26 +115,14 @@ def train_towers(
     towers = JudgeTowers(embedding=embedding)
     optimizer = torch.optim.AdamW(towers.parameters(), lr=learning_rate, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.1)
-    for step in range(steps):
-        pool = pools[int(torch.randint(0, len(pools), (), generator=generator))]
-        loss = batch_loss(towers, pool, batch, generator)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(towers.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        progress(step, loss.item())
+    with Counter("steps", steps, say) as counter:
+        for step in range(steps):
+            pool = pools[int(torch.randint(0, len(pools), (), generator=generator))]
+            loss = batch_loss(towers, pool, batch, generator)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(towers.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            counter.show(step + 1, f"loss {loss.item():.3f}")
     return towers.eval()
-
-
-def stopwatch(steps: int, every: int) -> Callable[[int, float], None]:
-    """A `progress` that prints a running mean of the loss every ``every`` steps."""
-    start, losses = time.perf_counter(), []
-
-    def show(step: int, loss: float) -> None:
-        losses.append(loss)
-        if (step + 1) % every == 0:
-            recent = sum(losses[-every:]) / every
-            print_line(f"step {step + 1}/{steps}  loss {recent:.3f}  {time.perf_counter() - start:.0f} s")
-
-    return show

@@ -5,12 +5,13 @@ Legend: N frames, T frames of a video, H rows, W columns.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from echodfkd.config.sections.source import ChoiceSpec, ConditionsConfig
+from echodfkd.core.counter import Counter
 from echodfkd.sources.clip_source import WindowSettings
 from echodfkd.sources.patients.sampler import ConditionSampler
 from echodfkd.sources.phantom.domains import DOMAINS
@@ -87,8 +88,13 @@ class FramePool:
     facts: dict[str, torch.Tensor]
 
     @staticmethod
-    def of(patients: Sequence[JudgedPatient]) -> FramePool:
-        """All frames of these patients."""
+    def draw_from(source: JudgedPatients, count: int, say: Callable[[str], None]) -> FramePool:
+        """All frames of so many patients."""
+        patients = []
+        with Counter("patients", count, say) as counter:
+            for index in range(count):
+                patients.append(source.patient(index))
+                counter.show(index + 1)
         facts = {name: torch.cat([patient.facts[name] for patient in patients]) for name in patients[0].facts}
         frames = torch.cat([patient.video for patient in patients])
         return FramePool(frames, torch.cat([patient.lv_mask for patient in patients]), facts)

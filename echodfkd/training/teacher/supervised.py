@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from echodfkd.core.counter import Counter
 from echodfkd.core.errors import RunError
 from echodfkd.core.records import TRUTH_UNKNOWN, VideoClip
 from echodfkd.metrics.overlap import dice
@@ -84,37 +85,39 @@ def train_segmentation(
         keeper.load(state)
     start, done = time.monotonic() - state.seconds, 0.0
     network.train()
-    while state.step < recipe.steps and done < 1.0:
-        spent = (time.monotonic() - start) / recipe.max_seconds if recipe.max_seconds else 0.0
-        done = min(1.0, max(state.step / recipe.steps, spent))
-        for group in optimizer.param_groups:
-            warmup = min(1.0, (state.step + 1) / max(1, recipe.warmup_steps))
-            group["lr"] = recipe.learning_rate * warmup * (0.01 + 0.495 * (1.0 + math.cos(math.pi * done)))
-        size = int(rng.choice(recipe.sizes))
-        num_clips = max(1, recipe.batch_pixels // (size * size * recipe.frames_per_clip))
-        clips = [make_clip(state.index + offset, size) for offset in range(num_clips)]
-        state.index += num_clips
-        frames, labels = _batch(clips, recipe, rng)
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
-            logits = network(frames)
-        loss = segmentation_loss(logits.float(), labels, class_values(clips[0], recipe.classes))
-        if not torch.isfinite(loss):
-            raise RunError(
-                f"supervised training: the loss is {loss.item()} at step {state.step}; lower the learning rate"
+    with Counter("steps", recipe.steps, report, done=state.step) as counter:
+        while state.step < recipe.steps and done < 1.0:
+            spent = (time.monotonic() - start) / recipe.max_seconds if recipe.max_seconds else 0.0
+            done = min(1.0, max(state.step / recipe.steps, spent))
+            for group in optimizer.param_groups:
+                warmup = min(1.0, (state.step + 1) / max(1, recipe.warmup_steps))
+                group["lr"] = recipe.learning_rate * warmup * (0.01 + 0.495 * (1.0 + math.cos(math.pi * done)))
+            size = int(rng.choice(recipe.sizes))
+            num_clips = max(1, recipe.batch_pixels // (size * size * recipe.frames_per_clip))
+            clips = [make_clip(state.index + offset, size) for offset in range(num_clips)]
+            state.index += num_clips
+            frames, labels = _batch(clips, recipe, rng)
+            with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
+                logits = network(frames)
+            loss = segmentation_loss(logits.float(), labels, class_values(clips[0], recipe.classes))
+            if not torch.isfinite(loss):
+                raise RunError(
+                    f"supervised training: the loss is {loss.item()} at step {state.step}; lower the learning rate"
+                )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            if average is not None:
+                average.update_parameters(network)
+            state.step += 1
+            state.seconds = time.monotonic() - start
+            state.mean_loss = (
+                loss.item() if math.isnan(state.mean_loss) else 0.98 * state.mean_loss + 0.02 * loss.item()
             )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        if average is not None:
-            average.update_parameters(network)
-        state.step += 1
-        state.seconds = time.monotonic() - start
-        state.mean_loss = loss.item() if math.isnan(state.mean_loss) else 0.98 * state.mean_loss + 0.02 * loss.item()
-        if state.step % 100 == 0:
-            report(f"step {state.step}/{recipe.steps}  loss {state.mean_loss:.4f}  {state.seconds:.0f} s")
-        if keeper is not None and keeper.is_due(state):
-            keeper.save(state)
+            counter.show(state.step, f"loss {state.mean_loss:.4f}")
+            if keeper is not None and keeper.is_due(state):
+                keeper.save(state)
     if average is not None:
         network.load_state_dict(average.module.state_dict())
     network.eval()

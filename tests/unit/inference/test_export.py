@@ -105,7 +105,7 @@ def test_the_files_say_what_they_are(exported: Any) -> None:
         assert file["sha256"] == hashlib.sha256(data).hexdigest()
     assert config["files"][FILES["stream"]]["largest_difference"] < 1e-5
     assert config["files"][FILES["stream"]]["frames"] >= 24
-    assert [line.partition(":")[0] for line in lines] == [FILES["stream"], FILES["int8"]]
+    assert [line.partition(":")[0] for line in lines if " | " not in line] == [FILES["stream"], FILES["int8"]]
     for kind in ("stream", "int8"):
         known = open_session((folder / FILES[kind]).read_bytes()).get_modelmeta().custom_metadata_map
         assert json.loads(known["network"]) == config["network"]

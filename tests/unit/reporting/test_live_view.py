@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from echodfkd.reporting.live.live_view import ProgressSnapshot, clock_time, live_view, page
+from echodfkd.reporting.live.live_view import ProgressSnapshot, live_view, page
 
 rich = pytest.importorskip("rich", reason="needs rich (extra [live])")
 
@@ -65,9 +65,10 @@ def test_a_terminal_is_needed_and_left_as_it_was():
     assert terminal.getvalue().count("\x1b[?25h") == 1  # the cursor is shown again
 
 
-@pytest.mark.parametrize(("seconds", "shown"), [(5, "0:05"), (125, "2:05"), (3725, "1:02:05")])
-def test_times(seconds, shown):
-    assert clock_time(seconds) == shown
+def test_after_the_last_update_the_rest_is_named():
+    shown = text({**VALUES, "step": 120, "drawings": 2})
+    assert "a[b]  all 120 updates are done; scoring, drawing and the report follow, 1:40\n" in shown
+    assert "3 scoring tasks left; 2 videos left to draw" in " ".join(shown.split())
 
 
 @pytest.mark.parametrize("name", ["[red]x[/red]", "[link=http://x]y", "\x1b[31mz\u202e", "[/]"])

@@ -80,7 +80,7 @@ def test_a_folder_is_segmented_and_the_same_command_goes_on(
     command = [videos, "--student", student, "--out", out, "--formats", "npz,nifti,nrrd,dicom"]
     code, summary, printed = run(*command, capsys=capsys)
     assert sorted(reads) == sorted(path.name for path in videos.iterdir()), "every file is read once"
-    assert re.search(r"\[#{20}\] 4 of 4: .*; 0 s left\n", printed)
+    assert re.search(r"^4 of 4: .*\n", printed, re.MULTILINE)
     assert re.search(r"s of work: [0-9.]+ times as fast as the video\n", printed)
     assert (code, summary["videos"], summary["failed"]) == (0, 4, 1)
     assert summary["real_time_factor"] > 0
