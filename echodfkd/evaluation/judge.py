@@ -61,17 +61,27 @@ def read_case(judge: Judge | None, case: VideoClip, *, teacher_id: str) -> list[
       `echodfkd.metrics.blind_events` finds in its cycle.
     * ``judge_phase_gap``: its cycle at ED less at ES, in standard deviations of the cycle. Below 0 on most cases,
       ``evaluation.judge_phase_sign`` is the wrong one.
+
+    A judge of clips has the first one only.
     """
     if not isinstance(judge, VideoReader):
         return []
     reading = judge.read_video(case.video)
-    ed, es = list(case.ed_frames or ()), list(case.es_frames or ())
     rows = [MetricValue("judge_ef", reading.ef_percent, len(case.video), judge.judge_id, None)]
-    for phase, frames, found in zip(("ed", "es"), (ed, es), detect_events(reading.cycle, fps=case.fps), strict=True):
+    if reading.cycle is not None:
+        rows += _phases(reading.cycle, case, judge.judge_id)
+    return [row.score(case.clip_id, teacher_id=teacher_id, student="", step=JUDGE_STEP) for row in rows]
+
+
+def _phases(cycle: np.ndarray, case: VideoClip, judge_id: str) -> list[MetricValue]:
+    """``judge_phase_*``, see `read_case`."""
+    ed, es = list(case.ed_frames or ()), list(case.es_frames or ())
+    rows = []
+    for phase, frames, found in zip(("ed", "es"), (ed, es), detect_events(cycle, fps=case.fps), strict=True):
         if frames:
             error = cardiac.detection_error(found, frames)
-            rows.append(MetricValue(f"judge_phase_{phase}_error_frames", error, len(frames), judge.judge_id, None))
+            rows.append(MetricValue(f"judge_phase_{phase}_error_frames", error, len(frames), judge_id, None))
     if ed and es:
-        gap = float(reading.cycle[ed].mean() - reading.cycle[es].mean())
-        rows.append(MetricValue("judge_phase_gap", gap, len(ed) + len(es), judge.judge_id, None))
-    return [row.score(case.clip_id, teacher_id=teacher_id, student="", step=JUDGE_STEP) for row in rows]
+        gap = float(cycle[ed].mean() - cycle[es].mean())
+        rows.append(MetricValue("judge_phase_gap", gap, len(ed) + len(es), judge_id, None))
+    return rows

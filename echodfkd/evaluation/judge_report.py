@@ -96,6 +96,7 @@ def read_patient(
     similarity = dict(zip(asked, np.split(all_TN, ends, axis=1), strict=True))
     for kind in NUMBERS:
         found[kind.fact] = zero_shot_value(similarity[kind.fact], kind.captions()[1].double().numpy())
+    assert reading.cycle is not None
     curves = {"valve": reading.cycle}
     for choice in CHOICES:
         lead_T = similarity[choice.fact][:, 1] - similarity[choice.fact][:, 0]

@@ -15,8 +15,8 @@ from echodfkd.core.errors import InputError
 from echodfkd.core.mask_codes import quantise
 from echodfkd.core.records import CLASS_NAMES, PublishedCheckpoint, VideoClip
 from echodfkd.evaluation.predictions import Prediction, predict_student, predict_teacher
+from echodfkd.models.archives.state_dicts import load_weights
 from echodfkd.models.students.build import build_student
-from echodfkd.models.students.weights import load_weights
 from echodfkd.sources.clip_source import ClipSource
 from echodfkd.storage.checkpoints import read_student
 from echodfkd.storage.files import RunStorage

@@ -15,9 +15,9 @@ from torch import nn
 from echodfkd.core.errors import InputError
 from echodfkd.inference.hub import SCHEME, pull_student
 from echodfkd.inference.onnx_student import SUFFIX, OnnxStudent, read_onnx
+from echodfkd.models.archives.state_dicts import load_weights
 from echodfkd.models.students.build import build_student
 from echodfkd.models.students.streaming import StreamingStudent
-from echodfkd.models.students.weights import load_weights
 from echodfkd.training.conversion import find_student
 from echodfkd.training.initial_weights import StudentFile
 

@@ -12,6 +12,7 @@ import torch
 from echodfkd.config.sections.student import WEIGHTS_SUFFIXES
 from echodfkd.core.errors import InputError
 from echodfkd.core.redaction import dump_json
+from echodfkd.models.archives.state_dicts import load_weights
 from echodfkd.models.students.authors_checkpoint import (
     authors_network,
     check_architecture,
@@ -19,7 +20,6 @@ from echodfkd.models.students.authors_checkpoint import (
     write_authors_checkpoint,
 )
 from echodfkd.models.students.build import build_student
-from echodfkd.models.students.weights import load_weights
 from echodfkd.storage.checkpoints import NETWORK_KEY, pack_student
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.manifests import list_checkpoints

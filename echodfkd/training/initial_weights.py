@@ -20,9 +20,9 @@ from echodfkd.config.run import RunConfig
 from echodfkd.config.sections.student import StudentConfig
 from echodfkd.config.sections.training import WindowConfig
 from echodfkd.core.errors import ConfigError, InputError
+from echodfkd.models.archives.state_dicts import check_same_keys, load_weights
 from echodfkd.models.students.authors_checkpoint import read_authors_checkpoint
 from echodfkd.models.students.build import build_student
-from echodfkd.models.students.weights import check_same_keys, load_weights
 from echodfkd.storage.checkpoints import NETWORK_KEY, WINDOW_KEY
 from echodfkd.storage.files import read_bytes
 from echodfkd.storage.untrusted import parse_json_object

@@ -13,8 +13,8 @@ from torch import nn
 
 from echodfkd.config.run import RunConfig
 from echodfkd.core.errors import ConfigError, RunError, one_line
+from echodfkd.models.archives.state_dicts import check_same_keys, load_weights
 from echodfkd.models.students.build import build_student
-from echodfkd.models.students.weights import check_same_keys, load_weights
 from echodfkd.storage.checkpoints import NETWORK_KEY, WINDOW_KEY, OptimizerState, StudentState
 from echodfkd.training.engine import Engine, EngineSettings
 from echodfkd.training.feature_tap import attach_tap

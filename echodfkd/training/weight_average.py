@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from echodfkd.models.students.weights import check_same_keys
+from echodfkd.models.archives.state_dicts import check_same_keys
 from echodfkd.storage.checkpoints import copy_to_cpu
 
 

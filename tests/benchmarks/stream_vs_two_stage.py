@@ -28,8 +28,8 @@ from echodfkd.config.sections.student import StudentConfig
 from echodfkd.config.sections.training import OptimizerConfig
 from echodfkd.metrics.overlap import dice
 from echodfkd.metrics.summary import Interval, bootstrap_mean
+from echodfkd.models.archives.state_dicts import load_weights
 from echodfkd.models.students.build import build_student
-from echodfkd.models.students.weights import load_weights
 from echodfkd.models.teachers.build import build_teacher
 from echodfkd.reporting.rows import RunRows
 from echodfkd.training.initial_weights import read_student_file

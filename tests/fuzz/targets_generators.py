@@ -13,11 +13,12 @@ import yaml
 from safetensors.numpy import save
 
 from echodfkd.config.sections.privacy import PrivacyConfig
+from echodfkd.models.archives.published_files import PublishedFiles
 from echodfkd.models.generators.echolvfm import _read_config
 from echodfkd.models.generators.free_echo import read_reference
 from echodfkd.models.generators.schedulers import NoiseSchedule, read_schedule
 from echodfkd.models.generators.stdit import SpaceTimeTransformer
-from echodfkd.models.generators.weight_files import WEIGHTS_NAME, PublishedFiles, load_network
+from echodfkd.models.generators.weight_files import WEIGHTS_NAME, load_network
 from echodfkd.sources.privacy import privacy_filter
 from tests.fuzz.mutate import damage_bytes
 from tests.helpers.generators import NOISE_YAML, STDIT, write_free_echo, write_network

@@ -8,6 +8,18 @@ from echodfkd.config.sections.judge import JudgePromptsConfig
 from echodfkd.config.sections.option import CPUS, GPUS, MOST_ACTORS, NODE_LABEL, option
 from echodfkd.config.sections.source import SourceConfig
 
+JUDGES: dict[str, tuple[str, ...]] = {
+    "embedded": ("judge_phase_sign",),
+    "echoclip": ("judge_weights", "judge_precision", "judge_captions", "judge_phase_sign"),
+    "echoprime": ("judge_weights", "judge_precision", "judge_captions"),
+    "panecho": ("judge_weights", "judge_precision"),
+    "onnx": ("judge_weights", "judge_phase_sign"),
+    "none": (),
+}
+"""Each judge and the options that only some judges read."""
+NEED_WEIGHTS = ("echoprime", "panecho", "onnx")
+"""Judges whose files a user must have."""
+
 
 @dataclass(frozen=True)
 class EvaluationConfig:
@@ -21,19 +33,20 @@ class EvaluationConfig:
     """Held-out cases per checkpoint."""
     frames: int = option(48, least=4, ceiling=4096)
     """Frames of one case, at window.fps: long enough for a whole beat."""
-    judge: str = option("embedded", choices=("embedded", "echoclip", "none"), outside=("echoclip",))
-    """embedded, echoclip (through open_clip), or none."""
+    judge: str = option("embedded", choices=tuple(JUDGES), outside=("echoclip", *NEED_WEIGHTS))
+    """embedded, echoclip (through open_clip), echoprime, panecho, a model of your own as onnx, or none."""
     judge_weights: str = option("", path="input", identity=False)  # every score names the hash of the judge's weights
-    """echoclip: a folder as open_clip saves it, or an hf-hub: name; empty takes the published model from the hub."""
+    """Folder with the judge's files (docs/explanation/judge.md). echoclip: as open_clip saves it, or an hf-hub: name;
+    empty takes the published model from the hub."""
     judge_precision: str = option("auto", choices=("auto", "fp32", "bf16"))
-    """echoclip: fp32, bf16, or auto (bf16 on a GPU, as published, and fp32 on a CPU)."""
+    """echoclip, echoprime, panecho: fp32, bf16, or auto (bf16 on a GPU, and fp32 on a CPU)."""
     judge_captions: str = option("", path="input", identity=False)
-    """echoclip: folder that keeps embedded prompts, by the hash of the weights. With the prompts in it, only the image
-    tower is loaded."""
+    """echoclip, echoprime: folder that keeps embedded prompts, by the hash of the weights. With the prompts in it, only
+    the image tower is run."""
     judge_controls: bool = False
     """Also score no mask, the inverse, a shifted and a random mask of equal area: five times the judge's work."""
     judge_phase_sign: int = option(-1, choices=(-1, 1))
-    """echoclip: how its valve cycle runs with the area: -1 by physiology, 1 in the authors' one figure."""
+    """How the judge's valve cycle runs with the area: -1 by physiology, 1 in the authors' one figure."""
     judge_prompts: JudgePromptsConfig = field(default_factory=JudgePromptsConfig)
     """Captions that frames are compared with."""
     threshold: float = option(0.5, least=0, most=1)

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from echodfkd.core.errors import InputError, one_line
-from echodfkd.models.generators.weight_files import PublishedFiles, build_network, import_diffusers
+from echodfkd.models.archives.published_files import PublishedFiles
+from echodfkd.models.generators.weight_files import build_network, import_diffusers
 
 _SIZES = (
     "vocab_size",

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 
 from echodfkd.core.errors import ClipError
+from echodfkd.models.archives.published_files import PublishedFiles
 from echodfkd.models.generators.autoencoder import FrameAutoencoder
 from echodfkd.models.generators.clip_text import PromptEncoder
 from echodfkd.models.generators.frames import Clips, first_map, generate_alike, noise_sources
@@ -36,7 +37,7 @@ from echodfkd.models.generators.schedulers import (
     read_schedule,
 )
 from echodfkd.models.generators.still_motion import move_still
-from echodfkd.models.generators.weight_files import PublishedFiles, load_network
+from echodfkd.models.generators.weight_files import load_network
 
 HOME = "https://github.com/Pooria90/DiffEcho (code; its authors publish no weights)"
 GUIDANCE, STEPS, PIXEL_STEPS = 7.5, 50, 1000

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 
 from echodfkd.core.errors import ClipError, InputError
 from echodfkd.core.records import CHAMBER_NAMES
+from echodfkd.models.archives.published_files import PublishedFiles
 from echodfkd.models.generators.autoencoder import FrameAutoencoder
 from echodfkd.models.generators.frames import (
     Clips,
@@ -38,7 +39,7 @@ from echodfkd.models.generators.schedulers import (
     place_network,
 )
 from echodfkd.models.generators.stdit import SpaceTimeTransformer
-from echodfkd.models.generators.weight_files import PublishedFiles, import_diffusers, load_network
+from echodfkd.models.generators.weight_files import import_diffusers, load_network
 
 HOME = "https://huggingface.co/HReynaud/EchoFlow"
 FPS = 32.0

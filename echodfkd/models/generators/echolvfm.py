@@ -23,13 +23,14 @@ import torch
 import torch.nn.functional as F
 
 from echodfkd.core.errors import ClipError, ConfigError, InputError
+from echodfkd.models.archives.published_files import PublishedFiles
 from echodfkd.models.generators.autoencoder import FrameAutoencoder
 from echodfkd.models.generators.echoflow import HOME as HOME_OF_FRAMES
 from echodfkd.models.generators.echoflow import FrameFlow, load_frame_flow, mask_fault, read_statistics
 from echodfkd.models.generators.frames import Clips, choose_fractions, generate_alike, noise_sources
 from echodfkd.models.generators.protocol import ClipRequest
 from echodfkd.models.generators.schedulers import Sampling, draw_noise, place_network
-from echodfkd.models.generators.weight_files import PublishedFiles, build_network, import_diffusers
+from echodfkd.models.generators.weight_files import build_network, import_diffusers
 
 HOME = "https://huggingface.co/EngEmmanuel/EchoLVFM-Weights (CAMUS_Scaling_4f4.pt: sample_data of the authors' code)"
 FOLDERS = ("echolvfm_h2", "echolvfm_h1", "linear")

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 
 from echodfkd.core.errors import InputError
+from echodfkd.models.archives.published_files import PublishedFiles
 from echodfkd.models.generators.autoencoder import FrameAutoencoder
 from echodfkd.models.generators.frames import Clips, choose_fractions, generate_alike, noise_sources, own_frames
 from echodfkd.models.generators.protocol import ClipRequest
@@ -33,7 +34,7 @@ from echodfkd.models.generators.schedulers import (
     place_network,
     read_schedule,
 )
-from echodfkd.models.generators.weight_files import PublishedFiles, load_network
+from echodfkd.models.generators.weight_files import load_network
 
 HOME = "https://huggingface.co/HReynaud/EchoNet-Synthetic"
 FPS = 32.0

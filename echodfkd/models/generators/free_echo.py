@@ -24,11 +24,12 @@ import torch.nn.functional as F
 
 from echodfkd.core.errors import ClipError, ConfigError, InputError, one_line
 from echodfkd.core.records import CHAMBER_NAMES
+from echodfkd.models.archives.published_files import PublishedFiles
 from echodfkd.models.generators.frames import Clips, generate_alike, noise_sources
 from echodfkd.models.generators.protocol import ClipRequest
 from echodfkd.models.generators.schedulers import Sampling, draw_noise, place_network
 from echodfkd.models.generators.video_unet import CHANNELS, VideoUNet
-from echodfkd.models.generators.weight_files import PublishedFiles, build_network
+from echodfkd.models.generators.weight_files import build_network
 
 HOME = "https://github.com/gungui98/echo-free"
 DATA_SETS = ("echonet", "camus")

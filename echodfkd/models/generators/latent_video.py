@@ -24,9 +24,9 @@ from safetensors.torch import save
 
 from echodfkd.config.pins import shipped_weights
 from echodfkd.core.errors import ClipError, InputError, one_line
+from echodfkd.models.archives.state_dicts import check_same_keys
 from echodfkd.models.generators.latent_networks import CONDITIONS, SCALE, FrameVAE, LatentSpec, VelocityNet, clip_noise
 from echodfkd.models.generators.protocol import ClipRequest
-from echodfkd.models.students.weights import check_same_keys
 from echodfkd.storage.untrusted import parse_json_object
 
 OPTION = "source.generator.weights"

@@ -14,10 +14,10 @@ from safetensors.torch import save
 
 from echodfkd.core.errors import ClipError
 from echodfkd.core.records import CHAMBER_NAMES
+from echodfkd.models.archives.published_files import PublishedFiles
+from echodfkd.models.archives.state_dicts import check_same_keys
 from echodfkd.models.generators.map_painter import MapPainter, painter_noise
 from echodfkd.models.generators.protocol import ClipRequest
-from echodfkd.models.generators.weight_files import PublishedFiles
-from echodfkd.models.students.weights import check_same_keys
 
 _LV = CHAMBER_NAMES.index("LV")
 

@@ -21,9 +21,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from echodfkd.core.errors import InputError
+from echodfkd.models.archives.published_files import PublishedFiles
 from echodfkd.models.generators.autoencoder import FrameAutoencoder
 from echodfkd.models.generators.echonet_synthetic import HOME
-from echodfkd.models.generators.weight_files import PublishedFiles, build_network, load_network
+from echodfkd.models.generators.weight_files import build_network, load_network
 from echodfkd.models.teachers.torchvision_guard import import_torchvision
 
 FOLDERS = ("reidentification_dynamic", "reidentification_ped_a4c", "reidentification_ped_psax")

@@ -23,13 +23,13 @@ def load_judge(
     """The auxiliary model that scores masks without truth; None for "none".
 
     Args:
-        name: embedded, echoclip or none.
-        weights: echoclip: a folder, an ``hf-hub:`` name, or "" for the published one.
+        name: one of `echodfkd.config.sections.evaluation.JUDGES`.
+        weights: a folder; echoclip: also an ``hf-hub:`` name, or "" for the published one.
         device: cpu or cuda.
         prompts: the fields of `echodfkd.config.sections.judge.JudgePromptsConfig`; None takes the published ones.
         phase_sign: see `echodfkd.models.judges.reading.valve_cycle`.
-        precision: echoclip: auto, fp32 or bf16.
-        captions: echoclip: folder or URL of embedded prompts (`echodfkd.models.judges.captions`); "" stores none.
+        precision: auto, fp32 or bf16, of echoclip, echoprime and panecho.
+        captions: folder or URL of embedded prompts (`echodfkd.models.judges.captions`); "" stores none.
 
     Raises:
         InputError: the judge's weights cannot be used, or a package that it needs is not installed.
@@ -52,13 +52,24 @@ def _embedded_judge(weights: str, device: str, prompts: dict[str, Any], options:
 
 
 def _echoclip_judge(weights: str, device: str, prompts: dict[str, Any], options: dict[str, Any]) -> Judge:
-    from echodfkd.models.judges.captions import CaptionStore
     from echodfkd.models.judges.echoclip import load_towers
+
+    return _with_captions("echoclip", load_towers(weights, device, precision=options["precision"]), prompts, options)
+
+
+def _echoprime_judge(weights: str, device: str, prompts: dict[str, Any], options: dict[str, Any]) -> Judge:
+    from echodfkd.models.judges.echoprime import load_towers
+
+    return _with_captions("echoprime", load_towers(weights, device, precision=options["precision"]), prompts, options)
+
+
+def _with_captions(name: str, towers: Any, prompts: dict[str, Any], options: dict[str, Any]) -> Judge:
+    """A judge of towers whose text tower is dropped once the prompts are embedded."""
+    from echodfkd.models.judges.captions import CaptionStore
     from echodfkd.models.judges.reading import ReadingJudge
     from echodfkd.models.teachers.torch_teacher import hash_weights
 
-    towers = load_towers(weights, device, precision=options["precision"])
-    judge_id = f"echoclip-{hash_weights(towers)}"
+    judge_id = f"{name}-{hash_weights(towers)}"
     if options["captions"]:
         towers.captions = CaptionStore(options["captions"], judge_id)
     judge = ReadingJudge(towers, judge_id=judge_id, prompts=prompts, phase_sign=options["phase_sign"])
@@ -66,8 +77,28 @@ def _echoclip_judge(weights: str, device: str, prompts: dict[str, Any], options:
     return judge
 
 
+def _onnx_judge(weights: str, device: str, prompts: dict[str, Any], options: dict[str, Any]) -> Judge:
+    from echodfkd.models.judges.onnx_judge import OnnxTowers
+    from echodfkd.models.judges.reading import ReadingJudge
+
+    towers = OnnxTowers(weights, device)
+    judge_id = f"onnx-judge-{towers.weights_hash}"
+    return ReadingJudge(towers, judge_id=judge_id, prompts=prompts, phase_sign=options["phase_sign"])
+
+
+def _panecho_judge(weights: str, device: str, prompts: dict[str, Any], options: dict[str, Any]) -> Judge:
+    from echodfkd.models.judges.panecho import PanEchoJudge, load_network
+    from echodfkd.models.teachers.torch_teacher import hash_weights
+
+    network = load_network(weights, device)
+    return PanEchoJudge(network, judge_id=f"panecho-{hash_weights(network)}", bf16=options["precision"] == "bf16")
+
+
 _JUDGES: dict[str, Callable[[str, str, dict[str, Any], dict[str, Any]], Judge | None]] = {
     "embedded": _embedded_judge,
     "echoclip": _echoclip_judge,
+    "echoprime": _echoprime_judge,
+    "panecho": _panecho_judge,
+    "onnx": _onnx_judge,
     "none": lambda weights, device, prompts, options: None,
 }

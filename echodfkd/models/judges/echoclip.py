@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from echodfkd.core.errors import InputError, one_line
+from echodfkd.models.judges.pixels import prepare_frames
 from echodfkd.models.teachers.torchvision_guard import import_torchvision
 from echodfkd.storage.untrusted import parse_json_object
 
@@ -61,24 +62,11 @@ class OpenClipTowers(nn.Module):
         self._tokenizer = tokenizer
         self._side, self._dtype = side, dtype
         self.captions: CaptionStore | None = None
-        self._mean, self._std = (torch.tensor(tuple(values)).view(1, -1, 1, 1) for values in (mean, std))
+        self._mean, self._std = tuple(mean), tuple(std)
 
     def prepare(self, frames_NHW: torch.Tensor) -> torch.Tensor:
-        """Grey frames, uint8 (N, H, W), as the model's input, float32 (N, 3, S, S).
-
-        As open_clip's own preprocessing for evaluation: the shorter side is resized to S (bicubic, antialiased), the
-        middle is cut out, channels are normalised. Grey goes into all three channels.
-        """
-        x = frames_NHW[:, None].float()
-        H, W = x.shape[-2:]
-        scale = self._side / min(H, W)
-        size = (max(self._side, round(H * scale)), max(self._side, round(W * scale)))
-        if size != (H, W):
-            x = F.interpolate(x, size=size, mode="bicubic", align_corners=False, antialias=True)
-            x = x.round().clamp(0, 255)  # open_clip resizes 8-bit images
-        top, left = (size[0] - self._side) // 2, (size[1] - self._side) // 2
-        x = x[..., top : top + self._side, left : left + self._side] / 255.0
-        return (x - self._mean.to(x.device)) / self._std.to(x.device)
+        """Grey frames, uint8 (N, H, W), as the model's input, float32 (N, 3, S, S)."""
+        return prepare_frames(frames_NHW, self._side, self._mean, self._std)
 
     def embed_frames(self, frames_NHW: torch.Tensor) -> torch.Tensor:
         """Unit vectors, float32 (N, E), of grey frames, uint8 (N, H, W)."""

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from echodfkd.config.sections.judge import EF_PLACE
-from echodfkd.metrics.cardiac import pearson_r
+from echodfkd.metrics.cardiac import area_curve, pearson_r
 from echodfkd.models.judges.protocol import CHUNK_FRAMES, MaskJudge, TwoTowers
 
 EF_VALUES = tuple(range(101))
@@ -26,12 +26,13 @@ TOP_SHARE = 0.2
 @dataclass(frozen=True)
 class VideoReading:
     """``cycle``: float64 (T,), large at end-diastole like an area; ``ef_percent``: 0..100; ``pulse``: float64 (T,), a
-    curve like the ventricle's area, from the captions of the phase if the judge knows some, else ``cycle``.
+    curve like the ventricle's area, from the captions of the phase if the judge knows some, else ``cycle``. A judge of
+    clips, and not of single frames, has neither curve.
     """
 
-    cycle: np.ndarray
+    cycle: np.ndarray | None
     ef_percent: float
-    pulse: np.ndarray
+    pulse: np.ndarray | None
 
 
 def valve_cycle(closed_T: np.ndarray, open_T: np.ndarray, *, sign: int) -> np.ndarray:
@@ -87,6 +88,8 @@ def motion_score(area_T: np.ndarray, pulse_T: np.ndarray) -> float:
 class ReadingJudge(MaskJudge):
     """Scores masks, and reads the valve's cycle and the ejection fraction from the video.
 
+    Towers that have ``sees_clips`` give all frames of a clip one embedding, which says nothing about a frame's phase.
+
     Its score looks at single frames, and so a mask that never moves scores like one that does. ``judge_motion`` sees
     time (`motion_score`).
 
@@ -118,10 +121,11 @@ class ReadingJudge(MaskJudge):
         self._last: tuple[np.ndarray, VideoReading] | None = None
 
     def score(self, video: np.ndarray, lv_mask: np.ndarray) -> dict[str, float]:
-        """As `MaskJudge.score`, and ``judge_motion`` (`motion_score`), -1 .. 1."""
-        scores = super().score(video, lv_mask)
-        area = lv_mask.sum((1, 2)).astype(np.float64)
-        return {**scores, "judge_motion": motion_score(area, self.read_video(video).pulse)}
+        """As `MaskJudge.score`, and ``judge_motion`` (`motion_score`), -1 .. 1, unless the towers see clips."""
+        scores, pulse = super().score(video, lv_mask), self.read_video(video).pulse
+        if pulse is None:
+            return scores
+        return {**scores, "judge_motion": motion_score(area_curve(lv_mask), pulse)}
 
     @torch.inference_mode()
     def read_video(self, video: np.ndarray) -> VideoReading:
@@ -132,8 +136,10 @@ class ReadingJudge(MaskJudge):
         if self._last is not None and self._last[0] is video:
             return self._last[1]
         similarity = caption_similarity(self._towers, video, self._readings)
-        cycle = pulse = valve_cycle(similarity[:, 0], similarity[:, 1], sign=self._phase_sign)
         percents = similarity[:, 2 : 2 + len(self._ef_values)]
+        cycle = pulse = None
+        if not getattr(self._towers, "sees_clips", False):
+            cycle = pulse = valve_cycle(similarity[:, 0], similarity[:, 1], sign=self._phase_sign)
         if self._knows_phases:
             pulse = similarity[:, -2] - similarity[:, -1]
         self._last = video, VideoReading(cycle, zero_shot_value(percents, self._ef_values), pulse)

@@ -14,11 +14,10 @@ from echodfkd.config.sections.source import ChoiceSpec, ConditionsConfig
 from echodfkd.core.counter import Counter
 from echodfkd.sources.clip_source import WindowSettings
 from echodfkd.sources.patients.sampler import ConditionSampler
-from echodfkd.sources.phantom.domains import DOMAINS
-from echodfkd.sources.phantom.renderer import PhantomRenderer
+from echodfkd.sources.phantom.domains import DOMAINS, WILD
+from echodfkd.sources.phantom.renderer import Patient, PhantomRenderer
 from echodfkd.sources.phantom.source import PhantomSource
-
-DOMAIN = "default"
+from echodfkd.sources.phantom.wild.renderer import WildClip, render_wild
 
 
 @dataclass(frozen=True)
@@ -46,26 +45,26 @@ class JudgedPatients:
         num_frames: T.
         fps: frames a second.
         size: H = W in pixels.
+        domain: of the phantom.
     """
 
-    def __init__(self, *, seed: int, num_frames: int, fps: float, size: int) -> None:
+    def __init__(self, *, seed: int, num_frames: int, fps: float, size: int, domain: str = "default") -> None:
         conditions = ConditionsConfig(view=ChoiceSpec(shares={"A4C": 0.5, "A2C": 0.5}))
         window = WindowSettings(num_frames, fps, size, num_frames)
-        self._source = PhantomSource(ConditionSampler(conditions, seed=seed), window, seed=seed, domain=DOMAIN)
-        self._renderer = PhantomRenderer("cpu", domain=DOMAINS[DOMAIN], size=size)
-        self._num_frames = num_frames
+        self._source = PhantomSource(ConditionSampler(conditions, seed=seed), window, seed=seed, domain=domain)
+        self._renderer = None if domain == WILD else PhantomRenderer("cpu", domain=DOMAINS[domain], size=size)
+        self._num_frames, self._size = num_frames, size
 
     def patient(self, index: int) -> JudgedPatient:
         """Patient ``index``."""
         patient, _ = self._source.patient(index)
-        clips = self._renderer.render([patient], num_frames=self._num_frames)
-        assert clips.video is not None
+        made = self._render(patient)
         known = patient.conditions
         edv, esv, quality = known.edv_ml, known.esv_ml, known.image_quality
         assert edv is not None
         assert esv is not None
         assert quality is not None
-        volume = clips.volume_ml[0].float()
+        volume = made.volume_ml.float()
         facts = {
             name: torch.full_like(volume, float(getattr(known, name)))
             for name in ("ef_percent", "edv_ml", "esv_ml", "heart_rate_bpm", "age_years", "bsa_m2")
@@ -73,10 +72,19 @@ class JudgedPatients:
         facts["image_quality_percent"] = torch.full_like(volume, 100 * quality)
         facts["two_chamber"] = torch.full_like(volume, float(known.view == "A2C"))
         facts["male"] = torch.full_like(volume, float(known.sex == "M"))
-        facts["valve_open"] = (clips.mitral_open[0] > 0).float()
+        facts["valve_open"] = (made.mitral_open > 0).float()
         facts["emptied"] = ((edv - volume) / (edv - esv)).clamp(0, 1)
-        mask = clips.labels[0] == 1
-        return JudgedPatient(clips.video[0], mask, facts, patient.fps, clips.ed_frames[0], clips.es_frames[0])
+        return JudgedPatient(made.video, made.labels == 1, facts, patient.fps, made.ed_frames, made.es_frames)
+
+    def _render(self, patient: Patient) -> WildClip:
+        """Of any domain."""
+        if self._renderer is None:
+            return render_wild(patient, num_frames=self._num_frames, size=self._size)
+        clips = self._renderer.render([patient], num_frames=self._num_frames)
+        assert clips.video is not None
+        curves = clips.phase[0], clips.volume_ml[0], clips.mitral_open[0]
+        events = clips.ed_frames[0], clips.es_frames[0]
+        return WildClip(clips.video[0], clips.labels[0], *curves, float(clips.spacing_mm[0]), *events)
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def test_shipped_files_load_and_are_small(embedded):
     assert WEIGHTS.stat().st_size < 8_000_000
     recipe = json.loads(WEIGHTS.with_suffix(".json").read_text())
     assert {"steps", "seed", "torch", "date", "agreement_with_dice"} <= recipe.keys()
-    for size in ("size_56", "size_112"):
+    for size in ("default_56", "default_112"):
         assert recipe["agreement_with_dice"][size]["spearman"] >= 0.8
         assert recipe["agreement_with_dice"][size]["cases"] >= 20
 
@@ -149,7 +149,10 @@ def test_absent_or_wrong_weights_say_what_to_do(tmp_path):
 
 def test_none_is_no_judge_and_other_names_are_refused():
     assert load_judge("none") is None
-    with pytest.raises(ConfigError, match=r"evaluation.judge: got 'echo', allowed are embedded, echoclip, none"):
+    with pytest.raises(
+        ConfigError,
+        match=r"evaluation.judge: got 'echo', allowed are embedded, echoclip, echoprime,",
+    ):
         load_judge("echo")
 
 

@@ -11,7 +11,7 @@ from echodfkd.config.sections.objective import TermConfig
 from echodfkd.config.sections.student import StudentConfig
 from echodfkd.core.errors import InputError, RunError
 from echodfkd.core.records import DistillationBatch
-from echodfkd.models.students.weights import load_weights
+from echodfkd.models.archives.state_dicts import load_weights
 from echodfkd.storage.checkpoints import prune_resume, publish, read_resume, read_student
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.intervals import Intervals

@@ -29,12 +29,13 @@ _PIXELS = 1 << 17
 
 @dataclass(frozen=True)
 class WildClip:
-    """``video`` and ``labels`` are uint8 (T, H, W); ``phase`` and ``volume_ml`` (T,) float64."""
+    """``video`` and ``labels`` are uint8 (T, H, W); ``phase``, ``volume_ml`` and ``mitral_open`` (0 .. 1) are (T,)."""
 
     video: torch.Tensor
     labels: torch.Tensor
     phase: torch.Tensor
     volume_ml: torch.Tensor
+    mitral_open: torch.Tensor
     spacing_mm: float
     ed_frames: tuple[int, ...]
     es_frames: tuple[int, ...]
@@ -78,7 +79,8 @@ def render_wild(patient: Patient, *, num_frames: int, size: int, ranges: WildRan
     if draw.chance("mirrored"):
         video, labels = video.flip(2), labels.flip(2)
     ed_frames, es_frames = find_events(rhythm.phase, rhythm.volume_ml, rhythm.end_systole)
-    return WildClip(video, labels, rhythm.phase, rhythm.volume_ml, side / size, ed_frames, es_frames)
+    curves = rhythm.phase, rhythm.volume_ml, rhythm.valve
+    return WildClip(video, labels, *curves, side / size, ed_frames, es_frames)
 
 
 def _warp(key: int, size: int, amount: float) -> torch.Tensor:

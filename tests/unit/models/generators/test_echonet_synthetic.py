@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from echodfkd.core.errors import ConfigError, InputError
+from echodfkd.models.archives.published_files import PublishedFiles
 from echodfkd.models.generators.echonet_synthetic import (
     HOME,
     LatentVideoGenerator,
@@ -25,7 +26,7 @@ from echodfkd.models.generators.echonet_synthetic import (
 )
 from echodfkd.models.generators.protocol import ClipRequest
 from echodfkd.models.generators.schedulers import Sampling
-from echodfkd.models.generators.weight_files import PublishedFiles, load_network
+from echodfkd.models.generators.weight_files import load_network
 from tests.helpers.generators import WINDOW, write_echonet_synthetic
 
 FAST = Sampling(steps=2)

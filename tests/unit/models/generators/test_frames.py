@@ -10,10 +10,10 @@ import torch
 
 from echodfkd.config.sections.generator import GeneratorConfig
 from echodfkd.core.errors import ClipError, ConfigError, InputError
+from echodfkd.models.archives.published_files import PublishedFiles
 from echodfkd.models.generators import build
 from echodfkd.models.generators.frames import choose_fractions, fit_clip, generate_alike, own_frames
 from echodfkd.models.generators.protocol import ClipRequest
-from echodfkd.models.generators.weight_files import PublishedFiles
 
 
 def request(place: int = 0, frames: int = 4, fps: float = 32.0, size: int = 4, ef: float | None = 0.5) -> ClipRequest:

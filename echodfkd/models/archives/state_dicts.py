@@ -10,14 +10,17 @@ from torch import nn
 from echodfkd.core.errors import InputError
 
 
-def load_weights(module: nn.Module, weights: Mapping[str, torch.Tensor], *, what: str) -> None:
-    """Copy named weights and buffers into a student of the same architecture.
+def load_weights(
+    module: nn.Module, weights: Mapping[str, torch.Tensor], *, what: str, network: str = "student"
+) -> None:
+    """Copy named weights and buffers into a network of the same architecture.
 
     Raises:
         InputError: names the first key that is missing, unknown or of another shape.
     """
     own = module.state_dict()
-    check_same_keys({k: v.shape for k, v in own.items()}, {k: v.shape for k, v in weights.items()}, what)
+    shapes, stored = ({key: tensor.shape for key, tensor in of.items()} for of in (own, weights))
+    check_same_keys(shapes, stored, what, network=network)
     module.load_state_dict(dict(weights))
 
 
