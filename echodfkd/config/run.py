@@ -8,7 +8,7 @@ are properties here and nowhere else.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from echodfkd.config.sections.augment import AugmentConfig
 from echodfkd.config.sections.evaluate import EvaluateConfig
@@ -146,6 +146,11 @@ class RunConfig:
         """The pool of every generator of training clips by its stage: generator, or generator.NAME of a mixture."""
         found = self.source.generated.items()
         return {f"generator.{name}" if name else "generator": part.generator for name, part in found}
+
+    @property
+    def seen_window(self) -> WindowConfig:
+        """The window of the clips that the teacher sees."""
+        return replace(self.window, size=self.teacher.sees.size or self.window.size)
 
     @property
     def taught_classes(self) -> tuple[str, ...]:

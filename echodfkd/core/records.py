@@ -56,7 +56,8 @@ class VideoClip:
     into ``class_names``, `TRUTH_UNKNOWN` if unannotated, or None. ``ed_frames`` / ``es_frames`` are
     frame numbers inside this clip, or None if unknown. ``spacing_mm`` is the side of a pixel in
     millimetres, or None. ``warnings`` are sentences on the file that it was cut from. A ``pending`` clip is black: the
-    actors of its generator make its pixels.
+    actors of its generator make its pixels. ``seen_video`` uint8 (T, h, w) is the rendering that the teacher sees in
+    place of ``video``, and ``seen_id`` names it; None and "" if it sees ``video``.
 
     Example: ``VideoClip(clip_id="phantom-s0-i17-e0-w0", index=17, seed=0, epoch=0, window_start=0,
     video=np.zeros((16, 56, 56), np.uint8), fps=32.0, source="phantom", domain="default")``.
@@ -80,6 +81,8 @@ class VideoClip:
     es_frames: tuple[int, ...] | None = None
     warnings: tuple[str, ...] = ()
     pending: bool = False
+    seen_id: str = ""
+    seen_video: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,7 @@ class LedgerRow(TriedClip):
     attempt: str
     source: str = ""  # in a mixture: the part's name
     domain: str = ""
+    seen_id: str = ""  # the rendering that the teacher saw, if it is not the clip's own
 
 
 @dataclass(frozen=True)
@@ -182,6 +186,7 @@ class Block:
     sample_weight: np.ndarray
     source: tuple[str, ...] = ()
     domain: tuple[str, ...] = ()
+    seen_id: tuple[str, ...] = ()
     quarantined: tuple[Quarantined, ...] = ()
     spans: tuple[StageSpan, ...] = ()
     fault: str = ""
@@ -241,7 +246,7 @@ class DistillationBatch(Block):
     dropped: tuple[DroppedMember, ...] = ()
 
 
-_TEXTS = ("clip_id", "source", "domain")
+_TEXTS = ("clip_id", "source", "domain", "seen_id")
 _RECORDS: dict[str, type] = {"quarantined": Quarantined, "spans": StageSpan, "dropped": DroppedMember}
 
 

@@ -105,7 +105,8 @@ def _time_first_batch(config: RunConfig) -> str:
     start = time.perf_counter()
     clip = source.clip(0)
     made = time.perf_counter()
-    teacher.teach(clip.video[None], [ClipKey(clip.clip_id, clip.index, clip.window_start)])
+    shown = clip.video if clip.seen_video is None else clip.seen_video
+    teacher.teach(shown[None], [ClipKey(clip.clip_id, clip.index, clip.window_start)])
     taught = time.perf_counter()
     there = " (on a GPU it is another number)" if config.teacher.num_gpus else ""
     needed = math.ceil((made - start) / (taught - made))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from echodfkd.config.sections.sees import SeesConfig
 from echodfkd.core.records import VideoClip
 
 
@@ -54,5 +55,18 @@ class ClipSource(Protocol):
 
         Raises:
             ClipError: this case cannot be used.
+        """
+        ...
+
+
+@runtime_checkable
+class OtherRenderings(ClipSource, Protocol):
+    """A source that can show its clips in another way."""
+
+    def seen_as(self, sees: SeesConfig) -> ClipSource:
+        """The source that gives, under each index, the same patient and beat at the same place in another rendering.
+
+        Raises:
+            InputError: there is none of a recording.
         """
         ...

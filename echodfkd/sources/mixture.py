@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
 
+from echodfkd.config.sections.sees import SeesConfig
 from echodfkd.core.errors import ClipError
 from echodfkd.core.records import VideoClip
-from echodfkd.sources.clip_source import ClipSource
+from echodfkd.sources.clip_source import ClipSource, OtherRenderings
 
 
 class Schedule:
@@ -94,6 +95,14 @@ class MixtureSource:
             ClipError: the part cannot use its case. The error's ``clip_id`` names the case.
         """
         return self._make(index, is_case=True)
+
+    def seen_as(self, sees: SeesConfig) -> MixtureSource:
+        """The source of the same clips in another rendering of every part."""
+        parts: dict[str, ClipSource] = {}
+        for name, part in self.parts.items():
+            assert isinstance(part, OtherRenderings), "check_sees: generated clips have one rendering"
+            parts[name] = part.seen_as(sees)
+        return MixtureSource(parts, self.schedule.counts, cases_from=self._cases_from)
 
     def part_of(self, index: int, *, is_case: bool) -> tuple[ClipSource, int]:
         """The part that gives a clip (or case), and the number of it among the part's own."""

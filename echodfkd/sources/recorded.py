@@ -5,11 +5,13 @@ Legend: T frames, H rows, W columns.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
-from echodfkd.core.errors import ClipError
+from echodfkd.config.sections.sees import SeesConfig
+from echodfkd.core.errors import ClipError, InputError
 from echodfkd.core.records import TRUTH_UNKNOWN, VideoClip
 from echodfkd.sources.case_grid import Stretch, case_grid
 from echodfkd.sources.clip_source import WindowSettings
@@ -60,6 +62,7 @@ class RecordedSource(RecordingSource[EchoNetRow]):
         self.notes = notes.sentences
         self._tracings: dict[str, dict[int, np.ndarray]] | None = None  # read again by the process that needs them
         self._shapes: dict[str, tuple[tuple[int, int, int], float]] = {}
+        self._pair_of: RecordedSource | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_tracings": None, "_shapes": {}}
@@ -81,6 +84,7 @@ class RecordedSource(RecordingSource[EchoNetRow]):
         with named(clip_id):
             decoded = read_video(self._path, row, window=wanted)
             own_fps = _fps_of(row, decoded.fps)
+            self._check_pair(row, decoded.video.shape, own_fps)
             positions, start = self._window_of(row, epoch, len(decoded.video), own_fps)
             window = sample_video(decoded.video, positions)
         return self._make(
@@ -127,6 +131,36 @@ class RecordedSource(RecordingSource[EchoNetRow]):
             ed_frames=stretch.ed_frames,
             es_frames=stretch.es_frames,
         )
+
+    def seen_as(self, sees: SeesConfig) -> RecordedSource:
+        """See `RecordingSource.seen_as`."""
+        other = super().seen_as(sees)
+        if not sees.path:
+            return other
+        pair = RecordedSource(sees.path, "ALL", other._settings, seed=self._seed)
+        there = {row.name: row for row in pair._recordings}
+        if missing := [row.name for row in self._recordings if row.name not in there]:
+            raise InputError(
+                f"teacher.sees.path: {sees.path} has no video of the name of {len(missing)} of"
+                f" {len(self._recordings)} in {self._path}, e.g. {missing[0]!r}"
+            )
+        pair._recordings = [there[row.name] for row in self._recordings]
+        pair._pair_of = self
+        return pair
+
+    def _check_pair(self, row: EchoNetRow, shape: tuple[int, ...], fps: float) -> None:
+        """Refuse a video that does not show what the other source's of this name does. Raises `ClipError`."""
+        if self._pair_of is None:
+            return
+        own = next(one for one in self._pair_of._recordings if one.name == row.name)
+        (T, H, W), own_fps = self._pair_of._known(own)
+        same = T == shape[0] and math.isclose(fps, own_fps, rel_tol=1e-6) and H * shape[2] == W * shape[1]
+        if not same:
+            raise ClipError(
+                f"{row.file} in {self._path} (teacher.sees.path) has {shape[0]} frames of {shape[2]} x {shape[1]} at"
+                f" {fps:g} fps, the student's has {T} of {W} x {H} at {own_fps:g}; frames, rate and proportions must"
+                " agree"
+            )
 
     def video_name(self, index: int, *, is_case: bool) -> str:
         """Name of the video that clip (or case) ``index`` is cut from, without a suffix."""

@@ -6,12 +6,15 @@ Epochs are arithmetic on the clip index: of n recordings, index i is recording `
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Generic, TypeVar
+from dataclasses import replace
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 
+from echodfkd.config.sections.sees import SeesConfig
 from echodfkd.core.errors import ClipError, InputError
 from echodfkd.core.records import VideoClip
 from echodfkd.sources.clip_source import WindowSettings
@@ -47,6 +50,12 @@ class RecordingSource(Generic[Recording]):
     def num_cases(self) -> int:
         """Recordings of the split."""
         return len(self._recordings)
+
+    def seen_as(self, sees: SeesConfig) -> Self:
+        """The source of the same clips in another rendering. Raises `InputError` if there is none of a recording."""
+        other = copy.copy(self)
+        other._settings = replace(self._settings, size=sees.size or self._settings.size)
+        return other
 
     def _recording(self, index: int, *, is_case: bool) -> tuple[Recording, int]:
         """The recording of a clip or case, and its epoch.

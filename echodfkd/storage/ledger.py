@@ -76,6 +76,7 @@ class LedgerBuffer:
                 attempt=self._attempt,
                 source=batch.source[place] if batch.source else "",
                 domain=batch.domain[place] if batch.domain else "",
+                seen_id=batch.seen_id[place] if batch.seen_id else "",
             )
             self._rows["ledger"].append(vars(row))
 

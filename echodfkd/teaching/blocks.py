@@ -21,7 +21,15 @@ from echodfkd.sources.clip_source import ClipSource
 from echodfkd.sources.video.augment import augment_clip
 from echodfkd.teaching.clip_block import ClipBlock
 from echodfkd.teaching.members import Fusion, MemberOutput
-from echodfkd.teaching.slots import SlotRules, Teach, black_clip, draw_clip, refuse_stray, replace_faulty_clips
+from echodfkd.teaching.slots import (
+    SlotRules,
+    Teach,
+    black_clip,
+    draw_clip,
+    on_students_grid,
+    refuse_stray,
+    replace_faulty_clips,
+)
 
 
 def make_block(source: ClipSource, slots: Sequence[int], rules: SlotRules, *, actor: str) -> ClipBlock:
@@ -34,7 +42,7 @@ def make_block(source: ClipSource, slots: Sequence[int], rules: SlotRules, *, ac
     draws = [draw_clip(source, slot, 0, rules) for slot in slots]
     usable = [draw.clip for draw in draws if draw.clip is not None]
     assert all(clip.video.shape == rules.video_shape for clip in usable), "a source must cut its windows"
-    clips = [draw.clip or black_clip(slot, rules.video_shape) for slot, draw in zip(slots, draws, strict=True)]
+    clips = [draw.clip or black_clip(slot, rules) for slot, draw in zip(slots, draws, strict=True)]
     frames = sum(len(clip.video) for clip in usable)
     return ClipBlock.of(
         clips,
@@ -64,7 +72,7 @@ def teach_block(
     if block.fault:
         return _without_masks(block, rules, teacher.feature_shape)
     start, teach = clock.now(), _teach_by(lambda: teacher, rules)
-    block, output = replace_faulty_clips(block, teach(block.video, block.keys()), teach, source, rules)
+    block, output = replace_faulty_clips(block, teach(block.shown, block.keys()), teach, source, rules)
     return _taught(block, output, rules, actor=actor, start=start)
 
 
@@ -80,9 +88,9 @@ def member_block(name: str, teacher: Teacher, block: ClipBlock, rules: SlotRules
     """
     classes, code = rules.classes, rules.mask_code
     if block.fault:
-        output = MemberOutput.empty(teacher, block.video, classes=classes, code=code)
+        output = MemberOutput.empty(teacher, block.shown, classes=classes, code=code)
     else:
-        output = MemberOutput.of(name, teacher, block.video, block.keys(), classes=classes, code=code)
+        output = MemberOutput.of(name, teacher, block.shown, block.keys(), classes=classes, code=code)
     spans = (*block.spans, *_named(output.spans, actor))
     return dataclasses.replace(block, members={**block.members, name: output}, spans=spans)
 
@@ -115,7 +123,8 @@ def fuse_block(
         return _without_masks(block, rules)
     start, outputs = clock.now(), [block.members[rule.name] for rule in fusion.members]
     _check_members(fusion, outputs, teacher_id)
-    fused = refuse_stray(fusion.fuse(outputs, rules.classes, rules.mask_code), rules)
+    fused = on_students_grid(fusion.fuse(outputs, rules.classes, rules.mask_code), rules)
+    fused = refuse_stray(fused, rules)
     block, output = replace_faulty_clips(block, fused, _teach_by(ensemble, rules), source, rules)
     return _taught(block, output, rules, actor=actor, start=start)
 
@@ -123,7 +132,7 @@ def fuse_block(
 def _teach_by(teacher: Callable[[], Teacher], rules: SlotRules) -> Teach:
     def teach(video_NTHW: np.ndarray, clips: Sequence[ClipKey]) -> TeacherOutput:
         output = teacher().teach(video_NTHW, clips, classes=rules.classes, code=rules.mask_code)
-        return refuse_stray(output, rules)
+        return refuse_stray(on_students_grid(output, rules), rules)
 
     return teach
 

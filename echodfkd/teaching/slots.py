@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 
 from echodfkd.config.sections.augment import AugmentConfig
 from echodfkd.core.errors import ClipError
-from echodfkd.core.mask_codes import PROBABILITY, decode, encode
+from echodfkd.core.mask_codes import PROBABILITY, decode, encode, quantise
 from echodfkd.core.records import Quarantined, VideoClip
 from echodfkd.metrics.plausibility import stray_share
+from echodfkd.models.students.sides import resize
 from echodfkd.models.teachers.protocol import ClipKey, TeacherOutput
 from echodfkd.sources.clip_source import ClipSource
 from echodfkd.sources.privacy import rejected
@@ -19,7 +21,7 @@ from echodfkd.sources.video.augment import augment_clip
 from echodfkd.teaching.clip_block import ClipBlock
 
 Teach = Callable[[np.ndarray, Sequence[ClipKey]], TeacherOutput]
-"""Makes the output for some clips, of the classes and in the code that a run asks for."""
+"""Makes the output for some shown clips: the classes, code and frame size that a run asks for."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class SlotRules:
     (`mask_codes`), ``stray_limit`` from which `stray_share` on a clip is quarantined. ``augment`` and ``seed`` say how
     clips are augmented, before the teacher or after it; either way before the stream is cut into the parts of the
     workers, and so alike for any number of them, after any restart, and for all students of the run. ``rejects``
-    gives the reason if a clip may not be used (`sources.privacy`), else "".
+    gives the reason if a clip may not be used (`sources.privacy`), else "". ``seen_shape`` (T, h, w) is that of the
+    renderings that the teacher sees; None if it sees the students' clips.
     """
 
     plan_slots: int
@@ -46,6 +49,7 @@ class SlotRules:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     seed: int = 0
     rejects: Callable[[np.ndarray], str] | None = None
+    seen_shape: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,7 @@ def replace_faulty_clips(
                 fault = draw.fault or exhausted(slot, rules, found)
                 continue
             block = block.with_clip(row, draw.clip, draw.attempts)
-            anew = teach(block.video[row : row + 1], block.keys()[row : row + 1])
+            anew = teach(block.shown[row : row + 1], block.keys()[row : row + 1])
             for name in ("masks", "confidence", "features"):
                 if (rows := getattr(output, name)) is not None:
                     rows[row] = getattr(anew, name)[0]
@@ -160,7 +164,21 @@ def refuse_stray(output: TeacherOutput, rules: SlotRules) -> TeacherOutput:
     return replace(output, faults=dict(sorted({**faults, **output.faults}.items())))
 
 
-def black_clip(slot: int, shape: tuple[int, ...]) -> VideoClip:
+def on_students_grid(output: TeacherOutput, rules: SlotRules) -> TeacherOutput:
+    """The output with masks of the students' frames, if the teacher saw larger ones of the same field."""
+    size = rules.video_shape[1:]
+    if output.masks.shape[-2:] == size:
+        return output
+    confidence = None if output.confidence is None else quantise(_resized(output.confidence, size))
+    return replace(output, masks=encode(_resized(output.masks, size), rules.mask_code), confidence=confidence)
+
+
+def _resized(codes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Probabilities of these codes on frames of another size."""
+    return resize(torch.from_numpy(decode(codes)), size).clamp_(0.0, 1.0).numpy()
+
+
+def black_clip(slot: int, rules: SlotRules) -> VideoClip:
     """Stands for a slot that drew no usable clip."""
     return VideoClip(
         clip_id="",
@@ -168,8 +186,9 @@ def black_clip(slot: int, shape: tuple[int, ...]) -> VideoClip:
         seed=0,
         epoch=0,
         window_start=0,
-        video=np.zeros(shape, np.uint8),
+        video=np.zeros(rules.video_shape, np.uint8),
         fps=0.0,
         source="",
         domain="",
+        seen_video=None if rules.seen_shape is None else np.zeros(rules.seen_shape, np.uint8),
     )

@@ -7,6 +7,7 @@ import re
 
 from echodfkd.config.rules.pool import check_pool
 from echodfkd.config.rules.remote import check_remotes
+from echodfkd.config.rules.sees import check_sees
 from echodfkd.config.run import RunConfig
 from echodfkd.config.sections.limited import LimitedConfig
 from echodfkd.config.sections.option import NO_DEVICE
@@ -37,6 +38,7 @@ def check_teacher(config: RunConfig) -> None:
         _check_name(option, option.removeprefix("study.teachers."))
     for option, teacher in {"teacher": config.teacher, **study}.items():
         _check_teacher(option, teacher)
+        check_sees(option, teacher, config)
         check_remotes(option, teacher, no_progress_s=config.data.no_progress_timeout_s)
     check_limited(config.limited)
 

@@ -18,7 +18,8 @@ from echodfkd.config.sections.option import MOST_SEED, MOST_WEIGHT, option
 NUMERIC = ("ef_percent", "edv_ml", "heart_rate_bpm", "age_years", "bsa_m2", "fps", "num_frames", "image_quality")
 """Names of the conditions that are numbers."""
 
-DOMAIN_NAMES = ("default", "clear", "handheld", "wild")
+SCANNERS = ("default", "clear", "handheld")
+DOMAIN_NAMES = (*SCANNERS, "wild")
 """Scanners of the phantom, and the domain that has another look in every clip."""
 
 RECORDED_KINDS = ("recorded", "camus", "folder", "dicom")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from echodfkd.config.sections.option import MOST_WEIGHT, option
 from echodfkd.config.sections.pool import PoolConfig
 from echodfkd.config.sections.remote import RemoteConfig
+from echodfkd.config.sections.sees import SeesConfig
 from echodfkd.core.mask_codes import MASK_CODES, PROBABILITY
 
 FUSIONS = ("mean_prob", "mean_logit", "staple", "entropy", "agreement", "gate")
@@ -108,6 +109,7 @@ class MemberConfig(PoolConfig, TeacherModelConfig):
 class TeacherConfig(PoolConfig, TeacherModelConfig):
     """The model that makes soft masks (or, with kind=ensemble, several), and the actor pool that runs it."""
 
+    sees: SeesConfig = field(default_factory=SeesConfig)
     members: dict[str, MemberConfig] = field(default_factory=dict)
     """ensemble: its teachers by name."""
     fusion: str = option("mean_prob", choices=FUSIONS)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from echodfkd.config.run import RunConfig
 from echodfkd.config.sections.privacy import PrivacyConfig
+from echodfkd.config.sections.sees import SeesConfig
 from echodfkd.config.sections.source import RECORDED_KINDS, SourceConfig
 from echodfkd.config.sections.training import WindowConfig
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def training_source(config: RunConfig) -> ClipSource:
-    """The source of training clips."""
+    """The source of training clips, with the renderings that the teacher sees, if they are others."""
     return _cached_source(*_training(config))
 
 
@@ -90,7 +91,7 @@ def slot_rules(config: RunConfig) -> SlotRules:
     """How this run's slots become clips."""
     from echodfkd.teaching.slots import SlotRules
 
-    window = config.window
+    window, seen = config.window, config.seen_window.size
     return SlotRules(
         config.plan_slots,
         config.data.max_attempts,
@@ -104,6 +105,7 @@ def slot_rules(config: RunConfig) -> SlotRules:
         augment=config.augment,
         seed=config.seed,
         rejects=_rejects(config.privacy) if config.privacy.encoder else None,
+        seen_shape=(window.frames, seen, seen) if config.teacher.sees.is_on else None,
     )
 
 
@@ -113,7 +115,7 @@ def load_teacher(config: RunConfig, device: str | None = None) -> Teacher:
 
     options, shape = config.teacher, config.feature_shape
     teacher = build_configured_teacher(
-        options, device=device or options.device, placement=_placement(config), window=config.window
+        options, device=device or options.device, placement=_placement(config), window=config.seen_window
     )
     return teacher if shape is None else with_features(teacher, options, shape, config.window.size)
 
@@ -123,7 +125,7 @@ def load_member(config: RunConfig, name: str) -> Teacher:
     from echodfkd.teaching.build import build_member
 
     device = config.teacher.members[name].device
-    return build_member(config.teacher, name, device, _placement(config), config.window).teacher
+    return build_member(config.teacher, name, device, _placement(config), config.seen_window).teacher
 
 
 def _placement(config: RunConfig) -> SourcePlacement | None:
@@ -143,24 +145,25 @@ def num_cases(config: RunConfig) -> int:
     return wanted if available is None else min(wanted, available)
 
 
-_Arguments = tuple[SourceConfig, WindowConfig, int, int, str]
+_Arguments = tuple[SourceConfig, WindowConfig, int, int, str, SeesConfig]
 
 
 def _training(config: RunConfig) -> _Arguments:
-    return config.source, config.window, config.seed, config.evaluation.frames, "source"
+    return config.source, config.window, config.seed, config.evaluation.frames, "source", config.teacher.sees
 
 
 def _evaluation(config: RunConfig) -> _Arguments:
-    return config.evaluation.source, config.window, config.seed, config.evaluation.frames, "evaluation.source"
+    source, frames = config.evaluation.source, config.evaluation.frames
+    return source, config.window, config.seed, frames, "evaluation.source", SeesConfig()
 
 
 def _synthesis(config: RunConfig) -> _Arguments:
     window = dataclasses.replace(config.window, frames=config.synthesize.frames)
-    return config.source, window, config.seed, config.evaluation.frames, "source"
+    return config.source, window, config.seed, config.evaluation.frames, "source", SeesConfig()
 
 
 def _notes(arguments: _Arguments, *, is_case: bool) -> list[str]:
-    source, _, _, _, option = arguments
+    source, option = arguments[0], arguments[4]
     return [f"{option} ({source.path or source.kind}): {note}" for note in _cached_notes(arguments, is_case)]
 
 
@@ -188,8 +191,16 @@ def _cached_notes(arguments: _Arguments, is_case: bool) -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=8)
 def _cached_source(
-    source: SourceConfig, window: WindowConfig, seed: int, case_frames: int, option: str, pending: bool = False
+    source: SourceConfig,
+    window: WindowConfig,
+    seed: int,
+    case_frames: int,
+    option: str,
+    sees: SeesConfig,
+    pending: bool = False,
 ) -> ClipSource:
     from echodfkd.sources.build import build_source
+    from echodfkd.sources.seen import SeenSource
 
-    return build_source(source, window, seed=seed, case_frames=case_frames, option=option, pending=pending)
+    built = build_source(source, window, seed=seed, case_frames=case_frames, option=option, pending=pending)
+    return SeenSource(built, sees) if sees.is_on else built

@@ -138,8 +138,8 @@ class ClipDatasource(Datasource):
 
     @property
     def _clip_bytes(self) -> int:
-        window = self.config.window
-        return window.frames * window.size**2 + 256
+        window, seen = self.config.window, self.config.seen_window.size if self.config.teacher.sees.is_on else 0
+        return window.frames * (window.size**2 + seen**2) + 256
 
 
 def _read_block(config: RunConfig, slots: list[int]) -> Iterable[Block]:

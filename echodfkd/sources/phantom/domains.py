@@ -9,9 +9,26 @@ A range ``(low, high)`` is drawn from uniformly for each clip; those marked *qua
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 Range = tuple[float, float]
+
+GEOMETRY = (
+    "half_angle",
+    "depth",
+    "tilt",
+    "off_axis",
+    "foreshortening",
+    "rotation",
+    "breathing",
+    "shake",
+    "rocking",
+)
+"""Fields that decide which pixel shows which tissue."""
+_SILENT = -200.0
+"""dB: nothing of it is seen."""
+_FINE = 0.01
+"""Grey levels: a quantisation that changes none."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +92,18 @@ class ScannerDomain:
     overlay_level: Range = (0.35, 0.8)
     jpeg: Range = (2.0, 8.0)
     """Quantisation step of the lowest frequencies in grey levels."""
+
+    def in_place_of(self, other: ScannerDomain) -> ScannerDomain:
+        """This scanner, with the sector, pose and motion of the other one: it shows every tissue at the same pixel."""
+        return replace(self, **{name: getattr(other, name) for name in GEOMETRY})
+
+    def without_noise(self) -> ScannerDomain:
+        """This scanner without noise floor, reverberation and artefacts of compression."""
+        return replace(self, noise=(_SILENT, _SILENT), clutter=(_SILENT, _SILENT), jpeg=(_FINE, _FINE))
+
+    def without_dropout(self) -> ScannerDomain:
+        """This scanner without drop-out of the walls and shadows of ribs."""
+        return replace(self, dropout=(0.0, 0.0), septal_dropout=(_SILENT, _SILENT), shadows=(0.0, 0.0))
 
 
 DOMAINS: dict[str, ScannerDomain] = {

@@ -7,11 +7,13 @@ chambers and the outside are as dark as the left ventricle, so that no threshold
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import numpy as np
 import torch
 
+from echodfkd.config.sections.sees import SeesConfig
 from echodfkd.config.sections.source import ConditionsConfig
 from echodfkd.core.errors import ConfigError
 from echodfkd.core.records import VideoClip
@@ -103,6 +105,18 @@ class PhantomSource:
         if self._renderer is None:
             return self._render(patient, num_frames)[1].numpy()
         return self._renderer.render([patient], num_frames=num_frames, labels_only=True).labels[0].numpy()
+
+    def seen_as(self, sees: SeesConfig) -> PhantomSource:
+        """The source of the same clips in another rendering."""
+        other = copy.copy(self)
+        other.window = dataclasses.replace(self.window, size=sees.size or self.window.size)
+        if self._renderer is not None:
+            own = self._renderer.domain
+            scanner = DOMAINS[sees.domain].in_place_of(own) if sees.domain else own
+            scanner = scanner if sees.noise else scanner.without_noise()
+            scanner = scanner if sees.dropout else scanner.without_dropout()
+            other._renderer = PhantomRenderer("cpu", domain=scanner, size=other.window.size)
+        return other
 
     def _make(self, index: int, purpose: str, num_frames: int) -> VideoClip:
         patient, weight = self.patient(index, purpose)
