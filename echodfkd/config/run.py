@@ -131,7 +131,12 @@ class RunConfig:
 
     @property
     def segment_steps(self) -> int:
-        """Optimiser steps of one segment of the stream: at most data.segment_tasks read tasks, whole checkpoints."""
+        """Optimiser steps of one segment of the stream: at most data.segment_tasks read tasks, whole checkpoints.
+
+        Of a steered run those of one law, which do not depend on the workers.
+        """
+        if self.source.steering.strata:
+            return self.source.steering.every * self.train.checkpoint_every
         most = max(1, self.data.segment_tasks // self.blocks_per_step)
         every = self.train.checkpoint_every
         return most // every * every if most >= every else most

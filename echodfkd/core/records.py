@@ -146,6 +146,8 @@ class LedgerRow(TriedClip):
     source: str = ""  # in a mixture: the part's name
     domain: str = ""
     seen_id: str = ""  # the rendering that the teacher saw, if it is not the clip's own
+    stratum: str = ""  # of a steered run
+    comes_back: bool = False  # a clip of an earlier slot, on purpose (source.steering.again)
 
 
 @dataclass(frozen=True)

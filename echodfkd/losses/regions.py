@@ -41,10 +41,15 @@ def soft_dice(
         Scalar, 0..1: mean over clips and classes.
     """
     z, p, w = checked_masks(logits, target_prob, weight)
-    p_BCN, q_BCN = _by_class(p), _by_class(torch.sigmoid(z))
+    return mean_over_clips(dice_distance(z, p), w, total_weight)
+
+
+def dice_distance(logits: torch.Tensor, target_prob: torch.Tensor) -> torch.Tensor:
+    """`soft_dice` of each clip, the mean over its classes: (B,)."""
+    p_BCN, q_BCN = _by_class(target_prob), _by_class(torch.sigmoid(logits))
     distance = (p_BCN - q_BCN).square().sum(-1)
     size = p_BCN.square().sum(-1) + q_BCN.square().sum(-1)
-    return mean_over_clips((distance / (size + DICE_SMOOTH)).mean(dim=1), w, total_weight)
+    return (distance / (size + DICE_SMOOTH)).mean(dim=1)
 
 
 def lovasz_hinge(

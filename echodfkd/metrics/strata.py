@@ -36,7 +36,7 @@ def strata_of(columns: Mapping[str, Sequence[object]]) -> dict[str, dict[str, np
             place = np.searchsorted(edges, values, side="right")
             groups = {
                 label: np.flatnonzero((place == number) & np.isfinite(values))
-                for number, label in enumerate(_labels(edges))
+                for number, label in enumerate(interval_labels(edges))
             }
             found[name] = {label: group for label, group in groups.items() if len(group)}
     for name in WORDS:
@@ -48,6 +48,7 @@ def strata_of(columns: Mapping[str, Sequence[object]]) -> dict[str, dict[str, np
     return {name: groups for name, groups in found.items() if len(groups) > 1}
 
 
-def _labels(edges: Sequence[float]) -> list[str]:
+def interval_labels(edges: Sequence[float]) -> list[str]:
+    """Names of the intervals that these inner edges cut, in order."""
     inner = [f"{low:.3g} .. {high:.3g}" for low, high in pairwise(edges)]
     return [f"< {edges[0]:.3g}", *inner, f">= {edges[-1]:.3g}"]

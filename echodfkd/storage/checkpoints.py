@@ -3,8 +3,9 @@
 ``checkpoints/step_00000100/`` holds, per student, ``student.safetensors`` (fp32 weights and buffers, averaged if
 train.ema_decay is set, and the options of the network as metadata) and ``resume.safetensors`` (the newest weights,
 Adam's moments and step by name, and the average if there is one), then ``consumed.json`` (the plan's slots trained so
-far), ``meta.json``, and last ``manifest.json``, made once. Only a manifest makes a commit and validates the
-ledger's part files, by name and sha256. Steps count updates: step 100 is the state after 100 of them.
+far), of a steered run ``steering.json`` (its laws so far), ``meta.json``, and last ``manifest.json``, made once. Only a
+manifest makes a commit and validates the ledger's part files, by name and sha256. Steps count updates: step 100 is the
+state after 100 of them.
 
 `prune_resume` deletes the resume state of older commits to bound a run's size. Their manifests still list
 those files; only `read_resume` opens them, and it then says that the state is gone.
@@ -27,6 +28,7 @@ from echodfkd.storage.files import LAYOUT, RunStorage, describe
 from echodfkd.storage.intervals import Intervals
 from echodfkd.storage.lease import check_epoch
 from echodfkd.storage.manifests import MANIFEST, checkpoint_folder, read_verified
+from echodfkd.storage.steering import STEERING, SteeringState
 from echodfkd.storage.untrusted import parse_json_object
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -77,6 +79,7 @@ def publish(
     ledger: Mapping[str, dict[str, object]],
     quarantine: Mapping[str, dict[str, object]],
     meta: Mapping[str, object],
+    steering: SteeringState | None = None,
     lease_epoch: int = 0,
 ) -> PublishedCheckpoint:
     """Write one commit; it exists once this returns.
@@ -89,6 +92,7 @@ def publish(
         ledger: part files, relative to the run folder, that this commit makes valid, with size and sha256.
         quarantine: likewise, of quarantined indices.
         meta: config hash, versions and the like, JSON values.
+        steering: laws of a steered run.
         lease_epoch: this run's lease, checked before the first file and the manifest; 0 without one.
 
     Raises:
@@ -99,6 +103,8 @@ def publish(
     if storage.exists(f"{folder}/{MANIFEST}"):
         raise RunError(taken)
     contents = _contents(students, consumed, meta)
+    if steering is not None:
+        contents[STEERING] = steering.to_json()
     check_epoch(storage, lease_epoch)
     for file, data in contents.items():
         storage.write(f"{folder}/{file}", data)

@@ -62,8 +62,11 @@ class LedgerBuffer:
         self._attempt = attempt
         self._rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in _KINDS}
 
-    def add_trained(self, batch: DistillationBatch, step: int) -> None:
-        """One ledger row per clip of a batch that update number ``step`` (from 1) has trained on."""
+    def add_trained(self, batch: DistillationBatch, step: int, drawn: Sequence[tuple[str, bool]] = ()) -> None:
+        """One ledger row per clip of a batch that update number ``step`` (from 1) has trained on.
+
+        ``drawn`` has the stratum of each clip of a steered run, and whether it comes back.
+        """
         for place, clip_id in enumerate(batch.clip_id):
             row = LedgerRow(
                 slot=int(batch.slot[place]),
@@ -77,6 +80,8 @@ class LedgerBuffer:
                 source=batch.source[place] if batch.source else "",
                 domain=batch.domain[place] if batch.domain else "",
                 seen_id=batch.seen_id[place] if batch.seen_id else "",
+                stratum=drawn[place][0] if drawn else "",
+                comes_back=drawn[place][1] if drawn else False,
             )
             self._rows["ledger"].append(vars(row))
 
@@ -128,7 +133,8 @@ class LedgerReport:
 def check_ledger(storage: RunStorage, plan_slots: int) -> LedgerReport:
     """Check a run's rows against its plan, reading only its files.
 
-    Invariants: every slot 0 .. N-1 has exactly one row, no clip id appears twice, a replacement (index
+    Invariants: every slot 0 .. N-1 has exactly one row, no clip id appears twice (but in rows of clips that a
+    steered run brings back, and each of these has a first row), a replacement (index
     slot + a * N, a > 0) comes after all a earlier indices of its slot were quarantined, no quarantined index
     was trained, every update has as many clips as the others, each manifest's consumed slots are those of the
     rows up to its step, and every part file is, byte for byte, the one that its manifest describes. A student that
@@ -143,7 +149,8 @@ def check_ledger(storage: RunStorage, plan_slots: int) -> LedgerReport:
     trained = _read_parts(storage, commits, "ledger", problems)
     quarantined = {(r["slot"], r["index"]) for r in _read_parts(storage, commits, "quarantine", problems)}
     per_slot = Counter(row["slot"] for row in trained)
-    per_clip = Counter(row["clip_id"] for row in trained)
+    per_clip = Counter(row["clip_id"] for row in trained if not row["comes_back"])
+    strange = sorted({row["clip_id"] for row in trained if row["comes_back"]} - per_clip.keys())
     plan = _plan(storage, commits, plan_slots, problems)
     lost = [slot for slot in plan if slot not in per_slot]
     outside = sorted(slot for slot in per_slot if slot not in plan)
@@ -157,6 +164,8 @@ def check_ledger(storage: RunStorage, plan_slots: int) -> LedgerReport:
         problems.append(f"{len(twice)} slots were trained more than once: {_some(twice)}")
     if clip_twice:
         problems.append(f"{len(clip_twice)} clip ids were trained more than once: {_some(clip_twice)}")
+    if strange:
+        problems.append(f"{len(strange)} clips came back that were never trained before: {_some(strange)}")
     problems += _check_replacements(trained, quarantined, plan_slots)
     problems += _check_steps(storage, commits, trained)
     problems += _check_stopped(commits)

@@ -106,7 +106,7 @@ _NEVER_NULL = {
 }
 """Columns that every reader computes with."""
 
-_ADDED_LATER = {"busy_s", "terms", "bytes", "seen_id"}
+_ADDED_LATER = {"busy_s", "terms", "bytes", "seen_id", "stratum", "comes_back"}
 """Columns that files of older versions do not have: read as null."""
 
 

@@ -11,9 +11,11 @@ import numpy as np
 from echodfkd.core.errors import ClipError
 from echodfkd.core.records import Quarantined, StageSpan
 from echodfkd.models.generators.batched import BatchedGenerator, Made
+from echodfkd.models.generators.protocol import ClipRequest
 from echodfkd.sources.clip_source import ClipSource
 from echodfkd.sources.generated.source import GeneratedSource
 from echodfkd.sources.mixture import MixtureSource
+from echodfkd.sources.steering.source import SteeredSource
 from echodfkd.teaching.clip_block import ClipBlock
 from echodfkd.teaching.slots import SlotRules, augmented_video, draw_clip, exhausted
 
@@ -30,12 +32,15 @@ class GeneratedPart:
     name: str
     generator: BatchedGenerator
 
-    def place(self, index: int) -> tuple[GeneratedSource, int]:
-        """The part's own source, and the number of clip ``index`` there."""
-        found = self.source.part_of(index, is_case=False) if isinstance(self.source, MixtureSource) else None
-        source, number = found or (self.source, index)
+    def request(self, index: int) -> ClipRequest:
+        """What the generator is asked for to make clip ``index``."""
+        source, number, draw = self.source, index, 0
+        if isinstance(self.source, MixtureSource):
+            source, number = self.source.part_of(index, is_case=False)
+        elif isinstance(self.source, SteeredSource):
+            source, (number, draw) = self.source.source, self.source.drawn(index)
         assert isinstance(source, GeneratedSource)
-        return source, number
+        return source.request(number, label_map=self.generator.wants_label_map, attempt=draw)
 
 
 def fill_block(part: GeneratedPart, block: ClipBlock, rules: SlotRules, *, stage: str, actor: str) -> ClipBlock:
@@ -51,9 +56,7 @@ def fill_block(part: GeneratedPart, block: ClipBlock, rules: SlotRules, *, stage
     rows = [row for row in np.flatnonzero(block.pending).tolist() if not part.name or block.source[row] == part.name]
     if block.fault or not rows:
         return block
-    places = [part.place(int(block.index[row])) for row in rows]
-    wanted = part.generator.wants_label_map
-    made = part.generator.make([source.request(number, label_map=wanted) for source, number in places])
+    made = part.generator.make([part.request(int(block.index[row])) for row in rows])
     video = block.video.copy()
     bad: dict[int, tuple[str, str]] = {}
     for row, one in zip(rows, made, strict=True):

@@ -78,13 +78,15 @@ def train(
         rounds, fault = _fetch(run, batches, step)
         started = clock.now()
         totals = _agree(run, rounds, fault, step)
-        parts = accumulate_gradients(students, rounds, totals=totals, step=step, device=run.device)
+        differ: list[torch.Tensor] | None = [] if run.steering else None
+        parts = accumulate_gradients(students, rounds, totals=totals, step=step, device=run.device, differ=differ)
         rows = _sum_over_workers(students, parts)
         check_finite(rows, step + 1)
         losses, norms = ({name: row[place] for name, row in rows.items()} for place in (LOSS, NORM))
         rate = _rate(config, step)
         norms |= update(students, rate, step + 1)
-        _record_clips(run, rounds, step + 1, started)
+        drawn = run.steering.add(rounds, differ or []) if run.steering else []
+        _record_clips(run, rounds, drawn, step + 1, started)
         _log_update(run, step, rate, rows, norms)
         run.progress.add_step(step + 1, rounds, asked=asked, started=started, losses=losses, rate=rate)
         for name, loss in losses.items():
@@ -197,10 +199,19 @@ def _rate(config: RunConfig, step: int) -> float:
     )
 
 
-def _record_clips(run: RunState, rounds: Sequence[DistillationBatch], step: int, started: float) -> None:
-    """Ledger rows and slots of this worker's clips of update ``step`` (from 1), and its span in the timeline."""
-    for batch in rounds:
-        run.ledger.add_trained(batch, step)
+def _record_clips(
+    run: RunState,
+    rounds: Sequence[DistillationBatch],
+    drawn: Sequence[Sequence[tuple[str, bool]]],
+    step: int,
+    started: float,
+) -> None:
+    """Ledger rows and slots of this worker's clips of update ``step`` (from 1), and its span in the timeline.
+
+    ``drawn`` is empty, or has those of `LedgerBuffer.add_trained` for each batch.
+    """
+    for batch, own in zip(rounds, drawn or [()] * len(rounds), strict=True):
+        run.ledger.add_trained(batch, step, own)
         run.slots.extend(int(slot) for slot in batch.slot)
     clips = sum(len(batch.slot) for batch in rounds)
     frames = sum(batch.video.shape[0] * batch.video.shape[1] for batch in rounds)

@@ -22,7 +22,7 @@ from echodfkd.core.mask_codes import LEAST_PROB
 from echodfkd.core.records import DistillationBatch
 from echodfkd.losses.features import attention_transfer, feature_directions, feature_matching
 from echodfkd.losses.pixels import HALF_CODE, entropy_confidence, soft_mask_focal, soft_mask_kl
-from echodfkd.losses.regions import lovasz_hinge, soft_dice
+from echodfkd.losses.regions import dice_distance, lovasz_hinge, soft_dice
 from echodfkd.losses.shape import boundary_loss, temporal_consistency
 from echodfkd.losses.targets import ef_smooth_l1, phase_bce, soft_mask_bce
 from echodfkd.models.mask_tensors import decode_tensor
@@ -196,6 +196,11 @@ class Objective:
         for value in others:
             loss = loss + value
         return LossTerms(loss, terms)
+
+    @torch.no_grad()
+    def disagreement(self, output: StudentOutput, batch: BatchTensors) -> torch.Tensor:
+        """How far student and teacher differ in the masks of each clip: `regions.dice_distance`, (B,)."""
+        return dice_distance(output.mask_logits, self._own(batch.mask_prob))
 
     def mask_weights(self, step: int | None) -> dict[str, float]:
         """Weights of the student's terms that are above 0; ``step`` as in `measure`."""

@@ -22,6 +22,7 @@ from echodfkd.storage.manifests import checkpoint_folder, latest_checkpoint, rea
 from echodfkd.training.collectives import gather_texts, num_workers
 from echodfkd.training.early_stopping import EarlyStopping
 from echodfkd.training.progress import Progress
+from echodfkd.training.steering import Steering, start_steering
 from echodfkd.training.student import Student, make_student
 
 
@@ -75,6 +76,8 @@ class RunState:
     """Slots that this worker received since the newest checkpoint."""
     pending_log: list[tuple[dict[str, Any], Callable[[], float]]] = field(default_factory=list)
     """Log rows of the newest update, and callbacks that return their busy seconds after the device has finished it."""
+    steering: Steering | None = None
+    """None: the run is not steered."""
     stopping: bool = False
     """Some worker was asked to stop; all of them know."""
 
@@ -120,6 +123,7 @@ def start_run(context: WorkerContext, config: RunConfig, storage: RunStorage, te
         consumed=read_consumed(storage, newest) if newest else Intervals(),
         quarantined=int(str(quarantined)),
         published=newest.folder if newest else "",
+        steering=start_steering(config, storage, newest),
     )
 
 
@@ -141,6 +145,8 @@ def publish_run(run: RunState, step: int) -> None:
             every worker.
     """
     states = {student.name: student.state() for student in run.students}
+    if run.steering:
+        run.steering.close(step)
     parts = _flush_ledgers(run, step)
     consumed = run.consumed
     for part in parts:
@@ -192,6 +198,7 @@ def _commit(
             ledger={name: known for part in parts for name, known in part["ledger"].items()},
             quarantine={name: known for part in parts for name, known in part["quarantine"].items()},
             meta=_meta(run, step),
+            steering=run.steering.state if run.steering else None,
             lease_epoch=run.context.lease_epoch,
         )
         prune_resume(run.storage, run.config.train.keep_resume)

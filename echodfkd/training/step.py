@@ -28,11 +28,14 @@ def accumulate_gradients(
     totals: Totals,
     step: int,
     device: torch.device,
+    differ: list[torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Forward and backward of every student over this worker's micro-batches.
 
     The loss of a clip counts by its share of ``totals``, which are sums over all workers and rounds, so that the
     parts add up to the loss of the global batch. ``step`` counts the updates done so far, for the terms' schedules.
+    ``differ`` gets one (students, B) a batch: how far each student and the teacher differ in each clip; None computes
+    none.
 
     Returns:
         float64 (students, 3 + len(TERM_NAMES)) on ``device``, of this worker; `LOSS`, `BAD`, `NORM` and `TERMS` are
@@ -44,13 +47,19 @@ def accumulate_gradients(
         student.watch.bad.zero_()
     for batch in batches:
         tensors = batch_tensors(batch, device)
+        apart = []
         for row, student in zip(sums, students, strict=True):
             with student.working():
-                share = student.objective.measure(student.engine.forward(tensors.video), tensors, totals, step=step)
+                output = student.engine.forward(tensors.video)
+                share = student.objective.measure(output, tensors, totals, step=step)
+                if differ is not None:
+                    apart.append(student.objective.disagreement(output, tensors))
                 row[LOSS] += share.loss.detach()
                 for name, value in share.terms.items():
                     row[TERMS + TERM_NAMES.index(name)] += value.detach()
                 student.engine.backward(share.loss * student.engine.workers)  # engines average over the workers
+        if differ is not None:
+            differ.append(torch.stack(apart))
     for row, student in zip(sums, students, strict=True):
         with student.working():
             norm = student.engine.average_gradients()

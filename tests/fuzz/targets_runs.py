@@ -28,6 +28,7 @@ from echodfkd.storage.intervals import Intervals
 from echodfkd.storage.ledger import check_ledger
 from echodfkd.storage.manifests import list_checkpoints, read_consumed
 from echodfkd.storage.schemas import CASE_SCHEMA, TRAINING_SCHEMA, case_row, write_records
+from echodfkd.storage.steering import Law, SteeringState, Window, read_steering
 from tests.fuzz.mutate import damage_bytes, damage_csv, damage_json, damage_parquet, damage_yaml
 from tests.helpers.echonet import beating_clip
 from tests.helpers.reports import render_report
@@ -45,6 +46,8 @@ class Checkpoint:
         weights = {name: tensor.clone() for name, tensor in student.state_dict().items()}
         moments = {name: torch.zeros_like(tensor) for name, tensor in student.named_parameters()}
         state = StudentState(weights, OptimizerState(2, moments, {name: m + 1 for name, m in moments.items()}))
+        law = Law(0, (0.5, 0.5), (0.5, 1.5), (0.1, 0.2), (3, 1), ((0, 1, 0),))
+        laws = SteeringState((law,), Window((1, 2, 0), (1, 1, 0), ((5, 1),)))
         for step in (1, 2):
             part = f"ledger/part-step{step:08d}-rank0-first.parquet"
             rows = [LedgerRow(s, s, f"c{s}", 0, 0, step, 0, "first") for s in range(4 * step - 4, 4 * step)]
@@ -53,7 +56,7 @@ class Checkpoint:
             torn = {bad: write_records(storage, bad, [Quarantined(9 + step, 9 + step, "x", "source", "torn")])}
             publish(
                 storage, step=step, students={"a": state}, consumed=Intervals(((0, 4 * step),)), ledger=ledger,
-                quarantine=torn, meta={"config_hash": "x"},
+                quarantine=torn, meta={"config_hash": "x"}, steering=laws,
             )  # fmt: skip
         self.files = [path.relative_to(self.good) for path in sorted(self.good.rglob("*")) if path.is_file()]
 
@@ -75,6 +78,7 @@ class Checkpoint:
                 for name in commit.students:
                     _collect(errors, lambda read=read, commit=commit, name=name: read(storage, commit, name))
             _collect(errors, lambda commit=commit: len(read_consumed(storage, commit)))
+            _collect(errors, lambda commit=commit: read_steering(storage, commit))
         if errors:
             raise errors[0]
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from echodfkd.config.sections.generator import GENERATORS, GeneratorConfig
 from echodfkd.config.sections.option import MOST_SEED, MOST_WEIGHT, option
+from echodfkd.config.sections.steering import SteeringConfig
 
 NUMERIC = ("ef_percent", "edv_ml", "heart_rate_bpm", "age_years", "bsa_m2", "fps", "num_frames", "image_quality")
 """Names of the conditions that are numbers."""
@@ -206,6 +207,8 @@ class SourceConfig(PartConfig):
     """mixture: its sources by name."""
     cases_from: str = ""
     """mixture: the part that gives evaluation cases; empty takes all parts, in the shares of the clips."""
+    steering: SteeringConfig = field(default_factory=SteeringConfig)
+    """phantom, generators: which patients are drawn more often while the run goes on."""
 
     @property
     def generated(self) -> dict[str, PartConfig]:

@@ -22,18 +22,19 @@ if TYPE_CHECKING:
 
     from echodfkd.models.teachers.protocol import Teacher
     from echodfkd.sources.clip_source import ClipSource
+    from echodfkd.sources.steering.laws import Timetable
     from echodfkd.teaching.placement import SourcePlacement
     from echodfkd.teaching.slots import SlotRules
 
 
 def training_source(config: RunConfig) -> ClipSource:
     """The source of training clips, with the renderings that the teacher sees, if they are others."""
-    return _cached_source(*_training(config))
+    return _steered(config, pending=False) or _cached_source(*_training(config))
 
 
 def drafting_source(config: RunConfig) -> ClipSource:
     """The same, except that generated clips are pending: a read task draws them, the generator's actors make them."""
-    return _cached_source(*_training(config), pending=True)
+    return _steered(config, pending=True) or _cached_source(*_training(config), pending=True)
 
 
 def evaluation_source(config: RunConfig) -> ClipSource:
@@ -187,6 +188,30 @@ def _cached_notes(arguments: _Arguments, is_case: bool) -> tuple[str, ...]:
 
     make, what = (built.case, "cases") if is_case else (built.clip, "clips")
     return notes + first_look(make, built.num_cases if is_case else None, what)
+
+
+def _steered(config: RunConfig, *, pending: bool) -> ClipSource | None:
+    """The source of a steered run's clips; None without steering."""
+    if not config.source.steering.strata:
+        return None
+    from echodfkd.sources.steering.laws import Timetable
+
+    return _cached_steered(_training(config), pending, Timetable.of(config), config.root)
+
+
+@functools.lru_cache(maxsize=8)
+def _cached_steered(arguments: _Arguments, pending: bool, times: Timetable, root: str) -> ClipSource:
+    from echodfkd.sources.generated.source import GeneratedSource
+    from echodfkd.sources.phantom.source import PhantomSource
+    from echodfkd.sources.seen import SeenSource
+    from echodfkd.sources.steering.plan import SteeringPlan
+    from echodfkd.sources.steering.source import steered
+
+    *given, sees = arguments
+    inner = _cached_source(*given, SeesConfig(), pending)
+    assert isinstance(inner, PhantomSource | GeneratedSource), "check_steering allows no other"
+    drawn = steered(inner, SteeringPlan(arguments[0], arguments[2]), times, root)
+    return SeenSource(drawn, sees) if sees.is_on else drawn
 
 
 @functools.lru_cache(maxsize=8)

@@ -17,7 +17,7 @@ from echodfkd.models.generators.protocol import ClipRequest, Generator
 from echodfkd.sources.clip_source import WindowSettings
 from echodfkd.sources.patients.sampler import ConditionSampler, PatientDraw
 from echodfkd.sources.phantom.draws import clip_key
-from echodfkd.sources.phantom.source import PhantomSource
+from echodfkd.sources.phantom.source import PhantomSource, clip_tag
 
 NO_TRUTH = (
     "a generator makes these clips: they have no truth, and their conditions (such as EF) are those that were asked for"
@@ -63,41 +63,41 @@ class GeneratedSource:
         """None: there is no end to the cases."""
         return None
 
-    def clip(self, index: int) -> VideoClip:
-        """Training window ``index``. Raises `ClipError` if the generator fails."""
-        return self._make(index, "clip")
+    def clip(self, index: int, draw: int = 0) -> VideoClip:
+        """Training window ``index``; ``draw`` 1, 2 ... show other patients. Raises `ClipError` if it cannot be made."""
+        return self._make(index, "clip", draw)
 
     def case(self, index: int) -> VideoClip:
         """Evaluation case ``index``. Raises `ClipError` if the generator fails."""
         return self._make(index, "case")
 
-    def request(self, index: int, purpose: str = "clip", *, label_map: bool = False) -> ClipRequest:
+    def request(self, index: int, purpose: str = "clip", *, label_map: bool = False, attempt: int = 0) -> ClipRequest:
         """What the generator is asked for; with a label map only if it wants one."""
-        draw = self._sampler.draw(index, purpose=purpose)
+        draw = self._sampler.draw(index, purpose=purpose, attempt=attempt)
         fps, frames = self._window.fps or draw.fps, self._frames(draw, purpose)
         drawn = {name: value for name, value in dataclasses.asdict(draw.conditions).items() if value is not None}
         ef = draw.conditions.ef_percent
         return ClipRequest(
-            clip_id=self._clip_id(index, purpose),
+            clip_id=self._clip_id(index, purpose, attempt),
             seed=clip_key(self._seed, self.name, purpose, index),
             frames=frames,
             fps=fps,
             size=self._window.size,
             ef=None if ef is None else ef / 100.0,
             conditions=drawn,
-            label_map=self._phantom.label_map(index, purpose, frames) if label_map else None,
+            label_map=self._phantom.label_map(index, purpose, frames, attempt) if label_map else None,
         )
 
-    def _make(self, index: int, purpose: str) -> VideoClip:
-        draw = self._sampler.draw(index, purpose=purpose)
+    def _make(self, index: int, purpose: str, attempt: int = 0) -> VideoClip:
+        draw = self._sampler.draw(index, purpose=purpose, attempt=attempt)
         shape = (self._frames(draw, purpose), self._window.size, self._window.size)
         return VideoClip(
-            clip_id=self._clip_id(index, purpose),
+            clip_id=self._clip_id(index, purpose, attempt),
             index=index,
             seed=self._seed,
             epoch=0,
             window_start=0,
-            video=np.zeros(shape, np.uint8) if self._generator is None else self._generate(index, purpose),
+            video=np.zeros(shape, np.uint8) if self._generator is None else self._generate(index, purpose, attempt),
             fps=self._window.fps or draw.fps,
             source=self.name,
             domain=self.name,
@@ -106,18 +106,18 @@ class GeneratedSource:
             pending=self._generator is None,
         )
 
-    def _generate(self, index: int, purpose: str) -> np.ndarray:
+    def _generate(self, index: int, purpose: str, attempt: int) -> np.ndarray:
         assert self._generator is not None
         generator = self._generator()
-        (clip,) = generator.generate([self.request(index, purpose, label_map=generator.wants_label_map)])
+        request = self.request(index, purpose, label_map=generator.wants_label_map, attempt=attempt)
+        (clip,) = generator.generate([request])
         if isinstance(clip, ClipError):
-            clip.clip_id, clip.stage = self._clip_id(index, purpose), "generator"  # type: ignore[attr-defined]
+            clip.clip_id, clip.stage = request.clip_id, "generator"  # type: ignore[attr-defined]
             raise clip
         return clip
 
     def _frames(self, draw: PatientDraw, purpose: str) -> int:
         return self._window.case_frames if purpose == "case" else self._window.frames or draw.num_frames
 
-    def _clip_id(self, index: int, purpose: str) -> str:
-        tag = "i" if purpose == "clip" else "case"
-        return f"{self.name}-{self._version}-s{self._seed}-{tag}{index}-e0-w0"
+    def _clip_id(self, index: int, purpose: str, attempt: int) -> str:
+        return f"{self.name}-{self._version}-s{self._seed}-{clip_tag(index, purpose, attempt)}-e0-w0"

@@ -25,8 +25,8 @@ from echodfkd.sources.patients.marginals import Empirical, Marginal, build_margi
 if TYPE_CHECKING:
     from echodfkd.sources.patients.table import PatientTable
 
-STREAMS = {"clip": 0, "case": 1}
-"""Training windows and evaluation cases are drawn from separate streams of one seed."""
+STREAMS = {"clip": 0, "case": 1, "strata": 2}
+"""Training windows, evaluation cases and the draws that count strata are separate streams of one seed."""
 
 CORRELATED = ("ef_percent", "edv_ml", "heart_rate_bpm", "age_years", "sex", "bsa_m2")
 """Conditions that the copula correlates; the others are settings of the machine, drawn independently."""
@@ -104,14 +104,15 @@ class ConditionSampler:
         self._strata = _Strata(config, self._law_of(config.stratify.condition)) if config.stratify.condition else None
         self._order = self._row_order(config.stratify.condition) if self._strata else ()
 
-    def draw(self, index: int, *, purpose: str = "clip") -> PatientDraw:
+    def draw(self, index: int, *, purpose: str = "clip", attempt: int = 0) -> PatientDraw:
         """Patient ``index``, 0 or more.
 
         Args:
             index: which patient.
-            purpose: clip (training windows) or case (evaluation cases), separate streams.
+            purpose: a key of `STREAMS`.
+            attempt: 1, 2 ... are other patients of the same index, of a table by chance.
         """
-        words = np.random.SeedSequence([self._seed, STREAMS[purpose], index, 0])
+        words = np.random.SeedSequence([self._seed, STREAMS[purpose], index, attempt])
         rng = np.random.Generator(np.random.PCG64(words))
         noise = dict(zip(CORRELATED, rng.standard_normal(len(CORRELATED)).tolist(), strict=True))
         free = [name for name in (*NUMERIC, *CHOICES) if name not in CORRELATED]
@@ -131,7 +132,7 @@ class ConditionSampler:
             else:
                 known[stratified] = _inverse_phi(target)
         if self._table:
-            row = self._row(index, purpose, pick)
+            row = self._row(index, purpose, pick, by_chance=bool(self._order) or attempt > 0)
             for name in row:
                 if name in CORRELATED:
                     known[name] = _inverse_phi(self._middle(name, row[name]))
@@ -196,15 +197,16 @@ class ConditionSampler:
         values = [float(value) for value in self._table.columns[name] if value is not None]
         return tuple(sorted(range(len(values)), key=values.__getitem__))
 
-    def _row(self, index: int, purpose: str, pick: float) -> dict[str, float | str]:
+    def _row(self, index: int, purpose: str, pick: float, *, by_chance: bool) -> dict[str, float | str]:
         """The table's row of this index, without its empty cells.
 
-        n indices in a row from a multiple of n visit each of n rows once; over-sampled rows are drawn by chance.
+        n indices in a row from a multiple of n visit each of n rows once; ``by_chance`` a row may come at any time.
         """
         assert self._table
         rows = self._table.num_rows
-        if self._order:
-            number = self._order[min(int(pick * rows), rows - 1)]
+        if by_chance:
+            place = min(int(pick * rows), rows - 1)
+            number = self._order[place] if self._order else place
         else:
             number = _shuffled_row(self._seed, index, purpose, rows)
         return _without_empty(self._table, number)

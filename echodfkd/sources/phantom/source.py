@@ -79,17 +79,17 @@ class PhantomSource:
         """None: there is no end to the cases."""
         return None
 
-    def clip(self, index: int) -> VideoClip:
-        """Training window ``index``; a beat may start anywhere in it."""
-        return self._make(index, "clip", self.window.frames)
+    def clip(self, index: int, draw: int = 0) -> VideoClip:
+        """Training window ``index``; a beat may start anywhere in it. ``draw`` 1, 2 ... show other patients."""
+        return self._make(index, "clip", self.window.frames, draw)
 
     def case(self, index: int) -> VideoClip:
         """Evaluation case ``index``; cases and clips have separate identities."""
         return self._make(index, "case", self.window.case_frames)
 
-    def patient(self, index: int, purpose: str = "clip") -> tuple[Patient, float]:
+    def patient(self, index: int, purpose: str = "clip", attempt: int = 0) -> tuple[Patient, float]:
         """The patient of a clip or case in the renderer's form, and its sample weight."""
-        draw = self._sampler.draw(index, purpose=purpose)
+        draw = self._sampler.draw(index, purpose=purpose, attempt=attempt)
         key = clip_key(self.seed, purpose, index)
         fps = self.window.fps or draw.fps
         start = None
@@ -99,9 +99,9 @@ class PhantomSource:
             start = -0.05 * float(Draws([key]).uniform("start", 0.0, 1.0))  # short: begin just before end-diastole
         return Patient(draw.conditions, key, fps, start), draw.sample_weight
 
-    def label_map(self, index: int, purpose: str, num_frames: int) -> np.ndarray:
+    def label_map(self, index: int, purpose: str, num_frames: int, draw: int = 0) -> np.ndarray:
         """The labels (T, H, W) of this clip's heart from an end-diastole on; the clip itself may start elsewhere."""
-        patient = dataclasses.replace(self.patient(index, purpose)[0], start_phase=0.0)
+        patient = dataclasses.replace(self.patient(index, purpose, draw)[0], start_phase=0.0)
         if self._renderer is None:
             return self._render(patient, num_frames)[1].numpy()
         return self._renderer.render([patient], num_frames=num_frames, labels_only=True).labels[0].numpy()
@@ -118,13 +118,12 @@ class PhantomSource:
             other._renderer = PhantomRenderer("cpu", domain=scanner, size=other.window.size)
         return other
 
-    def _make(self, index: int, purpose: str, num_frames: int) -> VideoClip:
-        patient, weight = self.patient(index, purpose)
-        length = num_frames or self._sampler.draw(index, purpose=purpose).num_frames
+    def _make(self, index: int, purpose: str, num_frames: int, draw: int = 0) -> VideoClip:
+        patient, weight = self.patient(index, purpose, draw)
+        length = num_frames or self._sampler.draw(index, purpose=purpose, attempt=draw).num_frames
         video, labels, spacing_mm, ed_frames, es_frames = self._render(patient, length)
-        tag = "i" if purpose == "clip" else "case"
         return VideoClip(
-            clip_id=f"phantom-{self.domain}-s{self.seed}-{tag}{index}-e0-w0",
+            clip_id=f"phantom-{self.domain}-s{self.seed}-{clip_tag(index, purpose, draw)}-e0-w0",
             index=index,
             seed=self.seed,
             epoch=0,
@@ -149,6 +148,11 @@ class PhantomSource:
         made = self._renderer.render([patient], num_frames=num_frames)
         assert made.video is not None
         return made.video[0], made.labels[0], float(made.spacing_mm[0]), made.ed_frames[0], made.es_frames[0]
+
+
+def clip_tag(index: int, purpose: str, draw: int = 0) -> str:
+    """The part of a drawn clip's id that says which one of its seed it is."""
+    return f"{'i' if purpose == 'clip' else 'case'}{index}{f'd{draw}' if draw else ''}"
 
 
 def default_phantom(

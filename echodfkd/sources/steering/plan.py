@@ -1,0 +1,127 @@
+"""Which patient an index shows under a law: a pure function of (seed, index, law).
+
+Numbers of an index are hashes of its key: one says whether its clip comes back from an earlier index, one whether it is
+drawn from all patients or from a stratum, one from which. A stratum's patient is the first of the index's own draws 1,
+2, 3 ... that lies in it: so a patient within a stratum has the distribution that the conditions have there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from echodfkd.config.sections.source import SourceConfig
+from echodfkd.core.errors import ConfigError, RunError
+from echodfkd.sources.patients.sampler import ConditionSampler
+from echodfkd.sources.phantom.draws import clip_key, share_of
+from echodfkd.sources.steering.strata import LEAST_SHARE, Cells
+from echodfkd.storage.steering import Law
+
+COUNTED = 4096
+"""Draws from which the strata's shares of the patients are estimated: a share of 2 % to within a tenth of it."""
+
+MOST_DRAWS = 10_000
+"""Draws of one index: a stratum of `LEAST_SHARE` is missed by all of them once in 10^21 times."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """The clip that an index shows: draw ``draw`` of index ``index``, a patient of ``stratum``."""
+
+    index: int
+    draw: int
+    stratum: int
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The law's decision for an index: a clip that ``comes_back``, a stratum, or (both None) any patient."""
+
+    comes_back: tuple[int, int, int] | None = None
+    stratum: int | None = None
+
+
+class SteeringPlan:
+    """Strata and draws of a steered run.
+
+    Args:
+        source: the run's, whose `steering` is on.
+        seed: of the run.
+
+    Raises:
+        ConfigError: fewer than two strata hold patients enough to be drawn.
+    """
+
+    def __init__(self, source: SourceConfig, seed: int) -> None:
+        self.steering = source.steering
+        self.cells = Cells.of(source.steering.strata)
+        self.labels = self.cells.labels
+        self._seed = seed + source.seed_offset
+        self._sampler = ConditionSampler(source.conditions, seed=self._seed)
+        self.shares = self._shares()
+
+    @property
+    def other(self) -> int:
+        """Number of the patients that are in no stratum."""
+        return len(self.labels)
+
+    def name(self, stratum: int) -> str:
+        """A stratum in words, e.g. "ef_percent < 40, view A4C"."""
+        if stratum == self.other:
+            return "other"
+        return ", ".join(f"{name} {label}" for name, label in zip(self.cells.axes, self.labels[stratum], strict=True))
+
+    def choose(self, index: int, law: Law) -> Choice:
+        """What the law says of an index."""
+        key, steering = clip_key("steering", self._seed, index), self.steering
+        if law.again and share_of(key, "again") < steering.again:
+            return Choice(comes_back=law.again[int(share_of(key, "which") * len(law.again))])
+        if not law.towards or share_of(key, "floor") < steering.floor:
+            return Choice()
+        u, last = share_of(key, "stratum"), 0
+        for number, share in enumerate(law.towards):
+            if share > 0:
+                last = number
+                if u < share:
+                    break
+                u -= share
+        return Choice(stratum=last)
+
+    def stratum(self, index: int, choice: Choice) -> int:
+        """The stratum of an index's clip; at most one patient is drawn for it."""
+        if choice.comes_back is not None:
+            return choice.comes_back[2]
+        return self._stratum_of(index, 0) if choice.stratum is None else choice.stratum
+
+    def place(self, index: int, law: Law) -> Place:
+        """The clip that an index shows."""
+        choice = self.choose(index, law)
+        if choice.comes_back is not None:
+            return Place(*choice.comes_back)
+        if choice.stratum is None:
+            return Place(index, 0, self._stratum_of(index, 0))
+        for draw in range(1, MOST_DRAWS):
+            if self._cell(index, draw) == choice.stratum:
+                return Place(index, draw, choice.stratum)
+        raise RunError(
+            f"source.steering: no patient of {', '.join(self.labels[choice.stratum])} among {MOST_DRAWS} of index"
+            f" {index}; the law of this clip is not one of these strata"
+        )
+
+    def _stratum_of(self, index: int, draw: int) -> int:
+        cell = self._cell(index, draw)
+        return cell if self.shares[cell] > 0 else self.other
+
+    def _cell(self, index: int, draw: int, purpose: str = "clip") -> int:
+        return self.cells.place(self._sampler.draw(index, purpose=purpose, attempt=draw).conditions)
+
+    def _shares(self) -> tuple[float, ...]:
+        counts = [0] * len(self.labels)
+        for number in range(COUNTED):
+            counts[self._cell(number, 0, "strata")] += 1
+        shares = tuple(count / COUNTED if count >= LEAST_SHARE * COUNTED else 0.0 for count in counts)
+        if sum(share > 0 for share in shares) < 2:
+            raise ConfigError(
+                f"source.steering.strata: {sum(share > 0 for share in shares)} of its {len(shares)} strata hold"
+                f" {LEAST_SHARE:.1%} of the patients or more, at least 2 must; move the edges"
+            )
+        return shares

@@ -1,0 +1,64 @@
+"""Strata of patients: the cells into which edges cut their conditions."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from echodfkd.config.rules.steering import axis_edges
+from echodfkd.config.sections.source import CHOICES
+from echodfkd.core.records import Conditions
+from echodfkd.metrics.strata import interval_labels
+
+LEAST_SHARE = 0.005
+"""Share of the patients below which a cell is no stratum: a patient of it takes hundreds of draws to find."""
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The product of the intervals of some conditions, numbered with the last condition fastest.
+
+    ``axes`` maps a condition to its inner edges, or to its words.
+    """
+
+    axes: Mapping[str, tuple[float, ...] | tuple[str, ...]]
+
+    @staticmethod
+    def of(strata: Mapping[str, Sequence[float]]) -> Cells:
+        """The cells of `SteeringConfig.strata`."""
+        return Cells({name: CHOICES.get(name) or axis_edges(name, edges) for name, edges in strata.items()})
+
+    @property
+    def labels(self) -> list[tuple[str, ...]]:
+        """Each cell as its intervals, in the order of the axes."""
+        named = [
+            values if name in CHOICES else tuple(interval_labels([float(value) for value in values]))
+            for name, values in self.axes.items()
+        ]
+        return list(itertools.product(*(map(str, labels) for labels in named)))
+
+    def place(self, conditions: Conditions) -> int:
+        """Number of the cell of these conditions, all of which are known."""
+        number = 0
+        for name, values in self.axes.items():
+            value = getattr(conditions, name)
+            if name in CHOICES:
+                number = number * len(values) + values.index(value)
+            else:
+                number = number * (len(values) + 1) + bisect.bisect_right(values, value)
+        return number
+
+    def weights(self, shares: Mapping[str, Sequence[float]]) -> list[float]:
+        """The product of the weights of each cell's intervals; 1 for a condition that is not in ``shares``."""
+        factors = [
+            list(shares.get(name, [1.0] * (len(values) + (name not in CHOICES)))) for name, values in self.axes.items()
+        ]
+        products = []
+        for factor in itertools.product(*factors):
+            product = 1.0
+            for value in factor:
+                product *= value
+            products.append(product)
+        return products

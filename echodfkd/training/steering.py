@@ -1,0 +1,137 @@
+"""The trainer's side of a steered run: how far students and teacher differ per stratum, and the next law from it.
+
+Disagreements are summed in whole numbers (`storage.steering.UNIT`), so that the sums are the same in any order. Workers
+exchange them at checkpoints only; all of them then hold the same state.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from echodfkd.config.run import RunConfig
+from echodfkd.core.records import DistillationBatch, PublishedCheckpoint
+from echodfkd.sources.steering.laws import Timetable, first_laws, measured_law, no_counts
+from echodfkd.sources.steering.plan import SteeringPlan
+from echodfkd.storage.files import RunStorage
+from echodfkd.storage.steering import UNIT, Law, SteeringState, Window, read_laws
+from echodfkd.storage.untrusted import parse_json
+from echodfkd.training.collectives import gather_texts, sum_over_workers
+
+MOST_AGAIN = 1000
+"""Most clips that one law brings back."""
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """A trained clip."""
+
+    index: int
+    stratum: int
+    comes_back: bool
+
+
+class Steering:
+    """Laws and counts of one worker.
+
+    Args:
+        plan: which patient an index shows.
+        times: when laws change.
+        state: of the newest checkpoint; None begins.
+    """
+
+    def __init__(self, plan: SteeringPlan, times: Timetable, state: SteeringState | None = None) -> None:
+        self.plan, self.times = plan, times
+        fresh = SteeringState(first_laws(plan.steering, plan.shares, times), no_counts(plan.shares))
+        self.state = state or fresh
+        clips = times.period * times.batch
+        self._num_again = min(MOST_AGAIN, round(plan.steering.again * clips))
+        self._waiting: list[tuple[list[_Drawn], torch.Tensor]] = []
+        self._clear()
+
+    def _clear(self) -> None:
+        self._sums = torch.zeros(2, len(self.plan.shares) + 1, dtype=torch.float64)
+        self._hard: list[tuple[int, int]] = []
+
+    def law(self, index: int) -> Law:
+        """The law that draws an index."""
+        return self.state.laws[self.times.law(index)]
+
+    def add(self, batches: Sequence[DistillationBatch], differ: Sequence[torch.Tensor]) -> list[list[tuple[str, bool]]]:
+        """Remember these clips.
+
+        Args:
+            batches: trained clips.
+            differ: (students, B) a batch, on the device, which is read at `close`.
+
+        Returns:
+            For each batch the stratum of each clip, and whether it comes back.
+        """
+        marks = []
+        for batch, apart in zip(batches, differ, strict=True):
+            drawn = [self._drawn(int(index)) for index in batch.index]
+            self._waiting.append((drawn, apart.mean(dim=0)))
+            marks.append([(self.plan.name(one.stratum), one.comes_back) for one in drawn])
+        return marks
+
+    def _drawn(self, index: int) -> _Drawn:
+        choice = self.plan.choose(index, self.law(index))
+        return _Drawn(index, self.plan.stratum(index, choice), choice.comes_back is not None)
+
+    def close(self, done: int) -> None:
+        """Add up the clips of all workers, and make the law that is due after ``done`` updates. All must call it."""
+        self._count()
+        counts = [int(value) for value in sum_over_workers(self._sums.flatten())]
+        split, window = len(counts) // 2, self.state.window
+        found = [
+            tuple(pair) for text in gather_texts(json.dumps(self._hard)) for pair in parse_json(text, "hard clips")
+        ]
+        window = Window(
+            tuple(a + b for a, b in zip(window.sums, counts[:split], strict=True)),
+            tuple(a + b for a, b in zip(window.clips, counts[split:], strict=True)),
+            tuple(self._hardest({*window.hard, *found})),
+        )
+        self._clear()
+        laws, step = self.state.laws, self.times.next_step(done)
+        if step is not None and step > laws[-1].step:
+            law = measured_law(self.plan.steering, self.plan.shares, step, window, laws[-1], self._again(window))
+            laws, window = (*laws, law), no_counts(self.plan.shares)
+        self.state = SteeringState(laws, window)
+
+    def _count(self) -> None:
+        """Read the disagreements of the waiting clips from the device, and count those that are not repeats."""
+        for drawn, apart in self._waiting:
+            for one, value in zip(drawn, apart.tolist(), strict=True):
+                if one.comes_back:
+                    continue  # large by selection
+                parts = round(value * UNIT)
+                self._sums[0, one.stratum] += parts
+                self._sums[1, one.stratum] += 1
+                self._hard.append((parts, one.index))
+        self._hard = self._hardest(self._hard)
+        self._waiting = []
+
+    def _hardest(self, found: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Those with the largest disagreement, of equal ones the earliest: the same for any number of workers."""
+        return heapq.nsmallest(self._num_again, found, key=lambda pair: (-pair[0], pair[1]))
+
+    def _again(self, window: Window) -> tuple[tuple[int, int, int], ...]:
+        places = (self.plan.place(index, self.law(index)) for _, index in window.hard)
+        return tuple((place.index, place.draw, place.stratum) for place in places)
+
+
+def start_steering(config: RunConfig, storage: RunStorage, newest: PublishedCheckpoint | None) -> Steering | None:
+    """The steering of a run, from its newest checkpoint if there is one; None without `source.steering`.
+
+    Raises:
+        InputError: the checkpoint holds no laws, or those of other strata.
+    """
+    if not config.source.steering.strata:
+        return None
+    plan = SteeringPlan(config.source, config.seed)
+    state = read_laws(storage, newest, len(plan.shares)) if newest is not None else None
+    return Steering(plan, Timetable.of(config), state)

@@ -1,0 +1,179 @@
+"""A steered run of the training loop, without Ray: laws in the checkpoints, the ledger, kills and resumes."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from echodfkd.config.file import load_config
+from echodfkd.config.run import RunConfig
+from echodfkd.core.errors import InputError, RunError
+from echodfkd.core.records import DistillationBatch
+from echodfkd.losses.regions import soft_dice
+from echodfkd.runtime.stream.builders import training_source
+from echodfkd.sources.steering import plan as plan_module
+from echodfkd.sources.steering.laws import Timetable
+from echodfkd.sources.steering.plan import SteeringPlan
+from echodfkd.storage.checkpoints import read_student
+from echodfkd.storage.files import RunStorage
+from echodfkd.storage.ledger import check_ledger
+from echodfkd.storage.manifests import latest_checkpoint, list_checkpoints
+from echodfkd.storage.steering import UNIT, read_steering
+from echodfkd.training.loop import WorkerContext, first_step, train
+from echodfkd.training.objective import LV_OBJECTIVE
+from echodfkd.training.steering import Steering
+from tests.helpers.teachers import taught_batch
+from tests.helpers.training import Workers, load_results, make_batch, save_result
+
+RUN = [
+    "students.a.blocks=1", "students.a.layers=1", "students.a.filters=2", "window.size=16", "window.frames=2",
+    "train.steps=12", "train.global_batch=4", "train.checkpoint_every=3", "train.engine=plain", "source.domain=clear",
+    "source.steering.strata={ef_percent: [50], image_quality: [0.5]}", "source.steering.floor=0.3",
+    "source.steering.again=0.25",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def few_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_module, "COUNTED", 400)
+
+
+def batches(config: RunConfig, start: int, stop: int, seen: list[str]) -> Iterator[DistillationBatch]:
+    """The clips of the run's own source, drawn when they are asked for as a stream's tasks are."""
+    source = training_source(config)
+    for step in range(start, min(stop, config.train.steps)):
+        slots = list(range(step * 4, step * 4 + 4))
+        clips = [source.clip(slot) for slot in slots]
+        seen += [clip.clip_id for clip in clips]
+        yield taught_batch(clips, slots)
+
+
+def run(config: RunConfig, *, attempt: str, stop: int = 12, ask: int = 99) -> list[str]:
+    """Train until the stream ends at ``stop`` (a killed run), or ask it to stop in step ``ask`` (SIGTERM)."""
+    storage, seen = RunStorage(config.root), []  # type: ignore[var-annotated]
+    start = first_step(storage)
+    steps = iter(range(start, 99))
+    context = WorkerContext(0, 1, "cpu", "w", attempt, lambda values: None, stop_asked=lambda: next(steps) == ask)
+    with pytest.raises(RunError, match="ended early") if stop < 12 else contextlib.nullcontext():
+        train(context, batches(config, start, stop, seen), config, storage, "t")
+    return seen
+
+
+def config_in(folder: Path, *options: str) -> RunConfig:
+    return load_config(None, [*RUN, f"storage={folder}", *options])
+
+
+def facts(config: RunConfig) -> tuple[object, ...]:
+    """All that a resumed run must have in common with a whole one."""
+    storage = RunStorage(config.root)
+    commits = {commit.step: commit for commit in list_checkpoints(storage)}
+    rows = [row for c in commits.values() for part in c.ledger for row in storage.read_table(part).to_pylist()]
+    known = [
+        {key: row[key] for key in ("slot", "clip_id", "stratum", "comes_back")}
+        for row in sorted(rows, key=lambda r: r["slot"])
+    ]
+    weights = {name: tensor.tolist() for name, tensor in read_student(storage, commits[12], "a").items()}
+    return known, weights, read_steering(storage, commits[12])
+
+
+def test_a_run_follows_its_laws_and_a_killed_and_resumed_one_has_the_same_clips_and_weights(tmp_path: Path) -> None:
+    whole = config_in(tmp_path / "whole")
+    seen = run(whole, attempt="one")
+    cut = config_in(tmp_path / "cut")
+    run(cut, attempt="one", stop=5)  # dies after step 5: the checkpoint of step 3 counts
+    run(cut, attempt="two", ask=7)  # publishes outside the timetable, after step 8
+    assert [commit.step for commit in list_checkpoints(RunStorage(cut.root))] == [3, 6, 8]
+    run(cut, attempt="three")
+    known, weights, state = facts(whole)
+    assert facts(cut) == (known, weights, state)
+    assert state is not None
+    assert [law.step for law in state.laws] == [0, 3, 6, 9]  # type: ignore[attr-defined]
+    assert [bool(law.towards) for law in state.laws] == [False, False, True, True]  # type: ignore[attr-defined]
+    assert [row["clip_id"] for row in known] == seen  # type: ignore[attr-defined,index]
+    report = check_ledger(RunStorage(whole.root), whole.plan_slots)
+    assert (report.clips, report.lost, report.repeated, report.problems) == (48, 0, 0, [])
+    back = [row["clip_id"] for row in known if row["comes_back"]]  # type: ignore[attr-defined,index]
+    assert back
+    fresh = [row["clip_id"] for row in known if not row["comes_back"]]  # type: ignore[attr-defined,index]
+    assert len(set(fresh)) == len(fresh) == 48 - len(back)
+    assert set(back) <= set(fresh)
+
+
+def test_the_loss_of_a_stratum_is_the_mean_distance_of_its_clips(tmp_path: Path) -> None:
+    config = config_in(tmp_path, "train.checkpoint_every=4", "source.steering.every=3")
+    plan = SteeringPlan(config.source, config.seed)
+    steering = Steering(plan, Timetable.of(config))
+    distances = [torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.3, 0.2, 0.1, 0.8]]), torch.tensor([[0.5] * 4, [0.7] * 4])]
+    marks = steering.add([make_batch([0, 1, 2, 3]), make_batch([4, 5, 6, 7])], distances)
+    steering.close(4)
+    wanted: dict[str, list[float]] = {}
+    for (name, comes_back), value in zip([*marks[0], *marks[1]], [0.2, 0.2, 0.2, 0.6, 0.6, 0.6, 0.6, 0.6], strict=True):
+        assert not comes_back
+        wanted.setdefault(name, []).append(value)
+    window = steering.state.window
+    for stratum, (total, count) in enumerate(zip(window.sums, window.clips, strict=True)):
+        values = wanted.get(plan.name(stratum), [])
+        assert count == len(values)
+        assert total / UNIT == pytest.approx(sum(values), abs=1e-5)
+    hardest = sorted((-0.6, i) for i in range(3, 8))
+    assert [index for _, index in window.hard] == [i for _, i in hardest] + [0, 1, 2][: len(window.hard) - 5]
+    assert len(steering.state.laws) == 1
+
+
+def test_disagreement_is_soft_dice_by_clip() -> None:
+    batch = make_batch([0, 1, 2])
+    logits = torch.randn(3, 3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    from echodfkd.models.students.output import StudentOutput
+    from echodfkd.training.objective import batch_tensors
+
+    tensors = batch_tensors(batch, torch.device("cpu"))
+    found = LV_OBJECTIVE.disagreement(StudentOutput(logits), tensors)
+    for row in range(3):
+        alone = soft_dice(logits[row : row + 1], tensors.mask_prob[row : row + 1], torch.ones(1), total_weight=1.0)
+        assert found[row] == pytest.approx(float(alone))
+    assert not found.requires_grad
+
+
+def count_apart(rank: int, folder: str) -> None:
+    """Scenario: each of two workers adds its half of the clips."""
+    plan_module.COUNTED = 400
+    config = load_config(None, [*RUN, f"storage={folder}"])
+    steering = Steering(SteeringPlan(config.source, config.seed), Timetable.of(config))
+    for done in (3, 6):
+        slots = [slot for slot in range((done - 3) * 4, done * 4) if slot % 2 == rank]
+        steering.add([make_batch(slots)], [torch.tensor([[np.sin(slot) ** 2 for slot in slots]])])
+        steering.close(done)
+    save_result(folder, "state", rank, json.loads(steering.state.to_json()))
+
+
+def test_two_workers_make_the_laws_of_one(two_workers: Workers, tmp_path: Path) -> None:
+    two_workers.run(count_apart, tmp_path)
+    config = config_in(tmp_path)
+    one = Steering(SteeringPlan(config.source, config.seed), Timetable.of(config))
+    for done in (3, 6):
+        slots = list(range((done - 3) * 4, done * 4))
+        one.add([make_batch(slots)], [torch.tensor([[np.sin(slot) ** 2 for slot in slots]])])
+        one.close(done)
+    assert load_results(tmp_path, "state") == [json.loads(one.state.to_json())] * 2
+    assert one.state.laws[-1].again
+
+
+def test_a_run_without_steering_writes_none_and_a_checkpoint_of_other_strata_is_refused(tmp_path: Path) -> None:
+    plain = load_config(None, [*RUN[:10], f"storage={tmp_path}", "train.steps=3"])
+    run(plain, attempt="one")
+    newest = latest_checkpoint(RunStorage(plain.root))
+    assert newest is not None
+    assert "steering.json" not in newest.files
+    (row, *_) = RunStorage(plain.root).read_table(newest.ledger[0]).to_pylist()
+    assert (row["stratum"], row["comes_back"]) == ("", False)
+    from echodfkd.training.steering import start_steering
+
+    with pytest.raises(InputError, match="step_00000003 holds no laws of the 4 strata"):
+        start_steering(dataclasses.replace(config_in(tmp_path)), RunStorage(plain.root), newest)
