@@ -9,14 +9,15 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 CONFIG ?= configs/demo.yaml
 TEST_PROCESSES ?= 3  # one more than two cores: those with a Ray cluster often wait
 
-.PHONY: help demo test test-slow check check-style docs sbom audit format clean
+.PHONY: help demo test walk test-slow check check-style docs sbom audit format clean
 
 help:
 	@echo "make demo       install what a run needs into .venv, distil the demo's students, print where the report lies"
 	@echo "make test       install into .venv, run the test suite"
+	@echo "make walk       run every command of the README in a clean environment"
 	@echo "make check      ruff, mypy and the fast tests"
 	@echo "make test-slow  the longer proofs"
-	@echo "make docs       build/site: the documentation as pages; fails on a broken link"
+	@echo "make docs       build/site: the documentation as pages, with a sample report; fails on a broken link"
 	@echo "make sbom       build/sbom.json: what is installed, as CycloneDX"
 	@echo "make audit      pinned versions against the advisory database"
 
@@ -36,6 +37,9 @@ demo: .venv/demo-installed
 test: .venv/installed
 	PYTHONDONTWRITEBYTECODE= $(PY) -m pytest -m "not slow" -n $(TEST_PROCESSES) --dist loadscope --no-loadscope-reorder
 
+walk: .venv/installed
+	$(PY) -m pytest -q -s -m slow -k README tests/integration/test_clean_install.py
+
 test-slow: .venv/installed
 	$(PY) -m pytest -m slow
 
@@ -51,7 +55,10 @@ check: check-style
 	$(PIP) --quiet -e '.[docs]'
 	touch $@
 
-docs: .venv/docs-installed
+build/sample/report.html: .venv/installed
+	.venv/bin/echodfkd distill --config configs/demo.yaml storage=build name=sample train.steps=40 train.checkpoint_every=20
+
+docs: .venv/docs-installed build/sample/report.html
 	$(PY) -m mkdocs build --quiet --strict --site-dir build/site
 
 .venv/audit-installed: .venv/installed

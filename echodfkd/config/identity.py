@@ -21,6 +21,8 @@ IDENTITY = "identity.json"
 MOST_NAMED = 4
 """Options that a refusal names one by one."""
 
+_HEAD = "# Every option of this run. Those that decide numbers and differ from their defaults:\n"
+
 _TODAYS_DEFAULTS = 3
 """First layout whose hashes are differences from today's defaults: a changed default raises it, with `LAYOUT`."""
 
@@ -62,6 +64,18 @@ def _plain(value: Any) -> Any:
     return difference(value) if is_dataclass(value) else value
 
 
+def own_options(config: RunConfig) -> dict[str, str]:
+    """The options that decide numbers and differ from their defaults: dotted name and value, each in one line."""
+    found = _flat(redact_values(difference(config)))
+    return {name: json.dumps(value, ensure_ascii=False) for name, value in found}
+
+
+def config_text(config: RunConfig) -> str:
+    """config.yaml of a run folder: every option, below a comment with `own_options`. Later versions read all of it."""
+    own = "".join(f"#   {name}: {value}\n" for name, value in own_options(config).items())
+    return _HEAD + (own or "#   none\n") + config_to_yaml(config)
+
+
 def open_run_folder(config: RunConfig, teacher_id: str) -> RunStorage:
     """Make the run folder, or check that the one there is this very run and may be resumed.
 
@@ -82,7 +96,7 @@ def open_run_folder(config: RunConfig, teacher_id: str) -> RunStorage:
     elif config.on_exists == "refuse":
         raise ConfigError(f"name: a run {config.name} exists in {config.storage} and on_exists is refuse")
     if not storage.exists(CONFIG):  # new, or its maker died between the two files
-        storage.write(CONFIG, config_to_yaml(config).encode())
+        storage.write(CONFIG, config_text(config).encode())
     stored = _read_identity(storage)
     if stored["config_hash"] not in run_hashes(storage, config):
         _check_longer(storage, config)
@@ -136,7 +150,7 @@ def keep_longer(storage: RunStorage, config: RunConfig) -> None:
     if stored["config_hash"] in run_hashes(storage, config):
         return
     earlier = [*_earlier(stored), stored["config_hash"]]
-    storage.write(CONFIG, config_to_yaml(config).encode())
+    storage.write(CONFIG, config_text(config).encode())
     renewed = {**stored, "config_hash": config_hash(config), "earlier": earlier}
     storage.write(IDENTITY, json.dumps(renewed, indent=1).encode())
 

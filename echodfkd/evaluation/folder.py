@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from echodfkd.config.file import config_to_yaml
-from echodfkd.config.identity import IDENTITY, config_hash, difference
+from echodfkd.config.identity import IDENTITY, config_hash, config_text, difference
 from echodfkd.config.run import RunConfig
 from echodfkd.config.stored import CONFIG
 from echodfkd.core.errors import InputError
@@ -43,7 +42,7 @@ class EvaluationFolder:
         if not self.storage.exists(EVALUATION):
             if self.storage.exists(IDENTITY) or self.storage.list("scores"):
                 raise InputError(f"evaluate.out: {self._root} holds scores or a run already; name another folder")
-            self.storage.write(CONFIG, config_to_yaml(config).encode())
+            self.storage.write(CONFIG, config_text(config).encode())
             self.storage.create_once(EVALUATION, dump_json({"layout": LAYOUT, **own}))
         self._check_same(own)
         self.last_fault = ""

@@ -5,6 +5,7 @@ Legend: T frames, H rows, W columns.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,19 @@ from echodfkd.core.records import VideoClip
 from echodfkd.metrics.ranks import spearman
 from echodfkd.models.judges.degradations import erode, halve, shift, wobble
 from echodfkd.models.judges.protocol import MaskJudge, dilate
+from echodfkd.sources.phantom.source import default_phantom
+
+
+def held_out_agreement(
+    judge: MaskJudge, num_cases: int, domains: Sequence[str], *, seed: int
+) -> dict[str, dict[str, object]]:
+    """`degradation_agreement` on this seed's cases, by domain and by size: both that the judge is trained on."""
+    found = {}
+    for domain, size in itertools.product(sorted(set(domains)), (56, 112)):
+        source = default_phantom(seed=seed, num_frames=16, fps=32.0, size=size, case_frames=16, domain=domain)
+        cases = [source.case(index) for index in range(num_cases)]
+        found[f"{domain}_{size}"] = degradation_agreement(judge, cases, seed=1)
+    return found
 
 
 def degradation_agreement(judge: MaskJudge, cases: Sequence[VideoClip], *, seed: int) -> dict[str, object]:

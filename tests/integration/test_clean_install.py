@@ -11,14 +11,18 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import time
 from pathlib import Path
 
 import pytest
 
+from echodfkd.sources.phantom.source import default_phantom
+from echodfkd.sources.video.encode import encode_avi
 from tests.unit.house.test_docs import blocks
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["train.steps=3", "train.checkpoint_every=3", "evaluation.cases=2", "evaluation.judge=none", "ray.num_cpus=4"]
+SMALL += ["ray.address=local"]
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +51,12 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(clean: Path, *words: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"PATH": f"{clean / 'venv/bin'}:{environment['PATH']}", "RAY_USAGE_STATS_ENABLED": "0"}
-    return subprocess.run(
+    began = time.monotonic()
+    done = subprocess.run(
         ["echodfkd", *words], cwd=clean / "work", env=environment, capture_output=True, text=True, timeout=timeout
     )
+    sys.stdout.write(f"{time.monotonic() - began:6.1f} s  echodfkd {' '.join(words)[:90]}\n")
+    return done
 
 
 def result(done: subprocess.CompletedProcess[str]) -> dict[str, object]:
@@ -82,27 +89,35 @@ def test_a_wheel_brings_the_command_with_its_jobs_and_configs(clean: Path) -> No
     assert found.stdout.strip().endswith("site-packages/echodfkd/jobs")
 
 
+@pytest.fixture(scope="module")
+def at_home(clean: Path) -> Path:
+    """The folder of a user after `make demo`: the configs, the demo's run in few steps, and videos of the user's."""
+    work = clean / "work"
+    result(run(clean, "configs", "configs"))
+    result(run(clean, "distill", "--config", "configs/demo.yaml", *SMALL, timeout=1500))
+    (work / "my_folder").mkdir()
+    source = default_phantom(seed=5, num_frames=48, fps=30.0, size=56, case_frames=48)
+    for number in range(3):
+        (work / f"my_folder/{number}.avi").write_bytes(encode_avi(source.clip(number).video, 30.0))
+    shutil.copy(work / "my_folder/0.avi", work / "my_video.avi")
+    return work
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md"])
-def test_every_command_of_a_page_works_as_printed(clean: Path, page: str) -> None:
-    """In the order of the page, with fewer steps; the first one makes the run that `make demo` makes."""
-    work = clean / "work"
-    result(run(clean, "configs", "configs"))
-    small = [*SMALL, "ray.address=local"]
-    if not (work / "runs/demo").exists():
-        result(run(clean, "distill", "--config", "configs/demo.yaml", *small, timeout=1500))
-        made = ["synthesize.out=made", "synthesize.clips=2", "window.size=56", "ray.address=local"]
-        result(run(clean, "synthesize", "--config", "configs/synthesize.yaml", *made, timeout=900))
-        shutil.copy(next((work / "made/Videos").iterdir()), work / "my_video.avi")
-        shutil.copytree(work / "made/Videos", work / "my_folder")
+def test_every_command_of_a_page_works_as_printed(clean: Path, at_home: Path, page: str) -> None:
+    """In the order of the page, with fewer steps. `make walk` walks the README, and prints the time of each command."""
     walked = []
     for words in commands(page):
-        if any(word.startswith(("/", "source.path=/", "--working-dir")) for word in words):
-            continue  # a data set that a reader has
-        more = small if words[0] == "distill" else []
-        done = run(clean, *words, *more, timeout=1500)
+        if words in walked or any(word.startswith(("/", "source.path=/", "--working-dir")) for word in words):
+            continue  # run already, or on a data set that a reader has
+        done = run(clean, *words, *(SMALL if words[0] == "distill" else []), timeout=1500)
         assert done.returncode == 0, (words, done.stdout[-2000:], done.stderr[-2000:])
-        walked.append(words[0])
-    assert "distill" in walked
-    assert (work / "runs/demo/report.html").exists()
+        walked.append(words)
+    names = [words[0] for words in walked]
+    assert "distill" in names
+    assert "predict" in names
+    assert (at_home / "runs/demo/report.html").exists()
+    assert (at_home / "runs/larger/report.html").exists()
+    assert (at_home / "predictions/index.html").exists()

@@ -85,7 +85,7 @@ def line_chart(
             axes.fill_between(x, thin(line.low), thin(line.high), color=style["color"], alpha=0.15, linewidth=0)
     if level is not None:
         axes.axhline(level[1], color=INK, linestyle=(0, (5, 3)), linewidth=1.2, label=level[0])
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
     if log_y:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -61,7 +61,7 @@
   if (seconds && box) setInterval(() => { if (box.checked) location.reload(); }, 1000 * seconds);
   let closed = [];
   addEventListener("beforeprint", () => {
-    closed = [...document.querySelectorAll("details:not([open])")];
+    closed = [...document.querySelectorAll("details:not([open], .screen)")];
     closed.forEach((details) => { details.open = true; });
   });
   addEventListener("afterprint", () => closed.forEach((details) => { details.open = false; }));

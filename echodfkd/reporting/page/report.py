@@ -98,6 +98,7 @@ def _render(report: Report, videos: list[cases.DrawnCase], real: dict[str, Any],
         published_note=published.ED_ES_NOTE,
         facts=tables.facts(rows, summary),
         config_yaml=tables.config_yaml(rows),
+        own_options=tables.options_of(rows),
     )
 
 

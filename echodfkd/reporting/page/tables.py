@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import yaml
 
+from echodfkd.config.file import config_from_dict
+from echodfkd.config.identity import own_options
+from echodfkd.core.errors import ConfigError, InputError
 from echodfkd.reporting import intervals
 from echodfkd.reporting.rows import RunRows
 from echodfkd.reporting.summary import plan_slots, spans_by_actor
@@ -179,7 +182,8 @@ def facts(rows: RunRows, summary: dict[str, Any]) -> list[dict[str, str]]:
         "Code": str(rows.manifests[-1].meta.get("commit") or "") if rows.manifests else "",
         "Machine": str(machine),
     }
-    return [{"label": label, "value": value or "not recorded yet"} for label, value in values.items()]
+    missing = "not recorded" if rows.run else "not recorded yet"
+    return [{"label": label, "value": value or missing} for label, value in values.items()]
 
 
 def _cases_text(rows: RunRows) -> str:
@@ -195,6 +199,14 @@ def _plan_text(rows: RunRows) -> str:
     ended = bool(rows.manifests) and rows.manifests[-1].ended
     done = f"{rows.manifests[-1].step:,} of at most {most:,}" if ended else f"{most:,}"
     return f"{done} steps of {batch} clips = {plan_slots(rows):,} slots"
+
+
+def options_of(rows: RunRows) -> dict[str, str]:
+    """`own_options` of the run; none if its config is of another version, whose defaults are not known here."""
+    try:
+        return own_options(config_from_dict(rows.config))
+    except (ConfigError, InputError):
+        return {}
 
 
 def config_yaml(rows: RunRows) -> str:

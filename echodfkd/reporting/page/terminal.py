@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from echodfkd.reporting.teacher_facts import teacher_sentences
+
 _COLUMNS = (
     ("Dice", "dice_all"),
     ("Dice ED", "dice_ed"),
@@ -30,18 +32,19 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
         f"{ledger['clips']} clips trained,{to_come} {ledger['lost']} lost, {ledger['repeated']} repeated,"
         f" {ledger['quarantined']} quarantined"
     )
-    return lines
+    return lines + teacher_sentences(summary)
 
 
 def _cost_lines(students: dict[str, dict[str, Any]]) -> list[str]:
-    """Updates and time of one, of every student whose time is known."""
+    """Updates, and the time of one, of every student whose time is known or that stopped early."""
     rows = []
     for name, student in students.items():
         seconds = student.get("step_s")
-        if seconds is None:
+        if seconds is None and not student.get("stopped_early"):
             continue
         stopped = " (stopped early)" if student.get("stopped_early") else ""
-        rows.append((name, f"{student['steps']:,} updates{stopped}", f"{1000 * seconds:,.1f} ms an update"))
+        time = "" if seconds is None else f"{1000 * seconds:,.1f} ms an update"
+        rows.append((name, f"{student['steps']:,} updates{stopped}", time))
     if not rows:
         return []
     widths = [max(len(row[column]) for row in rows) for column in range(3)]

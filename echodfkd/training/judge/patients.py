@@ -5,7 +5,7 @@ Legend: N frames, T frames of a video, H rows, W columns.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -114,3 +114,18 @@ class FramePool:
         frames, mask = self.frames[pick], self.lv_mask[pick]
         facts = {name: values[pick] for name, values in self.facts.items()}
         return FramePool(torch.where(flip, frames.flip(2), frames), torch.where(flip, mask.flip(2), mask), facts)
+
+
+def draw_pools(domains: Sequence[str], patients: int, *, seed: int, say: Callable[[str], None]) -> list[FramePool]:
+    """The pools that take turns in training: of each domain three of 56 pixels and one of 112, as often as it is named.
+
+    ``patients`` are those of a domain, four fifths of them at 56 pixels.
+    """
+    pools = []
+    for domain in sorted(set(domains)):
+        drawn = []
+        for size, share in ((56, 0.8), (112, 0.2)):
+            source = JudgedPatients(seed=seed + size, num_frames=4, fps=7.0, size=size, domain=domain)
+            drawn.append(FramePool.draw_from(source, int(patients * share), say))
+        pools += domains.count(domain) * [drawn[0], drawn[0], drawn[0], drawn[1]]
+    return pools

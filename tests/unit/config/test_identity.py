@@ -4,9 +4,10 @@ import dataclasses
 from typing import Any
 
 import pytest
+import yaml
 
-from echodfkd.config.file import load_config
-from echodfkd.config.identity import config_hash, difference
+from echodfkd.config.file import config_from_dict, load_config
+from echodfkd.config.identity import config_hash, config_text, difference
 from echodfkd.config.run import RunConfig
 from echodfkd.config.sections.option import option, walk
 from echodfkd.config.sections.student import StudentConfig
@@ -25,6 +26,19 @@ def test_the_identity_holds_only_differences() -> None:
     assert difference(load_config(None, ["students.a={}", "students.b={}"])) == {"students": {"a": {}, "b": {}}}
     held_out = ["students.a={}", "evaluation.source.seed_offset=0"]  # the default of this source is another one
     assert difference(load_config(None, held_out))["evaluation"] == {"source": {"seed_offset": 0}}
+
+
+def test_a_run_folders_config_begins_with_its_own_options_and_is_read_back_whole() -> None:
+    config = load_config(None, [*OPTIONS[:2], "source.kind=folder", "source.path=/data/# é"])
+    text = config_text(config)
+    assert [line for line in text.splitlines() if line.startswith("#   ")] == [
+        '#   source.kind: "folder"',
+        '#   source.path: "/data/# é"',
+        "#   students.a.blocks: 2",
+        "#   train.steps: 7",
+    ]
+    assert config_from_dict(yaml.safe_load(text)) == config
+    assert config_text(RunConfig()).splitlines()[1] == "#   none"
 
 
 @dataclasses.dataclass(frozen=True)

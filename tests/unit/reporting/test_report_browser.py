@@ -132,7 +132,9 @@ def test_it_prints_light_whatever_the_theme(browser, page):
     assert browser.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert browser.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
     browser.evaluate("dispatchEvent(new Event('beforeprint'))")
-    assert browser.evaluate("document.querySelectorAll('details:not([open])').length") == 0
+    assert browser.evaluate("document.querySelectorAll('details:not([open], .screen)').length") == 0
+    assert browser.evaluate("getComputedStyle(document.querySelector('.screen')).display") == "none", "the whole config"
+    assert browser.evaluate("document.querySelectorAll('.options li').length") > 2
     hidden = "[...document.querySelectorAll('video, .player')].every(e => getComputedStyle(e).display == 'none')"
     assert browser.evaluate("document.querySelectorAll('video').length") > 0
     assert browser.evaluate(hidden)

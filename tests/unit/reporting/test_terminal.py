@@ -6,7 +6,8 @@ from echodfkd.reporting.page.terminal import summary_lines
 def test_the_table_shows_means_intervals_and_dashes() -> None:
     score = {"mean": 0.9512, "low": 0.9, "high": 0.99, "n": 24}
     summary = {
-        "teacher": {"scores": {"dice_all": score}},
+        "teacher": {"scores": {"dice_all": score}, "dropped": {}},
+        "pipeline": {"stages": {}},
         "students": {"c31": {"parameters": 174721, "scores": {"dice_ed": score, "judge_score": {"mean": None}}}},
         "ledger": {"clips": 8, "lost": 0, "to_come": 0, "repeated": 1, "quarantined": 2},
     }
@@ -19,15 +20,22 @@ def test_the_table_shows_means_intervals_and_dashes() -> None:
     assert summary_lines(summary)[-1] == "8 clips trained, 12 to come, 0 lost, 1 repeated, 2 quarantined"
 
 
-def test_what_students_took_stands_below_where_it_is_known() -> None:
+def test_times_early_stops_and_left_out_members_stand_below() -> None:
     summary = {
-        "teacher": {"scores": {}},
+        "teacher": {"scores": {}, "dropped": {"b": 3, "c": 1}},
+        "pipeline": {"stages": {}},
         "students": {
             "c31": {"parameters": 174721, "scores": {}, "steps": 1200, "stopped_early": True, "step_s": 0.0123},
             "c11": {"parameters": 5701, "scores": {}, "steps": 2000, "step_s": None},
+            "c21": {"parameters": 39577, "scores": {}, "steps": 600, "stopped_early": True, "step_s": None},
         },
         "ledger": {"clips": 8, "lost": 0, "to_come": 0, "repeated": 0, "quarantined": 0},
     }
     lines = summary_lines(summary)
-    assert lines[6].split("  ") == ["c31", "1,200 updates (stopped early)", "12.3 ms an update"]
-    assert not any(line.startswith("c11") for line in lines[6:])  # its time is not known
+    assert lines[7].split("  ") == ["c31", "1,200 updates (stopped early)", "12.3 ms an update"]
+    assert lines[8].split("  ") == ["c21", "600 updates (stopped early)"]
+    assert not any(line.startswith("c11") for line in lines[7:])  # its time is not known
+    assert lines[-2:] == [
+        "3 clips were taught without b, which had no usable mask.",
+        "1 clip was taught without c, which had no usable mask.",
+    ]
