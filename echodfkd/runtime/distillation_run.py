@@ -22,6 +22,7 @@ import signal
 import threading
 import uuid
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 from ray.exceptions import RayActorError
@@ -45,6 +46,7 @@ from echodfkd.runtime.cluster.connection import connected, last_sentence, machin
 from echodfkd.runtime.cluster.preemption import StopNotice, StopSignal
 from echodfkd.runtime.cluster.scaling import nodes_for
 from echodfkd.runtime.evaluator_pool import EvaluatorPool
+from echodfkd.runtime.precision import keep_precision, measured_precision, settle_precision
 from echodfkd.runtime.progress import ProgressLine, first_update_time, start_progress_actor, wait_for_first_actor
 from echodfkd.runtime.stream.builders import load_teacher, source_notes
 from echodfkd.runtime.student_workers import build_trainer
@@ -55,8 +57,13 @@ from echodfkd.storage.schemas import SPAN_SCHEMA
 from echodfkd.training.initial_weights import check_initial
 
 
-def run_distillation(config: RunConfig, print_line: Callable[[str], None]) -> dict[str, Any]:
+def run_distillation(config: RunConfig, print_line: Callable[[str], None], *, like: str = "") -> dict[str, Any]:
     """Run (or resume) a distillation and write its report.
+
+    Args:
+        config: of the run.
+        print_line: takes lines for a person.
+        like: folder of an earlier run of one study, whose measured precisions count here too; "" if there is none.
 
     Returns:
         The content of summary.json, with ``report`` added: the path of the page. Of a run that SIGTERM has ended,
@@ -66,11 +73,14 @@ def run_distillation(config: RunConfig, print_line: Callable[[str], None]) -> di
         EchoDFKDError: one sentence; everything published before stays.
     """
     config = with_absolute_paths(config)
-    teacher_id = check_inputs(config)
-    storage = open_run_folder(config, teacher_id)
     try:
-        with held(storage, lease_s=config.lease_s, log=print_line) as lease:
-            return _run_leased(config, lease, teacher_id, print_line)
+        with ExitStack() as opened:
+            config, seconds = settle_precision(config, opened, print_line, like=like)
+            teacher_id = check_inputs(config)
+            storage = open_run_folder(config, teacher_id)
+            keep_precision(storage, seconds)
+            with held(storage, lease_s=config.lease_s, log=print_line) as lease:
+                return _run_leased(config, lease, teacher_id, print_line)
     except OSError as error:  # a disk, a store or a network, for longer than retries bridge
         raise RunError(
             f"the run stopped, a file or a host can no longer be reached: {one_line(error)}; what was published in"
@@ -233,6 +243,7 @@ def write_run_facts(config: RunConfig, storage: RunStorage, teacher_id: str, fac
         "students": student_sizes(config, storage),
         "source_notes": source_notes(config),
         "machine": machine_line(),
+        "precision": measured_precision(storage),
         **facts,
     }
     storage.write("run.json", dump_json(run))

@@ -35,12 +35,14 @@ def run_study(config: RunConfig, print_line: Callable[[str], None]) -> dict[str,
     """
     groups = study_groups(with_absolute_paths(config))
     runs = [(name or variant, run) for name, group in groups.items() for seed in group for variant, run in seed.items()]
+    first: dict[str, str] = {}
     counter = Counter("runs", len(runs), print_line)
     with connected(config.ray):
         for number, (name, run) in enumerate(runs):
             what = f"{name}, seed {run.seed}".lstrip(", ")
             print_line(f"study {config.name}: run {number + 1} of {len(runs)}, {what}, ETA {counter.eta(number)}")
-            if stopped := run_distillation(run, print_line)["stopped"]:
+            like = first.setdefault(name, run.root)
+            if stopped := run_distillation(run, print_line, like=like)["stopped"]:
                 raise RunError(f"study {config.name}: {what} was {stopped}")
     read = {
         name: [{variant: read_rows(RunStorage(run.root)) for variant, run in seed.items()} for seed in group]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable
+
+import numpy as np
 
 from echodfkd.config.rules.teacher import NETWORK_KINDS, check_classes, class_map
 from echodfkd.config.sections.teacher import TeacherConfig, TeacherModelConfig
 from echodfkd.config.sections.training import WindowConfig
 from echodfkd.core.errors import ConfigError, InputError
+from echodfkd.core.precision import AUTO, PRECISIONS, faster, seconds_in_turn
 from echodfkd.models.teachers.build import build_teacher, pick_device
 from echodfkd.models.teachers.library_networks import smp_network, torchvision_network
 from echodfkd.models.teachers.monai_bundle import MonaiNetwork
@@ -35,6 +39,8 @@ from echodfkd.teaching.recorded import Placement, RecordedMasks
 from echodfkd.teaching.reference import check_reference, find_reference
 from echodfkd.teaching.remote.client import RemoteTeacher
 from echodfkd.teaching.remote.service import read_token
+
+TIMED_CLIPS = 8
 
 
 def build_configured_teacher(
@@ -108,6 +114,9 @@ def _build_one(
     *,
     stray_limit: float = 1.0,
 ) -> Teacher:
+    if model.precision == AUTO:
+        seconds = teacher_seconds(model, device=device, window=window or WindowConfig())
+        model = dataclasses.replace(model, precision=faster(seconds))
     teacher = BUILDERS[model.kind](model, device, placement)
     if model.kind in NETWORK_KINDS:
         assert isinstance(teacher, TorchTeacher)
@@ -116,6 +125,16 @@ def _build_one(
     if model.kind != "recorded":
         _check(teacher, model)
     return PlausibleTeacher(teacher, stray_limit) if model.plausible else teacher
+
+
+def teacher_seconds(model: TeacherModelConfig, *, device: str, window: WindowConfig) -> dict[str, float]:
+    """Seconds of a pass in each precision, over as many clips as it holds, at most `TIMED_CLIPS`. Raises as above."""
+    count = max(1, min(model.batch_frames // window.frames, TIMED_CLIPS))
+    clips = np.random.default_rng(0).integers(0, 256, (count, window.frames, window.size, window.size), dtype=np.uint8)
+    built = {
+        name: BUILDERS[model.kind](dataclasses.replace(model, precision=name), device, None) for name in PRECISIONS
+    }
+    return seconds_in_turn({name: functools.partial(teacher.teach, clips) for name, teacher in built.items()})
 
 
 def _shipped_teacher(model: TeacherModelConfig, device: str, placement: Placement | None) -> Teacher:

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from echodfkd.config.sections.training import OptimizerConfig, TrainConfig
+from echodfkd.core.precision import PRECISIONS
 from echodfkd.models.students.output import StudentOutput
 from echodfkd.storage.checkpoints import TAP, OptimizerState
 
@@ -99,6 +100,7 @@ class PrecisionModule(nn.Module):
     def __init__(self, student: nn.Module, *, precision: str, device: torch.device) -> None:
         super().__init__()
         self.student = student
+        assert precision in PRECISIONS
         self._bf16 = precision == "bf16"
         self._device_type = device.type
 

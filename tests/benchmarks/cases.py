@@ -46,6 +46,7 @@ CASES = {
     "confidence": "confidence",
     "published_generators": "published_generators",
     "exported_sizes": "exported_sizes",
+    "precision_auto": "precision",
 }
 """Name of a case, which is also its function's -> module of this package. Only that module is imported, so that
 `student_step`, `teacher_frames`, `family_of_16` and `phantom_gpu` need no package but torch, numpy and scipy."""

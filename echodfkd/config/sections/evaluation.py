@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from echodfkd.config.sections.judge import JudgePromptsConfig
 from echodfkd.config.sections.option import CPUS, GPUS, MOST_ACTORS, NODE_LABEL, option
 from echodfkd.config.sections.source import SourceConfig
+from echodfkd.core.precision import CHOICES
 
 JUDGES: dict[str, tuple[str, ...]] = {
     "embedded": ("judge_phase_sign",),
@@ -38,8 +39,8 @@ class EvaluationConfig:
     judge_weights: str = option("", path="input", identity=False)  # every score names the hash of the judge's weights
     """Folder with the judge's files (docs/explanation/judge.md). echoclip: as open_clip saves it, or an hf-hub: name;
     empty takes the published model from the hub."""
-    judge_precision: str = option("auto", choices=("auto", "fp32", "bf16"))
-    """echoclip, echoprime, panecho: fp32, bf16, or auto (bf16 on a GPU, and fp32 on a CPU)."""
+    judge_precision: str = option("auto", choices=CHOICES)
+    """echoclip, echoprime, panecho: fp32, bf16, or auto: the faster one, measured once, when a run starts."""
     judge_captions: str = option("", path="input", identity=False)
     """echoclip, echoprime: folder that keeps embedded prompts, by the hash of the weights. With the prompts in it, only
     the image tower is run."""

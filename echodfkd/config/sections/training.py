@@ -15,6 +15,7 @@ from echodfkd.config.sections.option import (
     NODE_LABEL,
     option,
 )
+from echodfkd.core.precision import CHOICES
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,8 @@ class TrainConfig:
     """deepspeed or plain (only torch, gradients averaged over the workers)."""
     zero_stage: int = option(0, choices=(0, 1, 2, 3), identity=False)
     """deepspeed: ZeRO stage 0, 1, 2 or 3. Students this small gain nothing above 1."""
-    precision: str = option("fp32", choices=("fp32", "bf16"))
-    """fp32, or bf16 (autocast, fp32 weights)."""
+    precision: str = option("fp32", choices=CHOICES)
+    """fp32, bf16 (autocast, fp32 weights), or auto: the faster one, measured once, when a run starts."""
     torch_adam: bool = option(True, identity=False)
     """deepspeed: use torch's Adam; false compiles DeepSpeed's fused kernel on first use."""
     init_from: str = option("", path="input", identity=False)  # known by each student's initial_sha256

@@ -6,8 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
+import torch
+
 from echodfkd.core.errors import ConfigError
+from echodfkd.core.precision import AUTO, PRECISIONS, faster, seconds_in_turn
 from echodfkd.models.judges.protocol import Judge
+
+TIMED_SHAPE = (32, 112, 112)
+"""Frames: two clips of PanEcho, one of EchoPrime."""
 
 
 def load_judge(
@@ -17,7 +23,7 @@ def load_judge(
     device: str = "cpu",
     prompts: Mapping[str, Any] | None = None,
     phase_sign: int = -1,
-    precision: str = "auto",
+    precision: str = "fp32",
     captions: str = "",
 ) -> Judge | None:
     """The auxiliary model that scores masks without truth; None for "none".
@@ -28,7 +34,7 @@ def load_judge(
         device: cpu or cuda.
         prompts: the fields of `echodfkd.config.sections.judge.JudgePromptsConfig`; None takes the published ones.
         phase_sign: see `echodfkd.models.judges.reading.valve_cycle`.
-        precision: auto, fp32 or bf16, of echoclip, echoprime and panecho.
+        precision: one of `echodfkd.core.precision.CHOICES`, of echoclip, echoprime and panecho.
         captions: folder or URL of embedded prompts (`echodfkd.models.judges.captions`); "" stores none.
 
     Raises:
@@ -40,8 +46,22 @@ def load_judge(
     if name not in _JUDGES:
         raise ConfigError(f"evaluation.judge: got {name!r}, allowed are {', '.join(_JUDGES)}")
     asked = {**asdict(JudgePromptsConfig()), **(prompts or {})}
+    if precision == AUTO:
+        precision = faster(judge_seconds(name, weights, device=device)) if name in _FRAMES else PRECISIONS[0]
     options = {"phase_sign": phase_sign, "precision": precision, "captions": captions}
     return _JUDGES[name](weights, device, asked, options)
+
+
+def judge_seconds(name: str, weights: str, *, device: str) -> dict[str, float]:
+    """Seconds of some frames through the judge's network in each precision, for the judges of `_FRAMES`."""
+    frames = torch.randint(0, 256, TIMED_SHAPE, generator=torch.Generator().manual_seed(0)).byte()
+    networks = {precision: _FRAMES[name](weights, device, precision) for precision in PRECISIONS}
+
+    def work(network: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[], object]:
+        return lambda: network(frames).cpu()
+
+    with torch.inference_mode():
+        return seconds_in_turn({precision: work(network) for precision, network in networks.items()})
 
 
 def _embedded_judge(weights: str, device: str, prompts: dict[str, Any], options: dict[str, Any]) -> Judge:
@@ -69,12 +89,35 @@ def _with_captions(name: str, towers: Any, prompts: dict[str, Any], options: dic
     from echodfkd.models.judges.reading import ReadingJudge
     from echodfkd.models.teachers.torch_teacher import hash_weights
 
-    judge_id = f"{name}-{hash_weights(towers)}"
+    judge_id = f"{name}{_suffix(options)}-{hash_weights(towers)}"
     if options["captions"]:
         towers.captions = CaptionStore(options["captions"], judge_id)
     judge = ReadingJudge(towers, judge_id=judge_id, prompts=prompts, phase_sign=options["phase_sign"])
     towers.drop_text_tower()
     return judge
+
+
+def _suffix(options: dict[str, Any]) -> str:
+    """Scores in another precision are other scores."""
+    return "" if options["precision"] == PRECISIONS[0] else f"_{options['precision']}"
+
+
+def _echoclip_frames(weights: str, device: str, precision: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    from echodfkd.models.judges.echoclip import load_towers
+
+    return load_towers(weights, device, precision=precision).embed_frames
+
+
+def _echoprime_frames(weights: str, device: str, precision: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    from echodfkd.models.judges.echoprime import load_towers
+
+    return load_towers(weights, device, precision=precision).embed_frames
+
+
+def _panecho_frames(weights: str, device: str, precision: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    from echodfkd.models.judges.panecho import load_network
+
+    return load_network(weights, device, precision=precision).read
 
 
 def _onnx_judge(weights: str, device: str, prompts: dict[str, Any], options: dict[str, Any]) -> Judge:
@@ -90,8 +133,8 @@ def _panecho_judge(weights: str, device: str, prompts: dict[str, Any], options: 
     from echodfkd.models.judges.panecho import PanEchoJudge, load_network
     from echodfkd.models.teachers.torch_teacher import hash_weights
 
-    network = load_network(weights, device)
-    return PanEchoJudge(network, judge_id=f"panecho-{hash_weights(network)}", bf16=options["precision"] == "bf16")
+    network = load_network(weights, device, precision=options["precision"])
+    return PanEchoJudge(network, judge_id=f"panecho{_suffix(options)}-{hash_weights(network)}")
 
 
 _JUDGES: dict[str, Callable[[str, str, dict[str, Any], dict[str, Any]], Judge | None]] = {
@@ -102,3 +145,9 @@ _JUDGES: dict[str, Callable[[str, str, dict[str, Any], dict[str, Any]], Judge | 
     "onnx": _onnx_judge,
     "none": lambda weights, device, prompts, options: None,
 }
+_FRAMES: dict[str, Callable[[str, str, str], Callable[[torch.Tensor], torch.Tensor]]] = {
+    "echoclip": _echoclip_frames,
+    "echoprime": _echoprime_frames,
+    "panecho": _panecho_frames,
+}
+"""Judges that compute in any precision: weights, device and precision -> what takes frames, uint8 (N, H, W)."""

@@ -97,13 +97,13 @@ class OpenClipTowers(nn.Module):
         return next(self.model.parameters()).device
 
 
-def load_towers(weights: str, device: str, *, precision: str = "auto") -> OpenClipTowers:
+def load_towers(weights: str, device: str, *, precision: str = "fp32") -> OpenClipTowers:
     """EchoCLIP's towers.
 
     Args:
         weights: a folder, an ``hf-hub:`` name, or "" for `HUB_NAME`.
         device: cpu or cuda.
-        precision: fp32, bf16, or auto: bf16 on a GPU (as published) and fp32 on a CPU.
+        precision: fp32 or bf16 (as published).
 
     Raises:
         InputError: open_clip or torchvision is not installed, the folder is not one that open_clip saves, its config
@@ -120,8 +120,6 @@ def load_towers(weights: str, device: str, *, precision: str = "auto") -> OpenCl
     if not name.startswith("hf-hub:"):
         _check_folder(Path(name))
         name = f"local-dir:{name}"
-    if precision == "auto":
-        precision = "bf16" if device.startswith("cuda") else "fp32"
     try:
         # Without require_pretrained open_clip goes on with random weights if it finds none.
         model = open_clip.create_model(

@@ -60,16 +60,31 @@ def _places(length: int, width: int) -> torch.Tensor:
 
 
 class PanEcho(nn.Module):
-    """The network with the head of one task."""
+    """The network with the head of one task.
 
-    def __init__(self, encoder: nn.Module, width: int) -> None:
+    Args:
+        encoder: images (N, 3, S, S) -> (N, D).
+        width: D.
+        bf16: autocast.
+    """
+
+    def __init__(self, encoder: nn.Module, width: int, *, bf16: bool = False) -> None:
         super().__init__()
+        self._bf16 = bf16
         self.encoder = FrameTransformer(encoder, width)
         self.EF_head = nn.Sequential(nn.Dropout(0.25), nn.Linear(width, 1))
 
     def forward(self, clips_NLCHW: torch.Tensor) -> torch.Tensor:
         """The ejection fraction in percent, (N,)."""
         return self.EF_head(self.encoder(clips_NLCHW))[:, 0]
+
+    def read(self, frames_NHW: torch.Tensor) -> torch.Tensor:
+        """The ejection fraction of clips that cover a video, uint8 (T, H, W)."""
+        device = next(self.parameters()).device
+        frames = prepare(frames_NHW.to(device))
+        clips = [torch.from_numpy(clip) for clip in windows(len(frames), CLIP_FRAMES)]
+        with torch.autocast(device.type, torch.bfloat16, enabled=self._bf16):
+            return torch.cat([self(frames[clip][None]) for clip in clips]).float()
 
 
 class PanEchoJudge:
@@ -79,14 +94,13 @@ class PanEchoJudge:
     place: a mask of constant area loses the whole fraction.
 
     Args:
-        network: clips (N, L, 3, S, S) -> percent (N,).
+        network: reads the ejection fraction.
         judge_id: name and a hash of the weights.
-        bf16: autocast.
     """
 
-    def __init__(self, network: nn.Module, *, judge_id: str, bf16: bool) -> None:
+    def __init__(self, network: PanEcho, *, judge_id: str) -> None:
         self.judge_id = judge_id
-        self._network, self._bf16 = network, bf16
+        self._network = network
         self._last: tuple[np.ndarray, VideoReading] | None = None
 
     def score(self, video: np.ndarray, lv_mask: np.ndarray) -> dict[str, float]:
@@ -97,12 +111,8 @@ class PanEchoJudge:
     def read_video(self, video: np.ndarray) -> VideoReading:
         """The ejection fraction: mean over clips that cover the video. The last reading is kept."""
         if self._last is None or self._last[0] is not video:
-            device = next(self._network.parameters()).device
-            frames = prepare(torch.from_numpy(np.ascontiguousarray(video)).to(device))
-            clips = windows(len(video), CLIP_FRAMES)
-            with torch.autocast(device.type, torch.bfloat16, enabled=self._bf16):
-                percents = [float(self._network(frames[torch.from_numpy(clip)][None])) for clip in clips]
-            self._last = video, VideoReading(None, float(np.mean(percents)), None)
+            percents = self._network.read(torch.from_numpy(np.ascontiguousarray(video)))
+            self._last = video, VideoReading(None, float(percents.double().mean()), None)
         return self._last[1]
 
 
@@ -123,13 +133,18 @@ def prepare(frames_NHW: torch.Tensor) -> torch.Tensor:
 
 
 def load_network(
-    weights: str, device: str, *, build_encoder: Callable[[], tuple[nn.Module, int]] | None = None
+    weights: str,
+    device: str,
+    *,
+    precision: str = "fp32",
+    build_encoder: Callable[[], tuple[nn.Module, int]] | None = None,
 ) -> PanEcho:
     """The published network.
 
     Args:
         weights: the folder with its file.
         device: cpu or cuda.
+        precision: fp32 or bf16.
         build_encoder: the image network and its width; None takes ConvNeXt-T.
 
     Raises:
@@ -138,7 +153,7 @@ def load_network(
     files = PublishedFiles(Path(weights), HOME, "evaluation.judge_weights")
     where = f"{files.option}: {files.find(WEIGHTS_FILE)}"
     tensors = files.read_tensors(WEIGHTS_FILE, entries=("weights",))
-    network = PanEcho(*(build_encoder or _convnext)())
+    network = PanEcho(*(build_encoder or _convnext)(), bf16=precision == "bf16")
     mine = {
         key: value
         for key, value in tensors.items()

@@ -16,6 +16,7 @@ from torch import nn
 
 from echodfkd.core.errors import RunError, one_line
 from echodfkd.core.mask_codes import encode
+from echodfkd.core.precision import PRECISIONS
 from echodfkd.models.mask_tensors import encode_tensor
 from echodfkd.models.teachers.network_spec import RANGE_SLACK, NetworkSpec, check_channels, own_statistics
 from echodfkd.models.teachers.protocol import ClipKey, Teacher, TeacherOutput, check_levels
@@ -36,6 +37,7 @@ class TorchTeacher(Teacher):
     def __init__(
         self, network: nn.Module, spec: NetworkSpec, *, device: str, batch_frames: int, precision: str = "fp32"
     ) -> None:
+        assert precision in PRECISIONS
         assert spec.layout.axes == "NCHW" or not spec.channels_last
         self._memory = torch.channels_last if spec.channels_last else torch.preserve_format
         network.to(device)

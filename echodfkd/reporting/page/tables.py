@@ -176,14 +176,22 @@ def facts(rows: RunRows, summary: dict[str, Any]) -> list[dict[str, str]]:
         "Window": f"{frames} frames at {fps} fps, {side} x {side} pixels",
         "Plan": _plan_text(rows),
         "Engine": f"{engine}, {train.get('workers', 1)} worker(s), {train.get('precision', '')}",
+        "Measured precision": _measured(run.get("precision")),
         "Seed": str(summary["seed"]),
         "Config hash": summary["config_hash"],
         "Version": summary["version"],
         "Code": str(rows.manifests[-1].meta.get("commit") or "") if rows.manifests else "",
         "Machine": str(machine),
     }
+    if not values["Measured precision"]:
+        del values["Measured precision"]
     missing = "not recorded" if rows.run else "not recorded yet"
     return [{"label": label, "value": value or missing} for label, value in values.items()]
+
+
+def _measured(precision: object) -> str:
+    """Of each part that was told auto; run.json may be a stranger's."""
+    return "; ".join(f"{option} {words}" for option, words in precision.items()) if isinstance(precision, dict) else ""
 
 
 def _cases_text(rows: RunRows) -> str:

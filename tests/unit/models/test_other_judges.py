@@ -209,7 +209,7 @@ def test_panecho_reads_what_its_own_layers_give(libraries, tmp_path, monkeypatch
 
 
 def test_a_mask_that_does_not_beat_loses_the_whole_fraction():
-    judge = panecho.PanEchoJudge(nn.Identity(), judge_id="fake", bf16=False)
+    judge = panecho.PanEchoJudge(None, judge_id="fake")
     case = beating_clip("0XA0", num_frames=64, size=64)
     truth = case.truth_labels == 1
     volume = (truth.sum((1, 2)) / np.pi) ** 1.5  # circles: the sphere of each
