@@ -18,6 +18,7 @@ from echodfkd.core.records import DistillationBatch
 from echodfkd.runtime.distillation_run import run_distillation
 from echodfkd.runtime.stream.builders import load_teacher, slot_rules, training_source
 from echodfkd.storage.files import RunStorage
+from echodfkd.storage.ledger import LedgerReport, check_ledger
 from echodfkd.teaching.blocks import make_block, teach_block
 from echodfkd.training.loop import WorkerContext, train
 
@@ -50,6 +51,14 @@ def final_weights(config: RunConfig) -> dict[str, dict[str, bytes]]:
         name: {key: tensor.tobytes() for key, tensor in load_file(folder / name / "resume.safetensors").items()}
         for name in config.students
     }
+
+
+def assert_undisturbed(config: RunConfig, folder: Path) -> LedgerReport:
+    """The run has ended as the same run without Ray ends."""
+    report = check_ledger(RunStorage(config.root), config.plan_slots)
+    assert (report.clips, report.lost, report.repeated, report.problems) == (config.plan_slots, 0, 0, [])
+    assert final_weights(config) == final_weights(train_without_ray(config, folder))
+    return report
 
 
 class ThreadedRun:

@@ -18,13 +18,13 @@ from echodfkd.config.run import RayConfig, RunConfig
 from echodfkd.core.errors import RunError
 from echodfkd.runtime.distillation_run import run_distillation
 from echodfkd.storage.files import RunStorage
-from echodfkd.storage.ledger import LedgerReport, check_ledger
+from echodfkd.storage.ledger import check_ledger
 from echodfkd.storage.manifests import latest_checkpoint
 from tests.chaos.chaos import Round
 from tests.chaos.chaos_cluster import ChaosCluster, Node, of_role
 from tests.chaos.chaos_plan import FAULTS
 from tests.integration.fault_rows import record
-from tests.integration.helpers_faults import ThreadedRun, final_weights, train_without_ray
+from tests.integration.helpers_faults import ThreadedRun, assert_undisturbed
 
 pytestmark = pytest.mark.ray
 
@@ -95,14 +95,6 @@ def test_twenty_seeds_of_chaos(tmp_path: Path) -> None:
     result = chaos(*arguments, timeout=7000)
     assert (result["ok"], result["problems"], result["rounds"]) == (True, [], 20)
     assert result["faults"] > 30, "few faults found no victim"
-
-
-def assert_undisturbed(config: RunConfig, folder: Path) -> LedgerReport:
-    """The run has ended as the same run without Ray ends."""
-    report = check_ledger(RunStorage(config.root), config.plan_slots)
-    assert (report.clips, report.lost, report.repeated, report.problems) == (config.plan_slots, 0, 0, [])
-    assert final_weights(config) == final_weights(train_without_ray(config, folder))
-    return report
 
 
 def lose(cluster: ChaosCluster, run: Round, lose_it: Callable[[], None]) -> float:

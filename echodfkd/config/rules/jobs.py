@@ -75,3 +75,11 @@ def needs_limited_folder(config: RunConfig) -> None:
         raise ConfigError("limited.out: empty, name the folder of the teachers' weights, e.g. limited.out=runs/limited")
     if size < 32 or size % _MULTIPLE:
         raise ConfigError(f"window.size: got {size}, the embedded network needs a multiple of 8 and at least 32")
+
+
+def needs_steering(config: RunConfig) -> None:
+    """Refuse a replay of laws that a run does not have. Raises `ConfigError`."""
+    if not config.source.steering.strata:
+        raise ConfigError(
+            "source.steering.strata: empty, there are no laws to replay; give the config of a steered run"
+        )

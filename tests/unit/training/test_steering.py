@@ -13,22 +13,26 @@ import pytest
 import torch
 
 from echodfkd.config.file import load_config
+from echodfkd.config.rules.jobs import needs_steering
 from echodfkd.config.run import RunConfig
-from echodfkd.core.errors import InputError, RunError
-from echodfkd.core.records import DistillationBatch
+from echodfkd.core.errors import ConfigError, InputError, RunError
+from echodfkd.core.records import DistillationBatch, PublishedCheckpoint
 from echodfkd.losses.regions import soft_dice
 from echodfkd.runtime.stream.builders import training_source
 from echodfkd.sources.steering import plan as plan_module
+from echodfkd.sources.steering import replay as replay_module
 from echodfkd.sources.steering.laws import Timetable
 from echodfkd.sources.steering.plan import SteeringPlan
+from echodfkd.sources.steering.replay import Replay, replay
 from echodfkd.storage.checkpoints import read_student
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.ledger import check_ledger
 from echodfkd.storage.manifests import latest_checkpoint, list_checkpoints
-from echodfkd.storage.steering import UNIT, read_steering
+from echodfkd.storage.steering import UNIT, SteeringState, read_laws, read_steering
 from echodfkd.training.loop import WorkerContext, first_step, train
 from echodfkd.training.objective import LV_OBJECTIVE
 from echodfkd.training.steering import Steering
+from jobs import check_laws
 from tests.helpers.teachers import taught_batch
 from tests.helpers.training import Workers, load_results, make_batch, save_result
 
@@ -83,7 +87,9 @@ def facts(config: RunConfig) -> tuple[object, ...]:
     return known, weights, read_steering(storage, commits[12])
 
 
-def test_a_run_follows_its_laws_and_a_killed_and_resumed_one_has_the_same_clips_and_weights(tmp_path: Path) -> None:
+def test_a_run_follows_its_laws_and_a_killed_and_resumed_one_has_the_same_clips_and_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = config_in(tmp_path / "whole")
     seen = run(whole, attempt="one")
     cut = config_in(tmp_path / "cut")
@@ -104,6 +110,38 @@ def test_a_run_follows_its_laws_and_a_killed_and_resumed_one_has_the_same_clips_
     fresh = [row["clip_id"] for row in known if not row["comes_back"]]  # type: ignore[attr-defined,index]
     assert len(set(fresh)) == len(fresh) == 48 - len(back)
     assert set(back) <= set(fresh)
+    for config in (whole, cut):
+        assert replay(config, RunStorage(config.root)) == Replay(laws=4, clips=48, problems=[])
+    assert check_laws.work(whole) == {"ok": True, "laws": 4, "clips": 48}
+    check_replay_finds_forgeries(whole, monkeypatch)
+
+
+def check_replay_finds_forgeries(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each forged law of the last checkpoint is found, and so is a ledger of other clips."""
+
+    def said(**changes: object) -> str:
+        def forged(storage: RunStorage, commit: PublishedCheckpoint, strata: int) -> SteeringState:
+            state = read_laws(storage, commit, strata)
+            return dataclasses.replace(state, laws=(*state.laws[:-1], dataclasses.replace(state.laws[-1], **changes)))  # type: ignore[arg-type]
+
+        with monkeypatch.context() as patch:
+            patch.setattr(replay_module, "read_laws", forged)
+            return " ".join(replay(config, RunStorage(config.root)).problems)
+
+    last = read_steering(RunStorage(config.root), list_checkpoints(RunStorage(config.root))[-1])
+    assert last is not None
+    law = last.laws[-1]
+    assert "law 3 (from step 9) does not follow" in said(towards=law.towards[::-1])
+    assert "law 3 (from step 9) does not follow" in said(loss=(0.9, *law.loss[1:]))
+    assert "law 3 counts other clips than the ledger has after step 3 up to step 6" in said(clips=(99, *law.clips[1:]))
+    assert "law 3 brings back clips that were not trained" in said(again=((999, 0, 1),))
+    reversed_law = said(towards=law.towards[::-1], again=())
+    assert "its law gives" in reversed_law
+    other = dataclasses.replace(config, seed=config.seed + 1)
+    with pytest.raises(RunError, match=r"2\d faults in 4 laws and 48 clips"):
+        check_laws.work(other)
+    with pytest.raises(ConfigError, match="there are no laws to replay"):
+        needs_steering(load_config(None, RUN[:10]))
 
 
 def test_the_loss_of_a_stratum_is_the_mean_distance_of_its_clips(tmp_path: Path) -> None:
