@@ -57,7 +57,8 @@ class VideoClip:
     frame numbers inside this clip, or None if unknown. ``spacing_mm`` is the side of a pixel in
     millimetres, or None. ``warnings`` are sentences on the file that it was cut from. A ``pending`` clip is black: the
     actors of its generator make its pixels. ``seen_video`` uint8 (T, h, w) is the rendering that the teacher sees in
-    place of ``video``, and ``seen_id`` names it; None and "" if it sees ``video``.
+    place of ``video``, and ``seen_id`` names it; None and "" if it sees ``video``. ``route`` names the members of an
+    ensemble that teach it, with commas; "" if all do.
 
     Example: ``VideoClip(clip_id="phantom-s0-i17-e0-w0", index=17, seed=0, epoch=0, window_start=0,
     video=np.zeros((16, 56, 56), np.uint8), fps=32.0, source="phantom", domain="default")``.
@@ -83,6 +84,7 @@ class VideoClip:
     pending: bool = False
     seen_id: str = ""
     seen_video: np.ndarray | None = None
+    route: str = ""
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,7 @@ class LedgerRow(TriedClip):
     source: str = ""  # in a mixture: the part's name
     domain: str = ""
     seen_id: str = ""  # the rendering that the teacher saw, if it is not the clip's own
+    route: str = ""  # the members of an ensemble that taught it, if not all did
     stratum: str = ""  # of a steered run
     comes_back: bool = False  # a clip of an earlier slot, on purpose (source.steering.again)
 
@@ -189,6 +192,7 @@ class Block:
     source: tuple[str, ...] = ()
     domain: tuple[str, ...] = ()
     seen_id: tuple[str, ...] = ()
+    route: tuple[str, ...] = ()
     quarantined: tuple[Quarantined, ...] = ()
     spans: tuple[StageSpan, ...] = ()
     fault: str = ""
@@ -248,7 +252,7 @@ class DistillationBatch(Block):
     dropped: tuple[DroppedMember, ...] = ()
 
 
-_TEXTS = ("clip_id", "source", "domain", "seen_id")
+_TEXTS = ("clip_id", "source", "domain", "seen_id", "route")
 _RECORDS: dict[str, type] = {"quarantined": Quarantined, "spans": StageSpan, "dropped": DroppedMember}
 
 

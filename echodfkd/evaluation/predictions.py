@@ -69,7 +69,7 @@ def predict_teacher(teacher: Teacher, case: VideoClip, *, classes: Sequence[str]
     Raises:
         ClipError: the teacher has no mask of this case, as a teacher of recorded masks may.
     """
-    key = ClipKey(case.clip_id, case.index, case.window_start, is_case=True)
+    key = ClipKey(case.clip_id, case.index, case.window_start, is_case=True, route=case.route)
     output = teacher.teach(case.video[None], [key], classes=classes)
     if output.faults:
         raise ClipError(output.faults[0])

@@ -34,6 +34,7 @@ from echodfkd.storage import schemas
 from echodfkd.storage.checkpoints import code_version
 from echodfkd.teaching.build import build_configured_teacher
 from echodfkd.teaching.placement import SourcePlacement
+from echodfkd.teaching.routing import route_of
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class CaseScorer:
             )
             self.teacher_id = self._teacher.teacher_id
             self._classes = [name for name in classes if name in self._teacher.class_names]
-        options = config.evaluation
+        options, self._route = config.evaluation, config.teacher.route
         self._rules = ScoringRules(self.teacher_id, options.threshold, self.judge, options.judge_controls)
         self._annotations = AnnotationFolder(config.evaluate.annotations) if config.evaluate.annotations else None
         if self._annotations is not None:
@@ -162,7 +163,12 @@ class CaseScorer:
             judged = judge_case(self.judge, case, masks)
         quarantined = [Quarantined(-1, number, case.clip_id, "teacher", prepared.fault)] if prepared.fault else []
         return ScoredCase(
-            case.clip_id, tuple(rows), schemas.case_row(case), len(case.video), tuple(judged), tuple(quarantined)
+            case.clip_id,
+            tuple(rows),
+            {**schemas.case_row(case), "route": case.route},
+            len(case.video),
+            tuple(judged),
+            tuple(quarantined),
         )
 
     def masks(self, model: ScoredModel, number: int) -> tuple[VideoClip, np.ndarray, np.ndarray | None]:
@@ -192,6 +198,7 @@ class CaseScorer:
 
     def _prepare(self, number: int) -> PreparedCase:
         case = self.source.case(number)
+        case = replace(case, route=route_of(case, self._route))
         if self._teacher is None:
             return PreparedCase(case)
         try:

@@ -16,7 +16,7 @@ EDGES: dict[str, tuple[float, ...]] = {
 """Inner edges of the strata of each numeric condition. EF: reduced, mildly reduced, preserved (European Society of
 Cardiology, heart failure guideline 2021); heart rate: slow, usual, fast; age and quality: chosen."""
 
-WORDS = ("view", "sex", "source", "domain")
+WORDS = ("view", "sex", "source", "domain", "route")
 """Conditions of which each value is a stratum."""
 
 

@@ -22,7 +22,7 @@ from echodfkd.reporting.best import best_checkpoint
 from echodfkd.reporting.comparisons import compare_students, strata_scores
 from echodfkd.reporting.generator_facts import generator_facts, privacy_facts
 from echodfkd.reporting.rows import RunRows, column, read_rows
-from echodfkd.reporting.teacher_facts import cache_facts, dropped_clips, is_stage
+from echodfkd.reporting.teacher_facts import cache_facts, dropped_clips, is_stage, routed_clips
 from echodfkd.storage.files import RunStorage
 
 STAGES = ("source", "generator", "teacher", "students", "evaluator")
@@ -90,6 +90,7 @@ def summarise(rows: RunRows) -> dict[str, Any]:
             "id": str(facts.get("teacher_id", "")),
             "scores": final_scores(rows, "", seed=seed),
             "dropped": dropped_clips(rows),
+            "routes": routed_clips(rows, strata_scores(rows, "", seed=seed)),
         },
         "privacy": privacy_facts(rows),
         "judge": _judge_reading(rows, seed=seed),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -46,12 +47,28 @@ def dropped_clips(rows: RunRows) -> dict[str, int]:
     return dict(sorted(Counter(rows.dropped["member"].to_pylist()).items()))
 
 
+def routed_clips(rows: RunRows, strata: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Route -> ``clips`` that its members taught, and the teacher's ``scores`` on the cases of this route.
+
+    Args:
+        rows: of a run.
+        strata: `comparisons.strata_scores` of the teacher; it has routes if the cases have several.
+    """
+    counts = Counter(route for route in rows.ledger["route"].to_pylist() if route)
+    scores = strata.get("route", {})
+    return {route: {"clips": counts[route], "scores": scores.get(route, {})} for route in sorted({*counts, *scores})}
+
+
 def teacher_sentences(summary: dict[str, Any]) -> list[str]:
     """The same in words, for a page."""
     sentences = [
         f"{count:,} {'clip was' if count == 1 else 'clips were'} taught without {member}, which had no usable mask."
         for member, count in summary["teacher"]["dropped"].items()
     ]
+    for route, facts in summary["teacher"]["routes"].items():
+        dice = facts["scores"].get("dice_all", {}).get("mean")
+        score = "" if dice is None else f", with a Dice of {dice:.3f} on the cases that go to it"
+        sentences.append(f"{facts['clips']:,} clips were taught by {route}{score}.")
     for stage, facts in summary["pipeline"]["stages"].items():
         who = stage.partition(".")[2] or "the teacher"
         if "remembered_frames" in facts:

@@ -30,7 +30,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 import echodfkd
 from echodfkd.config.identity import config_hash, keep_longer, open_run_folder
-from echodfkd.config.rules.heads import check_members_give, check_teacher_gives
+from echodfkd.config.rules.heads import check_members_give, check_routes_give, check_teacher_gives
 from echodfkd.config.rules.jobs import needs_students
 from echodfkd.config.run import RunConfig
 from echodfkd.core import clock
@@ -215,6 +215,7 @@ def check_inputs(config: RunConfig) -> str:
     teacher = load_teacher(config, device="cpu")
     check_teacher_gives(config, teacher.class_names)
     check_members_give(config, teacher.member_classes)
+    check_routes_give(config, teacher.member_classes)
     check_initial(config)
     source_notes(config)
     if config.evaluation.enabled:

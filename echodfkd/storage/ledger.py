@@ -80,6 +80,7 @@ class LedgerBuffer:
                 source=batch.source[place] if batch.source else "",
                 domain=batch.domain[place] if batch.domain else "",
                 seen_id=batch.seen_id[place] if batch.seen_id else "",
+                route=batch.route[place] if batch.route else "",
                 stratum=drawn[place][0] if drawn else "",
                 comes_back=drawn[place][1] if drawn else False,
             )

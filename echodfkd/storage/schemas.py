@@ -79,6 +79,7 @@ CASE_SCHEMA = pa.schema(
         ("index", pa.int64()),
         ("source", pa.string()),
         ("domain", pa.string()),
+        ("route", pa.string()),
         ("fps", pa.float64()),
         ("spacing_mm", pa.float64()),
         ("num_frames", pa.int64()),
@@ -106,7 +107,7 @@ _NEVER_NULL = {
 }
 """Columns that every reader computes with."""
 
-_ADDED_LATER = {"busy_s", "terms", "bytes", "seen_id", "stratum", "comes_back"}
+_ADDED_LATER = {"busy_s", "terms", "bytes", "seen_id", "route", "stratum", "comes_back"}
 """Columns that files of older versions do not have: read as null."""
 
 

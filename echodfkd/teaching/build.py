@@ -63,7 +63,7 @@ def build_configured_teacher(
     if config.kind != "ensemble":
         return _kept(_build_one(config, device, placement, window, stray_limit=config.stray_limit), config)
     members = [build_member(config, name, device, placement, window) for name in config.members]
-    ensemble = Ensemble(members, method=config.fusion, code=config.mask_code)
+    ensemble = Ensemble(members, method=config.fusion, code=config.mask_code, route=config.route)
     _check(ensemble, config)
     return ensemble
 
@@ -86,7 +86,7 @@ def build_member(
 def configured_fusion(config: TeacherConfig) -> Fusion:
     """How the members of the ensemble that the config names are fused."""
     rules = tuple(MemberRule(name, one.weight, one.required) for name, one in config.members.items())
-    return Fusion(config.fusion, rules, config.mask_code)
+    return Fusion(config.fusion, rules, config.mask_code, config.route)
 
 
 def with_features(teacher: Teacher, config: TeacherConfig, shape: tuple[int, int, int], size: int) -> FeatureTeacher:

@@ -14,7 +14,7 @@ from echodfkd.teaching.members import MemberOutput
 
 _OF_CLIP = (
     *("index", "epoch", "window_start", "video", "sample_weight", "clip_id", "source", "domain", "pending"),
-    *("seen_id", "seen_video"),
+    *("seen_id", "seen_video", "route"),
 )
 
 
@@ -56,6 +56,7 @@ class ClipBlock(Block):
             source=tuple(clip.source for clip in clips),
             domain=tuple(clip.domain for clip in clips),
             seen_id=tuple(clip.seen_id for clip in clips),
+            route=tuple(clip.route for clip in clips),
             seen_video=None if seen[0] is None else np.stack([video for video in seen if video is not None]),
             quarantined=tuple(quarantined),
             spans=tuple(spans),
@@ -79,8 +80,8 @@ class ClipBlock(Block):
     def keys(self) -> list[ClipKey]:
         """Identities of the clips, or of the renderings of them, that a teacher is shown."""
         ids = [seen or own for seen, own in zip(self.seen_id, self.clip_id, strict=True)]
-        rows = zip(ids, self.index, self.window_start, strict=True)
-        return [ClipKey(clip_id, int(index), int(start)) for clip_id, index, start in rows]
+        rows = zip(ids, self.index, self.window_start, self.route, strict=True)
+        return [ClipKey(clip_id, int(index), int(start), route=route) for clip_id, index, start, route in rows]
 
     @property
     def shown(self) -> np.ndarray:

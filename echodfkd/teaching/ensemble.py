@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from echodfkd.config.sections.route import RouteConfig
 from echodfkd.core.mask_codes import PROBABILITY
 from echodfkd.models.teachers.protocol import ClipKey, Teacher, TeacherOutput
 from echodfkd.teaching.members import Fusion, MemberOutput, MemberRule
@@ -32,12 +33,15 @@ class Ensemble(Teacher):
         members: at least one.
         method: one of `fusion.FUSIONS`.
         code: of `mask_codes.MASK_CODES`: the members' masks are rounded to it.
+        route: which members teach a clip, as its `ClipKey` says; None if all do.
     """
 
-    def __init__(self, members: Sequence[Member], *, method: str, code: str = PROBABILITY) -> None:
+    def __init__(
+        self, members: Sequence[Member], *, method: str, code: str = PROBABILITY, route: RouteConfig | None = None
+    ) -> None:
         self.members = list(members)
         rules = tuple(MemberRule(one.name, one.weight, one.required) for one in members)
-        self.fusion = Fusion(method, rules, code)
+        self.fusion = Fusion(method, rules, code, route or RouteConfig())
         self.member_classes = {one.name: one.teacher.class_names for one in members}
         self.class_names = tuple(dict.fromkeys(name for names in self.member_classes.values() for name in names))
         self.teacher_id = self.fusion.teacher_id([one.teacher.teacher_id for one in self.members])

@@ -11,16 +11,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
+from echodfkd.config.sections.route import RouteConfig
 from echodfkd.core import clock
 from echodfkd.core.errors import EchoDFKDError, RunError
 from echodfkd.core.mask_codes import MASK_CODES, PROBABILITY, decode, encode, quantise
 from echodfkd.core.records import StageSpan
 from echodfkd.models.teachers.protocol import ClipKey, Teacher, TeacherOutput
 from echodfkd.teaching.fusion import fuse_by_name
+from echodfkd.teaching.routing import teaches
 
 _MASKS, _FACTS = "member_masks", "member_facts"
 
@@ -35,6 +37,7 @@ class MemberOutput:
         masks: (N, T, C, H, W), codes of `mask_codes` in the order of ``classes``.
         faults: rows without a usable mask, each with the reason.
         error: "", or why the member failed on the whole block.
+        skipped: rows that go to other members (`routing`).
         spans: its work, for the timeline; ``actor`` is left empty.
     """
 
@@ -43,6 +46,7 @@ class MemberOutput:
     masks: np.ndarray
     faults: Mapping[int, str] = field(default_factory=dict)
     error: str = ""
+    skipped: tuple[int, ...] = ()
     spans: tuple[StageSpan, ...] = ()
 
     @staticmethod
@@ -62,22 +66,33 @@ class MemberOutput:
         classes: Sequence[str],
         code: str,
     ) -> MemberOutput:
-        """Let the member teach these clips. An explained error is kept: the fusion decides whether it ends the run."""
-        empty = MemberOutput.empty(teacher, video_NTHW, classes=classes, code=code)
-        start = clock.now()
+        """Let the member teach those of these clips that are routed to it, all if they have no route.
+
+        An explained error is kept: the fusion decides whether it ends the run.
+        """
+        skipped = tuple(row for row, clip in enumerate(clips) if not teaches(name, clip.route))
+        rows = [row for row in range(len(video_NTHW)) if row not in skipped]
+        found = replace(MemberOutput.empty(teacher, video_NTHW, classes=classes, code=code), skipped=skipped)
+        if not rows:
+            return found
+        start, shown = clock.now(), video_NTHW if not skipped else video_NTHW[rows]
         try:
-            output = teacher.teach(video_NTHW, clips, classes=empty.classes, code=code)
+            output = teacher.teach(
+                shown, [clips[row] for row in rows] if clips else (), classes=found.classes, code=code
+            )
         except EchoDFKDError as error:
-            output = TeacherOutput(empty.masks)
-            empty = replace(empty, error=str(error))
-        N, T = video_NTHW.shape[:2]
-        own = StageSpan("teacher", "", start, clock.now(), N, N * T)
+            output = TeacherOutput(found.masks[rows])
+            found = replace(found, error=str(error))
+        own = StageSpan("teacher", "", start, clock.now(), len(rows), len(rows) * video_NTHW.shape[1])
         spans = tuple(replace(span, stage=f"{span.stage}.{name}") for span in (own, *output.spans))
-        return replace(empty, masks=output.masks, faults=output.faults, spans=spans)
+        found.masks[rows] = output.masks
+        faults = {rows[place]: reason for place, reason in output.faults.items()}
+        return replace(found, faults=faults, spans=spans)
 
     def to_columns(self, name: str) -> dict[str, np.ndarray]:
         """Columns of a block that hold this member's output; all but the masks ride on the first row, as JSON."""
-        facts = {"teacher_id": self.teacher_id, "classes": self.classes, "error": self.error}
+        facts: dict[str, object] = {"teacher_id": self.teacher_id, "classes": self.classes, "error": self.error}
+        facts["skipped"] = self.skipped
         texts = [json.dumps({**facts, "faults": dict(self.faults)})] + [""] * (len(self.masks) - 1)
         return {f"{_MASKS}.{name}": self.masks, f"{_FACTS}.{name}": np.array(texts, dtype=object)}
 
@@ -91,7 +106,14 @@ class MemberOutput:
                 facts = json.loads(str(columns[column][0]))
                 faults = {int(row): reason for row, reason in facts["faults"].items()}
                 masks = np.asarray(columns[f"{_MASKS}.{name}"])
-                found[name] = MemberOutput(facts["teacher_id"], tuple(facts["classes"]), masks, faults, facts["error"])
+                found[name] = MemberOutput(
+                    facts["teacher_id"],
+                    tuple(facts["classes"]),
+                    masks,
+                    faults,
+                    facts["error"],
+                    tuple(facts["skipped"]),
+                )
         return found
 
 
@@ -108,24 +130,28 @@ class MemberRule:
 class Fusion:
     """How an ensemble's members become one teacher.
 
-    ``method`` is one of `fusion.FUSIONS`; ``code`` of `mask_codes.MASK_CODES`: the members' masks are rounded to it.
+    ``method`` is one of `fusion.FUSIONS`; ``code`` of `mask_codes.MASK_CODES`: the members' masks are rounded to it;
+    ``route`` says which members teach a clip.
     """
 
     method: str
     members: tuple[MemberRule, ...]
     code: str = PROBABILITY
+    route: RouteConfig = field(default_factory=RouteConfig)
 
     def teacher_id(self, ids: Sequence[str]) -> str:
         """The ensemble's id, from its members' ids in the order of ``members``."""
         who = "|".join(f"{one} {rule.weight!r}" for one, rule in zip(ids, self.members, strict=True))
+        who += f"|{json.dumps(asdict(self.route), sort_keys=True)}" if self.route.by else ""
         steps = "255" if self.code == PROBABILITY else self.code
         return f"ensemble-{hashlib.sha256(f'{self.method}/{steps}|{who}'.encode()).hexdigest()[:8]}"
 
     def fuse(self, outputs: Sequence[MemberOutput], classes: Sequence[str], code: str | None) -> TeacherOutput:
         """Fuse the members' masks of N clips, each class over the members that give it.
 
-        An optional member without a usable mask of a clip is left out of that clip's fusion. A clip is at fault if a
-        required member has no mask of it, or if the remaining members do not give all wanted classes.
+        Members that skipped a clip, and optional ones without a usable mask of it, are left out of its fusion. A clip
+        is at fault if a required member that did not skip it has no mask of it, or if the remaining members do not give
+        all wanted classes.
 
         Args:
             outputs: one per member, in the order of ``members``.
@@ -147,8 +173,9 @@ class Fusion:
         dropped: dict[int, dict[str, str]] = {}
         groups: dict[tuple[int, ...], list[int]] = {}  # clips by the members that they are fused from
         for row in range(N):
-            missing = {place: reason for place, one in enumerate(outputs) if (reason := _missing(one, row))}
-            used = tuple(place for place in range(len(outputs)) if place not in missing)
+            asked = [place for place, one in enumerate(outputs) if row not in one.skipped]
+            missing = {place: reason for place in asked if (reason := _missing(outputs[place], row))}
+            used = tuple(place for place in asked if place not in missing)
             if reason := self._fault(outputs, missing, used, classes):
                 faults[row] = reason
                 continue
@@ -174,7 +201,8 @@ class Fusion:
         if required := [place for place in missing if self.members[place].required]:
             return reasons[required[0]]
         given = {name for place in used for name in outputs[place].classes}
-        return "; ".join(reasons.values()) if set(classes) - given else ""
+        lacking = ", ".join(name for name in classes if name not in given)
+        return lacking and ("; ".join(reasons.values()) or f"no member that it is routed to gives {lacking}")
 
 
 def _missing(output: MemberOutput, row: int) -> str:

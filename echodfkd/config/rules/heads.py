@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from echodfkd.config.rules.route import members_of
 from echodfkd.config.run import RunConfig
 from echodfkd.core.errors import ConfigError
 
@@ -60,6 +61,25 @@ def check_members_give(config: RunConfig, class_names: Mapping[str, Sequence[str
             raise ConfigError(
                 f"teacher.members.{name}: gives {', '.join(given[1:])}, but the students ask for"
                 f" {', '.join(config.taught_classes)} (students.NAME.classes); remove it"
+            )
+
+
+def check_routes_give(config: RunConfig, class_names: Mapping[str, Sequence[str]]) -> None:
+    """Refuse a route whose members do not give all classes that the students ask for.
+
+    Args:
+        config: the run.
+        class_names: of each member, the background first.
+
+    Raises:
+        ConfigError: names the route and the classes.
+    """
+    for route in config.teacher.route.routes:
+        given = {label for name in members_of(route) for label in class_names[name][1:]}
+        if missing := [label for label in config.taught_classes if label not in given]:
+            raise ConfigError(
+                f"teacher.route: clips that go to {route} would have no {', '.join(missing)}, which students ask for"
+                " (students.NAME.classes); add a member that gives it"
             )
 
 

@@ -7,6 +7,7 @@ import re
 
 from echodfkd.config.rules.pool import check_pool
 from echodfkd.config.rules.remote import check_remotes
+from echodfkd.config.rules.route import check_route
 from echodfkd.config.rules.sees import check_sees
 from echodfkd.config.run import RunConfig
 from echodfkd.config.sections.limited import LimitedConfig
@@ -39,6 +40,7 @@ def check_teacher(config: RunConfig) -> None:
     for option, teacher in {"teacher": config.teacher, **study}.items():
         _check_teacher(option, teacher)
         check_sees(option, teacher, config)
+        check_route(option, teacher, config)
         check_remotes(option, teacher, no_progress_s=config.data.no_progress_timeout_s)
     check_limited(config.limited)
 

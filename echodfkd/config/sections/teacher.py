@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from echodfkd.config.sections.option import MOST_WEIGHT, option
 from echodfkd.config.sections.pool import PoolConfig
 from echodfkd.config.sections.remote import RemoteConfig
+from echodfkd.config.sections.route import RouteConfig
 from echodfkd.config.sections.sees import SeesConfig
 from echodfkd.core.mask_codes import MASK_CODES, PROBABILITY
 from echodfkd.core.precision import CHOICES
@@ -15,7 +16,7 @@ FUSIONS = ("mean_prob", "mean_logit", "staple", "entropy", "agreement", "gate")
 
 _PIXELS = ("batch_frames", "pixel_mean", "pixel_std", "normalise", "input_size", "activation", "outputs", "classes")
 REFERENCE = ("reference", "reference_tolerance")
-ENSEMBLE = ("members", "fusion", "pools", "confidence")
+ENSEMBLE = ("members", "route", "fusion", "pools", "confidence")
 _FILE = ("weights", "plausible", "sha256", "layout", "window_frames", "output", *_PIXELS, *REFERENCE)
 
 KINDS: dict[str, tuple[str, ...]] = {
@@ -114,6 +115,7 @@ class TeacherConfig(PoolConfig, TeacherModelConfig):
     sees: SeesConfig = field(default_factory=SeesConfig)
     members: dict[str, MemberConfig] = field(default_factory=dict)
     """ensemble: its teachers by name."""
+    route: RouteConfig = field(default_factory=RouteConfig)
     fusion: str = option("mean_prob", choices=FUSIONS)
     """ensemble: mean_prob, mean_logit, staple, entropy, agreement or gate (docs/how-to/ensembles.md: formulas)."""
     pools: str = option("one", choices=("one", "each"), identity=False)

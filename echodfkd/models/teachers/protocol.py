@@ -18,7 +18,7 @@ from echodfkd.core.records import StageSpan
 
 @dataclass(frozen=True)
 class ClipKey:
-    """Identity of a clip that a teacher is shown; ``is_case`` if it is an evaluation case.
+    """Identity of a clip that a teacher is shown; ``is_case`` if it is an evaluation case, ``route`` as of the clip.
 
     Example: ``ClipKey("recorded-0X1A-s0-e0-w12", index=17, window_start=12)``.
     """
@@ -27,6 +27,7 @@ class ClipKey:
     index: int
     window_start: int
     is_case: bool = False
+    route: str = ""
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,7 @@ def slot_rules(config: RunConfig) -> SlotRules:
         augment=config.augment,
         seed=config.seed,
         rejects=_rejects(config.privacy) if config.privacy.encoder else None,
+        route=config.teacher.route,
         seen_shape=(window.frames, seen, seen) if config.teacher.sees.is_on else None,
     )
 

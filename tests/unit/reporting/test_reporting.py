@@ -27,6 +27,7 @@ from echodfkd.reporting.page.report import write_report
 from echodfkd.reporting.page.tables import ledger_sentence, notes
 from echodfkd.reporting.rows import read_rows
 from echodfkd.reporting.summary import build_summary, summarise, write_summary
+from echodfkd.reporting.teacher_facts import teacher_sentences
 from echodfkd.sources.video.encode import encode_mp4
 from echodfkd.storage import schemas
 from echodfkd.storage.files import RunStorage
@@ -282,6 +283,29 @@ def test_spans_of_versions_that_did_not_count_bytes_are_read(tmp_path):
     storage.write_table("logs/spans-2.parquet", ({k: v for k, v in row.items() if k != "bytes"} for row in rows), old)
     after = build_summary(storage)["pipeline"]["stages"]
     assert after == {**before, "teacher": {**before["teacher"], "cached_clips": 3}}
+
+
+def test_routes_have_counts_of_clips_and_scores_of_cases(tmp_path):
+    storage = fake_run(tmp_path)
+    assert build_summary(storage)["teacher"]["routes"] == {}
+    for name in storage.list("ledger"):
+        rows = storage.read_table(name).to_pylist()
+        routed = [{**row, "route": "clear" if row["slot"] % 4 == 0 else "hand,both"} for row in rows]
+        storage.write_table(name, routed, schemas.LEDGER_SCHEMA)
+    cases = storage.read_table("cases.parquet").to_pylist()
+    rows = [{**case, "route": "clear" if number < 3 else "hand,both"} for number, case in enumerate(cases)]
+    storage.write_table("cases.parquet", rows, schemas.CASE_SCHEMA)
+    summary, scores = build_summary(storage), fake_scores()
+    routes, ids = summary["teacher"]["routes"], [case["clip_id"] for case in cases[:3]]
+    assert {route: facts["clips"] for route, facts in routes.items()} == {"clear": 40, "hand,both": 120}
+    own, student = (
+        np.mean([values_of(scores, *key, "dice_all")[clip] for clip in ids]) for key in (("", -1), ("c11", 40))
+    )
+    assert routes["clear"]["scores"]["dice_all"]["mean"] == pytest.approx(own)
+    assert routes["clear"]["scores"]["dice_all"]["n"] == 3
+    assert summary["students"]["c11"]["strata"]["route"]["clear"]["dice_all"]["mean"] == pytest.approx(student)
+    sentence = f"40 clips were taught by clear, with a Dice of {own:.3f} on the cases that go to it."
+    assert sentence in teacher_sentences(summary)
 
 
 def test_members_that_clips_were_taught_without_are_counted_once_their_training_is_published(tmp_path):
