@@ -48,6 +48,7 @@ CASES = {
     "exported_sizes": "exported_sizes",
     "precision_auto": "precision",
     "mask_stores": "mask_stores",
+    "first_picture": "first_picture",
 }
 """Name of a case, which is also its function's -> module of this package. Only that module is imported, so that
 `student_step`, `teacher_frames`, `family_of_16` and `phantom_gpu` need no package but torch, numpy and scipy."""
