@@ -143,7 +143,7 @@ def run_guarded(work: Callable[[], dict[str, Any]]) -> int:
     except (EchoDFKDError, OSError) as error:
         return fail(error)
     except KeyboardInterrupt:
-        print_line("interrupted; the same command resumes from the last published checkpoint", to=sys.stderr)
+        print_line("interrupted; the same command goes on from all that was saved", to=sys.stderr)
         return 130
     print_line(json.dumps(redact_values(result)))
     if result.get("stopped"):

@@ -87,7 +87,7 @@ def test_ctrl_c_ends_with_a_sentence_a_page_and_a_run_that_resumes(tmp_path: Pat
         assert time.monotonic() - sent < 10  # at once; a second on a machine that is not busy
         _, errors = running.communicate(timeout=120)
     assert running.returncode == 130, errors[-2000:]
-    assert "interrupted; the same command resumes from the last published checkpoint" in errors
+    assert "interrupted; the same command goes on from all that was saved" in errors
     assert "Traceback" not in errors
     assert json.loads((tmp_path / "stopped/lease/000001.beat.json").read_text())["released"]  # no wait to resume
     page = (tmp_path / "stopped" / "report.html").read_text()

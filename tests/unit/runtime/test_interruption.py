@@ -47,7 +47,7 @@ def test_the_jobs_own_sentence_comes_last(capsys: pytest.CaptureFixture[str]) ->
     assert run_guarded(work) == 130
     assert capsys.readouterr().err.splitlines() == [
         "interrupted: stopping, which can take some seconds",
-        "interrupted; the same command resumes from the last published checkpoint",
+        "interrupted; the same command goes on from all that was saved",
     ]
 
 
