@@ -18,6 +18,7 @@ from echodfkd.core.redaction import redact_values
 from echodfkd.storage import schemas
 from echodfkd.storage.files import RunStorage, check_layout
 from echodfkd.storage.manifests import list_checkpoints
+from echodfkd.storage.steering import SteeringState, read_steering
 
 _CONFIG_TYPES = {
     "seed": int,
@@ -45,7 +46,8 @@ class RunRows:
     ``config`` is config.yaml as plain values. ``run`` is run.json, empty while a run has not ended. ``identity`` is
     identity.json and ``started`` logs/students.json, both written when a run starts. ``ledger`` holds only rows of
     parts that a manifest names, and ``training`` and ``dropped`` only those of the same workers and updates: of
-    training one per student and step, from the attempt whose weights were published.
+    training one per student and step, from the attempt whose weights were published. ``steering`` has the laws of the
+    newest checkpoint, None if the run is not steered.
     """
 
     config: dict[str, Any]
@@ -60,6 +62,7 @@ class RunRows:
     cases: pa.Table
     dropped: pa.Table = field(default_factory=schemas.DROPPED_SCHEMA.empty_table)
     started: dict[str, Any] = field(default_factory=dict)
+    steering: SteeringState | None = None
 
     @cached_property
     def students(self) -> tuple[str, ...]:
@@ -112,6 +115,7 @@ def read_rows(storage: RunStorage) -> RunRows:
         run=_read_json(storage, "run.json"),
         identity=identity,
         started=_read_json(storage, STARTED),
+        steering=read_steering(storage, manifests[-1]) if manifests else None,
         manifests=manifests,
         scores=_latest(_read_folder(storage, "scores", "part-", schemas.SCORE_SCHEMA)),
         ledger=_read_parts(storage, ledger, schemas.LEDGER_SCHEMA, known),

@@ -8,7 +8,7 @@ from typing import Any
 from echodfkd.reporting import published
 from echodfkd.reporting.figures.overlays import COLOURS
 from echodfkd.reporting.generator_facts import generator_sentences
-from echodfkd.reporting.page import agreement, cases, curves, groups, pareto, run_tables, tables
+from echodfkd.reporting.page import agreement, cases, curves, groups, pareto, run_tables, steering, tables
 from echodfkd.reporting.page.chart import Chart
 from echodfkd.reporting.page.page import render, write_files
 from echodfkd.reporting.page.real_heart import read_real_heart
@@ -59,12 +59,13 @@ def build_report(rows: RunRows) -> Report:
     judge_chart, judge_table = agreement.judge_section(rows)
     ef_chart, ef_table = agreement.ef_section(rows)
     strata_chart, strata_table = groups.strata_section(rows, summary)
+    steering_charts, steering_table = steering.steering_section(rows)
     timeline, stages = run_tables.timeline_section(rows, summary)
     runs = {summary["run"]: rows}
     found = [
         run_tables.run_scores(rows, summary), run_tables.student_table(rows, summary), judge_table, ef_table,
         agreement.judge_reading_table(summary),
-        strata_table, groups.extremes_table(rows), stages, run_tables.quarantine_table(rows),
+        strata_table, steering_table, groups.extremes_table(rows), stages, run_tables.quarantine_table(rows),
         run_tables.ledger_table(summary["ledger"], plan_slots(rows)),
     ]  # fmt: skip
     charts = {
@@ -72,6 +73,7 @@ def build_report(rows: RunRows) -> Report:
         "pareto": pareto.pareto_charts(runs),
         "trust": [judge_chart, ef_chart, agreement.reliability_section(rows)],
         "strata": [strata_chart],
+        "steering": steering_charts,
         "timeline": [timeline],
     }
     return Report(rows, summary, charts, {table.name: table for table in found})
@@ -90,6 +92,7 @@ def _render(report: Report, videos: list[cases.DrawnCase], real: dict[str, Any],
         missing_scores=tables.missing_scores(rows),
         charts={name: [chart.on_page() for chart in section] for name, section in report.charts.items()},
         tables=report.tables,
+        steered=steering.steering_sentences(rows),
         overlap=tables.overlap_sentence(rows),
         ledger=" ".join([text[0].upper() + text[1:], *generator_sentences(summary), *teacher_sentences(summary)]),
         overlays=[video.on_page() for video in videos],

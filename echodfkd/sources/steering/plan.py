@@ -54,7 +54,7 @@ class SteeringPlan:
     def __init__(self, source: SourceConfig, seed: int) -> None:
         self.steering = source.steering
         self.cells = Cells.of(source.steering.strata)
-        self.labels = self.cells.labels
+        self.names = self.cells.names
         self._seed = seed + source.seed_offset
         self._sampler = ConditionSampler(source.conditions, seed=self._seed)
         self.shares = self._shares()
@@ -62,13 +62,11 @@ class SteeringPlan:
     @property
     def other(self) -> int:
         """Number of the patients that are in no stratum."""
-        return len(self.labels)
+        return len(self.names)
 
     def name(self, stratum: int) -> str:
-        """A stratum in words, e.g. "ef_percent < 40, view A4C"."""
-        if stratum == self.other:
-            return "other"
-        return ", ".join(f"{name} {label}" for name, label in zip(self.cells.axes, self.labels[stratum], strict=True))
+        """A stratum in words (`Cells.names`)."""
+        return "other" if stratum == self.other else self.names[stratum]
 
     def choose(self, index: int, law: Law) -> Choice:
         """What the law says of an index."""
@@ -103,7 +101,7 @@ class SteeringPlan:
             if self._cell(index, draw) == choice.stratum:
                 return Place(index, draw, choice.stratum)
         raise RunError(
-            f"source.steering: no patient of {', '.join(self.labels[choice.stratum])} among {MOST_DRAWS} of index"
+            f"source.steering: no patient of {self.names[choice.stratum]} among {MOST_DRAWS} of index"
             f" {index}; the law of this clip is not one of these strata"
         )
 
@@ -115,7 +113,7 @@ class SteeringPlan:
         return self.cells.place(self._sampler.draw(index, purpose=purpose, attempt=draw).conditions)
 
     def _shares(self) -> tuple[float, ...]:
-        counts = [0] * len(self.labels)
+        counts = [0] * len(self.names)
         for number in range(COUNTED):
             counts[self._cell(number, 0, "strata")] += 1
         shares = tuple(count / COUNTED if count >= LEAST_SHARE * COUNTED else 0.0 for count in counts)

@@ -39,6 +39,13 @@ class Cells:
         ]
         return list(itertools.product(*(map(str, labels) for labels in named)))
 
+    @property
+    def names(self) -> list[str]:
+        """Each cell in words, e.g. "ef_percent < 40, view A4C"."""
+        return [
+            ", ".join(f"{name} {label}" for name, label in zip(self.axes, cell, strict=True)) for cell in self.labels
+        ]
+
     def place(self, conditions: Conditions) -> int:
         """Number of the cell of these conditions, all of which are known."""
         number = 0
