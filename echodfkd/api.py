@@ -21,6 +21,7 @@ from echodfkd.core.errors import ClipError, InputError
 from echodfkd.core.records import VideoClip
 from echodfkd.inference import segmentation, student
 from echodfkd.inference.inputs import find_videos
+from echodfkd.metrics.spacing import Spacing
 from echodfkd.models.teachers.protocol import Teacher
 from echodfkd.reporting.segmented.video import area_chart, overlay_frames, overlay_mp4, shown_facts
 from echodfkd.sources.build import build_source
@@ -71,7 +72,7 @@ class Student(student.LoadedStudent):
     """A trained student. ``classes``, ``size``, ``fps`` and ``network`` (torch) say what it is."""
 
     def segment(
-        self, video: np.ndarray | VideoClip | str | Path, *, fps: float = 0.0, spacing_mm: float | None = None
+        self, video: np.ndarray | VideoClip | str | Path, *, fps: float = 0.0, spacing_mm: Spacing | None = None
     ) -> Segmentation:
         """Segment one video; every frame gets a mask.
 
@@ -79,7 +80,7 @@ class Student(student.LoadedStudent):
             video: uint8 grey (T, H, W), a clip of `phantom`, or the path of an AVI, MP4, MOV, DICOM or NIfTI file or
                 of a folder of PNG frames.
             fps: frames per second, if the video does not say it; 0 if unknown: no beat is then looked for.
-            spacing_mm: side of a pixel in millimetres, likewise; None if unknown.
+            spacing_mm: side of a pixel in millimetres, or its height and width, likewise; None if unknown.
 
         Raises:
             ClipError: it is no such video.
@@ -97,7 +98,7 @@ class Student(student.LoadedStudent):
         return export_folder(self, str(out), formats=formats)
 
 
-def _as_cine(video: np.ndarray | VideoClip | str | Path, fps: float, spacing_mm: float | None) -> Cine:
+def _as_cine(video: np.ndarray | VideoClip | str | Path, fps: float, spacing_mm: Spacing | None) -> Cine:
     """The video with its rate and the size of its pixels; ``fps`` and ``spacing_mm`` count if it has none."""
     if isinstance(video, np.ndarray):
         return Cine(video, fps, spacing_mm)

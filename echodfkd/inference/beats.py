@@ -13,6 +13,7 @@ import numpy as np
 
 from echodfkd.metrics.blind_events import detect_events
 from echodfkd.metrics.cardiac import area_curve
+from echodfkd.metrics.spacing import Spacing
 from echodfkd.metrics.volume import area_length_volume
 
 MM3_PER_ML = 1000.0
@@ -53,13 +54,13 @@ class Rhythm:
         return float(np.median(known)) if known else math.nan
 
 
-def find_rhythm(mask_THW: np.ndarray, *, fps: float, spacing_mm: float | None) -> Rhythm:
+def find_rhythm(mask_THW: np.ndarray, *, fps: float, spacing_mm: Spacing | None) -> Rhythm:
     """The rhythm in the masks of a left ventricle. No event is known beforehand (`echodfkd.metrics.blind_events`).
 
     Args:
         mask_THW: bool.
         fps: frames per second; 0 if unknown, which gives no events.
-        spacing_mm: side of a pixel, or None.
+        spacing_mm: of a pixel, or None.
     """
     area = area_curve(mask_THW)
     if fps <= 0:

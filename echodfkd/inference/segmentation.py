@@ -18,6 +18,7 @@ from echodfkd.inference.beats import Rhythm, find_rhythm
 from echodfkd.inference.flags import Flag, find_flags, most_doubt
 from echodfkd.inference.signals import mask_signals, picture_signals
 from echodfkd.inference.student import CHUNK_FRAMES, LoadedStudent
+from echodfkd.metrics.spacing import Spacing, pixel_sides
 from echodfkd.sources.video.cine import Cine
 from echodfkd.sources.video.dicom_reference import DicomReference
 from echodfkd.sources.video.windows import resample_positions, resize_video, sample_video
@@ -40,7 +41,7 @@ class Segmentation:
     video: np.ndarray
     codes: dict[str, np.ndarray]
     fps: float
-    spacing_mm: float | None
+    spacing_mm: Spacing | None
     rhythm: Rhythm
     signals: Mapping[str, float] = field(default_factory=dict)
     flags: tuple[Flag, ...] = ()
@@ -68,23 +69,23 @@ class Segmentation:
 
     @property
     def area(self) -> np.ndarray:
-        """Area of the left ventricle, float64 (T,): mm2 if the side of a pixel is known, else pixels."""
-        return self.mask().sum((1, 2)).astype(np.float64) * (self.spacing_mm or 1.0) ** 2
+        """Area of the left ventricle, float64 (T,): mm2 if the sides of a pixel are known, else pixels."""
+        return self.mask().sum((1, 2)) * math.prod(pixel_sides(self.spacing_mm or 1.0))
 
 
 def segment(
-    student: LoadedStudent, video_THW: np.ndarray, *, fps: float, spacing_mm: float | None = None
+    student: LoadedStudent, video_THW: np.ndarray, *, fps: float, spacing_mm: Spacing | None = None
 ) -> Segmentation:
     """Segment one video. Every frame of it gets a mask.
 
-    The frames are padded to squares with black, resized to the student's size and resampled to its rate; its
-    probabilities are brought back the same way, linear in time and in space.
+    The frames are padded with black until they are square (in millimetres, if pixels are not), resized to the student's
+    size and resampled to its rate; its probabilities are brought back the same way, linear in time and in space.
 
     Args:
         student: of `load_student`.
         video_THW: uint8 grey, at least one frame.
         fps: its rate; 0 if unknown: the frames are then taken to have the student's rate, and no beat is looked for.
-        spacing_mm: side of a pixel, or None.
+        spacing_mm: of a pixel, or None.
 
     Raises:
         ClipError: it is no such video.
@@ -92,7 +93,8 @@ def segment(
     if video_THW.dtype != np.uint8 or video_THW.ndim != 3 or not video_THW.size:
         raise ClipError(f"a video must be uint8 (frames, height, width), got {video_THW.dtype} {video_THW.shape}")
     T, H, W = video_THW.shape
-    small = np.concatenate([resize_video(_square(video_THW[part]), student.size) for part in _parts(T)])
+    square = _square_shape(H, W, spacing_mm or 1.0)
+    small = np.concatenate([resize_video(_square(video_THW[part], square), student.size) for part in _parts(T)])
     resampled = fps > 0 and student.fps > 0 and fps != student.fps
     positions = resample_positions(T, fps=fps, target_fps=student.fps) if resampled else np.arange(float(T))
     prob = student.probabilities(sample_video(small, positions))
@@ -100,7 +102,7 @@ def segment(
     for part in _parts(T):
         at = np.interp(np.arange(T)[part], positions, np.arange(len(positions)))
         for place, name in enumerate(student.classes):
-            codes[name][part] = _to_codes(_between(prob[:, place], at), H, W)
+            codes[name][part] = _to_codes(_between(prob[:, place], at), (H, W), square)
     mask = codes["LV"] > 255.0 * THRESHOLD
     rhythm = find_rhythm(mask, fps=fps, spacing_mm=spacing_mm)
     signals = {
@@ -127,18 +129,26 @@ def _parts(count: int) -> Iterator[slice]:
     return (slice(start, min(start + CHUNK_FRAMES, count)) for start in range(0, count, CHUNK_FRAMES))
 
 
-def _square(video_THW: np.ndarray) -> np.ndarray:
-    """The frames in the middle of black squares: a stretched heart is not one that the student knows."""
-    _, H, W = video_THW.shape
-    before_H, before_W = _margins(H, W)
-    side = max(H, W)
-    margins = ((0, 0), (before_H, side - H - before_H), (before_W, side - W - before_W))
-    return np.pad(video_THW, margins) if H != W else video_THW
+def _square_shape(H: int, W: int, spacing: Spacing) -> tuple[int, int]:
+    """Rows and columns of the square around a frame: a stretched heart is not one that the student knows."""
+    down, across = pixel_sides(spacing)
+    side = max(H * down, W * across)
+    return max(H, round(side / down)), max(W, round(side / across))
 
 
-def _margins(H: int, W: int) -> tuple[int, int]:
+def _square(video_THW: np.ndarray, square: tuple[int, int]) -> np.ndarray:
+    """The frames in the middle of black ones of this shape."""
+    shape = video_THW.shape[1:]
+    if shape == square:
+        return video_THW
+    before = _margins(shape, square)
+    margins = [(edge, whole - own - edge) for edge, whole, own in zip(before, square, shape, strict=True)]
+    return np.pad(video_THW, [(0, 0), *margins])
+
+
+def _margins(shape: tuple[int, ...], square: tuple[int, int]) -> tuple[int, int]:
     """Rows above and columns left of a frame in its square."""
-    return (max(H, W) - H) // 2, (max(H, W) - W) // 2
+    return (square[0] - shape[0]) // 2, (square[1] - shape[1]) // 2
 
 
 def _between(values_tss: np.ndarray, at: np.ndarray) -> np.ndarray:
@@ -149,16 +159,15 @@ def _between(values_tss: np.ndarray, at: np.ndarray) -> np.ndarray:
     return values_tss[below] * (1 - weight) + values_tss[above] * weight
 
 
-def _to_codes(prob_Tss: np.ndarray, H: int, W: int) -> np.ndarray:
-    """Codes uint8 (T, H, W) of probabilities on the square: resized to the video's side, margins cut."""
-    side, (top, left) = max(H, W), _margins(H, W)
+def _to_codes(prob_Tss: np.ndarray, shape: tuple[int, int], square: tuple[int, int]) -> np.ndarray:
+    """Codes uint8 (T, H, W) of probabilities on the square: resized to the video's pixels, margins cut."""
+    (H, W), (top, left) = shape, _margins(shape, square)
     prob = torch.from_numpy(np.ascontiguousarray(prob_Tss))[:, None]
-    if prob.shape[-1] != side:
-        prob = F.interpolate(
-            prob, size=(side, side), mode="bilinear", align_corners=False, antialias=side < prob.shape[-1]
-        )
-    square = prob[:, 0, top : top + H, left : left + W]
-    return (square * 255.0).round_().clamp_(0, 255).to(torch.uint8).numpy()
+    if prob.shape[-2:] != square:
+        shrinks = min(square) < prob.shape[-1]
+        prob = F.interpolate(prob, size=square, mode="bilinear", align_corners=False, antialias=shrinks)
+    inner = prob[:, 0, top : top + H, left : left + W]
+    return (inner * 255.0).round_().clamp_(0, 255).to(torch.uint8).numpy()
 
 
 def _notes(num_frames: int, fps: float, student: LoadedStudent) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from itertools import pairwise
 import numpy as np
 
 from echodfkd.metrics.blind_events import detect_events
+from echodfkd.metrics.spacing import Spacing, pixel_sides
 
 MIN_EXCURSION = 0.1
 """Least share of the ED area that must be gone at end-systole (ES). The embedded teachers' areas are off by 2 %
@@ -54,13 +55,15 @@ def find_beat(area: np.ndarray, *, fps: float) -> tuple[tuple[int, ...], tuple[i
     return (ed_frames, es_frames) if largest - smallest >= MIN_EXCURSION * largest else None
 
 
-def long_axis(prob_THW: np.ndarray) -> np.ndarray:
-    """Relative length of the mask's long axis, float64 (T,); NaN if the mask is empty.
+def long_axis(prob_THW: np.ndarray, *, spacing: Spacing = 1.0) -> np.ndarray:
+    """Relative length of the mask's long axis, float64 (T,), in the spacing's unit; NaN if the mask is empty.
 
     The root of the larger eigenvalue of the second moments. It is proportional to the length for shapes that differ
     only in size and aspect (a fourth of an ellipse's long axis), which suffices for a ratio of volumes.
     """
+    down, across = pixel_sides(spacing)
     y, x = np.mgrid[: prob_THW.shape[1], : prob_THW.shape[2]].astype(np.float64)
+    y, x = y * down, x * across
     weight = prob_THW.astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         share = weight / weight.sum((1, 2), keepdims=True)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from echodfkd.metrics.spacing import Spacing, pixel_sides
+
 PERCENTILE = 95.0
 _BLOCK = 1024
 """Border pixels compared with the other border at once: bounds memory on frames of any size."""
@@ -27,7 +29,7 @@ class SurfaceDistance:
     assd: np.ndarray
 
 
-def surface_distance(a_mask: np.ndarray, b_mask: np.ndarray, *, spacing: float = 1.0) -> SurfaceDistance:
+def surface_distance(a_mask: np.ndarray, b_mask: np.ndarray, *, spacing: Spacing = 1.0) -> SurfaceDistance:
     """HD95 and ASSD of each frame.
 
     * HD95: the larger of the two directed 95th percentiles (linear between order statistics) of the distances.
@@ -36,7 +38,7 @@ def surface_distance(a_mask: np.ndarray, b_mask: np.ndarray, *, spacing: float =
     Args:
         a_mask: bool (..., H, W).
         b_mask: bool, the same shape.
-        spacing: side of a square pixel; in millimetres for a result in millimetres.
+        spacing: of a pixel; in millimetres for a result in millimetres.
 
     Returns:
         Both distances per frame. Empty masks: 0 if both are empty; the frame's diagonal if exactly one is,
@@ -48,7 +50,8 @@ def surface_distance(a_mask: np.ndarray, b_mask: np.ndarray, *, spacing: float =
     assert a_mask.shape == b_mask.shape, f"masks differ in shape: {a_mask.shape} and {b_mask.shape}"
     frames, image = a_mask.shape[:-2], a_mask.shape[-2:]
     pairs = zip(a_mask.reshape(-1, *image), b_mask.reshape(-1, *image), strict=True)
-    values = np.array([_one_frame(a, b) for a, b in pairs], np.float64).reshape(-1, 2) * spacing
+    sides = np.array(pixel_sides(spacing))
+    values = np.array([_one_frame(a, b, sides) for a, b in pairs], np.float64).reshape(-1, 2)
     return SurfaceDistance(values[:, 0].reshape(frames), values[:, 1].reshape(frames))
 
 
@@ -59,13 +62,13 @@ def border(mask_HW: np.ndarray) -> np.ndarray:
     return mask_HW & ~inside
 
 
-def _one_frame(a_HW: np.ndarray, b_HW: np.ndarray) -> tuple[float, float]:
-    """HD95 and ASSD in pixels."""
-    a_P2, b_Q2 = (np.argwhere(border(mask)).astype(np.float64) for mask in (a_HW, b_HW))
+def _one_frame(a_HW: np.ndarray, b_HW: np.ndarray, sides_2: np.ndarray) -> tuple[float, float]:
+    """HD95 and ASSD, of pixels of this height and width."""
+    a_P2, b_Q2 = (np.argwhere(border(mask)) * sides_2 for mask in (a_HW, b_HW))
     if not len(a_P2) and not len(b_Q2):
         return 0.0, 0.0
     if not len(a_P2) or not len(b_Q2):
-        diagonal = float(np.hypot(*a_HW.shape))
+        diagonal = float(np.hypot(*(a_HW.shape * sides_2)))
         return diagonal, diagonal
     there, back = _nearest(a_P2, b_Q2), _nearest(b_Q2, a_P2)
     hd95 = max(np.percentile(there, PERCENTILE), np.percentile(back, PERCENTILE))

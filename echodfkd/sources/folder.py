@@ -16,6 +16,7 @@ import numpy as np
 
 from echodfkd.core.errors import ClipError, InputError
 from echodfkd.core.records import VideoClip
+from echodfkd.metrics.spacing import pixel_sides
 from echodfkd.sources.case_grid import case_grid
 from echodfkd.sources.clip_source import WindowSettings
 from echodfkd.sources.notes import Notes
@@ -126,7 +127,7 @@ class FolderSource(RecordingSource[FoundCine]):
     def _cut(
         self, found: FoundCine, cine: Cine, turn: str, index: int, epoch: int, positions: np.ndarray, start: int
     ) -> VideoClip:
-        frames, side = pad_to_square(sample_video(cine.video, positions), (cine.spacing_mm or 1.0,) * 2)
+        frames, side = pad_to_square(sample_video(cine.video, positions), pixel_sides(cine.spacing_mm or 1.0))
         shown = f"{cine.pseudonym}-{found.shown}" if cine.pseudonym else found.shown
         return self._make(
             f"{self.name}-{shown}-s{self._seed}-{turn}",

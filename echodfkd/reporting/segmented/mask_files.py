@@ -13,6 +13,7 @@ import numpy as np
 
 from echodfkd.core.errors import InputError
 from echodfkd.inference.segmentation import Segmentation
+from echodfkd.metrics.spacing import Spacing, pixel_sides
 from echodfkd.reporting.segmented.dicom_seg import masks_dicom
 
 FORMATS = ("npz", "nifti", "nrrd", "dicom")
@@ -47,7 +48,7 @@ def masks_npz(codes_THW: np.ndarray) -> bytes:
     return sink.getvalue()
 
 
-def masks_nifti(mask_THW: np.ndarray, *, fps: float, spacing_mm: float | None) -> bytes:
+def masks_nifti(mask_THW: np.ndarray, *, fps: float, spacing_mm: Spacing | None) -> bytes:
     """A mask as NIfTI-1 in CAMUS' axes: uint8 (W, H, T), millimetres and seconds.
 
     A pixel of unknown size, or a frame of unknown length, is 1 in "unknown" units.
@@ -56,14 +57,14 @@ def masks_nifti(mask_THW: np.ndarray, *, fps: float, spacing_mm: float | None) -
         import nibabel as nib
     except ImportError as error:
         raise InputError("--formats nifti needs nibabel: pip install 'echodfkd[medical]'") from error
-    side, step = spacing_mm or 1.0, 1.0 / fps if fps else 1.0
-    image = nib.Nifti1Image(mask_THW.transpose(2, 1, 0).astype(np.uint8), np.diag([side, side, 1.0, 1.0]))
-    image.header.set_zooms((side, side, step))
+    (down, across), step = pixel_sides(spacing_mm or 1.0), 1.0 / fps if fps else 1.0
+    image = nib.Nifti1Image(mask_THW.transpose(2, 1, 0).astype(np.uint8), np.diag([across, down, 1.0, 1.0]))
+    image.header.set_zooms((across, down, step))
     image.header.set_xyzt_units(xyz="mm" if spacing_mm else "unknown", t="sec" if fps else "unknown")
     return gzip.compress(image.to_bytes(), mtime=0)
 
 
-def masks_nrrd(mask_THW: np.ndarray, *, fps: float, spacing_mm: float | None) -> bytes:
+def masks_nrrd(mask_THW: np.ndarray, *, fps: float, spacing_mm: Spacing | None) -> bytes:
     """A mask as a sequence of NRRD: uint8 (T, W, H, 1), a list of label maps, as 3D Slicer reads ``.seq.nrrd``.
 
     The format is that of https://teem.sourceforge.net/nrrd/format.html with Slicer's keys of a sequence. An ultrasound
@@ -71,7 +72,7 @@ def masks_nrrd(mask_THW: np.ndarray, *, fps: float, spacing_mm: float | None) ->
     a unit, frames of unknown length are numbered.
     """
     T, H, W = mask_THW.shape
-    side = spacing_mm or 1.0
+    down, across = pixel_sides(spacing_mm or 1.0)
     times = " ".join(f"{frame / fps:.6g}" if fps else str(frame) for frame in range(T))
     lines = [
         "NRRD0005",
@@ -79,7 +80,7 @@ def masks_nrrd(mask_THW: np.ndarray, *, fps: float, spacing_mm: float | None) ->
         "dimension: 4",
         "space: left-posterior-superior",
         f"sizes: {T} {W} {H} 1",
-        f"space directions: none ({side:.9g},0,0) (0,{side:.9g},0) (0,0,1)",
+        f"space directions: none ({across:.9g},0,0) (0,{down:.9g},0) (0,0,1)",
         "kinds: list domain domain domain",
         f'labels: "{"time" if fps else "frame"}" "" "" ""',
         *([f'units: "{"s" if fps else ""}" "" "" ""'] if fps else []),

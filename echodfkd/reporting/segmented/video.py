@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from echodfkd.inference.segmentation import Segmentation
+from echodfkd.metrics.spacing import Spacing, pixel_sides
 from echodfkd.reporting.figures.chart_style import INK, dress, new_figure
 from echodfkd.reporting.figures.overlays import draw_overlay
 from echodfkd.reporting.page.chart import Chart
@@ -63,13 +64,15 @@ def video_facts(found: Segmentation) -> dict[str, Any]:
     """What is known of a video, JSON values; None if it is not."""
     rhythm = found.rhythm
     seconds = len(found.video) / found.fps if found.fps else None
+    down, across = (None, None) if found.spacing_mm is None else pixel_sides(found.spacing_mm)
     return {
         "frames": len(found.video),
         "height": found.video.shape[1],
         "width": found.video.shape[2],
         "fps": found.fps or None,
         "seconds": seconds,
-        "spacing_mm": found.spacing_mm,
+        "spacing_mm": down,
+        "spacing_across_mm": across,
         "beats": len(rhythm.beats),
         "heart_rate_bpm": _known(rhythm.heart_rate_bpm),
         "ef_percent": _known(rhythm.ef_percent),
@@ -87,7 +90,7 @@ def shown_facts(found: Segmentation) -> dict[str, str]:
     given = {
         "frames": f"{facts['frames']} of {facts['width']} x {facts['height']} pixels",
         "rate": _with_unit(facts["fps"], "frames/s"),
-        "pixel": _with_unit(facts["spacing_mm"], "mm"),
+        "pixel": _pixel(found.spacing_mm),
         "heart rate": _with_unit(facts["heart_rate_bpm"], "/min"),
         "beats": str(facts["beats"]),
         "EF": _with_unit(facts["ef_percent"], "%"),
@@ -96,6 +99,13 @@ def shown_facts(found: Segmentation) -> dict[str, str]:
     }
     empty = facts["empty_frames"]
     return {**given, "frames without a ventricle": str(empty)} if empty else given
+
+
+def _pixel(spacing_mm: Spacing | None) -> str:
+    """Its side, or height and width."""
+    if isinstance(spacing_mm, tuple):
+        return f"{spacing_mm[0]:.3g} mm high, {spacing_mm[1]:.3g} mm wide"
+    return _with_unit(spacing_mm, "mm")
 
 
 def _with_unit(value: float | None, unit: str) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from echodfkd.metrics.spacing import Spacing
 from echodfkd.sources.video.decode import decode_video
 from echodfkd.sources.video.dicom import read_dicom
 from echodfkd.sources.video.dicom_reference import DicomReference, read_reference
@@ -15,15 +16,15 @@ from echodfkd.sources.video.dicom_reference import DicomReference, read_referenc
 class Cine:
     """One cine.
 
-    ``video`` is uint8 (T, H, W), grey 0..255. ``fps`` is 0.0 if the file has no rate. ``spacing_mm`` is the side of a
-    square pixel in millimetres, or None. ``warnings`` are sentences that a user must see before he trusts the pixels;
+    ``video`` is uint8 (T, H, W), grey 0..255. ``fps`` is 0.0 if the file has no rate. ``spacing_mm`` is that of a
+    pixel in millimetres, or None. ``warnings`` are sentences that a user must see before he trusts the pixels;
     they hold no value that could name a patient. ``pseudonym`` is `DicomCine.clip_id`, None if no salt was given or
     the file is no DICOM file. ``reference`` is that of a DICOM file, if it was asked for.
     """
 
     video: np.ndarray
     fps: float
-    spacing_mm: float | None = None
+    spacing_mm: Spacing | None = None
     warnings: tuple[str, ...] = ()
     pseudonym: str | None = None
     reference: DicomReference | None = None

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from echodfkd.core.errors import ClipError, InputError, one_line
+from echodfkd.metrics.spacing import spacing_of
 from echodfkd.sources.video.cine import Cine, is_dicom, read_cine
 from echodfkd.sources.video.container import MAX_FRAME_PIXELS, MAX_VIDEO_BYTES
 from echodfkd.sources.video.dicom_elements import promises_frames
@@ -36,8 +37,6 @@ _LISTS = ("DICOMDIR",)
 _HASHED = 16
 _HEAD_BYTES = 1 << 17
 """Bytes of a DICOM file in which its number of frames is looked for."""
-_SQUARE = 0.01
-"""Relative difference up to which the sides of a pixel count as equal."""
 _MAY_BE_DICOM = re.compile(r"|\.[0-9]+|\.ima|\.img")
 """Suffixes of files that are looked into: archives name DICOM files by numbers with dots, or without a suffix."""
 _NOT_PLAIN = re.compile(r"[^A-Za-z0-9_-]+")
@@ -151,10 +150,9 @@ def decode_cine(file: CineFile, parts: Iterable[bytes], *, name: str, references
 def _of_volume(volume: Volume) -> Cine:
     """NIfTI headers of cines hold no rate that could be relied on: 0.0."""
     down, across = volume.spacing_mm
-    if abs(down - across) <= _SQUARE * across:
-        return Cine(volume.values, 0.0, (down + across) / 2)
-    warning = f"its pixels are {down:.3g} mm high and {across:.3g} mm wide: shapes are distorted, lengths are not given"
-    return Cine(volume.values, 0.0, warnings=(warning,))
+    spacing = spacing_of(down, across)
+    warning = f"its pixels are {down:.3g} mm high and {across:.3g} mm wide, which cannot be: lengths are not given"
+    return Cine(volume.values, 0.0, spacing, warnings=(warning,) if spacing is None else ())
 
 
 def cine_name(file: CineFile, *, hashed: bool = False) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from echodfkd.core.errors import ClipError, InputError
+from echodfkd.metrics.spacing import Spacing
 from echodfkd.sources.video.container import check_times
 from echodfkd.sources.video.dicom_elements import number_of, numbers_of, quiet_pydicom, value_of
 from echodfkd.sources.video.dicom_pixels import Pixels, describe, grey_frames
@@ -74,7 +75,7 @@ class DicomCine:
 
     ``clip_id`` is ``dicom-`` and 16 hex digits of a salted hash of the SOP instance UID: the same file and salt give
     the same id, and it cannot be reversed without the salt. It is None if no salt was given. ``video`` is uint8
-    (T, H, W), grey. ``fps`` is 0.0 if the file has none. ``spacing_mm`` is the side of a square pixel in millimetres,
+    (T, H, W), grey. ``fps`` is 0.0 if the file has none. ``spacing_mm`` is that of a pixel in millimetres,
     or None. ``may_show_text`` is true if the file says that annotations are burned into the pixels, or says nothing and
     has no ultrasound regions that fit its pixels. Pixels outside the regions are 0 if there are such regions.
     ``warnings`` are sentences for the user.
@@ -83,7 +84,7 @@ class DicomCine:
     clip_id: str | None
     video: np.ndarray
     fps: float
-    spacing_mm: float | None
+    spacing_mm: Spacing | None
     may_show_text: bool
     warnings: tuple[str, ...] = ()
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from echodfkd.metrics.spacing import Spacing, spacing_of
 from echodfkd.sources.video.dicom_elements import items_of, number_of, numbers_of
 
 _MAX_REGIONS = 64
@@ -27,11 +28,11 @@ class Picture:
     """What the regions of a file say.
 
     ``inside`` is bool (H, W), true in the two-dimensional regions, or None if there are none or they cannot be right.
-    ``spacing_mm`` is the side of a pixel of the largest, or None. ``warnings`` are ends of sentences.
+    ``spacing_mm`` is that of a pixel of the largest, or None. ``warnings`` are ends of sentences.
     """
 
     inside: np.ndarray | None
-    spacing_mm: float | None
+    spacing_mm: Spacing | None
     warnings: tuple[str, ...]
 
 
@@ -72,10 +73,10 @@ def find_picture(dataset: Any, video: np.ndarray) -> Picture:
         said.append(f"shows {count} pictures side by side; the scale is that of the largest")
     largest = max(regions, key=lambda region: region.area)
     across, down = largest.spacing_mm or (0.0, 0.0)
-    square = 0 < min(across, down) <= max(across, down) <= 1.01 * min(across, down)
-    if across and down and not square:
-        said.append(f"has pixels of {across:.4g} x {down:.4g} mm, which are read as stored; its scale is not given")
-    return Picture(inside, (across + down) / 2.0 if square else None, tuple(said))
+    spacing = spacing_of(down, across) if across and down else None
+    if across and down and spacing is None:
+        said.append(f"has pixels {down:.4g} mm high and {across:.4g} mm wide, which cannot be; its scale is not given")
+    return Picture(inside, spacing, tuple(said))
 
 
 _OTHERS = {_M_MODE: "an M-mode trace", _SPECTRAL: "a spectral Doppler trace"}

@@ -21,6 +21,7 @@ from echodfkd.inference.student import LoadedStudent, load_student
 from echodfkd.metrics.overlap import dice
 from echodfkd.models.students.build import build_student
 from echodfkd.models.students.output import StudentOutput
+from echodfkd.reporting.segmented.video import shown_facts, video_facts
 from echodfkd.storage.checkpoints import pack_student
 from echodfkd.training.initial_weights import StudentFile
 
@@ -97,6 +98,28 @@ def test_beats_rate_and_ejection_fraction_are_those_of_the_curve() -> None:
     # An ellipsoid of revolution with half axes of 15, 15 and 22.5 mm: 4/3 pi abc = 21.2 mL, within the pixels' 2 %.
     assert rhythm.beats[1].edv == pytest.approx(4 / 3 * math.pi * 1.5 * 1.5 * 2.25, rel=0.03)
     assert found.area[32] == pytest.approx(math.pi * 15 * 22.5, rel=0.02)
+
+
+def test_pixels_that_are_not_square_give_the_same_heart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The video above with every second row of it: pixels of 1 x 0.5 mm, of which the student sees the true shape."""
+    phase = 2 * math.pi * np.arange(120) / 32
+    video = disc(30 * (0.9 + 0.1 * np.cos(phase)), height=160, width=160)
+    shown, probabilities = [], LoadedStudent.probabilities
+
+    def watched(student: LoadedStudent, small: np.ndarray) -> np.ndarray:
+        shown.append(small)
+        return probabilities(student, small)
+
+    monkeypatch.setattr(LoadedStudent, "probabilities", watched)
+    found = segment(fake_student(size=160, fps=0.0), video[:, ::2], fps=40.0, spacing_mm=(1.0, 0.5))
+    assert found.mask().shape == (120, 80, 160)
+    assert dice(shown[0] > 127, video > 0).min() > 0.95
+    assert found.rhythm.ef_percent == pytest.approx(48.8, abs=2)
+    assert found.rhythm.beats[1].edv == pytest.approx(4 / 3 * math.pi * 1.5 * 1.5 * 2.25, rel=0.04)
+    assert found.area[32] == pytest.approx(math.pi * 15 * 22.5, rel=0.03)
+    facts = video_facts(found)
+    assert (facts["spacing_mm"], facts["spacing_across_mm"]) == (1.0, 0.5)
+    assert shown_facts(found)["pixel"] == "1 mm high, 0.5 mm wide"
 
 
 def test_a_ventricle_that_vanishes_has_no_ejection_fraction() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -34,7 +36,7 @@ def test_concentric_discs_lie_the_difference_of_radii_apart():
     assert found.assd == pytest.approx(5.0, abs=0.25)
 
 
-@pytest.mark.parametrize("spacing", [1.0, 0.37])
+@pytest.mark.parametrize("spacing", [1.0, 0.37, (0.8, 0.5)])
 def test_agreement_with_monai(spacing):
     metrics = pytest.importorskip("monai.metrics")
     rng = np.random.default_rng(3)
@@ -56,6 +58,8 @@ def test_empty_masks_and_leading_axes():
     found = surface_distance(masks, np.zeros_like(masks), spacing=0.5)
     assert found.hd95.shape == found.assd.shape == (2, 3)
     assert found.hd95.tolist() == found.assd.tolist() == [[0, 25, 0], [0, 0, 0]]  # the diagonal of 30 x 40
+    wide = surface_distance(masks[0, 1], np.zeros_like(masks[0, 1]), spacing=(0.4, 0.4 / 3))
+    assert wide.hd95 == wide.assd == pytest.approx(math.hypot(12, 16 / 3))
     back = surface_distance(np.zeros_like(masks), masks, spacing=0.5)
     np.testing.assert_array_equal(back.hd95, found.hd95)
     assert surface_distance(masks[:0], masks[:0]).hd95.shape == (0, 3)

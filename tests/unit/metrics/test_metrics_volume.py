@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from echodfkd.metrics.cardiac import ejection_fraction
+from echodfkd.metrics.spacing import spacing_of
 from echodfkd.metrics.volume import area_length_volume, simpson_volume
 
 
@@ -28,6 +29,28 @@ def test_an_ellipsoid_of_revolution(half_length, half_width, angle):
     assert simpson_volume(mask)[0] == pytest.approx(truth, rel=0.02)
     assert simpson_volume(mask, spacing=0.5)[0] == pytest.approx(simpson_volume(mask)[0] / 8, rel=1e-12)
     assert area_length_volume(mask, spacing=0.5)[0] == pytest.approx(area_length_volume(mask)[0] / 8, rel=1e-12)
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.7, math.pi / 2])
+@pytest.mark.parametrize("spacing", [(0.8, 0.5), (0.25, 0.5)])
+def test_pixels_that_are_not_square_measure_the_same_ellipsoid(angle, spacing):
+    """Half axes of 30 and 15 mm, on pixels of this height and width; a border errs by half of the larger side."""
+    down, across = spacing
+    row, column = (np.mgrid[: round(70 / down), : round(70 / across)] + 0.5) * np.reshape(spacing, (2, 1, 1)) - 35
+    along = column * math.sin(angle) + row * math.cos(angle)
+    aside = column * math.cos(angle) - row * math.sin(angle)
+    mask = ((along / 30) ** 2 + (aside / 15) ** 2 <= 1)[None]
+    truth = 4 / 3 * math.pi * 30 * 15**2
+    assert area_length_volume(mask, spacing=spacing)[0] == pytest.approx(truth, rel=0.02)
+    assert simpson_volume(mask, spacing=spacing)[0] == pytest.approx(truth, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("sides", "spacing"),
+    [((0.5, 0.5), 0.5), ((0.5, 0.504), 0.502), ((0.8, 0.5), (0.8, 0.5)), ((0.5, 1.9), (0.5, 1.9)), ((0.5, 2.1), None)],
+)
+def test_a_pixel_is_square_stretched_or_impossible(sides, spacing):
+    assert spacing_of(*sides) == (spacing if isinstance(spacing, tuple) else pytest.approx(spacing))
 
 
 def test_a_cone_separates_the_two_formulas():

@@ -94,3 +94,5 @@ def test_a_nrrd_sequence_is_a_list_of_label_maps(known: bool) -> None:
     side = "0.5" if known else "1"
     assert fields["space directions"] == f"none ({side},0,0) (0,{side},0) (0,0,1)"
     assert ("space units" in fields, "units" in fields) == (known, known)
+    stretched = masks_nrrd(mask, fps=fps, spacing_mm=(0.8, 0.5))
+    assert b"space directions: none (0.5,0,0) (0,0.8,0) (0,0,1)" in stretched

@@ -102,19 +102,22 @@ def test_spacing_and_what_lies_outside_of_the_regions():
     assert np.array_equal(found.video[0], expected)
     assert found.spacing_mm == pytest.approx(0.5)  # the largest region's 0.05 cm
     for changed in (
-        {"PhysicalDeltaY": 0.08},  # not square
+        {"PhysicalDeltaY": 0.8},  # 16 times as high as wide
         {"PhysicalUnitsXDirection": 4},  # seconds
         {"PhysicalDeltaX": 0.0},
     ):
         assert read_dicom(dicom_bytes(regions=[{**FULL, **changed}]), salt=SALT).spacing_mm is None
+    stretched = read_dicom(dicom_bytes(regions=[{**FULL, "PhysicalDeltaY": 0.08}]), salt=SALT)
+    assert stretched.spacing_mm == pytest.approx((0.8, 0.5))  # height and width
+    assert stretched.warnings == ()
     # some machines count the first pixel beyond
     assert read_dicom(dicom_bytes(regions=[region(0, 0, 32, 24)]), salt=SALT).spacing_mm == pytest.approx(0.5)
 
 
-def test_pixels_that_are_not_square_are_said():
-    found = read_dicom(dicom_bytes(regions=[{**FULL, "PhysicalDeltaY": 0.08}]), salt=SALT)
+def test_pixels_that_cannot_be_are_said():
+    found = read_dicom(dicom_bytes(regions=[{**FULL, "PhysicalDeltaY": 0.8}]), salt=SALT)
     assert found.warnings == (
-        "a DICOM file has pixels of 0.5 x 0.8 mm, which are read as stored; its scale is not given",
+        "a DICOM file has pixels 8 mm high and 0.5 mm wide, which cannot be; its scale is not given",
     )  # fmt: skip
     found = read_dicom(dicom_bytes(regions=[FULL], elements={"PixelAspectRatio": ["3", "4"]}), salt=SALT)
     assert found.warnings == ("a DICOM file is to be shown with pixels 4:3 wide; they are read as stored",)

@@ -19,9 +19,9 @@ from echodfkd.sources.mixture import MixtureSource
 from echodfkd.sources.recorded import RecordedSource
 from echodfkd.sources.video.dicom_elements import promises_frames
 from echodfkd.sources.video.encode import encode_avi, encode_mp4
-from echodfkd.sources.video.windows import resample_positions, resize_video, sample_video
+from echodfkd.sources.video.windows import pad_to_square, resample_positions, resize_video, sample_video
 from echodfkd.sources.written.writing import file_name
-from tests.helpers.camus import write_nifti
+from tests.helpers.camus import SPACING, write_nifti
 from tests.helpers.dicom import PATIENT, cine, dicom_bytes, region
 
 VIDEO = cine(12, 24, 32)
@@ -97,11 +97,14 @@ def test_every_kind_of_cine_is_a_case_in_the_order_of_paths(folder):
         for name in (f"dicom-{one}-file1", f"dicom-{two}-file2", f"dicom-{two}-file3", "a", "b", "b-6", "frames", "v")
     ]
     for case in cases:
-        error = np.abs(case.video.astype(int) - square(VIDEO)[:8]).mean()
+        stretched = case.clip_id.startswith("folder-v-")  # pixels of half the height: square in millimetres
+        wanted = resize_video(pad_to_square(VIDEO, SPACING)[0], 32) if stretched else square(VIDEO)
+        error = np.abs(case.video.astype(int) - wanted[:8]).mean()
         assert error < (4 if case.clip_id.startswith(("folder-a", "folder-b")) else 1e-9), case.clip_id  # lossy ones
         assert (case.truth_labels, case.ed_frames, case.source, case.domain) == (None, None, "folder", "folder")
     assert [case.fps for case in cases] == [50, 50, 50, 50, 50, 50, 25, 25]
     assert [case.spacing_mm for case in cases[1:4]] == [None, None, None]
+    assert cases[7].spacing_mm == pytest.approx(32 * 0.6 / 32)
 
 
 def test_no_name_of_a_patient_leaves_the_source(folder):
@@ -142,6 +145,10 @@ def test_the_side_of_a_pixel_follows_the_padding_and_the_size(tmp_path):
     (tmp_path / "IM").write_bytes(data)
     found = source(tmp_path / "IM", kind="dicom", window=WindowSettings(5, 0.0, 16, 8))
     assert found.case(0).spacing_mm == pytest.approx(0.5 * 32 / 16)
+    high = dicom_bytes(VIDEO, regions=[{**spaced, "PhysicalDeltaX": 0.05, "PhysicalDeltaY": 0.08}])
+    (tmp_path / "IM").write_bytes(high)  # 24 rows of 0.8 mm, 32 columns of 0.5 mm: padded to 19.2 mm
+    found = source(tmp_path / "IM", kind="dicom", window=WindowSettings(5, 0.0, 16, 8))
+    assert found.case(0).spacing_mm == pytest.approx(19.2 / 16)
 
 
 def test_one_file_and_an_object_store(folder, tmp_path):
