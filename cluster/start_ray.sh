@@ -19,6 +19,11 @@ if [[ -z ${RAY_AUTH_TOKEN:-} && ! -s $token_file ]]; then
   echo "error: no token in RAY_AUTH_TOKEN or $token_file; make one with: ray get-auth-token --generate" >&2
   exit 2
 fi
+program=$(command -v ray || true)
+if [[ $role == head && $program == *" "* ]]; then  # Ray starts its client server through a shell without quotes
+  echo "error: ray lies at '$program', and a head cannot start from a path with a space: use another environment" >&2
+  exit 2
+fi
 ulimit -n "$(ulimit -H -n)"
 
 # Ray opens its folder to all users of the machine, sockets and logs included: it lies in one that only this user enters.

@@ -200,6 +200,18 @@ def test_start_ray_needs_a_token_and_passes_it_on(tmp_path: Path) -> None:
             folder.rmdir()
 
 
+def test_a_head_that_ray_could_not_start_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    """Its client server ends with code 127 from a path with a space, and Ray ends all else: "will be killed"."""
+    env = fake_programs(tmp_path / "my programs", ray=FAKE_RAY) | {"RAY_AUTH_TOKEN": "x"}
+    command = [str(CLUSTER / "start_ray.sh"), "head"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert re.fullmatch(
+        r"error: ray lies at '.*/my programs/ray', and a head .* a path with a space: .*\n", done.stderr
+    )
+    assert not (tmp_path / "log").exists()
+
+
 def test_the_paths_of_rays_sockets_are_short_enough() -> None:
     longest = "/tmp/r.XXXXXX/ray/session_2026-11-30_11-16-11_123456_4194304/sockets/plasma_store.123"
     assert len(longest) < 107
