@@ -58,7 +58,7 @@ class VideoClip:
     millimetres, or None. ``warnings`` are sentences on the file that it was cut from. A ``pending`` clip is black: the
     actors of its generator make its pixels. ``seen_video`` uint8 (T, h, w) is the rendering that the teacher sees in
     place of ``video``, and ``seen_id`` names it; None and "" if it sees ``video``. ``route`` names the members of an
-    ensemble that teach it, with commas; "" if all do.
+    ensemble that teach it, with commas; "" if all do. ``stratum`` is that of a steered run's patient.
 
     Example: ``VideoClip(clip_id="phantom-s0-i17-e0-w0", index=17, seed=0, epoch=0, window_start=0,
     video=np.zeros((16, 56, 56), np.uint8), fps=32.0, source="phantom", domain="default")``.
@@ -84,6 +84,7 @@ class VideoClip:
     pending: bool = False
     seen_id: str = ""
     seen_video: np.ndarray | None = None
+    stratum: str = ""
     route: str = ""
 
 
@@ -193,6 +194,7 @@ class Block:
     domain: tuple[str, ...] = ()
     seen_id: tuple[str, ...] = ()
     route: tuple[str, ...] = ()
+    stratum: tuple[str, ...] = ()
     quarantined: tuple[Quarantined, ...] = ()
     spans: tuple[StageSpan, ...] = ()
     fault: str = ""
@@ -252,7 +254,7 @@ class DistillationBatch(Block):
     dropped: tuple[DroppedMember, ...] = ()
 
 
-_TEXTS = ("clip_id", "source", "domain", "seen_id", "route")
+_TEXTS = ("clip_id", "source", "domain", "seen_id", "route", "stratum")
 _RECORDS: dict[str, type] = {"quarantined": Quarantined, "spans": StageSpan, "dropped": DroppedMember}
 
 

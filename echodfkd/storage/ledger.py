@@ -62,10 +62,10 @@ class LedgerBuffer:
         self._attempt = attempt
         self._rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in _KINDS}
 
-    def add_trained(self, batch: DistillationBatch, step: int, drawn: Sequence[tuple[str, bool]] = ()) -> None:
+    def add_trained(self, batch: DistillationBatch, step: int, comes_back: Sequence[bool] = ()) -> None:
         """One ledger row per clip of a batch that update number ``step`` (from 1) has trained on.
 
-        ``drawn`` has the stratum of each clip of a steered run, and whether it comes back.
+        ``comes_back`` says it of each clip of a steered run.
         """
         for place, clip_id in enumerate(batch.clip_id):
             row = LedgerRow(
@@ -81,8 +81,8 @@ class LedgerBuffer:
                 domain=batch.domain[place] if batch.domain else "",
                 seen_id=batch.seen_id[place] if batch.seen_id else "",
                 route=batch.route[place] if batch.route else "",
-                stratum=drawn[place][0] if drawn else "",
-                comes_back=drawn[place][1] if drawn else False,
+                stratum=batch.stratum[place] if batch.stratum else "",
+                comes_back=comes_back[place] if comes_back else False,
             )
             self._rows["ledger"].append(vars(row))
 

@@ -14,7 +14,7 @@ from echodfkd.teaching.members import MemberOutput
 
 _OF_CLIP = (
     *("index", "epoch", "window_start", "video", "sample_weight", "clip_id", "source", "domain", "pending"),
-    *("seen_id", "seen_video", "route"),
+    *("seen_id", "seen_video", "route", "stratum"),
 )
 
 
@@ -57,6 +57,7 @@ class ClipBlock(Block):
             domain=tuple(clip.domain for clip in clips),
             seen_id=tuple(clip.seen_id for clip in clips),
             route=tuple(clip.route for clip in clips),
+            stratum=tuple(clip.stratum for clip in clips),
             seen_video=None if seen[0] is None else np.stack([video for video in seen if video is not None]),
             quarantined=tuple(quarantined),
             spans=tuple(spans),

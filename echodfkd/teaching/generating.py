@@ -38,7 +38,8 @@ class GeneratedPart:
         if isinstance(self.source, MixtureSource):
             source, number = self.source.part_of(index, is_case=False)
         elif isinstance(self.source, SteeredSource):
-            source, (number, draw) = self.source.source, self.source.drawn(index)
+            place = self.source.place(index)
+            source, number, draw = self.source.source, place.index, place.draw
         assert isinstance(source, GeneratedSource)
         return source.request(number, label_map=self.generator.wants_label_map, attempt=draw)
 

@@ -85,8 +85,8 @@ def train(
         losses, norms = ({name: row[place] for name, row in rows.items()} for place in (LOSS, NORM))
         rate = _rate(config, step)
         norms |= update(students, rate, step + 1)
-        drawn = run.steering.add(rounds, differ or []) if run.steering else []
-        _record_clips(run, rounds, drawn, step + 1, started)
+        back = run.steering.add(rounds, differ or []) if run.steering else []
+        _record_clips(run, rounds, back, step + 1, started)
         _log_update(run, step, rate, rows, norms)
         run.progress.add_step(step + 1, rounds, asked=asked, started=started, losses=losses, rate=rate)
         for name, loss in losses.items():
@@ -202,15 +202,15 @@ def _rate(config: RunConfig, step: int) -> float:
 def _record_clips(
     run: RunState,
     rounds: Sequence[DistillationBatch],
-    drawn: Sequence[Sequence[tuple[str, bool]]],
+    back: Sequence[Sequence[bool]],
     step: int,
     started: float,
 ) -> None:
     """Ledger rows and slots of this worker's clips of update ``step`` (from 1), and its span in the timeline.
 
-    ``drawn`` is empty, or has those of `LedgerBuffer.add_trained` for each batch.
+    ``back`` is empty, or says of each batch's clips which of them come back.
     """
-    for batch, own in zip(rounds, drawn or [()] * len(rounds), strict=True):
+    for batch, own in zip(rounds, back or [()] * len(rounds), strict=True):
         run.ledger.add_trained(batch, step, own)
         run.slots.extend(int(slot) for slot in batch.slot)
     clips = sum(len(batch.slot) for batch in rounds)

@@ -50,6 +50,7 @@ class Steering:
         self.state = state or fresh
         clips = times.period * times.batch
         self._num_again = min(MOST_AGAIN, round(plan.steering.again * clips))
+        self._numbers = {plan.name(number): number for number in range(plan.other + 1)}
         self._waiting: list[tuple[list[_Drawn], torch.Tensor]] = []
         self._clear()
 
@@ -61,7 +62,7 @@ class Steering:
         """The law that draws an index."""
         return self.state.laws[self.times.law(index)]
 
-    def add(self, batches: Sequence[DistillationBatch], differ: Sequence[torch.Tensor]) -> list[list[tuple[str, bool]]]:
+    def add(self, batches: Sequence[DistillationBatch], differ: Sequence[torch.Tensor]) -> list[list[bool]]:
         """Remember these clips.
 
         Args:
@@ -69,18 +70,18 @@ class Steering:
             differ: (students, B) a batch, on the device, which is read at `close`.
 
         Returns:
-            For each batch the stratum of each clip, and whether it comes back.
+            For each batch which of its clips come back.
         """
-        marks = []
+        back = []
         for batch, apart in zip(batches, differ, strict=True):
-            drawn = [self._drawn(int(index)) for index in batch.index]
+            clips = zip(batch.index.tolist(), batch.stratum, strict=True)
+            drawn = [_Drawn(index, self._numbers[name], self._comes_back(index)) for index, name in clips]
             self._waiting.append((drawn, apart.mean(dim=0)))
-            marks.append([(self.plan.name(one.stratum), one.comes_back) for one in drawn])
-        return marks
+            back.append([one.comes_back for one in drawn])
+        return back
 
-    def _drawn(self, index: int) -> _Drawn:
-        choice = self.plan.choose(index, self.law(index))
-        return _Drawn(index, self.plan.stratum(index, choice), choice.comes_back is not None)
+    def _comes_back(self, index: int) -> bool:
+        return self.plan.choose(index, self.law(index)).comes_back is not None
 
     def close(self, done: int) -> None:
         """Add up the clips of all workers, and make the law that is due after ``done`` updates. All must call it."""

@@ -84,12 +84,6 @@ class SteeringPlan:
                 u -= share
         return Choice(stratum=last)
 
-    def stratum(self, index: int, choice: Choice) -> int:
-        """The stratum of an index's clip; at most one patient is drawn for it."""
-        if choice.comes_back is not None:
-            return choice.comes_back[2]
-        return self._stratum_of(index, 0) if choice.stratum is None else choice.stratum
-
     def place(self, index: int, law: Law) -> Place:
         """The clip that an index shows."""
         choice = self.choose(index, law)

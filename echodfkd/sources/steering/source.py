@@ -11,7 +11,7 @@ from echodfkd.core.records import VideoClip
 from echodfkd.sources.generated.source import GeneratedSource
 from echodfkd.sources.phantom.source import PhantomSource
 from echodfkd.sources.steering.laws import Timetable, first_laws
-from echodfkd.sources.steering.plan import SteeringPlan
+from echodfkd.sources.steering.plan import Place, SteeringPlan
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.manifests import latest_checkpoint
 from echodfkd.storage.steering import Law, read_laws
@@ -71,7 +71,9 @@ class SteeredSource:
 
     def clip(self, index: int) -> VideoClip:
         """Training window ``index``. See `ClipSource.clip`. A clip that comes back keeps its id."""
-        return dataclasses.replace(self.source.clip(*self.drawn(index)), index=index)
+        place = self.place(index)
+        clip = self.source.clip(place.index, place.draw)
+        return dataclasses.replace(clip, index=index, stratum=self._plan.name(place.stratum))
 
     def seen_as(self, sees: SeesConfig) -> SteeredSource:
         """The source of the same clips in another rendering, which only a phantom has."""
@@ -82,10 +84,9 @@ class SteeredSource:
         """Evaluation case ``index``."""
         return self.source.case(index)
 
-    def drawn(self, index: int) -> tuple[int, int]:
-        """The index and the draw whose clip an index shows."""
-        place = self._plan.place(index, self._laws(self._times.law(index)))
-        return place.index, place.draw
+    def place(self, index: int) -> Place:
+        """The clip that an index shows."""
+        return self._plan.place(index, self._laws(self._times.law(index)))
 
 
 def steered(source: PhantomSource | GeneratedSource, plan: SteeringPlan, times: Timetable, root: str) -> SteeredSource:

@@ -188,9 +188,9 @@ def test_a_source_without_steering_gives_the_same_clips_and_one_with_it_those_of
     source = SteeredSource(plain, plan, Timetable.of(config), lambda number: laws[number])  # type: ignore[arg-type]
     assert source.clip(3).clip_id == plain.clip(3).clip_id
     assert np.array_equal(source.clip(3).video, plain.clip(3).video)
-    index = next(index for index in range(40, 80) if source.drawn(index)[1])
+    index = next(index for index in range(40, 80) if source.place(index).draw)
     clip = source.clip(index)
-    assert (clip.clip_id, clip.index) == (f"phantom-default-s0-i{index}d{source.drawn(index)[1]}-e0-w0", index)
+    assert (clip.clip_id, clip.index) == (f"phantom-default-s0-i{index}d{source.place(index).draw}-e0-w0", index)
     assert clip.conditions.ef_percent is not None
     assert clip.conditions.ef_percent < 40
     assert source.case(2).clip_id == plain.case(2).clip_id

@@ -198,7 +198,7 @@ def test_the_teacher_id_follows_the_weights() -> None:
 def test_truth_does_not_cross_to_the_students() -> None:
     assert set(taught(FakeSource(), FakeTeacher(), [1]).to_columns()) == {
         *("slot", "index", "clip_id", "epoch", "window_start", "video", "teacher_prob", "sample_weight"),
-        *("source", "domain", "seen_id", "route", "quarantined", "spans", "fault", "dropped"),
+        *("source", "domain", "seen_id", "route", "stratum", "quarantined", "spans", "fault", "dropped"),
     }
 
 

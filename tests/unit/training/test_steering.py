@@ -149,11 +149,13 @@ def test_the_loss_of_a_stratum_is_the_mean_distance_of_its_clips(tmp_path: Path)
     plan = SteeringPlan(config.source, config.seed)
     steering = Steering(plan, Timetable.of(config))
     distances = [torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.3, 0.2, 0.1, 0.8]]), torch.tensor([[0.5] * 4, [0.7] * 4])]
-    marks = steering.add([make_batch([0, 1, 2, 3]), make_batch([4, 5, 6, 7])], distances)
+    batches = [in_strata(plan, [0, 1, 2, 3]), in_strata(plan, [4, 5, 6, 7])]
+    back = steering.add(batches, distances)
+    assert back == [[False] * 4] * 2
     steering.close(4)
     wanted: dict[str, list[float]] = {}
-    for (name, comes_back), value in zip([*marks[0], *marks[1]], [0.2, 0.2, 0.2, 0.6, 0.6, 0.6, 0.6, 0.6], strict=True):
-        assert not comes_back
+    names = [*batches[0].stratum, *batches[1].stratum]
+    for name, value in zip(names, [0.2, 0.2, 0.2, 0.6, 0.6, 0.6, 0.6, 0.6], strict=True):
         wanted.setdefault(name, []).append(value)
     window = steering.state.window
     for stratum, (total, count) in enumerate(zip(window.sums, window.clips, strict=True)):
@@ -179,6 +181,11 @@ def test_disagreement_is_soft_dice_by_clip() -> None:
     assert not found.requires_grad
 
 
+def in_strata(plan: SteeringPlan, slots: list[int]) -> DistillationBatch:
+    """Clips of these slots, the patients of stratum (slot modulo 5)."""
+    return dataclasses.replace(make_batch(slots), stratum=tuple(plan.name(slot % 5) for slot in slots))
+
+
 def count_apart(rank: int, folder: str) -> None:
     """Scenario: each of two workers adds its half of the clips."""
     plan_module.COUNTED = 400
@@ -186,7 +193,7 @@ def count_apart(rank: int, folder: str) -> None:
     steering = Steering(SteeringPlan(config.source, config.seed), Timetable.of(config))
     for done in (3, 6):
         slots = [slot for slot in range((done - 3) * 4, done * 4) if slot % 2 == rank]
-        steering.add([make_batch(slots)], [torch.tensor([[np.sin(slot) ** 2 for slot in slots]])])
+        steering.add([in_strata(steering.plan, slots)], [torch.tensor([[np.sin(slot) ** 2 for slot in slots]])])
         steering.close(done)
     save_result(folder, "state", rank, json.loads(steering.state.to_json()))
 
@@ -197,7 +204,7 @@ def test_two_workers_make_the_laws_of_one(two_workers: Workers, tmp_path: Path) 
     one = Steering(SteeringPlan(config.source, config.seed), Timetable.of(config))
     for done in (3, 6):
         slots = list(range((done - 3) * 4, done * 4))
-        one.add([make_batch(slots)], [torch.tensor([[np.sin(slot) ** 2 for slot in slots]])])
+        one.add([in_strata(one.plan, slots)], [torch.tensor([[np.sin(slot) ** 2 for slot in slots]])])
         one.close(done)
     assert load_results(tmp_path, "state") == [json.loads(one.state.to_json())] * 2
     assert one.state.laws[-1].again
