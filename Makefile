@@ -56,7 +56,8 @@ check: check-style
 	touch $@
 
 build/sample/report.html: .venv/installed
-	.venv/bin/echodfkd distill --config configs/demo.yaml storage=build name=sample train.steps=40 train.checkpoint_every=20
+	.venv/bin/echodfkd distill --config configs/demo.yaml storage=build name=sample train.steps=40 \
+	    train.checkpoint_every=20 evaluation.cases=12
 
 docs: .venv/docs-installed build/sample/report.html
 	$(PY) -m mkdocs build --quiet --strict --site-dir build/site

@@ -135,6 +135,9 @@ def test_it_prints_light_whatever_the_theme(browser, page):
     assert browser.evaluate("document.querySelectorAll('details:not([open], .screen)').length") == 0
     assert browser.evaluate("getComputedStyle(document.querySelector('.screen')).display") == "none", "the whole config"
     assert browser.evaluate("document.querySelectorAll('.options li').length") > 2
+    texts = "[...document.querySelectorAll('main p, main figcaption, main dd, main li')]"
+    sizes = f"{texts}.map(e => parseFloat(getComputedStyle(e).fontSize))"
+    assert max(browser.evaluate(sizes)) <= 11, "a caption is no larger than the text"
     hidden = "[...document.querySelectorAll('video, .player')].every(e => getComputedStyle(e).display == 'none')"
     assert browser.evaluate("document.querySelectorAll('video').length") > 0
     assert browser.evaluate(hidden)
