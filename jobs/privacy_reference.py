@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from echodfkd.core.errors import InputError
+from echodfkd.core.terminal import print_line
 from echodfkd.runtime.command import ArgumentParser, run_guarded
 
 
@@ -43,7 +44,9 @@ def write(args: argparse.Namespace) -> dict[str, Any]:
         for option, source in (("source", config.source), ("evaluation.source", config.evaluation.source))
     ]
     options = PrivacyConfig(encoder=args.encoder, weights=args.weights)
-    data, facts = make_reference(options, *sources, most=config.evaluation.cases, percentile=args.percentile)
+    data, facts = make_reference(
+        options, *sources, most=config.evaluation.cases, percentile=args.percentile, say=print_line
+    )
     try:
         Path(args.out).write_bytes(data)
     except OSError as error:

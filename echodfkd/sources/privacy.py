@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from echodfkd.config.sections.privacy import PrivacyConfig
+from echodfkd.core.counter import Counter
 from echodfkd.core.errors import ClipError, InputError
 from echodfkd.core.records import VideoClip
 from echodfkd.sources.clip_source import ClipSource
@@ -120,7 +121,13 @@ def encoder_of(options: PrivacyConfig) -> Encode:
 
 
 def make_reference(
-    options: PrivacyConfig, reference: ClipSource, held_out: ClipSource, *, most: int, percentile: float
+    options: PrivacyConfig,
+    reference: ClipSource,
+    held_out: ClipSource,
+    *,
+    most: int,
+    percentile: float,
+    say: Callable[[str], None],
 ) -> tuple[bytes, dict[str, float]]:
     """The file of ``privacy.reference``, and its facts: frames of both sets, and the threshold.
 
@@ -130,26 +137,29 @@ def make_reference(
         held_out: the clips of other patients, likewise.
         most: cases of each.
         percentile: of the largest correlations of held-out frames.
+        say: takes lines of progress.
 
     Raises:
         InputError: the encoder's files, or all cases of a source, cannot be used.
     """
     encode = encoder_of(options)
-    features = _features(encode, reference, most, "source")
-    others = _features(encode, held_out, most, "evaluation.source")
+    features = _features(encode, reference, most, "source", say)
+    others = _features(encode, held_out, most, "evaluation.source", say)
     threshold = float(np.percentile(largest_correlations(others, features), percentile))
     name = f"threshold_{options.encoder}"
     data = save({"features": features.astype(np.float32), name: np.array([threshold], np.float64)})
     return data, {"reference": len(features), "held_out": len(others), "threshold": threshold}
 
 
-def _features(encode: Encode, source: ClipSource, most: int, option: str) -> np.ndarray:
+def _features(encode: Encode, source: ClipSource, most: int, option: str, say: Callable[[str], None]) -> np.ndarray:
     count, found = most if source.num_cases is None else min(most, source.num_cases), []
-    for number in range(count):
-        try:
-            found.append(encode(source.case(number).video[:1]))
-        except ClipError:  # told by the source's notes
-            continue
+    with Counter(f"cases of {option}", count, say) as counter:
+        for number in range(count):
+            try:
+                found.append(encode(source.case(number).video[:1]))
+            except ClipError:  # told by the source's notes
+                continue
+            counter.show(number + 1)
     if not found:
         raise InputError(f"{option}: none of its {count} clips can be used")
     return np.concatenate(found)

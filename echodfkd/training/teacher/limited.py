@@ -18,6 +18,7 @@ import torch
 from echodfkd.config.rules.jobs import needs_limited_folder
 from echodfkd.config.run import RunConfig
 from echodfkd.config.sections.teacher import MemberConfig, TeacherConfig
+from echodfkd.core.counter import Counter
 from echodfkd.core.records import VideoClip
 from echodfkd.core.redaction import dump_json
 from echodfkd.metrics.overlap import dice
@@ -66,7 +67,7 @@ def train_limited_teachers(config: RunConfig, *, report: Callable[[str], None]) 
     files = {site: str(folder / f"{site}.safetensors") for site in limited.sites}
     for site, (network, card) in trained.items():
         write_teacher(Path(files[site]), network, card, "limited.out")
-    scores = score_teachers(_teachers(files, limited.fusion), config)
+    scores = score_teachers(_teachers(files, limited.fusion), config, report=report)
     for site, (network, card) in trained.items():  # again, now with the scores
         write_teacher(Path(files[site]), network, {**card, "held_out": scores[site]}, "limited.out")
     found = {"limited": asdict(limited), "seed": config.seed, "size": size, "held_out": scores}
@@ -88,7 +89,9 @@ def site_clips(config: RunConfig, place: int) -> list[VideoClip]:
     return [source.clip(first + number) for number in range(config.limited.clips)]
 
 
-def score_teachers(teachers: Mapping[str, Teacher], config: RunConfig) -> dict[str, dict[str, dict[str, Any]]]:
+def score_teachers(
+    teachers: Mapping[str, Teacher], config: RunConfig, *, report: Callable[[str], None]
+) -> dict[str, dict[str, dict[str, Any]]]:
     """Mean Dice of the left ventricle, with a bootstrap 95 % interval over cases: teacher -> scanner, or "all".
 
     A case's value is the mean over every `CASE_STRIDE`-th of its frames, at `evaluation.threshold`. All teachers see
@@ -104,14 +107,16 @@ def score_teachers(teachers: Mapping[str, Teacher], config: RunConfig) -> dict[s
             case_frames=config.evaluation.frames,
             domain=domain,
         )
-        for number in range(config.limited.cases):
-            case = source.case(number)
-            assert case.truth_labels is not None
-            truth = case.truth_labels[::CASE_STRIDE] == case.class_names.index("LV")
-            video = case.video[None, ::CASE_STRIDE]
-            for name, teacher in teachers.items():
-                mask = teacher.teach(video, classes=("LV",)).masks[0, :, 0] >= config.evaluation.threshold
-                values[name].setdefault(domain, []).append(float(dice(mask, truth).mean()))
+        with Counter(f"cases of {domain}", config.limited.cases, report) as counter:
+            for number in range(config.limited.cases):
+                case = source.case(number)
+                assert case.truth_labels is not None
+                truth = case.truth_labels[::CASE_STRIDE] == case.class_names.index("LV")
+                video = case.video[None, ::CASE_STRIDE]
+                for name, teacher in teachers.items():
+                    mask = teacher.teach(video, classes=("LV",)).masks[0, :, 0] >= config.evaluation.threshold
+                    values[name].setdefault(domain, []).append(float(dice(mask, truth).mean()))
+                counter.show(number + 1)
     return {
         name: {
             "all": bootstrap_mean(np.concatenate(list(of_teacher.values()))).to_json(),
