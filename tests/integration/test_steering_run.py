@@ -44,8 +44,8 @@ def test_a_killed_steered_run_ends_as_the_same_run_in_one_process(
     states = [read_steering(one, latest_checkpoint(one)) for one in (storage, alone)]  # type: ignore[arg-type]
     assert states[0] is not None
     assert states[0] == states[1]
-    assert [law.step for law in states[0].laws] == [0, 6, 12, 18]
+    assert [law.step for law in states[0].laws] == [0, 6, 12, 18, 24, 30]
     assert states[0].laws[-1].again
     for one in (storage, alone):
         found = replay(config, one)
-        assert (found.laws, found.clips, found.problems) == (4, config.plan_slots, [])
+        assert (found.laws, found.clips, found.problems) == (6, config.plan_slots, [])

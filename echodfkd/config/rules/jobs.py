@@ -38,9 +38,11 @@ def needs_study(config: RunConfig) -> None:
 
 
 def needs_clips_folder(config: RunConfig) -> None:
-    """Refuse a synthesis without a folder. Raises `ConfigError`."""
+    """Refuse a synthesis without a folder, or with a law that no training makes. Raises `ConfigError`."""
     if not config.synthesize.out:
         raise ConfigError("synthesize.out: empty, name the folder to write clips to, e.g. synthesize.out=clips")
+    if config.source.steering.strata:
+        raise ConfigError("source.steering.strata: set, but clips in a folder are drawn before any training; remove it")
 
 
 def needs_models(config: RunConfig) -> None:

@@ -44,15 +44,16 @@ class Timetable:
     def next_step(self, done: int) -> int | None:
         """First step of the law that is made when ``done`` updates are; None if none is.
 
-        It is made one checkpoint before it holds: by then no clip of its segment has been asked for.
+        It is made one checkpoint before it holds: by then no clip of its segment has been asked for. It may lie beyond
+        the last update: a run can be made longer.
         """
         step = done + self.checkpoint
-        return step if done > 0 and step % self.period == 0 and step < self.steps else None
+        return step if done > 0 and step % self.period == 0 else None
 
 
 def first_laws(steering: SteeringConfig, shares: Sequence[float], times: Timetable) -> tuple[Law, ...]:
     """The laws that come before the first measurement; ``shares`` of the patients by stratum."""
-    steps = (0, times.period) if times.period == times.checkpoint < times.steps else (0,)
+    steps = (0, times.period) if times.period == times.checkpoint else (0,)
     return tuple(make_law(steering, shares, step, (0.0,) * len(shares)) for step in steps)
 
 

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from echodfkd.config.file import load_config
+from echodfkd.config.rules.jobs import needs_clips_folder
 from echodfkd.config.sections.steering import CurriculumStage, SteeringConfig
 from echodfkd.core.errors import ConfigError, InputError, RunError
 from echodfkd.metrics.strata import strata_of
@@ -121,7 +122,9 @@ def test_a_curriculum_changes_linearly_and_composes_with_the_disagreement() -> N
     assert make_law(both, shares, 50, (0.1, 0.1, 0.2, 0.3)).towards == pytest.approx(wanted / wanted.sum())
 
 
-@pytest.mark.parametrize(("every", "made", "first"), [(1, {10: 20, 20: 30}, 2), (2, {10: 20}, 1)])
+@pytest.mark.parametrize(
+    ("every", "made", "first"), [(1, {10: 20, 20: 30, 30: 40, 40: 50}, 2), (2, {10: 20, 30: 40}, 1)]
+)
 def test_a_law_is_made_one_checkpoint_before_it_holds(every: int, made: dict[int, int], first: int) -> None:
     config = load_config(None, [*RUN, f"source.steering.every={every}"])
     times = Timetable.of(config)
@@ -131,7 +134,8 @@ def test_a_law_is_made_one_checkpoint_before_it_holds(every: int, made: dict[int
 
 
 def test_cells_are_the_strata_of_the_report(plan: SteeringPlan) -> None:
-    drawn = [ConditionSampler(load_config(None, RUN).source.conditions, seed=3).draw(i).conditions for i in range(60)]
+    sampler = ConditionSampler(load_config(None, RUN).source.conditions, seed=3)
+    drawn = [sampler.draw(number).conditions for number in range(60)]
     cells = Cells.of({"ef_percent": [], "view": []})
     found = strata_of({"ef_percent": [one.ef_percent for one in drawn]})["ef_percent"]
     for label, rows in found.items():
@@ -254,6 +258,11 @@ def test_a_pending_clip_is_asked_of_its_generator_with_the_patient_of_the_law(
 def test_options_that_cannot_work_are_refused(options: list[str], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         load_config(None, [*RUN, *options])
+
+
+def test_clips_in_a_folder_are_not_steered() -> None:
+    with pytest.raises(ConfigError, match="clips in a folder are drawn before any training"):
+        needs_clips_folder(load_config(None, [*RUN, "synthesize.out=/tmp/x"]))
 
 
 def test_strata_without_patients_are_refused() -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from echodfkd.config.file import load_config
+from echodfkd.config.identity import keep_longer, open_run_folder
 from echodfkd.config.rules.jobs import needs_steering
 from echodfkd.config.run import RunConfig
 from echodfkd.core.errors import ConfigError, InputError, RunError
@@ -40,7 +41,7 @@ RUN = [
     "students.a.blocks=1", "students.a.layers=1", "students.a.filters=2", "window.size=16", "window.frames=2",
     "train.steps=12", "train.global_batch=4", "train.checkpoint_every=3", "train.engine=plain", "source.domain=clear",
     "source.steering.strata={ef_percent: [50], image_quality: [0.5]}", "source.steering.floor=0.3",
-    "source.steering.again=0.25",
+    "source.steering.again=0.25", "optimizer.schedule=constant",
 ]  # fmt: skip
 
 
@@ -61,7 +62,9 @@ def batches(config: RunConfig, start: int, stop: int, seen: list[str]) -> Iterat
 
 def run(config: RunConfig, *, attempt: str, stop: int = 12, ask: int = 99) -> list[str]:
     """Train until the stream ends at ``stop`` (a killed run), or ask it to stop in step ``ask`` (SIGTERM)."""
-    storage, seen = RunStorage(config.root), []  # type: ignore[var-annotated]
+    storage = open_run_folder(config, "t")
+    keep_longer(storage, config)
+    seen: list[str] = []
     start = first_step(storage)
     steps = iter(range(start, 99))
     context = WorkerContext(0, 1, "cpu", "w", attempt, lambda values: None, stop_asked=lambda: next(steps) == ask)
@@ -97,11 +100,16 @@ def test_a_run_follows_its_laws_and_a_killed_and_resumed_one_has_the_same_clips_
     run(cut, attempt="two", ask=7)  # publishes outside the timetable, after step 8
     assert [commit.step for commit in list_checkpoints(RunStorage(cut.root))] == [3, 6, 8]
     run(cut, attempt="three")
+    longer = config_in(tmp_path / "longer", "train.steps=6")
+    run(longer, attempt="one")
+    longer = config_in(tmp_path / "longer")
+    run(longer, attempt="two")
     known, weights, state = facts(whole)
+    assert facts(longer) == (known, weights, state)
     assert facts(cut) == (known, weights, state)
     assert state is not None
-    assert [law.step for law in state.laws] == [0, 3, 6, 9]  # type: ignore[attr-defined]
-    assert [bool(law.towards) for law in state.laws] == [False, False, True, True]  # type: ignore[attr-defined]
+    assert [law.step for law in state.laws] == [0, 3, 6, 9, 12, 15]  # type: ignore[attr-defined]
+    assert [bool(law.towards) for law in state.laws] == [False, False, True, True, True, True]  # type: ignore[attr-defined]
     assert [row["clip_id"] for row in known] == seen  # type: ignore[attr-defined,index]
     report = check_ledger(RunStorage(whole.root), whole.plan_slots)
     assert (report.clips, report.lost, report.repeated, report.problems) == (48, 0, 0, [])
@@ -111,8 +119,8 @@ def test_a_run_follows_its_laws_and_a_killed_and_resumed_one_has_the_same_clips_
     assert len(set(fresh)) == len(fresh) == 48 - len(back)
     assert set(back) <= set(fresh)
     for config in (whole, cut):
-        assert replay(config, RunStorage(config.root)) == Replay(laws=4, clips=48, problems=[])
-    assert check_laws.work(whole) == {"ok": True, "laws": 4, "clips": 48}
+        assert replay(config, RunStorage(config.root)) == Replay(laws=6, clips=48, problems=[])
+    assert check_laws.work(whole) == {"ok": True, "laws": 6, "clips": 48}
     check_replay_finds_forgeries(whole, monkeypatch)
 
 
@@ -131,14 +139,12 @@ def check_replay_finds_forgeries(config: RunConfig, monkeypatch: pytest.MonkeyPa
     last = read_steering(RunStorage(config.root), list_checkpoints(RunStorage(config.root))[-1])
     assert last is not None
     law = last.laws[-1]
-    assert "law 3 (from step 9) does not follow" in said(towards=law.towards[::-1])
-    assert "law 3 (from step 9) does not follow" in said(loss=(0.9, *law.loss[1:]))
-    assert "law 3 counts other clips than the ledger has after step 3 up to step 6" in said(clips=(99, *law.clips[1:]))
-    assert "law 3 brings back clips that were not trained" in said(again=((999, 0, 1),))
-    reversed_law = said(towards=law.towards[::-1], again=())
-    assert "its law gives" in reversed_law
+    assert "law 5 (from step 15) does not follow" in said(towards=law.towards[::-1])
+    assert "law 5 (from step 15) does not follow" in said(loss=(0.9, *law.loss[1:]))
+    assert "law 5 counts other clips than the ledger has after step 9 up to step 12" in said(clips=(99, *law.clips[1:]))
+    assert "law 5 brings back clips that were not trained" in said(again=((999, 0, 1),))
     other = dataclasses.replace(config, seed=config.seed + 1)
-    with pytest.raises(RunError, match=r"2\d faults in 4 laws and 48 clips"):
+    with pytest.raises(RunError, match=r"2\d faults in 6 laws and 48 clips"):
         check_laws.work(other)
     with pytest.raises(ConfigError, match="there are no laws to replay"):
         needs_steering(load_config(None, RUN[:10]))
