@@ -13,7 +13,7 @@ from typing import Any, cast, get_args, get_origin
 from echodfkd.config.pins import pin_initial, pin_sources
 from echodfkd.config.rules.names import declared_types, type_at
 from echodfkd.config.rules.run import check_config
-from echodfkd.config.rules.types import fit
+from echodfkd.config.rules.types import fit, replace_given
 from echodfkd.config.rules.values import check_values, explain
 from echodfkd.config.run import RunConfig, StudyConfig
 from echodfkd.config.sections.source import ChoiceSpec, ConditionSpec
@@ -156,6 +156,8 @@ def _build(layers: Sequence[dict[str, Any]]) -> RunConfig:
         replace_distributions(source)
     check_values(given)
     fitted = fit(given, RunConfig)
+    if "${" not in json.dumps(fitted):  # else OmegaConf resolves it; its merge is nine tenths of a config's time
+        return cast(RunConfig, replace_given(RunConfig(), fitted, RunConfig))
     try:
         config = OmegaConf.to_object(OmegaConf.merge(_defaults(), OmegaConf.create(fitted)))
     except OmegaConfBaseException as error:  # of ${...}: all else fits

@@ -44,18 +44,24 @@ def recorded(folder: Path) -> list[str]:
     ]
 
 
-def test_avi_files_and_a_deeplabv3_checkpoint_with_one_truncated_file(
-    tiny_config: Callable[..., RunConfig], tmp_path: Path
+DEEP = pytest.mark.slow  # a network of 40 million weights in three processes; its masks: tests/unit/models
+
+
+@pytest.mark.parametrize("teacher", ["embedded", pytest.param("echonet_deeplabv3", marks=DEEP)])
+def test_avi_files_of_which_one_is_cut_short(
+    tiny_config: Callable[..., RunConfig], tmp_path: Path, teacher: str
 ) -> None:
     folder = tmp_path / "echo net"
     write_small_folder(str(folder), videos=6, splits=("TRAIN", "TRAIN", "TEST"))
     broken = folder / "Videos" / "0XA1.avi"
     broken.write_bytes(broken.read_bytes()[: broken.stat().st_size // 2])
-    write_checkpoint(tmp_path / "deeplabv3.pt")
+    options = [f"teacher.kind={teacher}"]
+    if teacher == "echonet_deeplabv3":
+        write_checkpoint(tmp_path / "deeplabv3.pt")
+        options.append(f"teacher.weights={tmp_path}/deeplabv3.pt")
     config = tiny_config(
         *recorded(folder),
-        "teacher.kind=echonet_deeplabv3",
-        f"teacher.weights={tmp_path}/deeplabv3.pt",
+        *options,
         "train.steps=3",
         "train.global_batch=2",
         "evaluation.frames=8",
@@ -68,7 +74,7 @@ def test_avi_files_and_a_deeplabv3_checkpoint_with_one_truncated_file(
     assert summary["ledger"]["quarantined"] == report.quarantined > 0
     rows = [row for name in storage.list("quarantine") for row in storage.read_table(name).to_pylist()]
     assert all("0XA1" in row["reason"] and "frames" in row["reason"] for row in rows)
-    assert summary["teacher"]["id"].startswith("echonet_deeplabv3-")
+    assert summary["teacher"]["id"].startswith(f"{teacher}-")
     assert summary["students"]["a"]["scores"]["dice_ed"]["n"] == 2
     assert summary["students"]["a"]["scores"]["dice_all"]["n"] == 2
 

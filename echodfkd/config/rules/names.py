@@ -7,7 +7,7 @@ import difflib
 import functools
 import re
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from echodfkd.config.run import RunConfig
@@ -17,7 +17,8 @@ MOST_MEANT = 3
 
 
 @functools.cache
-def declared_types(kind: Any) -> dict[str, Any]:
+@functools.cache
+def declared_types(kind: Any) -> Mapping[str, Any]:
     """The types of a section's options by name."""
     return typing.get_type_hints(kind)
 

@@ -46,6 +46,32 @@ def fit(value: Any, kind: Any, option: str = "") -> Any:
     return _fit_scalar(value, kind, option)
 
 
+def replace_given(default: Any, value: Any, kind: Any) -> Any:
+    """The default with the given values in its place, section by section and name by name.
+
+    Args:
+        default: of the option's type; None if there is none.
+        value: as `fit` returned it, without ``${``.
+        kind: a section's class, or the type of one option.
+    """
+    inner = typing.get_args(kind)
+    if value is None:
+        return None
+    if dataclasses.is_dataclass(kind):
+        section = default if default is not None else typing.cast(Any, kind)()
+        declared = declared_types(typing.cast(Any, kind))
+        given = {name: replace_given(getattr(section, name), part, declared[name]) for name, part in value.items()}
+        return dataclasses.replace(section, **given)
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        return replace_given(default, value, inner[0])
+    if typing.get_origin(kind) is dict:
+        below = default or {}
+        return {**below, **{name: replace_given(below.get(name), part, inner[1]) for name, part in value.items()}}
+    if typing.get_origin(kind) is list:
+        return [replace_given(None, part, inner[0]) for part in value]
+    return value
+
+
 def _fit_section(value: Any, kind: Any, option: str) -> dict[str, Any]:
     declared = declared_types(kind)
     fitted = {}
