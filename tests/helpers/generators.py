@@ -13,6 +13,8 @@ import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
+from echodfkd.models.generators.map_painter import MapPainter
+from echodfkd.models.generators.painted import write_painter
 from echodfkd.models.generators.stdit import SpaceTimeTransformer
 from echodfkd.models.generators.video_unet import VideoUNet
 from echodfkd.models.generators.weight_files import import_diffusers
@@ -191,6 +193,13 @@ def write_free_echo(folder: Path, name: str = "echonet", seed: int = 0) -> Path:
     frame = np.where(sector, 20 + 3 * rows, 0).astype(np.uint8)
     Image.fromarray(frame).save(folder / "images" / f"{name}.png")
     return folder
+
+
+def write_tiny_painter(path: Path, seed: int = 0) -> Path:
+    """A painter's file."""
+    torch.manual_seed(seed)
+    write_painter(path, MapPainter())
+    return path
 
 
 STILL_SIDE = 8

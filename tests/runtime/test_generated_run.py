@@ -4,31 +4,22 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
-import torch
 
 from echodfkd.config.run import RunConfig
-from echodfkd.models.generators.map_painter import MapPainter
-from echodfkd.models.generators.painted import write_painter
 from echodfkd.reporting.rows import column, read_rows
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.ledger import check_ledger
+from tests.helpers.generators import write_tiny_painter
 from tests.integration.helpers_faults import ThreadedRun, final_weights, train_without_ray
-
-
-def generator_processes() -> list[psutil.Process]:
-    """The actors of generators among the children of this process."""
-    found = psutil.Process().children(recursive=True)
-    return [process for process in found if "GeneratorActor" in " ".join(process.cmdline())]
+from tests.runtime.helpers_generators import generator_processes
 
 
 @pytest.mark.ray
 @pytest.mark.slow  # a minute; tests/unit/teaching/test_generating.py has the stage without Ray
 @pytest.mark.usefixtures("local_ray")
 def test_a_killed_generator_changes_nothing(tiny_config: Callable[..., RunConfig], tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    write_painter(tmp_path / "painter.safetensors", MapPainter())
+    write_tiny_painter(tmp_path / "painter.safetensors")
     painted = f"{{kind: painted, generator: {{weights: {tmp_path}/painter.safetensors, num_cpus: 0.5, max_actors: 2"
     config = tiny_config(
         "source.kind=mixture",

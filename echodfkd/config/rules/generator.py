@@ -27,7 +27,7 @@ def check_generator(option: str, part: PartConfig) -> None:
             )
         return
     usual = GeneratorConfig()
-    for name in (field.name for field in fields(GeneratorModelConfig) if field.name != "sha256"):
+    for name in (*(field.name for field in fields(GeneratorModelConfig) if field.name != "sha256"), "compile"):
         if name not in GENERATORS[part.kind] and getattr(part.generator, name) != getattr(usual, name):
             raise ConfigError(
                 f"{option}.generator.{name}: set, but {option}.kind is {part.kind}, which reads"

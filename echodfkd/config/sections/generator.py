@@ -8,15 +8,16 @@ from echodfkd.config.sections.option import option
 from echodfkd.config.sections.pool import PoolConfig
 
 GENERATORS: dict[str, tuple[str, ...]] = {
-    "echonet_synthetic": ("weights", "scheduler", "steps", "precision"),
-    "echoflow": ("weights", "scheduler", "steps", "precision"),
-    "echolvfm": ("weights", "scheduler", "steps", "precision"),
-    "free_echo": ("weights", "steps", "precision"),
-    "diffecho": ("weights", "scheduler", "steps", "guidance", "precision"),
-    "latent_video": ("weights", "steps", "guidance", "precision"),
+    "echonet_synthetic": ("weights", "scheduler", "steps", "precision", "compile"),
+    "echoflow": ("weights", "scheduler", "steps", "precision", "compile"),
+    "echolvfm": ("weights", "scheduler", "steps", "precision", "compile"),
+    "free_echo": ("weights", "steps", "precision", "compile"),
+    "diffecho": ("weights", "scheduler", "steps", "guidance", "precision", "compile"),
+    "latent_video": ("weights", "steps", "guidance", "precision", "compile"),
     "painted": ("weights",),
 }
-"""Kinds of a source that a generator makes -> options of `GeneratorModelConfig` that each kind reads."""
+"""Kinds of a source that a generator makes -> options of the model and its `compile` that each kind
+reads."""
 SHIPPED = ("latent_video",)
 """Those that have weights in this package, and so need no file."""
 

@@ -25,7 +25,8 @@ class PoolConfig:
     """`key=value`: run the actors only on nodes with this Ray label."""
     compile: bool = option(False, identity=False)
     """torch.compile the network in each actor. A teacher then passes batch_frames frames at a time, padded if there are
-    fewer (the embedded kinds, echonet_deeplabv3, torchvision, smp)."""
+    fewer (the embedded kinds, echonet_deeplabv3, torchvision, smp). Of a generator, the networks that denoise; a clip
+    may then differ by a grey level."""
     timeout_s: float = option(300.0, least=0, ceiling=7 * DAY_S, identity=False)
     """An actor that holds one block for longer hangs: it is ended, replaced, and its block given to another. An
     actor's first block, which may compile or tune, has WARM_UP_FACTOR times as long (0: wait for ever)."""

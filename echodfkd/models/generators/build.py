@@ -36,7 +36,9 @@ def _published(kind: str) -> Callable[[GeneratorConfig, str, str], Generator]:
     def build(options: GeneratorConfig, device: str, precision: str) -> Generator:
         module = importlib.import_module(f"echodfkd.models.generators.{kind}")
         device = pick_device(device, "source.generator.device")
-        sampling = Sampling(device, precision, options.scheduler, options.steps, options.guidance)
+        sampling = Sampling(
+            device, precision, options.scheduler, options.steps, options.guidance, compile=options.compile
+        )
         generator: Generator = getattr(module, f"load_{kind}")(options.weights, sampling)
         return generator
 
@@ -45,9 +47,13 @@ def _published(kind: str) -> Callable[[GeneratorConfig, str, str], Generator]:
 
 def _latent_video(options: GeneratorConfig, device: str, precision: str) -> Generator:
     from echodfkd.models.generators.latent_video import LatentVideo, load_latent_model
+    from echodfkd.models.generators.schedulers import compile_network
 
+    model = load_latent_model(options.weights)
+    if options.compile:
+        compile_network(model.flow)
     return LatentVideo(
-        load_latent_model(options.weights),
+        model,
         device=pick_device(device, "source.generator.device"),
         precision=precision,
         steps=options.steps,

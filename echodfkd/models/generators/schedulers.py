@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from echodfkd.core.errors import ConfigError, InputError
+from echodfkd.core.errors import ConfigError, InputError, RunError, one_line
 from echodfkd.models.generators.weight_files import import_diffusers
 
 DIFFUSION, FLOW = ("ddpm", "ddim", "dpm_solver", "unipc"), ("flow_euler", "dpm_solver", "unipc")
@@ -33,6 +33,7 @@ class Sampling:
     scheduler: str = ""
     steps: int = 0
     guidance: float = 0.0
+    compile: bool = False
 
     @property
     def dtype(self) -> torch.dtype:
@@ -63,8 +64,29 @@ class NoiseSchedule:
 
 
 def place_network(network: Any, sampling: Sampling) -> Any:
-    """The network on the device and in the number format that it is run in."""
-    return torch.nn.Module.to(network, device=sampling.device, dtype=sampling.dtype)  # diffusers' own warns of nothing
+    """The network on the device and in the number format that it is run in, compiled if it is to be."""
+    torch.nn.Module.to(network, device=sampling.device, dtype=sampling.dtype)  # diffusers' own warns of nothing
+    return compile_network(network) if sampling.compile else network
+
+
+def compile_network(network: Any) -> Any:
+    """Let torch.compile make kernels of the network with its first passes, in place.
+
+    A network that cannot be compiled raises `RunError` then: torch finds that out with the first pass.
+    """
+    forward = torch.compile(network.forward)
+
+    def compiled(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return forward(*args, **kwargs)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            raise RunError(
+                f"source.generator.compile: torch cannot compile the {type(network).__name__} here, it needs a C++"
+                f" compiler for a CPU and Triton for a GPU ({one_line(error)}); set source.generator.compile=false"
+            ) from error
+
+    network.forward = compiled
+    return network
 
 
 def read_schedule(values: Mapping[str, Any], where: str) -> NoiseSchedule:

@@ -22,7 +22,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from echodfkd.core.counter import Counter
 from echodfkd.core.errors import RunError
+from echodfkd.core.redaction import dump_json
 from echodfkd.models.generators.latent_networks import SCALE, FrameVAE, VelocityNet, clip_noise
+from echodfkd.storage.files import RunStorage
 from echodfkd.training.generator.gathered import GatheredClips, raw_array
 from echodfkd.training.generator.recipe import GeneratorRecipe
 from echodfkd.training.teacher.keeper import Keeper, TrainingState
@@ -61,19 +63,20 @@ def vae_loss(
 
 @torch.inference_mode()
 def encode_clips(vae: FrameVAE, clips: GatheredClips, path: Path, *, report: Report) -> np.ndarray:
-    """Mean latents of all frames, float16 (N, L, C, h, w), kept at ``path``; a whole file is read again."""
+    """Mean latents of all frames, float16 (N, L, C, h, w), kept at ``path``; a whole file, which has a note beside it,
+    is read again.
+    """
     frames = clips.video
     side, channels = frames.shape[-1] // SCALE, vae.latent_channels
     shape = (*frames.shape[:2], channels, side, side)
-    if not path.exists():
-        partial = path.with_suffix(".new")
-        latents = raw_array(partial, shape, torch.float16)
+    latents, storage, note = raw_array(path, shape, torch.float16), RunStorage(str(path.parent)), f"{path.stem}.json"
+    if not storage.exists(note):
         with Counter("encoded clips", len(frames), report) as counter:
             for row, video in enumerate(frames):
                 latents[row] = vae.encode(to_network(video))[0].numpy()
                 counter.show(row + 1)
-        partial.replace(path)
-    return raw_array(path, shape, torch.float16)
+        storage.write(note, dump_json({"clips": len(frames)}))
+    return latents
 
 
 def latent_statistics(latents_NLChw: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:

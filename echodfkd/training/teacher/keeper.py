@@ -6,11 +6,12 @@ A run that is ended between the two goes on from the save before.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-import os
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,15 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 from torch import nn
 
 from echodfkd.core.errors import InputError
+from echodfkd.storage.files import RunStorage
+from echodfkd.storage.untrusted import MAX_JSON_BYTES
+
+STATE = "state.json"
+_SAVE = re.compile(r"state-\d+\.safetensors")
 
 
 @dataclass
@@ -68,7 +74,7 @@ class Keeper:
         every_seconds: float = 300.0,
         judge: Callable[[TrainingState], None] | None = None,
     ) -> None:
-        self._folder, self._recipe = folder, json.loads(json.dumps(recipe))
+        self._storage, self._recipe = RunStorage(str(folder)), json.loads(json.dumps(recipe))
         self._every, self._judge = every_seconds, judge
         self._last = time.monotonic()
 
@@ -79,19 +85,17 @@ class Keeper:
     def save(self, state: TrainingState) -> None:
         """Save, and remove the save before."""
         name = f"state-{state.step}.safetensors"
-        save_file(state.tensors(), self._folder / name)
+        self._storage.write(name, save(state.tensors()))
         found = {
             "file": name,
             "recipe": self._recipe,
             "rng": state.rng.bit_generator.state,
             **{key: getattr(state, key) for key in ("step", "index", "seconds", "mean_loss")},
         }
-        written = self._folder / "state.json.new"
-        written.write_text(json.dumps(found, indent=2))
-        os.replace(written, self._folder / "state.json")
-        for old in self._folder.glob("state-*.safetensors"):
-            if old.name != name:
-                old.unlink()
+        self._storage.write(STATE, json.dumps(found, indent=2).encode())
+        for old in self._storage.list(""):
+            if _SAVE.fullmatch(old) and old != name:
+                self._storage.delete(old)
         if self._judge is not None:
             self._judge(state)
         self._last = time.monotonic()
@@ -102,24 +106,34 @@ class Keeper:
         Raises:
             InputError: the save cannot be read, or belongs to another recipe.
         """
-        path = self._folder / "state.json"
-        if not path.exists():
+        path = f"{self._storage.root}/{STATE}"
+        if not self._storage.exists(STATE):
             return
-        try:
-            found = json.loads(path.read_text())
-            if found["recipe"] != self._recipe:
-                changed = sorted(key for key in self._recipe if self._recipe[key] != found["recipe"].get(key))
-                raise InputError(
-                    f"--resume: {path} was made with another recipe ({', '.join(changed) or 'options differ'}); use"
-                    f" another folder"
-                )
-            tensors = load_file(self._folder / Path(found["file"]).name)
-            _fill(state, tensors)
+        with _readable(path):
+            found = json.loads(self._storage.read(STATE, MAX_JSON_BYTES))  # its random state has numbers of 128 bits
+            changed = sorted(key for key in self._recipe if self._recipe[key] != found["recipe"].get(key))
+        if found["recipe"] != self._recipe:
+            raise InputError(
+                f"--resume: {path} was made with another recipe ({', '.join(changed) or 'options differ'}); use another"
+                " folder"
+            )
+        with _readable(path):
+            _fill(state, load(self._storage.read(found["file"])))
             state.rng.bit_generator.state = found["rng"]
             for key in ("step", "index", "seconds", "mean_loss"):
                 setattr(state, key, type(getattr(state, key))(found[key]))
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
-            raise InputError(f"--resume: {path} cannot be read: {error}") from error
+
+
+@contextlib.contextmanager
+def _readable(path: str) -> Iterator[None]:
+    """Explain whatever a damaged save leads to."""
+    try:
+        yield
+    except (
+        *(OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError),
+        *(SafetensorError, InputError),
+    ) as error:
+        raise InputError(f"--resume: {path} cannot be read: {error}") from error
 
 
 def _fill(state: TrainingState, tensors: dict[str, torch.Tensor]) -> None:

@@ -12,7 +12,7 @@ from echodfkd.config.file import config_from_dict, config_to_yaml, load_config
 from echodfkd.config.identity import config_hash
 from echodfkd.config.pins import shipped_weights
 from echodfkd.config.run import RunConfig
-from echodfkd.config.sections.generator import GENERATORS, GeneratorModelConfig
+from echodfkd.config.sections.generator import GENERATORS, GeneratorConfig
 from echodfkd.core.errors import ConfigError, InputError
 from echodfkd.models.generators.build import _BUILDERS
 from echodfkd.runtime.cluster.resources import roles
@@ -42,7 +42,7 @@ def made_by(files: Path, *more: str) -> RunConfig:
 
 def test_every_kind_has_a_builder_and_reads_options_that_there_are():
     assert set(GENERATORS) == set(_BUILDERS)
-    known = {field.name for field in dataclasses.fields(GeneratorModelConfig)}
+    known = {field.name for field in dataclasses.fields(GeneratorConfig)}
     assert all(set(read) <= known for read in GENERATORS.values())
 
 
@@ -59,6 +59,10 @@ def test_every_kind_has_a_builder_and_reads_options_that_there_are():
         (
             ["source.kind=echonet_synthetic", "source.generator={weights: /nowhere, guidance: 2}"],
             "source.generator.guidance: set, but source.kind is echonet_synthetic, which reads weights, scheduler,",
+        ),
+        (
+            ["source.kind=painted", "source.generator={weights: /nowhere, compile: true}"],
+            "source.generator.compile: set, but source.kind is painted, which reads weights",
         ),
         (
             [*PARTS, "source.parts.made={kind: echonet_synthetic, generator: {weights: /nowhere}}"],

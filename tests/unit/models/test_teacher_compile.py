@@ -1,6 +1,5 @@
 """A compiled teacher: the same masks, in passes of one shape."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -34,15 +33,6 @@ def teacher() -> TorchTeacher:
 
 def video(clips: int, frames: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (clips, frames, 8, 8), dtype=np.uint8)
-
-
-@pytest.fixture
-def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kernels are made anew, in a folder of this test."""
-    if shutil.which("g++") is None:
-        pytest.skip("no g++, which torch.compile makes a CPU's kernels with")
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    torch._dynamo.reset()
 
 
 @pytest.mark.slow  # the compiler takes half a minute
