@@ -30,6 +30,7 @@ def main() -> int:
     parser.add_argument("--cases", dest="num_cases", type=int, default=32, help="held-out cases per size scored")
     parser.add_argument("--domains", nargs="+", default=["default"], help="of the clips, in turn: wild, default, ...")
     parser.add_argument("--channels", type=int, nargs="+", default=[24, 48, 96], help="of the network, fine to coarse")
+    parser.add_argument("--batch-norm", action="store_true", help="in place of group normalisation")
     parser.add_argument("--initial", default="", help="weights to start from: a file, or shipped")
     parser.add_argument("--resume", dest="folder", default="", help="folder that keeps the run, to go on after a stop")
     parser.add_argument("--rate", dest="learning_rate", type=float, default=3e-3, help="largest learning rate")

@@ -64,6 +64,24 @@ class StudyConfig:
 
 
 @dataclass(frozen=True)
+class PaintingLaw:
+    """Which published painter makes the adversarial clip of an index: the one before the newest checkpoint.
+
+    So a clip of update s never waits for a checkpoint that update s - 1 is still on its way to, and is a function of
+    its slot: a painter is known by the updates that its checkpoint holds, 0 that of the start.
+    """
+
+    slots: int
+    batch: int
+    every: int
+
+    def step(self, index: int) -> int:
+        """Updates of the painter that makes the clip of this index."""
+        update = index % self.slots // self.batch
+        return max(0, (update // self.every - 1) * self.every)
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """One run."""
 
@@ -156,6 +174,13 @@ class RunConfig:
     def seen_window(self) -> WindowConfig:
         """The window of the clips that the teacher sees."""
         return replace(self.window, size=self.teacher.sees.size or self.window.size)
+
+    @property
+    def painting(self) -> PaintingLaw | None:
+        """Which painter makes which adversarial clip; None if none does."""
+        if not any(part.kind == "adversarial" for part in self.source.generated.values()):
+            return None
+        return PaintingLaw(self.plan_slots, self.train.global_batch, self.train.checkpoint_every)
 
     @property
     def taught_classes(self) -> tuple[str, ...]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable, Iterator
 
 from echodfkd.config.rules.source import exact_shares
-from echodfkd.config.run import RunConfig
+from echodfkd.config.run import PaintingLaw, RunConfig
 from echodfkd.config.sections.generator import GENERATORS
 from echodfkd.config.sections.source import RECORDED_KINDS, PartConfig, SourceConfig
 from echodfkd.config.sections.training import WindowConfig
@@ -41,6 +42,7 @@ def build_source(
     case_frames: int,
     option: str = "source",
     pending: bool = False,
+    painting: PaintingLaw | None = None,
 ) -> ClipSource:
     """Build the source that the config names.
 
@@ -51,6 +53,7 @@ def build_source(
         case_frames: frames of one evaluation case.
         option: the source's name in the config.
         pending: leave the pixels of generated clips to the generators' own actors (`VideoClip.pending`).
+        painting: of a run that trains the painter of its adversarial clips.
 
     Raises:
         InputError: the source cannot be used at all (missing or empty folder, unreadable table).
@@ -59,12 +62,17 @@ def build_source(
     seed += source.seed_offset
     settings = WindowSettings(window.frames, window.fps, window.size, case_frames)
     if source.kind != "mixture":
-        return _build(option, source, settings, seed, pending)
-    from echodfkd.sources.mixture import MixtureSource
+        return _build(option, source, settings, seed, _Making(pending, painting.step if painting else None))
+    from echodfkd.sources.mixture import MixtureSource, Schedule
 
     counts = exact_shares({name: part.weight for name, part in source.parts.items()}, f"{option}.parts")
+    order = Schedule(counts)
+
+    def making(name: str) -> _Making:
+        return _Making(pending, (lambda number: painting.step(order.index(name, number))) if painting else None)
+
     parts = {
-        name: _build(f"{option}.parts.{name}", part, settings, part_seed(seed, name, part.seed_offset), pending)
+        name: _build(f"{option}.parts.{name}", part, settings, part_seed(seed, name, part.seed_offset), making(name))
         for name, part in source.parts.items()
     }
     return MixtureSource(parts, counts, cases_from=source.cases_from)
@@ -75,10 +83,18 @@ def part_seed(seed: int, name: str, seed_offset: int) -> int:
     return seed + seed_offset + (int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") >> 1)
 
 
-def _build(option: str, part: PartConfig, settings: WindowSettings, seed: int, pending: bool) -> ClipSource:
+@dataclasses.dataclass(frozen=True)
+class _Making:
+    """Of generated clips: whether others make them; a part's number -> updates of the painter of an adversarial one."""
+
+    pending: bool
+    step: Callable[[int], int] | None
+
+
+def _build(option: str, part: PartConfig, settings: WindowSettings, seed: int, making: _Making) -> ClipSource:
     with _named(option):
         if part.kind in GENERATORS:
-            return _generated(part, settings, seed, pending)
+            return _generated(part, settings, seed, making)
         return _BUILDERS[part.kind](part, settings, seed)
 
 
@@ -99,13 +115,15 @@ def _phantom(part: PartConfig, settings: WindowSettings, seed: int) -> ClipSourc
     return PhantomSource(ConditionSampler(part.conditions, seed=seed), settings, seed=seed, domain=part.domain)
 
 
-def _generated(part: PartConfig, settings: WindowSettings, seed: int, pending: bool) -> ClipSource:
+def _generated(part: PartConfig, settings: WindowSettings, seed: int, making: _Making) -> ClipSource:
     from echodfkd.sources.generated.loaded import loaded_generator
     from echodfkd.sources.generated.source import GeneratedSource
     from echodfkd.sources.patients.sampler import ConditionSampler
 
-    load = None if pending else functools.partial(loaded_generator, part.kind, part.generator)
-    return GeneratedSource(part, ConditionSampler(part.conditions, seed=seed), settings, seed=seed, generator=load)
+    load = None if making.pending else functools.partial(loaded_generator, part.kind, part.generator)
+    step = making.step if part.kind == "adversarial" else None
+    sampler = ConditionSampler(part.conditions, seed=seed)
+    return GeneratedSource(part, sampler, settings, seed=seed, generator=load, step=step)
 
 
 def _recorded(part: PartConfig, settings: WindowSettings, seed: int) -> ClipSource:

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -81,6 +82,7 @@ def publish(
     meta: Mapping[str, object],
     steering: SteeringState | None = None,
     lease_epoch: int = 0,
+    further: Mapping[str, bytes] = MappingProxyType({}),
 ) -> PublishedCheckpoint:
     """Write one commit; it exists once this returns.
 
@@ -94,6 +96,7 @@ def publish(
         meta: config hash, versions and the like, JSON values.
         steering: laws of a steered run.
         lease_epoch: this run's lease, checked before the first file and the manifest; 0 without one.
+        further: files of no student, by name.
 
     Raises:
         RunError: another run has taken the folder over, or this step is published already.
@@ -102,7 +105,7 @@ def publish(
     taken = f"{storage.root}/{folder} is published already: another run writes to this folder, give one another name"
     if storage.exists(f"{folder}/{MANIFEST}"):
         raise RunError(taken)
-    contents = _contents(students, consumed, meta)
+    contents = {**_contents(students, consumed, meta), **further}
     if steering is not None:
         contents[STEERING] = steering.to_json()
     check_epoch(storage, lease_epoch)
@@ -217,19 +220,23 @@ def pack_state(state: StudentState) -> dict[str, torch.Tensor]:
 
 
 def _read_tensors(storage: RunStorage, checkpoint: PublishedCheckpoint, file: str) -> dict[str, torch.Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
     name = file.partition("/")[0]
     if name not in checkpoint.students:
         raise InputError(
             f"{storage.root}/{checkpoint.folder} has no student {name!r}; it has {', '.join(checkpoint.students)}"
         )
-    data = read_verified(storage, checkpoint, file)
+    return load_tensors(read_verified(storage, checkpoint, file), f"{storage.root}/{checkpoint.folder}/{file}")
+
+
+def load_tensors(data: bytes, source: str) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file by name. Raises `InputError`, beginning with ``source``."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
     try:
         return load(data)
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        raise InputError(f"{storage.root}/{checkpoint.folder}/{file} holds no tensors: {error}") from error
+        raise InputError(f"{source} holds no tensors: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ The processes of a stream import this module, so it does not import torch, which
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Container
 from dataclasses import fields
 from types import NoneType
@@ -52,6 +53,17 @@ def latest_checkpoint(storage: RunStorage) -> PublishedCheckpoint | None:
         if commit is not None:
             return commit
     return None
+
+
+def read_checkpoint(storage: RunStorage, step: int) -> PublishedCheckpoint | None:
+    """The commit of this step, or None. Raises `InputError` if its manifest cannot be read."""
+    return _read_manifest(storage, checkpoint_folder(step))
+
+
+def wait_for_checkpoint(storage: RunStorage, step: int, *, poll_s: float = 0.5) -> None:
+    """Return once the commit of this step is there."""
+    while read_checkpoint(storage, step) is None:
+        time.sleep(poll_s)
 
 
 def read_consumed(storage: RunStorage, checkpoint: PublishedCheckpoint) -> Intervals:

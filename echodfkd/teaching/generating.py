@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -25,12 +25,13 @@ class GeneratedPart:
     """A run's generated clips: of its whole source, or of the mixture's part of this name.
 
     ``source`` makes whole clips, with ``generator`` in this process: a clip that takes the place of a bad one is made
-    by it, of whichever part.
+    by it, of whichever part. ``wait`` returns once the generator of so many updates is published.
     """
 
     source: ClipSource
     name: str
     generator: BatchedGenerator
+    wait: Callable[[int], None] = lambda step: None
 
     def request(self, index: int) -> ClipRequest:
         """What the generator is asked for to make clip ``index``."""
@@ -57,7 +58,10 @@ def fill_block(part: GeneratedPart, block: ClipBlock, rules: SlotRules, *, stage
     rows = [row for row in np.flatnonzero(block.pending).tolist() if not part.name or block.source[row] == part.name]
     if block.fault or not rows:
         return block
-    made = part.generator.make([part.request(int(block.index[row])) for row in rows])
+    requests = [part.request(int(block.index[row])) for row in rows]
+    for step in {request.generator_step or 0 for request in requests} - {0}:
+        part.wait(step)  # before the device, which a block that trains this generator may be waiting for
+    made = part.generator.make(requests)
     video = block.video.copy()
     bad: dict[int, tuple[str, str]] = {}
     for row, one in zip(rows, made, strict=True):

@@ -85,6 +85,8 @@ def train(
         losses, norms = ({name: row[place] for name, row in rows.items()} for place in (LOSS, NORM))
         rate = _rate(config, step)
         norms |= update(students, rate, step + 1)
+        if run.painter is not None:
+            run.painter.update(students, step + 1)
         back = run.steering.add(rounds, differ or []) if run.steering else []
         _record_clips(run, rounds, back, step + 1, started)
         _log_update(run, step, rate, rows, norms)

@@ -20,6 +20,7 @@ from echodfkd.storage.intervals import Intervals
 from echodfkd.storage.ledger import LedgerBuffer
 from echodfkd.storage.manifests import checkpoint_folder, latest_checkpoint, read_consumed
 from echodfkd.training.collectives import gather_texts, num_workers
+from echodfkd.training.datafree.adversary import PainterTraining
 from echodfkd.training.early_stopping import EarlyStopping
 from echodfkd.training.progress import Progress
 from echodfkd.training.steering import Steering, start_steering
@@ -72,6 +73,8 @@ class RunState:
     quarantined: int
     """Indices quarantined so far, over all workers."""
     published: str
+    painter: PainterTraining | None = None
+    """Trained against the students, if a source is adversarial."""
     slots: list[int] = field(default_factory=list)
     """Slots that this worker received since the newest checkpoint."""
     pending_log: list[tuple[dict[str, Any], Callable[[], float]]] = field(default_factory=list)
@@ -109,6 +112,7 @@ def start_run(context: WorkerContext, config: RunConfig, storage: RunStorage, te
         state = read_resume(storage, newest, name) if newest is not None else None
         students.append(make_student(config, name, device, state))
     quarantined = newest.meta.get("quarantined", 0) if newest else 0
+    painter = None if config.painting is None else PainterTraining(config, context.rank, device, newest)
     return RunState(
         context=context,
         config=config,
@@ -124,6 +128,7 @@ def start_run(context: WorkerContext, config: RunConfig, storage: RunStorage, te
         quarantined=int(str(quarantined)),
         published=newest.folder if newest else "",
         steering=start_steering(config, storage, newest),
+        painter=painter,
     )
 
 
@@ -200,6 +205,7 @@ def _commit(
             meta=_meta(run, step),
             steering=run.steering.state if run.steering else None,
             lease_epoch=run.context.lease_epoch,
+            further={} if run.painter is None else run.painter.files(),
         )
         prune_resume(run.storage, run.config.train.keep_resume)
     except EchoDFKDError as error:

@@ -26,9 +26,10 @@ from echodfkd.evaluation.generator_scores import requests_like
 from echodfkd.metrics.overlap import dice
 from echodfkd.models.generators.latent_video import LatentVideo, load_latent_model
 from echodfkd.models.students.build import build_student
+from echodfkd.models.teachers.graded import GradedTeacher
 from echodfkd.models.teachers.unet import PIXEL_MEAN, PIXEL_STD, load_embedded_teacher
 from echodfkd.sources.phantom.source import default_phantom
-from echodfkd.training.datafree.play import DataFreeRun, GradedTeacher
+from echodfkd.training.datafree.play import DataFreeRun
 from echodfkd.training.datafree.settings import DataFreeSettings
 from echodfkd.training.teacher.embedded import embedded_recipe
 from echodfkd.training.teacher.supervised import train_segmentation

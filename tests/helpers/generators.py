@@ -19,6 +19,7 @@ from echodfkd.models.generators.stdit import SpaceTimeTransformer
 from echodfkd.models.generators.video_unet import VideoUNet
 from echodfkd.models.generators.weight_files import import_diffusers
 from echodfkd.models.teachers.torchvision_guard import import_torchvision
+from echodfkd.models.teachers.unet import EmbeddedTeacherNet
 
 LATENT_SIDE, WINDOW = 7, 4
 NOISE_YAML = """
@@ -193,6 +194,15 @@ def write_free_echo(folder: Path, name: str = "echonet", seed: int = 0) -> Path:
     frame = np.where(sector, 20 + 3 * rows, 0).astype(np.uint8)
     Image.fromarray(frame).save(folder / "images" / f"{name}.png")
     return folder
+
+
+def write_batch_norm_teacher(path: Path, seed: int = 0) -> Path:
+    """An embedded teacher with batch normalisation that has seen noise of its own."""
+    torch.manual_seed(seed)
+    network = EmbeddedTeacherNet(channels=(8, 8), batch_norm=True).train()
+    network(torch.randn(16, 1, 32, 32))
+    save_file(network.state_dict(), path)
+    return path
 
 
 def write_tiny_painter(path: Path, seed: int = 0) -> Path:

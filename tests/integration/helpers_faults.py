@@ -23,23 +23,32 @@ from echodfkd.teaching.blocks import make_block, teach_block
 from echodfkd.training.loop import WorkerContext, train
 
 
-def train_without_ray(config: RunConfig, folder: Path) -> RunConfig:
-    """The run that nothing can disturb: one process, its clips made and taught in turn. Returns its config."""
-    config = dataclasses.replace(config, storage=str(folder), name="undisturbed")
+def worker_alone(stop_asked: Callable[[], bool] = lambda: False) -> WorkerContext:
+    """The only worker of a run."""
+    return WorkerContext(0, 1, "cpu", "alone", "alone", lambda values: None, stop_asked=stop_asked)
+
+
+def train_without_ray(config: RunConfig, folder: Path, *, name: str = "undisturbed", first_slot: int = 0) -> RunConfig:
+    """The run that nothing can disturb: one process, its clips made and taught in turn. Returns its config.
+
+    With the name of a run that was stopped there, and the first slot that it has not trained, it goes on with it.
+    """
+    config = dataclasses.replace(config, storage=str(folder), name=name)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in a worker: sums over more threads round otherwise
     try:
-        context = WorkerContext(0, 1, "cpu", "alone", "alone", lambda values: None)
         teacher = load_teacher(config)
-        train(context, _batches(config), config, RunStorage(config.root), teacher.teacher_id)
+        batches = batches_in_turn(config, first_slot)
+        train(worker_alone(), batches, config, RunStorage(config.root), teacher.teacher_id)
     finally:
         torch.set_num_threads(threads)
     return config
 
 
-def _batches(config: RunConfig) -> Iterator[DistillationBatch]:
+def batches_in_turn(config: RunConfig, first_slot: int = 0) -> Iterator[DistillationBatch]:
+    """The micro-batches of the plan from a slot on, each made when it is asked for."""
     source, rules, teacher = training_source(config), slot_rules(config), load_teacher(config)
-    for first in range(0, config.plan_slots, config.micro_batch):
+    for first in range(first_slot, config.plan_slots, config.micro_batch):
         block = make_block(source, range(first, first + config.micro_batch), rules, actor="source")
         yield teach_block(teacher, block, lambda: source, rules, actor="teacher")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 
+from echodfkd.config.rules.adversary import check_adversary
 from echodfkd.config.rules.evaluation import check_judge
 from echodfkd.config.rules.heads import check_heads
 from echodfkd.config.rules.lengths import check_lengths
@@ -36,6 +37,7 @@ def check_config(config: RunConfig) -> None:
     check_source("source", config.source)
     check_source("evaluation.source", config.evaluation.source)
     check_steering(config)
+    check_adversary(config)
     check_privacy(config.privacy)
     check_teacher(config)
     check_batches(config)

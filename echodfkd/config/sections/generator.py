@@ -15,11 +15,17 @@ GENERATORS: dict[str, tuple[str, ...]] = {
     "diffecho": ("weights", "scheduler", "steps", "guidance", "precision", "compile"),
     "latent_video": ("weights", "steps", "guidance", "precision", "compile"),
     "painted": ("weights",),
+    "noise": (),
+    "guided": ("weights", "steps"),
+    "adversarial": (),
 }
 """Kinds of a source that a generator makes -> options of the model and its `compile` that each kind
 reads."""
 SHIPPED = ("latent_video",)
 """Those that have weights in this package, and so need no file."""
+
+PAINTER = "painter"
+"""Folder of a checkpoint in which the painter of an adversarial source lies, beside those of the students."""
 
 SCHEDULERS = ("", "ddpm", "ddim", "dpm_solver", "unipc", "flow_euler")
 
@@ -36,7 +42,7 @@ class GeneratorModelConfig:
     scheduler: str = option("", choices=SCHEDULERS)
     """Sampler of the noise schedule."""
     steps: int = option(0, least=0, ceiling=10_000)
-    """Calls of the sampler for one clip; 0 takes the published number."""
+    """Calls of the sampler for one clip, or, if guided, noise clips to choose from; 0 takes the published number."""
     guidance: float = option(0.0, least=0, ceiling=1000)
     """Weight of classifier-free guidance; 0 takes the kind's own, 1 is without."""
     precision: str = option("fp32", choices=("fp32", "bf16"))

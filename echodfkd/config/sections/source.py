@@ -166,7 +166,8 @@ class PartConfig:
     """One source of clips."""
 
     kind: str = option("phantom", choices=PART_KINDS)
-    """phantom (embedded generator), one of the generators in docs/how-to/generators.md, recorded (a folder in EchoNet's
+    """phantom (embedded generator), one of the generators in docs/how-to/generators.md, noise, guided or adversarial
+    (docs/explanation/learned-generator.md), recorded (a folder in EchoNet's
     layout), camus (one in CAMUS's), folder (any folder of AVI, MP4, MOV, DICOM, NIfTI files and of PNG frames, without
     list or truth) or dicom (its DICOM files)."""
     path: str = option("", path="input")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from dataclasses import replace
 
 from echodfkd.config.sections.generator import GeneratorConfig
 from echodfkd.config.sections.source import PartConfig
-from echodfkd.core.errors import ConfigError
+from echodfkd.core.errors import ConfigError, InputError
 from echodfkd.models.generators.protocol import Generator
 from echodfkd.models.generators.schedulers import Sampling
 from echodfkd.models.teachers.build import pick_device
@@ -67,11 +68,37 @@ def _painted(options: GeneratorConfig, device: str, precision: str) -> Generator
     return Painted(load_painter(options.weights), pick_device(device, "source.generator.device"))
 
 
+def _noise(options: GeneratorConfig, device: str, precision: str) -> Generator:
+    from echodfkd.models.generators.plain_noise import PlainNoise
+
+    return PlainNoise()
+
+
+def _guided(options: GeneratorConfig, device: str, precision: str) -> Generator:
+    from echodfkd.models.generators.plain_noise import GuidedNoise
+    from echodfkd.models.teachers.graded import graded_teacher
+
+    try:
+        teacher = replace(graded_teacher("embedded", options.weights), name=options.weights)
+    except InputError as error:
+        raise InputError(str(error).replace("teacher.weights", "source.generator.weights", 1)) from error
+    return GuidedNoise(teacher, options.steps, pick_device(device, "source.generator.device"))
+
+
+def _adversarial(options: GeneratorConfig, device: str, precision: str) -> Generator:
+    from echodfkd.models.generators.painted import InTraining
+
+    return InTraining(options.weights, pick_device(device, "source.generator.device"))
+
+
 PUBLISHED = ("echonet_synthetic", "echoflow", "echolvfm", "free_echo", "diffecho")
 """Kinds of others' published files (docs/reference/published-generators.md)."""
 _BUILDERS: dict[str, Callable[[GeneratorConfig, str, str], Generator]] = {
     **{kind: _published(kind) for kind in PUBLISHED},
     "latent_video": _latent_video,
     "painted": _painted,
+    "noise": _noise,
+    "guided": _guided,
+    "adversarial": _adversarial,
 }
 """Options, device and precision -> generator, by the source's kind."""

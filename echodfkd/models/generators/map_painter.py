@@ -42,6 +42,13 @@ class MapPainter(nn.Module):
         return 255.0 * torch.sigmoid(F.pixel_shuffle(self.body(x), 2)).view(B, T, H, W)
 
 
+def initial_painter() -> MapPainter:
+    """The painter that every adversarial run starts with: the same weights in all processes."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return MapPainter()
+
+
 def painter_noise(seeds: list[int], size: int) -> torch.Tensor:
     """Each clip's noise (B, Z, h, w) from its own seed, on the CPU."""
     side = max(1, size // 8)

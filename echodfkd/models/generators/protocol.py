@@ -30,6 +30,7 @@ class ClipRequest:
         label_map: (H, W) or (T, H, W) uint8, structure codes of the phantom under the same conditions
             (`echodfkd.sources.phantom.chambers.PHANTOM_CLASSES`), from an end-diastole on; None unless the generator
             wants one.
+        generator_step: updates of the generator that makes the clip, if it is in training meanwhile; else None.
 
     Example: ``ClipRequest("latent_video-s0-i3-e0-w0", 17, frames=16, fps=32.0, size=56, ef=0.55)``.
     """
@@ -42,6 +43,7 @@ class ClipRequest:
     ef: float | None = None
     conditions: Mapping[str, float | str] = field(default_factory=dict)
     label_map: np.ndarray | None = None
+    generator_step: int | None = None
 
 
 class Generator(Protocol):

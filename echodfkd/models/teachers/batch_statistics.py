@@ -23,13 +23,13 @@ class BatchStatistics:
 
     Args:
         network: of the teacher.
-        teacher: its kind, for the error.
+        named: how its option and it are called, for the error.
 
     Raises:
         InputError: no layer keeps running statistics.
     """
 
-    def __init__(self, network: nn.Module, teacher: str) -> None:
+    def __init__(self, network: nn.Module, named: str) -> None:
         self._layers = [
             layer
             for layer in network.modules()
@@ -37,7 +37,7 @@ class BatchStatistics:
         ]
         if not self._layers:
             raise InputError(
-                f"teacher.kind: {teacher} keeps no batch statistics (it has no batch normalisation), so that no clip"
+                f"{named} keeps no batch statistics (it has no batch normalisation), so that no clip"
                 " can be chosen by them; take a teacher with batch normalisation"
             )
         self._seen: list[torch.Tensor] = []

@@ -2,7 +2,8 @@
 
 It differs from the paper so as to be cheap on a CPU: 2 x 2 pixels are folded into channels at the input and
 unfolded at the output (sub-pixel convolution, Shi et al., 2016), a block is one full and one depthwise-separable
-convolution, upsampling is bilinear. Group normalisation keeps frames independent of each other in any batch.
+convolution, upsampling is bilinear. Group normalisation keeps frames independent of each other in any batch; a network
+may have batch normalisation instead, whose running statistics guide clips to what its training looked like.
 
 Legend: N frames, C channels, H rows, W columns.
 """
@@ -44,21 +45,25 @@ class EmbeddedTeacherNet(nn.Module):
     Args:
         channels: channels per level, fine to coarse, each a multiple of 8. Each level halves H and W.
         num_classes: logits per pixel, independent of each other (a sigmoid each).
+        batch_norm: batch normalisation in place of group normalisation.
     """
 
-    def __init__(self, *, channels: tuple[int, ...] = EMBEDDED_CHANNELS, num_classes: int = 1) -> None:
+    def __init__(
+        self, *, channels: tuple[int, ...] = EMBEDDED_CHANNELS, num_classes: int = 1, batch_norm: bool = False
+    ) -> None:
         super().__init__()
         if len(channels) < 2 or any(width < 8 or width % 8 for width in channels):
             raise ValueError(f"channels: got {channels}, expected at least two levels, each a multiple of 8")
         self.channels = channels
         self.multiple = 2 ** min(len(channels), 3)  # deeper levels round odd sizes up
         self.down = nn.ModuleList(
-            _Block(fan_in, fan_out) for fan_in, fan_out in zip((4, *channels[:-1]), channels, strict=True)
+            _Block(fan_in, fan_out, batch_norm) for fan_in, fan_out in zip((4, *channels[:-1]), channels, strict=True)
         )
         self.up = nn.ModuleList(
-            _Block(coarse + fine, fine) for coarse, fine in zip(channels[:0:-1], channels[-2::-1], strict=True)
+            _Block(coarse + fine, fine, batch_norm)
+            for coarse, fine in zip(channels[:0:-1], channels[-2::-1], strict=True)
         )
-        self.bottom = _Block(channels[-1], channels[-1])
+        self.bottom = _Block(channels[-1], channels[-1], batch_norm)
         self.head = nn.Conv2d(channels[0], 4 * num_classes, kernel_size=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -89,15 +94,15 @@ class EmbeddedTeacherNet(nn.Module):
 
 
 class _Block(nn.Module):
-    """A full 3 x 3 convolution, then a depthwise 3 x 3 and a 1 x 1, each group-normalised and rectified."""
+    """A full 3 x 3 convolution, then a depthwise 3 x 3 and a 1 x 1, each normalised and rectified."""
 
-    def __init__(self, fan_in: int, fan_out: int) -> None:
+    def __init__(self, fan_in: int, fan_out: int, batch_norm: bool) -> None:
         super().__init__()
         self.full = nn.Conv2d(fan_in, fan_out, kernel_size=3, padding=1, bias=False)
-        self.full_norm = nn.GroupNorm(fan_out // 8, fan_out)
+        self.full_norm = nn.BatchNorm2d(fan_out) if batch_norm else nn.GroupNorm(fan_out // 8, fan_out)
         self.depthwise = nn.Conv2d(fan_out, fan_out, kernel_size=3, padding=1, groups=fan_out, bias=False)
         self.pointwise = nn.Conv2d(fan_out, fan_out, kernel_size=1, bias=False)
-        self.pointwise_norm = nn.GroupNorm(fan_out // 8, fan_out)
+        self.pointwise_norm = nn.BatchNorm2d(fan_out) if batch_norm else nn.GroupNorm(fan_out // 8, fan_out)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = F.relu(self.full_norm(self.full(x)))
@@ -108,7 +113,8 @@ def load_embedded_teacher(path: str | None, *, num_classes: int = 1, shipped: st
     """Load the embedded teacher, in eval mode.
 
     Args:
-        path: a safetensors file of the same architecture, in any channels, or None for the shipped weights.
+        path: a safetensors file of the same architecture, in any channels and with either normalisation; None takes the
+            shipped weights.
         num_classes: 1 (the left ventricle) or 5 (`echodfkd.core.records.CHAMBER_NAMES` after the background).
         shipped: which of `SHIPPED_WEIGHTS` if there is no path; "" takes the first of so many classes.
 
@@ -129,7 +135,8 @@ def load_embedded_teacher(path: str | None, *, num_classes: int = 1, shipped: st
         state = load(data)
     except (OSError, SafetensorError, ValueError, KeyError, RuntimeError, MemoryError) as error:
         raise InputError(f"teacher.weights: {name} cannot be read as a safetensors file: {error}") from error
-    network = EmbeddedTeacherNet(channels=_channels_of(state), num_classes=num_classes)
+    batch_norm = any(key.endswith("norm.running_mean") for key in state)
+    network = EmbeddedTeacherNet(channels=_channels_of(state), num_classes=num_classes, batch_norm=batch_norm)
     expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in state.items()}
     if found != expected:

@@ -9,11 +9,12 @@ import dataclasses
 import functools
 from typing import TYPE_CHECKING
 
-from echodfkd.config.run import RunConfig
+from echodfkd.config.run import PaintingLaw, RunConfig
 from echodfkd.config.sections.privacy import PrivacyConfig
 from echodfkd.config.sections.sees import SeesConfig
-from echodfkd.config.sections.source import RECORDED_KINDS, SourceConfig
+from echodfkd.config.sections.source import RECORDED_KINDS, PartConfig, SourceConfig
 from echodfkd.config.sections.training import WindowConfig
+from echodfkd.config.short_forms import map_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -147,21 +148,44 @@ def num_cases(config: RunConfig) -> int:
     return wanted if available is None else min(wanted, available)
 
 
-_Arguments = tuple[SourceConfig, WindowConfig, int, int, str, SeesConfig]
+@dataclasses.dataclass(frozen=True)
+class _Trained:
+    """Of training clips only: the other rendering that the teacher sees, and the painter of which clip."""
+
+    sees: SeesConfig = SeesConfig()  # noqa: RUF009 frozen
+    painting: PaintingLaw | None = None
+
+
+_Arguments = tuple[SourceConfig, WindowConfig, int, int, str, _Trained]
+
+
+def generated_parts(config: RunConfig) -> dict[str, PartConfig]:
+    """Parts of the source that a generator makes, by name: that of an adversarial one lies in the run's own folder."""
+    return _placed(config).generated
+
+
+def _placed(config: RunConfig) -> SourceConfig:
+    def place(suffix: str, part: PartConfig) -> PartConfig:
+        if part.kind != "adversarial":
+            return part
+        return dataclasses.replace(part, generator=dataclasses.replace(part.generator, weights=config.root))
+
+    return map_parts(config.source, place)
 
 
 def _training(config: RunConfig) -> _Arguments:
-    return config.source, config.window, config.seed, config.evaluation.frames, "source", config.teacher.sees
+    trained = _Trained(config.teacher.sees, config.painting)
+    return _placed(config), config.window, config.seed, config.evaluation.frames, "source", trained
 
 
 def _evaluation(config: RunConfig) -> _Arguments:
     source, frames = config.evaluation.source, config.evaluation.frames
-    return source, config.window, config.seed, frames, "evaluation.source", SeesConfig()
+    return source, config.window, config.seed, frames, "evaluation.source", _Trained()
 
 
 def _synthesis(config: RunConfig) -> _Arguments:
     window = dataclasses.replace(config.window, frames=config.synthesize.frames)
-    return config.source, window, config.seed, config.evaluation.frames, "source", SeesConfig()
+    return config.source, window, config.seed, config.evaluation.frames, "source", _Trained()
 
 
 def _notes(arguments: _Arguments, *, is_case: bool) -> list[str]:
@@ -208,11 +232,11 @@ def _cached_steered(arguments: _Arguments, pending: bool, times: Timetable, root
     from echodfkd.sources.steering.plan import SteeringPlan
     from echodfkd.sources.steering.source import steered
 
-    *given, sees = arguments
-    inner = _cached_source(*given, SeesConfig(), pending)
+    *given, trained = arguments
+    inner = _cached_source(*given, _Trained(), pending)
     assert isinstance(inner, PhantomSource | GeneratedSource), "check_steering allows no other"
     drawn = steered(inner, SteeringPlan(arguments[0], arguments[2]), times, root)
-    return SeenSource(drawn, sees) if sees.is_on else drawn
+    return SeenSource(drawn, trained.sees) if trained.sees.is_on else drawn
 
 
 @functools.lru_cache(maxsize=8)
@@ -222,11 +246,19 @@ def _cached_source(
     seed: int,
     case_frames: int,
     option: str,
-    sees: SeesConfig,
+    trained: _Trained,
     pending: bool = False,
 ) -> ClipSource:
     from echodfkd.sources.build import build_source
     from echodfkd.sources.seen import SeenSource
 
-    built = build_source(source, window, seed=seed, case_frames=case_frames, option=option, pending=pending)
-    return SeenSource(built, sees) if sees.is_on else built
+    built = build_source(
+        source,
+        window,
+        seed=seed,
+        case_frames=case_frames,
+        option=option,
+        pending=pending,
+        painting=trained.painting,
+    )
+    return SeenSource(built, trained.sees) if trained.sees.is_on else built

@@ -7,14 +7,17 @@ requests of the next are drawn (`BatchedGenerator`).
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
 import numpy as np
 
 from echodfkd.config.run import RunConfig
-from echodfkd.runtime.stream.builders import slot_rules, training_source
+from echodfkd.runtime.stream.builders import generated_parts, slot_rules, training_source
 from echodfkd.runtime.stream.pool_worker import PoolWorker, Stage
+from echodfkd.storage.files import RunStorage
+from echodfkd.storage.manifests import wait_for_checkpoint
 
 MOST_BLOCKS = 64
 """Most blocks that one actor holds: for a small share of a mixture a device batch would need hundreds."""
@@ -50,13 +53,14 @@ class GeneratorActor:
         from echodfkd.teaching.generating import GeneratedPart
 
         name = stage.partition(".")[2]
-        part = config.source.generated[name]
+        part = generated_parts(config)[name]
         pick_device(part.generator.device, "source.generator.device")
         self.stage = stage
         self.worker = PoolWorker(part.generator, stage, progress_actor)
         generator = loaded_generator(part.kind, part.generator)
         generator.watch = self.worker.watched
-        self.part = GeneratedPart(training_source(config), name, generator)
+        wait = functools.partial(wait_for_checkpoint, RunStorage(config.root))
+        self.part = GeneratedPart(training_source(config), name, generator, wait)
         self.rules = slot_rules(config)
 
     def __call__(self, columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

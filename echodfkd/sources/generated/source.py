@@ -36,6 +36,7 @@ class GeneratedSource:
         seed: first half of every clip's identity.
         generator: gives the loaded generator, called with the first clip; None leaves clips ``pending``: black, for
             the generator's own actors to fill.
+        step: number of a training clip -> updates of the generator that makes it; None if none changes during the run.
     """
 
     notes: tuple[str, ...] = (NO_TRUTH,)
@@ -48,6 +49,7 @@ class GeneratedSource:
         *,
         seed: int,
         generator: Callable[[], Generator] | None,
+        step: Callable[[int], int] | None = None,
     ) -> None:
         self.name = part.kind
         self._phantom = PhantomSource(sampler, window, seed=seed, domain=part.domain)
@@ -55,6 +57,7 @@ class GeneratedSource:
         self._window = window
         self._seed = seed
         self._generator = generator
+        self._step = step
         text = json.dumps(difference(part.generator), sort_keys=True)
         self._version = hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -86,6 +89,7 @@ class GeneratedSource:
             ef=None if ef is None else ef / 100.0,
             conditions=drawn,
             label_map=self._phantom.label_map(index, purpose, frames, attempt) if label_map else None,
+            generator_step=self._step(index) if self._step and purpose == "clip" else None,
         )
 
     def _make(self, index: int, purpose: str, attempt: int = 0) -> VideoClip:
@@ -120,4 +124,5 @@ class GeneratedSource:
         return self._window.case_frames if purpose == "case" else self._window.frames or draw.num_frames
 
     def _clip_id(self, index: int, purpose: str, attempt: int) -> str:
-        return f"{self.name}-{self._version}-s{self._seed}-{clip_tag(index, purpose, attempt)}-e0-w0"
+        tag = clip_tag(index, purpose, attempt) + (f"-g{self._step(index)}" if self._step and purpose == "clip" else "")
+        return f"{self.name}-{self._version}-s{self._seed}-{tag}-e0-w0"

@@ -14,12 +14,10 @@ Legend: B clips, T frames, H rows, W columns.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from echodfkd.core.counter import Counter
@@ -27,27 +25,14 @@ from echodfkd.core.errors import RunError
 from echodfkd.losses.regions import DICE_SMOOTH, soft_dice
 from echodfkd.losses.targets import soft_mask_bce
 from echodfkd.models.generators.map_painter import MapPainter, painter_noise
+from echodfkd.models.generators.plain_noise import nearest_noise, noise_clip
 from echodfkd.models.teachers.batch_statistics import BatchStatistics
-from echodfkd.training.datafree.settings import DataFreeSettings
+from echodfkd.models.teachers.graded import GradedTeacher
+from echodfkd.training.datafree.settings import Adversary, DataFreeSettings
 from echodfkd.training.teacher.keeper import Keeper, TrainingState
 
 Drawn = Callable[[int], tuple[np.ndarray, np.ndarray]]
 """Slot -> a drawn clip's video, uint8 (T, H, W), and its mask of the left ventricle, bool: the preset mask."""
-
-
-@dataclass(frozen=True)
-class GradedTeacher:
-    """A teacher's network that lets gradients through to its input. The left ventricle is its first logit."""
-
-    network: nn.Module
-    mean: float
-    std: float
-    name: str = "teacher"
-
-    def logits(self, video_BTHW: torch.Tensor) -> torch.Tensor:
-        """(B, T, H, W) of grey frames 0..255."""
-        frames = (video_BTHW.flatten(0, 1)[:, None] - self.mean) / self.std
-        return self.network(frames)[:, 0].unflatten(0, video_BTHW.shape[:2])
 
 
 class DataFreeRun:
@@ -78,7 +63,7 @@ class DataFreeRun:
         self._teacher, self._drawn, self._settings, self._keeper = teacher, drawn, settings, keeper
         self._kinds = settings.kinds()
         guided = settings.shares.get("guided", 0.0) > 0 or settings.statistics > 0
-        self._statistics = BatchStatistics(teacher.network, teacher.name) if guided else None
+        self._statistics = BatchStatistics(teacher.network, f"teacher.kind: {teacher.name}") if guided else None
         torch.manual_seed(settings.seed)
         self._student, self.painter = student, MapPainter()
         groups = [
@@ -162,9 +147,8 @@ class DataFreeRun:
                 logits = self._teacher.logits(video)
             near = settings.statistics * self._statistics.distances().mean()
         self._student.eval()  # its running statistics are of the student's own clips
-        gap = bounded_gap(logits.sigmoid(), self._student(video).mask_logits[:, :, 0].sigmoid(), settings.bound)
-        preset = _mask_loss(logits, self._masks(list(slots)).float(), torch.ones(len(video)))
-        return preset - settings.gap * gap.mean() + near
+        students = [self._student(video).mask_logits[:, :, 0]]
+        return adversarial_loss(logits, students, self._masks(list(slots)), settings) + near
 
     def _update(self, loss: torch.Tensor, part: nn.Module) -> None:
         """One update of the student or of the painter; the other one, which has no gradient then, stays as it is."""
@@ -191,10 +175,17 @@ class DataFreeRun:
     def _guided(self, slot: int) -> tuple[torch.Tensor, float]:
         assert self._statistics is not None
         videos = torch.stack([self._noise(slot, number) for number in range(self._settings.candidates)])
-        with self._statistics.watching(len(videos)):
-            self._teacher.logits(videos.round())
-        distance, number = self._statistics.distances().min(0)
-        return videos[int(number)], float(distance)
+        return nearest_noise(videos, self._teacher, self._statistics)
+
+
+def adversarial_loss(
+    teacher_logits: torch.Tensor, student_logits: Sequence[torch.Tensor], mask_BTHW: torch.Tensor, settings: Adversary
+) -> torch.Tensor:
+    """A painter's: the preset masks' loss under the teacher, less the weighted bounded gap, a mean over students."""
+    prob = teacher_logits.sigmoid()
+    gaps = [bounded_gap(prob, logits.sigmoid(), settings.bound).mean() for logits in student_logits]
+    preset = _mask_loss(teacher_logits, mask_BTHW.float(), torch.ones(len(mask_BTHW), device=mask_BTHW.device))
+    return preset - settings.gap * torch.stack(gaps).mean()
 
 
 def bounded_gap(teacher_prob: torch.Tensor, student_prob: torch.Tensor, bound: float) -> torch.Tensor:
@@ -218,20 +209,6 @@ def guided_weights(distance_B: torch.Tensor, done: float) -> torch.Tensor:
     low, high = distance_B[guided].aminmax()
     far = (distance_B - low) / (high - low).clamp(min=1e-9)
     return torch.where(guided, 1.0 - (1.0 - done) * far, 1.0)
-
-
-def noise_clip(generator: torch.Generator, frames: int, size: int) -> torch.Tensor:
-    """Plain noise: a smooth random picture that turns into another and back, (T, H, W) in 0..255.
-
-    Its grain (1 to 16 pixels), brightness and contrast are drawn too.
-    """
-    grain, brightness, contrast = torch.rand(3, generator=generator).tolist()
-    side = max(2, round(size / 16**grain))
-    two = torch.randn(2, 1, side, side, generator=generator)
-    one, other = F.interpolate(two, (size, size), mode="bilinear", align_corners=False)[:, 0]
-    turn = torch.linspace(0.0, math.pi, frames).view(-1, 1, 1)
-    picture = one * turn.cos() + other * turn.sin()
-    return (80.0 * brightness + (10.0 + 60.0 * contrast) * picture).clamp(0.0, 255.0)
 
 
 def _mask_loss(logits: torch.Tensor, target: torch.Tensor, weight_B: torch.Tensor) -> torch.Tensor:

@@ -17,11 +17,11 @@ from echodfkd.core.records import CHAMBER_NAMES, CLASS_NAMES
 from echodfkd.core.redaction import dump_json
 from echodfkd.models.generators.painted import write_painter
 from echodfkd.models.students.build import build_student
-from echodfkd.models.teachers.build import NETWORKS
+from echodfkd.models.teachers.graded import graded_teacher
 from echodfkd.sources.build import build_source
 from echodfkd.storage.checkpoints import NETWORK_KEY, copy_to_cpu, pack_student
 from echodfkd.training.conversion import write_files
-from echodfkd.training.datafree.play import DataFreeRun, Drawn, GradedTeacher
+from echodfkd.training.datafree.play import DataFreeRun, Drawn
 from echodfkd.training.datafree.settings import KINDS, DataFreeSettings
 from echodfkd.training.teacher.embedded import prepare_folder
 from echodfkd.training.teacher.keeper import Keeper
@@ -51,7 +51,7 @@ def distil_without_data(
     """
     student = _only_student(config)
     settings = DataFreeSettings(
-        shares,
+        shares=shares,
         steps=config.train.steps,
         batch=config.train.global_batch,
         frames=config.window.frames,
@@ -64,7 +64,11 @@ def distil_without_data(
     prepare_folder(folder, "--resume")
     known = {**asdict(settings), "student": asdict(student), "teacher": config.teacher.kind}
     run = DataFreeRun(
-        network, graded_teacher(config), _drawn(config), settings, keeper=Keeper(folder, known, every_seconds=60.0)
+        network,
+        graded_teacher(config.teacher.kind, config.teacher.weights),
+        _drawn(config),
+        settings,
+        keeper=Keeper(folder, known, every_seconds=60.0),
     )
     run.run(report)
     weights = {key: copy_to_cpu(value) for key, value in network.state_dict().items()}
@@ -90,22 +94,6 @@ def read_shares(texts: Sequence[str]) -> dict[str, float]:
         except ValueError:
             raise ConfigError(f"--share: got {text}, expected KIND=SHARE; kinds are {', '.join(KINDS)}") from None
     return found
-
-
-def graded_teacher(config: RunConfig) -> GradedTeacher:
-    """The config's teacher as a network with gradients.
-
-    Raises:
-        ConfigError: its kind is built elsewhere, or takes frames of one size or of several channels.
-        InputError: its weights cannot be used.
-    """
-    kind = config.teacher.kind
-    own = [name for name in NETWORKS if name.startswith("embedded")]
-    if kind not in own:
-        raise ConfigError(f"teacher.kind: got {kind}, training without data takes {', '.join(own)}")
-    network, spec = NETWORKS[kind](config.teacher.weights)
-    statistics = spec.statistics
-    return GradedTeacher(network.eval().requires_grad_(False), statistics.mean[0], statistics.std[0], kind)
 
 
 def _only_student(config: RunConfig) -> Any:

@@ -5,20 +5,33 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from echodfkd.core.errors import ConfigError
+from echodfkd.models.generators.plain_noise import CANDIDATES
 
 KINDS = ("conditions", "noise", "adversarial", "guided")
 """Kinds of clips: drawn under random conditions, plain noise, painted against the student, noise chosen by the
 teacher's batch statistics."""
 
 
-@dataclass(frozen=True)
-class DataFreeSettings:
-    """One student's training.
+@dataclass(frozen=True, kw_only=True)
+class Adversary:
+    """A painter's training.
 
-    ``shares`` are the parts of a batch by kind, which sum to 1 and are held exactly over the run. ``bound`` is the gap
-    of teacher and student, 0..1, above which a painted clip gains nothing (Zhou and Chiam 2023). The painter is updated
-    every ``paint_every`` steps. ``gap`` weighs the gap against the preset masks' loss, ``statistics`` the distance of
-    painted clips to the teacher's batch statistics; 0 goes without. A guided clip is the best of ``candidates``.
+    ``bound`` is the gap of teacher and student, 0..1, above which a painted clip gains nothing (Zhou and Chiam 2023).
+    ``gap`` weighs the gap against the preset masks' loss. ``painter_rate`` is its learning rate.
+    """
+
+    bound: float = 0.5
+    gap: float = 1.0
+    painter_rate: float = 2e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFreeSettings(Adversary):
+    """One student's training, and its painter's.
+
+    ``shares`` are the parts of a batch by kind, which sum to 1 and are held exactly over the run. The painter is
+    updated every ``paint_every`` steps. ``statistics`` weighs the distance of painted clips to the teacher's batch
+    statistics; 0 goes without. A guided clip is the best of ``candidates``.
     """
 
     shares: dict[str, float]
@@ -27,13 +40,10 @@ class DataFreeSettings:
     frames: int
     size: int
     seed: int
-    bound: float = 0.5
-    gap: float = 1.0
     statistics: float = 0.0
     paint_every: int = 2
-    candidates: int = 6
+    candidates: int = CANDIDATES
     rate: float = 3e-3
-    painter_rate: float = 2e-3
 
     def check(self) -> None:
         """Refuse shares that do not sum to 1 or that nothing gives. Raises `ConfigError`."""

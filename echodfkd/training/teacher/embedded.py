@@ -47,7 +47,8 @@ class TeacherPlan:
     shortens the schedule to that time; 0 does not. ``num_cases`` held-out cases are scored at each of `SCORED_SIZES`.
     ``classes`` is only LV, or all of `CHAMBER_NAMES` after the background. Clip i shows domain i modulo their number of
     ``domains``. ``initial`` is a file of weights to start from, "shipped", or empty; layers that it does not have start
-    at random. ``folder`` keeps the run's state, to go on from after a stop; empty keeps none.
+    at random. ``folder`` keeps the run's state, to go on from after a stop; empty keeps none. With ``batch_norm``
+    the network keeps statistics of its features, which can guide noise (`source.kind` guided).
     """
 
     out: str
@@ -64,6 +65,7 @@ class TeacherPlan:
     learning_rate: float = 3e-3
     average: float = 0.0
     precision: str = "fp32"
+    batch_norm: bool = False
 
 
 def train_embedded_teacher(plan: TeacherPlan, *, report: Callable[[str], None]) -> dict[str, Any]:
@@ -92,7 +94,7 @@ def train_embedded_teacher(plan: TeacherPlan, *, report: Callable[[str], None]) 
         precision=plan.precision,
     )
     torch.manual_seed(plan.seed)
-    network = EmbeddedTeacherNet(channels=plan.channels, num_classes=len(plan.classes))
+    network = EmbeddedTeacherNet(channels=plan.channels, num_classes=len(plan.classes), batch_norm=plan.batch_norm)
     if plan.initial:
         report(start_from(network, plan.initial, len(plan.classes)))
     data = (

@@ -22,8 +22,9 @@ from echodfkd.models.generators.painted import load_painter, write_painter
 from echodfkd.models.generators.protocol import ClipRequest
 from echodfkd.models.students.build import build_student
 from echodfkd.models.teachers.batch_statistics import BatchStatistics
+from echodfkd.models.teachers.graded import GradedTeacher
 from echodfkd.training.conversion import find_student
-from echodfkd.training.datafree.play import DataFreeRun, GradedTeacher, bounded_gap, guided_weights
+from echodfkd.training.datafree.play import DataFreeRun, bounded_gap, guided_weights
 from echodfkd.training.datafree.run import distil_without_data, read_shares
 from echodfkd.training.datafree.settings import DataFreeSettings
 from echodfkd.training.teacher.keeper import Keeper
@@ -122,7 +123,7 @@ def test_distances_to_batch_statistics_are_those_of_the_formula() -> None:
     expected += (features.var(2, correction=0) - norm.running_var).norm(dim=1) / norm.running_var.norm()
     torch.testing.assert_close(statistics.distances(), expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(InputError, match=r"teacher.kind: embedded keeps no batch statistics"):
-        BatchStatistics(nn.Sequential(nn.GroupNorm(1, 2)), "embedded")
+        BatchStatistics(nn.Sequential(nn.GroupNorm(1, 2)), "teacher.kind: embedded")
 
 
 def test_a_guided_clip_is_the_nearest_candidate() -> None:
