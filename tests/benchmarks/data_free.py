@@ -45,8 +45,10 @@ RUNS: dict[str, dict[str, Any]] = {
     "adversarial near the statistics": {"shares": {"noise": 0.25, "adversarial": 0.75}, "statistics": 1.0},
     "guided": {"shares": {"guided": 1.0}},
     "mixed": {"shares": {"conditions": 0.4, "noise": 0.1, "adversarial": 0.25, "guided": 0.25}, "statistics": 1.0},
+    "all": {"shares": {"conditions": 0.5, "adversarial": 0.25, "guided": 0.25}},
 }
-"""The kinds of runs, by name: settings. In place of drawn clips, learned has those of the shipped generator."""
+"""The kinds of runs, by name: settings. In place of drawn clips, learned has those of the shipped generator, and
+all has them in every other of these slots."""
 MOST_SLOTS = 1_000_000
 COLUMNS = ("run", "seed", "steps", "dice", "painter_updates")
 
@@ -107,15 +109,19 @@ def measure(run: str, seed: int, steps: int, teacher: GradedTeacher) -> dict[str
 
     @functools.lru_cache(maxsize=64)
     def learned(slot: int) -> tuple[np.ndarray, np.ndarray]:
-        """The learned generator's clip under the conditions of the drawn one; no mask is asked of it."""
+        """The learned generator's clip under the conditions of the drawn one, and the drawn mask, for a painter."""
         (clip,) = shipped_generator().generate(requests_like([source.clip(slot)], seed=seed * MOST_SLOTS + slot))
         assert isinstance(clip, np.ndarray)
-        return clip, np.zeros(clip.shape, bool)
+        return clip, drawn(slot)[1]
+
+    def either(slot: int) -> tuple[np.ndarray, np.ndarray]:
+        return learned(slot) if settings.kinds()[: slot + 1].count("conditions") % 2 else drawn(slot)
 
     torch.manual_seed(seed)
     student = build_student(blocks=3, layers=1, filters=8)
     settings = DataFreeSettings(steps=steps, batch=BATCH, frames=FRAMES, size=SIZE, seed=seed, **RUNS[run])
-    playing = DataFreeRun(student, teacher, learned if run == "learned" else drawn, settings)
+    clips = {"learned": learned, "all": either}.get(run, drawn)
+    playing = DataFreeRun(student, teacher, clips, settings)
     playing.run()
     updates = playing.generator_step
     return {
