@@ -10,10 +10,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from echodfkd.api import Segmentation, Student, distil, load_student, load_teacher, phantom, phantoms
+    from echodfkd.api import Segmentation, Student, distil, generated, load_student, load_teacher, phantom, phantoms
 
 __version__ = "0.1.0"
-__all__ = ["Segmentation", "Student", "distil", "load_student", "load_teacher", "phantom", "phantoms"]
+__all__ = ["Segmentation", "Student", "distil", "generated", "load_student", "load_teacher", "phantom", "phantoms"]
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from echodfkd.config.file import config_from_dict
-from echodfkd.core.errors import ClipError, InputError
+from echodfkd.config.sections.generator import GENERATORS
+from echodfkd.core.errors import ClipError, ConfigError, InputError
 from echodfkd.core.records import VideoClip
 from echodfkd.inference import segmentation, student
 from echodfkd.inference.inputs import find_videos
@@ -33,7 +34,7 @@ from echodfkd.training.in_process import distil_clips
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Segmentation", "Student", "distil", "load_student", "load_teacher", "phantom", "phantoms"]
+__all__ = ["Segmentation", "Student", "distil", "generated", "load_student", "load_teacher", "phantom", "phantoms"]
 
 
 class Segmentation(segmentation.Segmentation):
@@ -137,7 +138,7 @@ def phantom(index: int = 0, **options: Any) -> VideoClip:
         index: which one; the same index and options give the same clip.
         options: see `phantoms`.
     """
-    return _phantom_source(**options).clip(index)
+    return _source("phantom", **options).clip(index)
 
 
 def phantoms(**options: Any) -> Iterator[VideoClip]:
@@ -147,15 +148,32 @@ def phantoms(**options: Any) -> Iterator[VideoClip]:
         options: frames (48), size (112), fps (32), seed (0), and those of a source: domain ("default"), conditions
             (as in a config, such as ``{"ef_percent": [10, 40]}``).
     """
-    return map(_phantom_source(**options).clip, itertools.count())
+    return map(_source("phantom", **options).clip, itertools.count())
 
 
-def _phantom_source(
-    *, frames: int = 48, size: int = 112, fps: float = 32.0, seed: int = 0, **options: Any
+def generated(kind: str = "latent_video", **options: Any) -> Iterator[VideoClip]:
+    """Clips of a generator without end, from index 0: they have no truth (docs/how-to/generators.md).
+
+    Args:
+        kind: of a source that a generator makes, but adversarial, whose painter only a run trains.
+        options: those of `phantoms`, and ``generator``, e.g. ``{"weights": "/data/EchoNet-Synthetic", "steps": 16}``.
+
+    Raises:
+        ConfigError: there is no such generator, or an option is unknown or impossible.
+        InputError: a file cannot be used.
+    """
+    kinds = [name for name in GENERATORS if name != "adversarial"]
+    if kind not in kinds:
+        raise ConfigError(f"kind: got {kind!r}, allowed are {', '.join(kinds)}")
+    return map(_source(kind, **options).clip, itertools.count())
+
+
+def _source(
+    kind: str, *, frames: int = 48, size: int = 112, fps: float = 32.0, seed: int = 0, **options: Any
 ) -> ClipSource:
     window = {"frames": frames, "size": size, "fps": fps}
     config = config_from_dict(
-        {"students": {"any": {"blocks": 1}}, "window": window, "source": {"kind": "phantom", **options}, "seed": seed}
+        {"students": {"any": {"blocks": 1}}, "window": window, "source": {"kind": kind, **options}, "seed": seed}
     )
     return build_source(config.source, config.window, seed=config.seed, case_frames=frames)
 

@@ -54,6 +54,22 @@ def student() -> echodfkd.Student:
     return echodfkd.distil({"blocks": 2, "filters": 3}, FakeBright(), discs(), steps=30, batch=4, run=run)
 
 
+def test_clips_of_a_generator_follow_from_their_index() -> None:
+    options = {"frames": 2, "size": 16, "conditions": {"ef_percent": 40}}
+    first, second = itertools.islice(echodfkd.generated("noise", **options), 2)
+    (again,) = itertools.islice(echodfkd.generated("noise", **options), 1)
+    assert first.video.shape == (2, 16, 16)
+    np.testing.assert_array_equal(first.video, again.video)
+    assert (first.video != second.video).any()
+    assert (first.source, first.conditions.ef_percent, first.truth_labels) == ("noise", 40.0, None)
+    made = next(echodfkd.generated(**options, generator={"steps": 1}))
+    assert made.source == "latent_video"
+    assert made.video.std() > 0
+    for kind in ("phantom", "adversarial"):
+        with pytest.raises(ConfigError, match=f"^kind: got '{kind}', allowed are echonet_synthetic, .*latent_video"):
+            echodfkd.generated(kind)
+
+
 def test_the_package_is_imported_at_once_and_brings_neither_torch_nor_ray() -> None:
     """0.1 s of the processor: measured inside of the fresh process, without the start of Python."""
     code = (
