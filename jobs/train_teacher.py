@@ -1,7 +1,4 @@
-"""Train teachers on labelled phantom clips: writes weights, and beside them the recipe and held-out scores.
-
-With --config FILE: one teacher per site of `limited` (docs/how-to/limited-teachers.md). Without: the embedded one.
-"""
+"""Train the embedded teacher on labelled phantom clips, or with --config FILE one teacher per site of `limited`."""
 
 from __future__ import annotations
 
