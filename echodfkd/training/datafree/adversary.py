@@ -20,9 +20,9 @@ from echodfkd.config.run import RunConfig
 from echodfkd.config.sections.generator import PAINTER
 from echodfkd.core.errors import RunError
 from echodfkd.core.records import CHAMBER_NAMES, PublishedCheckpoint
+from echodfkd.models.archives.state_dicts import load_weights
 from echodfkd.models.generators.map_painter import initial_painter, painter_noise
 from echodfkd.models.generators.painted import PAINTER_FILE, pack_painter
-from echodfkd.models.students.weights import load_weights
 from echodfkd.models.teachers.graded import graded_teacher
 from echodfkd.sources.build import build_source
 from echodfkd.sources.generated.source import GeneratedSource
