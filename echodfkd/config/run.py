@@ -34,6 +34,9 @@ class RayConfig:
     """auto (the cluster of the environment, else a new local one), local, or host:port."""
     wait_for_nodes_s: float = option(0.0, least=0, ceiling=7 * DAY_S)
     """Longest wait for the autoscaler if the cluster cannot hold the run; 0 refuses the run at once."""
+    wait_for_room_s: float = option(3600.0, least=0, ceiling=30 * DAY_S)
+    """Longest wait on a cluster whose machines others hold; runs start in the order in which they asked. 0 refuses the
+    run at once."""
     allow_unauthenticated: bool = False
     """Go on without RAY_AUTH_MODE=token: only if no one else reaches the cluster's ports."""
     num_cpus: int = option(8, least=1, ceiling=MOST_CPUS)
@@ -42,6 +45,8 @@ class RayConfig:
     """Object store of a new local cluster, in MiB."""
     progress_s: float = option(5.0, least=0, ceiling=DAY_S)
     """Seconds between progress lines; 0 prints none."""
+    json_lines: bool = False
+    """Print the messages of a run as JSON objects, one a line: `time`, `message`, and of progress lines the numbers."""
     keep_memory: bool = True
     """Workers keep freed memory for their next allocation (Linux): faster, and they stay as large as they were at
     their largest. The variables are in host_memory.py; those of the driver's environment count before them."""

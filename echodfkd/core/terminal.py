@@ -6,14 +6,16 @@ that drive a terminal or reorder its text are escaped, so that a value cannot fo
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterable
 from types import TracebackType
-from typing import TextIO
+from typing import Any, TextIO
 
-from echodfkd.core.redaction import redact
+from echodfkd.core.redaction import redact, redact_values
 
 
 def escaped(text: str) -> str:
@@ -34,6 +36,12 @@ def print_lines(lines: Iterable[str], *, to: TextIO | None = None) -> None:
     """Print lines that are made here, one by one."""
     for line in lines:
         print_line(line, to=to)
+
+
+def json_line(message: str, **values: Any) -> str:
+    """A message as a JSON object on one line, without secrets: the time (UTC), the message, and further values."""
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return json.dumps(redact_values({"time": now, "message": message, **values}))
 
 
 def print_bugs_plainly() -> None:

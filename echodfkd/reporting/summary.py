@@ -7,17 +7,18 @@ known (yet) is null.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from echodfkd.core import intervals
 from echodfkd.core.records import JUDGE_STEP
 from echodfkd.core.redaction import dump_json
 from echodfkd.evaluation.against_truth import RELIABILITY
 from echodfkd.metrics.cardiac import mean_absolute_error, pearson_r
 from echodfkd.metrics.comparison import bias, intraclass_correlation, lower_limit, upper_limit
 from echodfkd.metrics.summary import Interval, bootstrap_mean, bootstrap_pairs
-from echodfkd.reporting import intervals
 from echodfkd.reporting.best import best_checkpoint
 from echodfkd.reporting.comparisons import compare_students, strata_scores
 from echodfkd.reporting.generator_facts import generator_facts, privacy_facts
@@ -212,7 +213,7 @@ def _pipeline(rows: RunRows) -> dict[str, Any]:
             "busy_s": busy_s,
             "clips": count,
             "frames": int(frames[names == stage].sum()),
-            "actors": len(actors),
+            **_actors(actors),
             **cache_facts(rows, stage),
             **generator_facts(rows, stage, clips=count, busy_s=busy_s),
         }
@@ -223,6 +224,20 @@ def _pipeline(rows: RunRows) -> dict[str, Any]:
         "first_step_s": rows.run.get("first_step_s"),
         "peak_memory_mb": rows.run.get("peak_memory_mb"),
         "stages": stages,
+    }
+
+
+def _actors(actors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Actors of a stage: the most that were there at the same time, the seconds of all, their nodes, each counted once.
+
+    An actor is there from its first piece of work to the end of its last. A new segment or the loss of a machine gives
+    new ones, so that their number over a run says nothing.
+    """
+    there = np.array([(work[:, 0].min(), work[:, 1].max()) for work in actors.values()])
+    return {
+        "actors": intervals.most_at_once(there),
+        "actor_s": float((there[:, 1] - there[:, 0]).sum()),
+        "nodes": len({(["", *name.rsplit("-", 2)])[-2] for name in actors}),
     }
 
 

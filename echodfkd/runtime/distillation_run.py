@@ -44,10 +44,17 @@ from echodfkd.reporting.segmented.real_heart import draw_real_heart
 from echodfkd.reporting.summary import write_summary
 from echodfkd.runtime.cluster.connection import connected, last_sentence, machine_line, with_absolute_paths
 from echodfkd.runtime.cluster.preemption import StopNotice, StopSignal
+from echodfkd.runtime.cluster.rooms import Room, room_for
 from echodfkd.runtime.cluster.scaling import nodes_for
 from echodfkd.runtime.evaluator_pool import EvaluatorPool
 from echodfkd.runtime.precision import keep_precision, measured_precision, settle_precision
-from echodfkd.runtime.progress import ProgressLine, first_update_time, start_progress_actor, wait_for_first_actor
+from echodfkd.runtime.progress import (
+    ProgressLine,
+    first_update_time,
+    spoken,
+    start_progress_actor,
+    wait_for_first_actor,
+)
 from echodfkd.runtime.stream.builders import load_teacher, source_notes
 from echodfkd.runtime.student_workers import build_trainer
 from echodfkd.storage.files import RunStorage
@@ -75,11 +82,11 @@ def run_distillation(config: RunConfig, print_line: Callable[[str], None], *, li
     config = with_absolute_paths(config)
     try:
         with ExitStack() as opened:
-            config, seconds = settle_precision(config, opened, print_line, like=like)
+            config, seconds = settle_precision(config, opened, spoken(config, print_line), like=like)
             teacher_id = check_inputs(config)
             storage = open_run_folder(config, teacher_id)
             keep_precision(storage, seconds)
-            with held(storage, lease_s=config.lease_s, log=print_line) as lease:
+            with held(storage, lease_s=config.lease_s, log=spoken(config, print_line)) as lease:
                 return _run_leased(config, lease, teacher_id, print_line)
     except OSError as error:  # a disk, a store or a network, for longer than retries bridge
         raise RunError(
@@ -95,14 +102,15 @@ def _run_leased(config: RunConfig, lease: Lease, teacher_id: str, print_line: Ca
     started = clock.now()
     count = len(config.students)
     students = f"{count} student{'s' * (count != 1)}"
-    print_line(f"run {config.name}: {config.plan_slots} clips, {students}, folder {config.root}")
+    say = spoken(config, print_line)
+    say(f"run {config.name}: {config.plan_slots} clips, {students}, folder {config.root}")
     for note in source_notes(config):
-        print_line(f"note: {note}")
+        say(f"note: {note}")
     try:
         with StopSignal(config.train.stop_grace_s) as stop, connected(config.ray):
             stop.listen()
-            with nodes_for(config, print_line):
-                facts = _run_stages(config, lease, teacher_id, print_line, stop)
+            with nodes_for(config, say), room_for(config, say) as room:
+                facts = _run_stages(config, lease, teacher_id, print_line, stop, room)
     except StopNotice as notice:
         lease.check()
         facts = {"stopped": str(notice), "wall_s": clock.now() - started}
@@ -114,7 +122,7 @@ def _run_leased(config: RunConfig, lease: Lease, teacher_id: str, print_line: Ca
         _finish_after(error, config, storage, teacher_id, {"wall_s": clock.now() - started, "error": reason})
         raise
     lease.check()
-    print_line("the report is being written")
+    say("the report is being written")
     facts["wall_s"] = clock.now() - started
     return {**finish(config, storage, teacher_id, facts), "stopped": ""}
 
@@ -130,20 +138,21 @@ def _finish_after(
 
 
 def _run_stages(
-    config: RunConfig, lease: Lease, teacher_id: str, print_line: Callable[[str], None], stop: StopSignal
+    config: RunConfig, lease: Lease, teacher_id: str, print_line: Callable[[str], None], stop: StopSignal, room: Room
 ) -> dict[str, Any]:
     """Run all stages until the plan is consumed and the last checkpoint is scored."""
     progress_actor = start_progress_actor()
     student_sizes(config, lease.storage)  # while that actor starts
     wait_for_first_actor(progress_actor)
-    progress = ProgressLine(config, progress_actor, print_line)
+    progress, say = ProgressLine(config, progress_actor, print_line, room), spoken(config, print_line)
     evaluators = EvaluatorPool(config, progress_actor) if config.evaluation.enabled else None
     try:
-        facts = _train(config, teacher_id, progress_actor, lease, stop, print_line)
+        facts = _train(config, teacher_id, progress_actor, lease, stop, say)
+        progress.is_training = False
         if evaluators is not None:
-            print_line("training is done; the last checkpoint is being scored")
+            say("training is done; the last checkpoint is being scored")
             evaluators.finish()
-            print_line("all checkpoints are scored; cases are being drawn")
+            say("all checkpoints are scored; cases are being drawn")
             evaluators.draw_overlays()
         if config.evaluation.real_cine:
             draw_real_heart(lease.storage, config.students)

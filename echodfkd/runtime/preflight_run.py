@@ -22,7 +22,7 @@ from echodfkd.core.counter import Counter
 from echodfkd.core.errors import EchoDFKDError
 from echodfkd.models.teachers.protocol import ClipKey
 from echodfkd.runtime.cluster.connection import connected, with_absolute_paths
-from echodfkd.runtime.cluster.resources import live_nodes, place, roles
+from echodfkd.runtime.cluster.resources import free_nodes, live_nodes, place, roles
 from echodfkd.runtime.distillation_run import check_inputs
 from echodfkd.runtime.stream.builders import (
     drafting_source,
@@ -143,6 +143,8 @@ def _check_roles(config: RunConfig, missing: list[str], print_line: Callable[[st
         print_line(f"cluster   missing: {sentence}")
     if not found:
         print_line("cluster   ok: every role fits at the same time")
+        for sentence in place(roles(config), free_nodes()):
+            print_line(f"room      none now, a run waits up to {config.ray.wait_for_room_s:g} s: {sentence}")
 
 
 def _check_nodes(config: RunConfig, print_line: Callable[[str], None]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,12 @@ from echodfkd.config.run import RunConfig
 from echodfkd.core import clock
 from echodfkd.core.counter import clock_time, time_of_day
 from echodfkd.core.errors import RunError
-from echodfkd.reporting.live.live_view import ProgressSnapshot, left_after_training, live_view
+from echodfkd.core.terminal import json_line
+from echodfkd.reporting.live.live_view import STARTING, ProgressSnapshot, left_after_training, live_view
 from echodfkd.runtime.cluster.metrics import Exporter, gauge_values
+from echodfkd.runtime.cluster.resources import Role, RoleNow, free_nodes, missing_roles, place
+from echodfkd.runtime.cluster.rooms import Answer, Room
+from echodfkd.runtime.living import Living
 
 FIRST_ACTOR_TIMEOUT_S = 120.0
 """Time for the first, smallest actor to start: seconds on a healthy cluster."""
@@ -27,6 +31,9 @@ WINDOW_S = 60.0
 
 SEEN_S = 120.0
 """An actor that has finished no block for so long is not counted as one at work."""
+
+SILENT_S = 30.0
+"""A run without an update for so long says so."""
 
 MAX_LOSSES = 4
 """Most students whose losses the line shows by name."""
@@ -47,6 +54,7 @@ class ProgressActor:
         """Merge new values. Workers that start begin a new stream: clips in an earlier one are gone with it."""
         if "started" in values:
             self.values["taught"] = 0
+            self.values["starts"] = self.values.get("starts", 0) + 1
         self.values.update(values)
 
     async def add_work(self, stage: str, actor: str, clips: int) -> None:
@@ -110,15 +118,23 @@ class Pace:
 
 
 class ProgressLine:
-    """A thread that prints the progress actor's values, exports them as metrics and samples memory, until closed."""
+    """A thread that prints the progress actor's values, exports them as metrics and samples memory, until closed.
 
-    def __init__(self, config: RunConfig, progress_actor: Any, print_line: Callable[[str], None]) -> None:
+    It also looks at the run's processes (`Living`), and tells the roles that it lacks to the cluster's other runs (`Room`).
+    """
+
+    def __init__(self, config: RunConfig, progress_actor: Any, print_line: Callable[[str], None], room: Room) -> None:
         self.config = config
         self.progress_actor = progress_actor
         self.print_line = print_line
         self.started = clock.now()
         self.peak_memory_mb = 0.0
+        self._room = room
+        self._living = Living(config)
+        self._missing: dict[str, Role] = {}
+        self.is_training = True
         self._samples: deque[tuple[float, int]] = deque()
+        self._newest = (0, self.started)
         self._exporter = Exporter(config.name)
         self._view = live_view(config.name) if config.ray.progress_s else None
         self._stop = threading.Event()
@@ -140,17 +156,47 @@ class ProgressLine:
             self.peak_memory_mb = max(self.peak_memory_mb, memory)
             try:
                 values = ray.get(self.progress_actor.read.remote(), timeout=5)
-                pace = self.pace(values)
-                self._exporter.export(
-                    gauge_values(self.config, values, clips_s=pace.clips_s or 0.0, queue=pace.queue, memory_mb=memory)
-                )
+                roles = self._living.look(values)
+                shown = self.snapshot(values, roles, memory)
+                self._exporter.export(gauge_values(self.config, shown, roles))
             except Exception:  # noqa: S112 a progress line must never end a run
                 continue
             if self._view is not None:
-                elapsed, total = clock.now() - self.started, self.config.train.steps
-                self._view.show(ProgressSnapshot(values, elapsed, total, pace.clips_s, pace.eta_s, pace.queue, memory))
+                self._view.show(shown)
             elif every:
-                self.print_line(self.line(values, pace))
+                self.print_line(self.json(shown) if self.config.ray.json_lines else self.line(shown))
+
+    def snapshot(self, values: dict[str, Any], roles: Mapping[str, RoleNow], memory: float) -> ProgressSnapshot:
+        """The run at this moment."""
+        pace, step = self.pace(values), int(values.get("step", 0))
+        if step != self._newest[0]:
+            self._newest = (step, clock.now())
+        return ProgressSnapshot(
+            values,
+            elapsed_s=clock.now() - self.started,
+            total=self.config.train.steps,
+            clips_s=pace.clips_s,
+            eta_s=pace.eta_s,
+            queue=pace.queue,
+            memory_mb=memory,
+            silent_s=clock.now() - self._newest[1] if self.is_training else 0.0,
+            segment=min(step // self.config.segment_steps + 1, self.config.num_segments),
+            living={name: now.text for name, now in roles.items()},
+            shares=self._living.shares(values),
+            waits=self.waits(roles),
+        )
+
+    def waits(self, roles: Mapping[str, RoleNow]) -> str:
+        """The roles that find no room, and who holds it; empty if all have their machines.
+
+        A role that lacks a process at two looks and finds no room for it waits: in between, processes come and go.
+        """
+        missing = {role.name: role for role in missing_roles(roles) if self.is_training or role.name == "evaluator"}
+        lasting = [role for name, role in missing.items() if name in self._missing]
+        others = self._room.tell(list({**self._missing, **missing}.values()))
+        self._missing = missing
+        found = place(lasting, free_nodes()) if lasting else []
+        return Answer(found, others).text if found else ""
 
     def pace(self, values: dict[str, Any]) -> Pace:
         """The students' rate over the last `WINDOW_S`, or since the first update if there was none within it."""
@@ -171,23 +217,38 @@ class ProgressLine:
         steps_s = (step - before) / max(now - seconds, 1e-9)
         return Pace(steps_s * batch, left / steps_s, queue)
 
-    def line(self, values: dict[str, Any], pace: Pace) -> str:
-        """The line for the progress actor's values."""
-        begin = f"{time_of_day()} | {clock_time(clock.now() - self.started)}"
-        step, total = int(values.get("step", 0)), self.config.train.steps
+    def json(self, shown: ProgressSnapshot) -> str:
+        """The line for programs: its text and its numbers."""
+        names = ("elapsed_s", "total", "clips_s", "eta_s", "queue", "silent_s", "segment", "living", "shares", "waits")
+        return json_line(self.line(shown), **shown.values, **{name: getattr(shown, name) for name in names})
+
+    def line(self, shown: ProgressSnapshot) -> str:
+        """The line for a person."""
+        values, waits = shown.values, f" | waits: {shown.waits}" if shown.waits else ""
+        begin = f"{time_of_day()} | {clock_time(shown.elapsed_s)}"
+        step = int(values.get("step", 0))
+        living = "".join(f" | {text}" for text in shown.living.values())
         if not step:
-            return f"{begin} | starting: actors load, the first clips are made and taught"
-        if step >= total:
-            return ", ".join([f"{begin} | all {total} updates are done", *left_after_training(values)])
-        rate = "" if pace.clips_s is None else f" | {pace.clips_s:.3g} clips/s"
-        eta = "after the next update" if pace.eta_s is None else clock_time(pace.eta_s)
+            return f"{begin} | {STARTING}{living}{waits}"
+        if step >= shown.total:
+            return ", ".join([f"{begin} | all {shown.total} updates are done", *left_after_training(values)])
+        rate = "" if shown.clips_s is None else f" | {shown.clips_s:.3g} clips/s"
+        eta = "after the next update" if shown.eta_s is None else clock_time(shown.eta_s)
         scored = f" | scored {values['scored']}" if "scored" in values else ""
         wait = 100 * float(values.get("wait_share", 0.0))
         losses = _loss_text(dict(values.get("losses", {})), len(self.config.students))
+        silent = f" | no update for {clock_time(shown.silent_s)}" if shown.silent_s > SILENT_S else ""
+        again = f", students started {values['starts']} times" if values.get("starts", 1) > 1 else ""
+        segments = f" | segment {shown.segment} of {self.config.num_segments}" if self.config.num_segments > 1 else ""
         return (
-            f"{begin} | update {step}/{total}{rate} | loss {losses} | queue {pace.queue} clips"
-            f" | students wait {wait:.0f} %{scored} | ETA {eta}"
+            f"{begin} | update {step}/{shown.total}{again}{segments}{rate}{silent} | loss {losses}"
+            f" | queue {shown.queue} clips | students wait {wait:.0f} %{living}{scored} | ETA {eta}{waits}"
         )
+
+
+def spoken(config: RunConfig, print_line: Callable[[str], None]) -> Callable[[str], None]:
+    """How a run prints its messages: as they are, or each as a JSON object (`ray.json_lines`)."""
+    return (lambda line: print_line(json_line(line))) if config.ray.json_lines else print_line
 
 
 def _loss_text(losses: dict[str, float], students: int) -> str:

@@ -15,8 +15,8 @@ import torch
 
 from echodfkd.config.file import load_config
 from echodfkd.config.run import RunConfig
+from echodfkd.core import intervals
 from echodfkd.core.errors import RunError
-from echodfkd.reporting import intervals
 from echodfkd.reporting.rows import RunRows
 from echodfkd.runtime.cluster.host_memory import kept_memory
 from echodfkd.runtime.stream.builders import load_teacher, slot_rules, training_source

@@ -2,12 +2,15 @@
 
 import re
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
 from echodfkd.config.run import RunConfig
 from echodfkd.core.errors import RunError
+from echodfkd.runtime.cluster import rooms
 from echodfkd.runtime.cluster.resources import Node, place, roles
+from echodfkd.runtime.cluster.rooms import Answer, Guest, Room, admit, room_for
 from echodfkd.runtime.cluster.scaling import bundles_of, nodes_for
 from echodfkd.runtime.preflight_run import (
     MAX_CLOCK_S,
@@ -138,3 +141,68 @@ def test_a_cluster_that_does_not_grow_is_one_sentence(tiny_config: Callable[...,
     assert lines[0].startswith("waiting up to 3 s for nodes: train: 2 of 4 student processes fit")
     with nodes_for(tiny_config(), lines.append):
         assert len(lines) == 1
+
+
+def test_runs_come_in_one_after_the_other_and_each_whole(tiny_config: Callable[..., RunConfig]) -> None:
+    """A cluster of 4 CPUs, runs of 2.5 and 1.25: the students of two would fit, their teachers would not."""
+    large = roles(tiny_config())
+    small = roles(tiny_config("train.num_cpus=0.5", "teacher.num_cpus=0.25"))
+    guests = {"j1": Guest("one", large), "j2": Guest("two", large), "j3": Guest("three", small)}
+    assert admit(guests, "j2", [Node("head", 4, 0)]) == ["run one waits before this one"]
+    assert admit(guests, "j1", [Node("head", 4, 0)]) == []
+    assert admit(guests, "j1", [Node("head", 0, 0)]) == []  # it is in and stays so
+    (missing,) = admit(guests, "j2", [Node("head", 4, 0)])  # nothing is taken yet, and all of run one is kept free
+    assert missing.startswith("teacher: 0 of 1 teacher processes fit (1 CPU, 0 GPU each; head: 0.5 CPU")
+    guests["j1"].missing = []
+    assert admit(guests, "j2", [Node("head", 1.5, 0)]) == [missing]
+    assert admit(guests, "j3", [Node("head", 1.5, 0)]) == ["run two waits before this one"]  # none overtakes
+    guests["j1"].missing = [role for role in large if role.name == "teacher"]  # between two segments
+    assert admit(guests, "j2", [Node("head", 2.5, 0)]) != []
+    assert admit(guests, "j2", [Node("head", 3.5, 0)]) == []
+    assert admit(guests, "j3", [Node("head", 1.25, 0), Node("other", 3, 0)]) != []  # kept for one and two
+    guests["j1"].missing = guests["j2"].missing = []
+    assert admit(guests, "j3", [Node("head", 1.25, 0)]) == []
+
+
+def test_a_wait_for_room_ends_and_names_the_holder(
+    tiny_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, lines, left = 0.0, [], []
+
+    def rest(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(rooms, "time", SimpleNamespace(monotonic=lambda: now, sleep=rest))
+    answers = [Answer(["train: 0 of 1 student processes fit"], ["run other (job 02)"])] * 40
+    monkeypatch.setattr(Room, "ask", lambda self: answers.pop() if answers else Answer())
+    monkeypatch.setattr(Room, "leave", lambda self: left.append(self))
+    monkeypatch.setattr(rooms.ray, "get_runtime_context", lambda: SimpleNamespace(get_job_id=lambda: "01"))
+    with room_for(tiny_config("ray.address=head:6379"), lines.append) as room:
+        assert room.is_shared
+        assert not left
+    held = "train: 0 of 1 student processes fit; held by run other (job 02)"
+    assert lines == [
+        f"waiting for room, 0 of up to 3600 s: {held}",
+        f"waiting for room, 60 of up to 3600 s: {held}",
+        "there is room after 80 s",
+    ]
+    answers += [Answer(["no"], ["run other (job 02)"])] * 40
+    words = (
+        r"has no room for this run, and none came within ray.wait_for_room_s \(7 s\): no; held by run other \(job 02"
+    )
+    with (
+        pytest.raises(RunError, match=words),
+        room_for(tiny_config("ray.address=head:6379", "ray.wait_for_room_s=7"), lines.append),
+    ):
+        pytest.fail("it ran")
+    assert len(left) == 2
+    with room_for(tiny_config("ray.address=local"), lines.append) as room:  # nobody else is on it
+        assert room.tell([]) == []
+
+
+def test_a_sentence_lists_few_nodes(tiny_config: Callable[..., RunConfig]) -> None:
+    nodes = [Node(f"n{number}", 0.1, 0) for number in range(500)]
+    sentences = place(roles(tiny_config()), nodes)
+    assert all(len(sentence) < 300 for sentence in sentences)
+    assert "; 496 nodes more)" in sentences[0]

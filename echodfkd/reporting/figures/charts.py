@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from echodfkd.reporting import intervals
+from echodfkd.core import intervals
 from echodfkd.reporting.figures.chart_style import (
     INK,
     QUIET,

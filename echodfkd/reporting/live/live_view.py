@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from echodfkd.core.counter import clock_time, on_terminal
@@ -31,6 +31,11 @@ class ProgressSnapshot:
         eta_s: seconds to the last update, likewise.
         queue: clips taught and not yet trained.
         memory_mb: of the driver's processes.
+        silent_s: seconds since the newest update.
+        segment: of the stream, from 1.
+        living: processes of each role, in words.
+        shares: share of the last minute that the processes of a stage were at work, by stage.
+        waits: roles that find no room, and the holder; empty if there are none.
     """
 
     values: Mapping[str, Any]
@@ -40,6 +45,11 @@ class ProgressSnapshot:
     eta_s: float | None
     queue: int
     memory_mb: float
+    silent_s: float = 0.0
+    segment: int = 1
+    living: Mapping[str, str] = field(default_factory=dict)
+    shares: Mapping[str, float] = field(default_factory=dict)
+    waits: str = ""
 
 
 class LiveView:
@@ -85,12 +95,11 @@ def page(name: str, snapshot: ProgressSnapshot) -> Any:
     head = _text(f"{name}  {state}, {clock_time(snapshot.elapsed_s)}{eta}", "bold")
     if not step:
         start = _text(f"{name}  {clock_time(snapshot.elapsed_s)}", "bold")
-        return Group(start, _text(_STARTING), _memory(snapshot))
+        return Group(start, _text(STARTING), *_places(snapshot), _memory(snapshot))
     stages = Table("stage", "at work", "one actor", box=None, pad_edge=False)
     for stage in (key.removesuffix("_clips_s") for key in values if key.endswith("_clips_s")):
         if stage.partition(".")[0] in ("source", "generator", "teacher"):
-            busy = values.get(f"{stage}_busy_share")
-            share = "" if busy is None else f"{100 * busy:.0f} %"
+            share = f"{100 * snapshot.shares[stage]:.0f} %" if stage in snapshot.shares else ""
             rate = float(values[f"{stage}_clips_s"])
             stages.add_row(_text(stage), share, f"{rate:.0f} clips/s" if rate >= 10 else f"{rate:.2g} clips/s")
     wait = 100 * float(values.get("wait_share", 0.0))
@@ -111,7 +120,7 @@ def page(name: str, snapshot: ProgressSnapshot) -> Any:
     both.add_row(stages, students)
     bar = Table.grid()  # by itself the bar does not end its line
     bar.add_row(ProgressBar(total=snapshot.total, completed=step, width=60))
-    return Group(head, bar, both, _text("; ".join(facts)), _memory(snapshot))
+    return Group(head, bar, both, _text("; ".join(facts)), *_places(snapshot), _memory(snapshot))
 
 
 def left_after_training(values: Mapping[str, Any]) -> list[str]:
@@ -120,7 +129,14 @@ def left_after_training(values: Mapping[str, Any]) -> list[str]:
     return [f"{values[key]} {words}" for key, words in kinds.items() if values.get(key)]
 
 
-_STARTING = "starting: actors load, the first clips are made and taught"
+STARTING = "starting: actors load, the first clips are made and taught"
+
+
+def _places(snapshot: ProgressSnapshot) -> list[Any]:
+    """The processes of each role, and the roles that find no room."""
+    living = "; ".join(snapshot.living.values())
+    waits = f"waits: {snapshot.waits}" if snapshot.waits else ""
+    return [_text(text, style) for text, style in ((living, ""), (waits, "bold")) if text]
 
 
 def _text(text: str, style: str = "") -> Any:

@@ -14,7 +14,7 @@ from echodfkd.reporting.figures import charts
 from echodfkd.reporting.figures.chart_style import STAGE_COLOURS
 from echodfkd.reporting.page.chart import Chart
 from echodfkd.reporting.page.table import Cell, Column, Table, score_cell
-from echodfkd.reporting.page.tables import METRICS, work_seconds
+from echodfkd.reporting.page.tables import METRICS
 from echodfkd.reporting.rows import RunRows, column
 from echodfkd.reporting.summary import spans_by_actor
 
@@ -113,14 +113,14 @@ def _number(value: float | None) -> Cell:
 
 def timeline_section(rows: RunRows, summary: dict[str, Any]) -> tuple[Chart, Table]:
     """Who was busy when, and how much each stage did."""
-    stages, total = spans_by_actor(rows), work_seconds(rows)
+    stages = spans_by_actor(rows)
     title, empty = "Work of each stage's actors over time", "No work of any stage has been logged yet."
     if not stages:
         return Chart("timeline", title, empty), Table("stages", "Work of the stages", [], [], empty=empty)
     cells, listed = [], []
     for stage, work in summary["pipeline"]["stages"].items():
         busy = work["busy_s"]
-        share, rate = 100 * busy / (total * work["actors"]), work["frames"] / busy if busy > 0 else None
+        share, rate = 100 * busy / max(work["actor_s"], 1e-9), work["frames"] / busy if busy > 0 else None
         cells.append(
             [
                 Cell(stage, colour=STAGE_COLOURS.get(stage, "#777777")),
@@ -133,8 +133,8 @@ def timeline_section(rows: RunRows, summary: dict[str, Any]) -> tuple[Chart, Tab
         listed.append({"stage": stage, **{key: work[key] for key in ("actors", "clips", "frames", "busy_s")}})
     labels = ("actors", "clips", "frames", "busy, s", "busy share", "frames / busy s")
     note = (
-        "Busy seconds add up over the actors of a stage. The share is of the time from a run's first piece of work to"
-        f" its last. At most {charts.MAX_ACTORS} actors of a stage are drawn; all are counted."
+        "Actors: most at the same time. Busy seconds add up over all; the share is of an actor's time from its first"
+        f" work to its last. At most {charts.MAX_ACTORS} actors of a stage are drawn; all are counted."
     )
     data = [
         {"stage": stage, "actor": actor, "start_s": float(start), "end_s": float(end)}

@@ -10,8 +10,8 @@ import yaml
 
 from echodfkd.config.file import config_from_dict
 from echodfkd.config.identity import own_options
+from echodfkd.core import intervals
 from echodfkd.core.errors import ConfigError, InputError
-from echodfkd.reporting import intervals
 from echodfkd.reporting.rows import RunRows
 from echodfkd.reporting.summary import plan_slots, spans_by_actor
 

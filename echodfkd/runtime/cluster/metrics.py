@@ -6,20 +6,29 @@ The driver exports them, from the values that its progress line shows. Ray write
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 from ray.util.metrics import Gauge
 
 from echodfkd.config.run import RunConfig
+from echodfkd.reporting.live.live_view import ProgressSnapshot
+from echodfkd.runtime.cluster.resources import RoleNow
 
 GAUGES = {
     "echodfkd_step": "updates of the students so far",
     "echodfkd_steps_planned": "updates that the run consists of",
     "echodfkd_clips_per_second": "clips trained per second, over the last minute",
     "echodfkd_queue_clips": "clips that have masks and wait for the students",
-    "echodfkd_students_wait_share": "share of time that students wait for clips, since they started",
+    "echodfkd_students_wait_share": "share of the last minute that students wait for clips",
     "echodfkd_stage_clips_per_second": "clips that one actor of a stage makes per second of work (tag: stage)",
-    "echodfkd_stage_busy_share": "share of time that the actors of a stage are at work (tag: stage)",
+    "echodfkd_stage_busy_share": "share of the last minute that a living actor of a stage is at work (tag: stage)",
+    "echodfkd_living": "processes of a role that live (tag: role)",
+    "echodfkd_wanted": "processes of a role that Ray was asked for, at least those that the run needs (tag: role)",
+    "echodfkd_nodes": "nodes that the living processes of a role are on (tag: role)",
+    "echodfkd_waiting": "1 while a role finds no room on the cluster, else 0",
+    "echodfkd_silent_seconds": "seconds since the newest update",
+    "echodfkd_segment": "number of the stream's segment, from 1",
+    "echodfkd_student_starts": "times that the students were started by this command; above 1 they were lost",
     "echodfkd_loss": "loss of a student's last update (tag: student)",
     "echodfkd_unpublished_steps": "updates since the newest checkpoint: what a crash would repeat",
     "echodfkd_quarantined": "indices that could not be used and were replaced",
@@ -30,7 +39,14 @@ GAUGES = {
 }
 """Name and description of every gauge. All have the tag `run`."""
 
-TAGS = {"echodfkd_stage_clips_per_second": "stage", "echodfkd_stage_busy_share": "stage", "echodfkd_loss": "student"}
+TAGS = {
+    "echodfkd_stage_clips_per_second": "stage",
+    "echodfkd_stage_busy_share": "stage",
+    "echodfkd_loss": "student",
+    "echodfkd_living": "role",
+    "echodfkd_wanted": "role",
+    "echodfkd_nodes": "role",
+}
 """The second tag of some gauges."""
 
 
@@ -39,21 +55,21 @@ STAGES = ("source", "generator", "teacher")
 
 
 def gauge_values(
-    config: RunConfig, values: dict[str, Any], *, clips_s: float, queue: float, memory_mb: float
+    config: RunConfig, shown: ProgressSnapshot, roles: Mapping[str, RoleNow]
 ) -> dict[tuple[str, str], float]:
-    """Gauges from the progress actor's values: (gauge, value of its second tag) -> number.
-
-    Args:
-        config: the run.
-        values: the progress actor's (`training.progress.Progress.report`, `evaluator_pool`).
-        clips_s: clips trained per second.
-        queue: clips with masks that wait for the students.
-        memory_mb: of the driver's processes.
-    """
+    """Gauges of the run at one moment: (gauge, value of its second tag) -> number."""
+    values = shown.values
     found = {
         ("echodfkd_steps_planned", ""): float(config.train.steps),
-        ("echodfkd_memory_mb", ""): memory_mb,
+        ("echodfkd_memory_mb", ""): shown.memory_mb,
+        ("echodfkd_waiting", ""): float(bool(shown.waits)),
+        ("echodfkd_silent_seconds", ""): shown.silent_s,
+        ("echodfkd_segment", ""): float(shown.segment),
+        ("echodfkd_student_starts", ""): float(values.get("starts", 0)),
     }
+    for name, now in roles.items():
+        numbers = (("living", now.living), ("wanted", now.wanted), ("nodes", now.nodes))
+        found |= {(f"echodfkd_{gauge}", name): float(number) for gauge, number in numbers}
     if "backlog" in values:
         found["echodfkd_evaluator_backlog", ""] = float(values["backlog"])
     if "step" not in values:
@@ -61,8 +77,8 @@ def gauge_values(
     step, published = float(values["step"]), float(values.get("published", 0))
     found |= {
         ("echodfkd_step", ""): step,
-        ("echodfkd_clips_per_second", ""): clips_s,
-        ("echodfkd_queue_clips", ""): queue,
+        ("echodfkd_clips_per_second", ""): shown.clips_s or 0.0,
+        ("echodfkd_queue_clips", ""): float(shown.queue),
         ("echodfkd_students_wait_share", ""): float(values["wait_share"]),
         ("echodfkd_unpublished_steps", ""): step - published,
         ("echodfkd_quarantined", ""): float(values["quarantined"]),
@@ -70,10 +86,11 @@ def gauge_values(
     }
     if "scored_step" in values:
         found["echodfkd_evaluation_lag_steps", ""] = max(0.0, published - float(values["scored_step"]))
-    for ending, gauge in (("_clips_s", "clips_per_second"), ("_busy_share", "busy_share")):
-        for stage in (key.removesuffix(ending) for key in values if key.endswith(ending)):
+    rates = {key.removesuffix("_clips_s"): float(values[key]) for key in values if key.endswith("_clips_s")}
+    for gauge, stages in (("clips_per_second", rates), ("busy_share", shown.shares)):
+        for stage, number in stages.items():
             if stage.partition(".")[0] in STAGES:  # the others are not actors and take no time
-                found[f"echodfkd_stage_{gauge}", stage] = float(values[f"{stage}{ending}"])
+                found[f"echodfkd_stage_{gauge}", stage] = number
     return found | {("echodfkd_loss", name): float(loss) for name, loss in values["losses"].items()}
 
 

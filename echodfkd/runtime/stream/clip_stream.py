@@ -72,7 +72,7 @@ def build_stream(config: RunConfig, segment: int, teacher_id: str, progress_acto
     datasource.is_open = True
     for stage in [*generating_stages(config, progress_actor), *teaching_stages(config, teacher_id, progress_actor)]:
         stream = stream.map_batches(
-            stage.actor,
+            stage.named_actor,
             fn_constructor_kwargs=stage.arguments,
             batch_size=config.micro_batch,
             batch_format="numpy",

@@ -42,6 +42,12 @@ class Stage:
     pool: PoolConfig
     concurrency: int = 1
 
+    @property
+    def named_actor(self) -> type:
+        """The class under a name of its stage: the processes of a cluster are told from each other by it."""
+        part = self.name.partition(".")[2]
+        return type(f"{self.actor.__name__}.{part}", (self.actor,), {}) if part else self.actor
+
 
 class CarriedPool(ActorPoolStrategy):
     """A pool that starts a segment with as many actors as were at work when the one before ended.

@@ -12,13 +12,24 @@ rich = pytest.importorskip("rich", reason="needs rich (extra [live])")
 
 VALUES = {
     "step": 30, "published": 20, "losses": {f"c{n}": 0.5 - n / 100 for n in range(10)}, "wait_share": 0.05,
-    "source_clips_s": 27.0, "source_busy_share": 0.25, "teacher_clips_s": 15.4, "teacher_busy_share": 0.5,
+    "source_clips_s": 27.0, "teacher_clips_s": 15.4, 
     "teacher_cache_clips_s": 1e9, "scored": "step 20", "backlog": 3, "quarantined": 2,
 }  # fmt: skip
 
 
 def snapshot(values: dict[str, object]) -> ProgressSnapshot:
-    return ProgressSnapshot(values, elapsed_s=100, total=120, clips_s=4.2, eta_s=180, queue=12, memory_mb=4100.2)
+    return ProgressSnapshot(
+        values,
+        elapsed_s=100,
+        total=120,
+        clips_s=4.2,
+        eta_s=180,
+        queue=12,
+        memory_mb=4100.2,
+        shares={"source": 0.25, "teacher": 0.5},
+        living={"teacher": "teacher 1 of 1..4", "student": "student 1 of 1"},
+        waits="train[x]",
+    )
 
 
 def text(values: dict[str, object]) -> str:
@@ -42,6 +53,7 @@ def test_the_page_holds_every_number():
     assert "and 2 more up to 0.5000" in " ".join(lines)
     assert "queue 12 clips; checkpoint at update 20; scored step 20; 3 scoring tasks left; 2 clips replaced" in shown
     assert "memory 4,100 MB" in shown
+    assert lines[-3:-1] == ["teacher 1 of 1..4; student 1 of 1", "waits: train[x]"]
 
 
 def test_before_the_first_update():

@@ -18,9 +18,9 @@ import pyarrow as pa
 import pytest
 import yaml
 
+from echodfkd.core import intervals
 from echodfkd.core.errors import InputError
 from echodfkd.core.records import CaseScore, Conditions, DroppedMember, LedgerRow, Quarantined, StageSpan, VideoClip
-from echodfkd.reporting import intervals
 from echodfkd.reporting.figures import overlays
 from echodfkd.reporting.live.follow import is_over
 from echodfkd.reporting.page.report import write_report
@@ -256,7 +256,10 @@ def test_summary_pipeline_agrees_with_a_count_of_milliseconds(tmp_path):
         assert found["busy_s"] == pytest.approx(len(busy) / 1e3, abs=1e-3)  # floats near 1.7e9 are 2e-7 apart
         assert found["clips"] == sum(span.clips for span in mine)
         assert found["frames"] == sum(span.frames for span in mine)
-        assert found["actors"] == len({span.actor for span in mine})
+        lives = [[s for s in mine if s.actor == actor] for actor in {s.actor for s in mine}]
+        lives = [(min(s.start for s in own), max(s.end for s in own)) for own in lives]
+        assert found["actor_s"] == pytest.approx(sum(end - start for start, end in lives), abs=1e-5)
+        assert found["actors"] == max(sum(start <= at < end for start, end in lives) for at, _ in lives)
     assert list(pipeline["stages"]) == ["source", "teacher", "students", "evaluator"]
     assert pipeline["steady_s"] == pytest.approx(STEPS - 1 + 0.6, abs=1e-5)  # from rows, not from run.json's 1.0
     assert (pipeline["wall_s"], pipeline["first_step_s"], pipeline["peak_memory_mb"]) == (61.5, 9.25, 1234.5)
@@ -347,7 +350,21 @@ def test_summary_json_has_the_keys_of_the_contract(tmp_path):
     assert [s["steps"] for s in stored["students"].values()] == [40, 40]
     assert stored["teacher"]["id"] == TEACHER
     assert set(stored["students"]["c31"]["scores"]["dice_ed"]) == {"mean", "low", "high", "n"}
-    assert set(stored["pipeline"]["stages"]["teacher"]) == {"busy_s", "clips", "frames", "actors"}
+    assert set(stored["pipeline"]["stages"]["teacher"]) == {"busy_s", "clips", "frames", "actors", "actor_s", "nodes"}
+
+
+def test_actors_of_several_segments_are_counted_while_they_are_there(tmp_path):
+    """Two at a time on one node, in three segments of 100 s with other actors each, one of them lost half-way."""
+    storage, spans = fake_run(tmp_path), []
+    for segment in range(3):
+        for actor in range(2):
+            start, length = 1e9 + 100 * segment, 50 if segment == actor == 1 else 100
+            name = f"teacher.a-b-abc123-{10 * segment + actor}"
+            spans += [StageSpan("teacher.a-b", name, start + s, start + s + 10, 1, 1) for s in range(0, length, 20)]
+    storage.write_table("logs/spans-more.parquet", map(vars, spans), schemas.SPAN_SCHEMA)
+    found = build_summary(storage)["pipeline"]["stages"]["teacher.a-b"]
+    assert (found["actors"], found["nodes"], found["clips"]) == (2, 1, 28)
+    assert found["actor_s"] == pytest.approx(5 * 90 + 50)
 
 
 def test_summary_of_a_metric_without_a_finite_value_is_null(tmp_path):

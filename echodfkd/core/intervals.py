@@ -41,3 +41,9 @@ def shared_seconds(stages: Mapping[str, np.ndarray]) -> dict[int, float]:
             seconds[busy] += t - since
         busy, since = busy + change, t
     return seconds
+
+
+def most_at_once(intervals: np.ndarray) -> int:
+    """The largest number of intervals that overlap; one that ends as another starts does not overlap it."""
+    edges = sorted([(float(end), -1) for end in intervals[:, 1]] + [(float(start), 1) for start in intervals[:, 0]])
+    return int(np.cumsum([change for _, change in edges]).max(initial=0))
