@@ -120,7 +120,7 @@ class Pace:
 class ProgressLine:
     """A thread that prints the progress actor's values, exports them as metrics and samples memory, until closed.
 
-    It also looks at the run's processes (`Living`), and tells the roles that it lacks to the cluster's other runs (`Room`).
+    It also looks at the processes (`Living`), and tells the roles that the run lacks to the cluster's others (`Room`).
     """
 
     def __init__(self, config: RunConfig, progress_actor: Any, print_line: Callable[[str], None], room: Room) -> None:
