@@ -47,6 +47,7 @@ from echodfkd.runtime.cluster.preemption import StopNotice, StopSignal
 from echodfkd.runtime.cluster.rooms import Room, room_for
 from echodfkd.runtime.cluster.scaling import nodes_for
 from echodfkd.runtime.evaluator_pool import EvaluatorPool
+from echodfkd.runtime.living import kept_pools
 from echodfkd.runtime.precision import keep_precision, measured_precision, settle_precision
 from echodfkd.runtime.progress import (
     ProgressLine,
@@ -141,7 +142,7 @@ def _run_stages(
     config: RunConfig, lease: Lease, teacher_id: str, print_line: Callable[[str], None], stop: StopSignal, room: Room
 ) -> dict[str, Any]:
     """Run all stages until the plan is consumed and the last checkpoint is scored."""
-    progress_actor = start_progress_actor()
+    progress_actor = start_progress_actor(kept_pools(lease.storage))
     student_sizes(config, lease.storage)  # while that actor starts
     wait_for_first_actor(progress_actor)
     progress, say = ProgressLine(config, progress_actor, print_line, room), spoken(config, print_line)

@@ -5,6 +5,7 @@ Work is told late or never: a dead actor tells nothing, one that waits for a mac
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,10 +16,15 @@ from ray._private import state as ray_state
 
 from echodfkd.config.run import RunConfig
 from echodfkd.core import clock
+from echodfkd.core.errors import InputError
 from echodfkd.runtime.cluster.resources import RoleNow, roles
 from echodfkd.runtime.stream.generator_pool import generating_stages
 from echodfkd.runtime.stream.teacher_pool import teaching_stages
+from echodfkd.storage.files import RunStorage
 from echodfkd.training.progress import WINDOW_S
+
+KEPT = "logs/pools.json"
+"""Sizes of the pools as of the newest checkpoint: a resumed run starts with them, not with the least."""
 
 COMING = ("DEPENDENCIES_UNREADY", "PENDING_CREATION", "RESTARTING")
 """States of an actor that Ray was asked for and that does not live (yet, or at the moment)."""
@@ -47,6 +53,10 @@ class Living:
             found[role.name] = RoleNow(role, most, len(nodes), len(asked), placed, len(set(nodes)))
         return self._with_shares(found, values)
 
+    def pools(self) -> dict[str, int]:
+        """Living actors of each pool at the newest look."""
+        return {name: count for name, count in self._looks[-1][1].items() if name in self._most and count}
+
     def shares(self, values: Mapping[str, Any]) -> dict[str, float]:
         """Share of the last minute that the processes of a stage were at work, by stage; source tasks are no actors."""
         found = {}
@@ -71,3 +81,17 @@ def actors_of_job(state: str) -> list[tuple[str, str]]:
     job, nowhere = ray.JobID.from_hex(ray.get_runtime_context().get_job_id()), ray.NodeID.nil().hex()
     found = ray_state.actors(None, job, state).values()
     return [(actor["ActorClassName"], actor["Address"]["NodeID"].replace(nowhere, "")) for actor in found]
+
+
+def keep_pools(storage: RunStorage, sizes: Mapping[str, int]) -> None:
+    """Write the number of living actors of each pool."""
+    storage.write(KEPT, json.dumps(dict(sizes)).encode())
+
+
+def kept_pools(storage: RunStorage) -> dict[str, int]:
+    """The numbers that `keep_pools` wrote; none if there are none that can be used: they only save time."""
+    try:
+        found = storage.read_json(KEPT) if storage.exists(KEPT) else {}
+    except (InputError, OSError):
+        return {}
+    return {name: size for name, size in found.items() if isinstance(size, int) and size > 0}

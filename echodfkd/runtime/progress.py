@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
 import ray
 
 from echodfkd.config.run import RunConfig
@@ -18,10 +17,12 @@ from echodfkd.core.counter import clock_time, time_of_day
 from echodfkd.core.errors import RunError
 from echodfkd.core.terminal import json_line
 from echodfkd.reporting.live.live_view import STARTING, ProgressSnapshot, left_after_training, live_view
+from echodfkd.runtime.cluster.host_memory import memory_mb
 from echodfkd.runtime.cluster.metrics import Exporter, gauge_values
 from echodfkd.runtime.cluster.resources import Role, RoleNow, free_nodes, missing_roles, place
 from echodfkd.runtime.cluster.rooms import Answer, Room
-from echodfkd.runtime.living import Living
+from echodfkd.runtime.living import Living, keep_pools
+from echodfkd.storage.files import RunStorage
 
 FIRST_ACTOR_TIMEOUT_S = 120.0
 """Time for the first, smallest actor to start: seconds on a healthy cluster."""
@@ -30,7 +31,7 @@ WINDOW_S = 60.0
 """Rates are means over it, so that they neither jump nor fall to 0 between two updates."""
 
 SEEN_S = 120.0
-"""An actor that has finished no block for so long is not counted as one at work."""
+"""An actor that has finished no block for so long, while others of its pool have, is not counted as one at work."""
 
 SILENT_S = 30.0
 """A run without an update for so long says so."""
@@ -43,9 +44,13 @@ class ProgressActor:
     """Holds the newest numbers of each stage, and the driver's request to stop. A run goes on without it.
 
     consumes: dictionaries from rank 0 and the evaluator pool / produces: the driver's progress line
+
+    Args:
+        pools: actors at work in each pool when the run was left; none if it starts.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, pools: Mapping[str, int] | None = None) -> None:
+        self.pools = dict(pools or {})
         self.values: dict[str, Any] = {}
         self.seen: dict[str, dict[str, float]] = {}
         self.stopping = asyncio.Event()
@@ -64,9 +69,13 @@ class ProgressActor:
             self.values["taught"] = self.values.get("taught", 0) + clips
 
     async def actors_at_work(self, stage: str) -> int:
-        """Actors of a pool that have finished a block within the last `SEEN_S`."""
-        since = clock.now() - SEEN_S
-        return sum(time >= since for time in self.seen.get(stage, {}).values())
+        """Actors of a pool that had finished a block within the `SEEN_S` before its last one.
+
+        It does not fall while the stream stands still, for the loss of students or of a machine. Before the first
+        block it is that of the run that this one resumes.
+        """
+        times = self.seen.get(stage, {}).values()
+        return sum(time >= max(times) - SEEN_S for time in times) if times else self.pools.get(stage, 0)
 
     async def read(self) -> dict[str, Any]:
         """Everything so far."""
@@ -81,9 +90,9 @@ class ProgressActor:
         return await self.stopping.wait()
 
 
-def start_progress_actor() -> Any:
-    """The handle of a new progress actor, on the driver's own node."""
-    return ray.remote(ProgressActor).options(num_cpus=0).remote()
+def start_progress_actor(pools: Mapping[str, int] | None = None) -> Any:
+    """The handle of a new progress actor, on the driver's own node. ``pools``: see `ProgressActor`."""
+    return ray.remote(ProgressActor).options(num_cpus=0).remote(pools)
 
 
 def wait_for_first_actor(progress_actor: Any) -> None:
@@ -135,6 +144,7 @@ class ProgressLine:
         self.is_training = True
         self._samples: deque[tuple[float, int]] = deque()
         self._newest = (0, self.started)
+        self._kept = 0
         self._exporter = Exporter(config.name)
         self._view = live_view(config.name) if config.ray.progress_s else None
         self._stop = threading.Event()
@@ -159,6 +169,7 @@ class ProgressLine:
                 roles = self._living.look(values)
                 shown = self.snapshot(values, roles, memory)
                 self._exporter.export(gauge_values(self.config, shown, roles))
+                self._keep_pools(int(values.get("published", 0)))
             except Exception:  # noqa: S112 a progress line must never end a run
                 continue
             if self._view is not None:
@@ -185,6 +196,12 @@ class ProgressLine:
             shares=self._living.shares(values),
             waits=self.waits(roles),
         )
+
+    def _keep_pools(self, published: int) -> None:
+        """Keep the pools' sizes with every new checkpoint."""
+        if published > self._kept and (sizes := self._living.pools()):
+            keep_pools(RunStorage(self.config.root), sizes)
+            self._kept = published
 
     def waits(self, roles: Mapping[str, RoleNow]) -> str:
         """The roles that find no room, and who holds it; empty if all have their machines.
@@ -260,26 +277,3 @@ def _loss_text(losses: dict[str, float], students: int) -> str:
         text = " ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
     stopped = students - len(losses)
     return f"{text} ({stopped} of {students} students have stopped)" if losses and stopped > 0 else text
-
-
-def memory_mb() -> float:
-    """Proportional resident memory (PSS) of this process, its children and the local cluster's processes, in MiB.
-
-    Shared pages (the object store) count once over all of them.
-    """
-    total = 0
-    for process in _cluster_processes():
-        try:
-            total += process.memory_full_info().pss
-        except (psutil.Error, AttributeError):
-            continue
-    return total / 2**20
-
-
-def _cluster_processes() -> list[psutil.Process]:
-    """This process and its descendants: a local cluster's raylet and workers are children of its driver."""
-    own = psutil.Process()
-    found = {own.pid: own}
-    for process in own.children(recursive=True):
-        found[process.pid] = process
-    return list(found.values())

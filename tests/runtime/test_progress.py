@@ -14,11 +14,13 @@ import ray
 from echodfkd.config.run import RunConfig
 from echodfkd.core import clock
 from echodfkd.runtime import living
+from echodfkd.runtime.cluster.host_memory import memory_mb
 from echodfkd.runtime.cluster.resources import Node, Role, RoleNow, missing_roles
 from echodfkd.runtime.living import Living
-from echodfkd.runtime.progress import SEEN_S, ProgressActor, ProgressLine, memory_mb, spoken, start_progress_actor
+from echodfkd.runtime.progress import SEEN_S, ProgressActor, ProgressLine, spoken, start_progress_actor
 from echodfkd.runtime.stream.pool_worker import CarriedPool
 from echodfkd.runtime.stream.teacher_pool import teaching_stages
+from echodfkd.storage.files import RunStorage
 
 
 class FakeRoom:
@@ -37,6 +39,7 @@ def line_of(config: RunConfig) -> ProgressLine:
     line = ProgressLine.__new__(ProgressLine)
     line.config, line.started, line._samples, line._newest = config, clock.now() - 20, deque(), (0, clock.now() - 20)
     line._room, line._living, line._missing, line.is_training = FakeRoom(), Living(config), {}, True
+    line._kept = 0
     return line
 
 
@@ -103,23 +106,43 @@ def test_the_count_of_taught_clips_begins_anew_with_the_workers() -> None:
 
 
 def test_actors_at_work_are_those_that_have_finished_a_block_of_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream that stands still for an hour, for the loss of its students, forgets none of them."""
     now = 1000.0
     monkeypatch.setattr(clock, "now", lambda: now)
 
     async def use() -> list[int]:
         nonlocal now
-        actor = ProgressActor()
-        found = [await actor.actors_at_work("teacher")]
+        actor = ProgressActor({"teacher": 7})
+        found = [await actor.actors_at_work("teacher"), await actor.actors_at_work("generator.video")]
         for name, stage in (("a", "teacher"), ("b", "teacher"), ("a", "teacher"), ("c", "generator.video")):
             await actor.add_work(stage, name, 4)
         found.append(await actor.actors_at_work("teacher"))
         now += SEEN_S - 1
         await actor.add_work("teacher", "d", 4)
+        now += 3600
         found.append(await actor.actors_at_work("teacher"))
-        now += 2
+        await actor.add_work("teacher", "d", 4)
         return [*found, await actor.actors_at_work("teacher"), await actor.actors_at_work("generator.video")]
 
-    assert asyncio.run(use()) == [0, 2, 3, 1, 0]
+    assert asyncio.run(use()) == [7, 0, 2, 3, 1, 1]
+
+
+def test_a_resumed_run_knows_the_size_of_its_pools(
+    tiny_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config("teacher.max_actors=4", "train.steps=100")
+    storage, line = RunStorage(config.root), line_of(config)
+    teacher, others = ("MapWorker(MapBatches(TeacherActor))", "n1"), [("RayTrainWorker", "n1"), ("Evaluator", "n1")]
+    assert living.kept_pools(storage) == {}
+    for published, count, kept in ((0, 3, {}), (3, 3, {"teacher": 3}), (3, 1, {"teacher": 3}), (6, 2, {"teacher": 2})):
+        alive = {"ALIVE": [teacher] * count + others}
+        monkeypatch.setattr(living, "actors_of_job", lambda state, alive=alive: alive.get(state, []))
+        line._living.look({})
+        line._keep_pools(published)
+        assert living.kept_pools(storage) == kept
+    for text in (b"[3]", b'{"teacher": "many", "generator": -2}', b"\xff"):
+        storage.write(living.KEPT, text)
+        assert living.kept_pools(storage) == {}
 
 
 @pytest.mark.ray

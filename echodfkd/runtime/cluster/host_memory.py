@@ -1,8 +1,10 @@
-"""Allocator settings that make CPU processes keep the memory they free."""
+"""Memory of this host's processes: allocator settings that make them keep what they free, and its measure."""
 
 from __future__ import annotations
 
 import os
+
+import psutil
 
 KEPT_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",
@@ -22,3 +24,26 @@ between the layers of a network are such arrays, and every pass allocates them a
 def kept_memory() -> dict[str, str]:
     """`KEPT_MEMORY`; a variable that is already set in this process keeps its value."""
     return {name: os.environ.get(name, value) for name, value in KEPT_MEMORY.items()}
+
+
+def memory_mb() -> float:
+    """Proportional resident memory (PSS) of this process, its children and the local cluster's processes, in MiB.
+
+    Shared pages (the object store) count once over all of them.
+    """
+    total = 0
+    for process in _cluster_processes():
+        try:
+            total += process.memory_full_info().pss
+        except (psutil.Error, AttributeError):
+            continue
+    return total / 2**20
+
+
+def _cluster_processes() -> list[psutil.Process]:
+    """This process and its descendants: a local cluster's raylet and workers are children of its driver."""
+    own = psutil.Process()
+    found = {own.pid: own}
+    for process in own.children(recursive=True):
+        found[process.pid] = process
+    return list(found.values())
