@@ -26,7 +26,12 @@ def array(items: dict[str, Any], least: int = 1) -> dict[str, Any]:
 
 AMOUNTS = {
     "type": "object",
-    "properties": {"cpu": QUANTITY, "memory": QUANTITY, "nvidia.com/gpu": {"type": "string", "pattern": "^[1-9]$"}},
+    "properties": {
+        "cpu": QUANTITY,
+        "memory": QUANTITY,
+        "ephemeral-storage": QUANTITY,
+        "nvidia.com/gpu": {"type": "string", "pattern": "^[1-9]$"},
+    },
     "required": ["cpu", "memory"],
     "additionalProperties": False,
 }
@@ -61,7 +66,9 @@ POD = record(
     automountServiceAccountToken=BOOLEAN,
     containers=array(CONTAINER),
     nodeSelector=STRINGS,
+    priorityClassName=NAME,
     securityContext=POD_SECURITY,
+    serviceAccountName=NAME,
     terminationGracePeriodSeconds=COUNT,
     tolerations=array(
         record(
@@ -112,7 +119,9 @@ SUBMITTER = record(
     containers=array(CONTAINER),
     restartPolicy={"const": "Never"},
     automountServiceAccountToken=BOOLEAN,
+    priorityClassName=NAME,
     securityContext=POD_SECURITY,
+    serviceAccountName=NAME,
 )
 RAY_JOB_SPEC = record(
     "entrypoint rayClusterSpec",
@@ -124,12 +133,7 @@ RAY_JOB_SPEC = record(
     ttlSecondsAfterFinished=COUNT,
     rayClusterSpec=RAY_CLUSTER_SPEC,
 )
-METADATA = {
-    "oneOf": [
-        record("name namespace", name=NAME, namespace=NAME),
-        record("generateName namespace", generateName=STRING, namespace=NAME),
-    ]
-}
+METADATA = record("name", name=NAME, namespace=NAME, labels=STRINGS)
 API_VERSION = {"const": "ray.io/v1"}
 SCHEMAS = {
     "RayCluster": record(

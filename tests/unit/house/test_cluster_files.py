@@ -6,6 +6,8 @@ placement that a run checks before it starts, on the machines that each file sta
 
 import copy
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -183,19 +185,102 @@ def test_ray_starts_what_the_aws_file_says(tmp_path: Path, monkeypatch: pytest.M
 # -- KubeRay ---------------------------------------------------------------------------------------------------------
 
 
+RAY_CLUSTER = "kuberay/cluster/raycluster.yaml"
+KUSTOMIZED = sorted(path.parent for path in (CLUSTER / "kuberay").rglob("kustomization.yaml"))
+
+
 def ray_cluster() -> dict[str, Any]:
-    return dict(read("kuberay/raycluster.yaml")["spec"])
+    return dict(read(RAY_CLUSTER)["spec"])
 
 
-@pytest.mark.parametrize("name", ["kuberay/raycluster.yaml", "kuberay/rayjob.yaml"])
-def test_manifests_hold_only_fields_that_kuberay_knows(name: str) -> None:
-    manifest = read(name)
+def ray_job() -> dict[str, Any]:
+    """The job with the cluster in it, as Kustomize puts it together."""
+    job = read("kuberay/run/job/rayjob.yaml")
+    return {**job, "spec": {**job["spec"], "rayClusterSpec": ray_cluster()}}
+
+
+def kustomized(name: str) -> dict[str, dict[str, Any]]:
+    """The objects that `kubectl apply -k` would send, by kind and name. kubectl makes them without a cluster."""
+    if not shutil.which("kubectl"):
+        pytest.skip("needs kubectl")
+    command = ["kubectl", "kustomize", str(CLUSTER / "kuberay" / name)]
+    text = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    return {f"{found['kind']} {found['metadata']['name']}": found for found in yaml.safe_load_all(text)}
+
+
+@pytest.mark.parametrize("manifest", [read(RAY_CLUSTER), ray_job()], ids=["cluster", "job"])
+def test_manifests_hold_only_fields_that_kuberay_knows(manifest: dict[str, Any]) -> None:
     jsonschema.validate(manifest, SCHEMAS[manifest["kind"]])
+
+
+def named(value: Any) -> Any:
+    """The value with the registry in the names of the images, as `images` of a kustomization sets it."""
+    if isinstance(value, dict):
+        return {key: named(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [named(part) for part in value]
+    return f"CHANGE-ME/{value}" if isinstance(value, str) and value.startswith("echodfkd:") else value
+
+
+def test_kustomize_makes_the_run_of_the_clusters_own_file() -> None:
+    found = kustomized("run")
+    assert set(found) == {"RayJob echodfkd"}
+    job = found["RayJob echodfkd"]
+    assert job["spec"] == named(ray_job()["spec"])
+    jsonschema.validate(job, SCHEMAS["RayJob"])
+    assert kustomized("cluster")["RayCluster echodfkd"]["spec"] == named(ray_cluster())
+    queued = kustomized("kueue")["RayJob echodfkd"]
+    assert queued["metadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "CHANGE-ME"}
+    assert "suspend" not in queued["spec"]  # Kueue's
+    spec = queued["spec"].pop("rayClusterSpec")
+    expected = named(ray_cluster()) | {"enableInTreeAutoscaling": False}
+    del expected["autoscalerOptions"]
+    assert spec == expected
+    assert queued["spec"]["shutdownAfterJobFinishes"] is True  # demanded by Kueue, as are at most 7 groups
+    assert len(spec["workerGroupSpecs"]) <= 7
+
+
+def test_pods_name_what_the_other_files_make() -> None:
+    classes = {found["metadata"]["name"] for found in read_all("kuberay/once/priority_classes.yaml")}
+    accounts = {found["metadata"]["name"] for found in read_all("kuberay/shared/service_account.yaml")}
+    spec = ray_cluster()
+    pods = [group["template"]["spec"] for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"])]
+    pods.append(ray_job()["spec"]["submitterPodTemplate"]["spec"])
+    assert {pod["priorityClassName"] for pod in pods} == classes
+    assert {pod["serviceAccountName"] for pod in pods} == accounts
+    assert all("ephemeral-storage" in pod["containers"][0]["resources"]["requests"] for pod in pods)
+    steady = {group["groupName"] for group in spec["workerGroupSpecs"] if is_steady(group)}
+    assert is_steady(spec["headGroupSpec"])
+    assert steady == {group["groupName"] for group in spec["workerGroupSpecs"]} - SPOT_ROLES
+    enforced = read("kuberay/once/namespace.yaml")["metadata"]["labels"]["pod-security.kubernetes.io/enforce"]
+    assert enforced == "restricted"
+    listed = [name for folder in KUSTOMIZED for name in read_resources(folder)]
+    assert all((folder / name).exists() for folder, name in listed)
+    plain = {path for path in (CLUSTER / "kuberay").rglob("*.yaml") if path.name != "kustomization.yaml"}
+    assert plain == {(folder / name).resolve() for folder, name in listed if name.endswith(".yaml")}
+
+
+def read_all(name: str) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((CLUSTER / name).read_text()))
+
+
+def read_resources(folder: Path) -> list[tuple[Path, str]]:
+    found = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    return [(folder, name) for name in found["resources"]]
+
+
+def is_steady(group: dict[str, Any]) -> bool:
+    """Whether machines are not taken from a pod to save some, and other pods make room for it."""
+    notes = group["template"]["metadata"].get("annotations", {})
+    stays = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false", "karpenter.sh/do-not-disrupt": "true"}
+    assert notes in ({}, stays)
+    assert bool(notes) == (group["template"]["spec"]["priorityClassName"] == "echodfkd-steady")
+    return bool(notes)
 
 
 def test_the_schema_of_manifests_finds_mistakes() -> None:
     def refuses(change: dict[str, Any]) -> bool:
-        manifest = {**read("kuberay/raycluster.yaml"), "spec": {**ray_cluster(), **change}}
+        manifest = {**read(RAY_CLUSTER), "spec": {**ray_cluster(), **change}}
         return not jsonschema.Draft202012Validator(SCHEMAS["RayCluster"]).is_valid(manifest)
 
     assert not refuses({})
@@ -207,9 +292,8 @@ def test_the_schema_of_manifests_finds_mistakes() -> None:
     assert refuses({"workerGroupSpecs": [group]})
 
 
-def test_the_job_brings_up_the_cluster_of_the_other_file_and_runs_the_shipped_config() -> None:
-    job = read("kuberay/rayjob.yaml")["spec"]
-    assert job["rayClusterSpec"] == ray_cluster()
+def test_the_job_runs_the_shipped_config() -> None:
+    job = ray_job()["spec"]
     words = job["entrypoint"].split()
     home = "/home/ray/echodfkd/"
     assert [(ROOT / word.removeprefix(home)).is_file() for word in words if word.startswith(home)] == [True, True]
@@ -252,7 +336,7 @@ def test_pods_write_only_where_ray_must_and_gain_no_rights() -> None:
 
 
 def test_the_network_policy_admits_the_cluster_s_own_pods_and_opens_little() -> None:
-    policy = read("kuberay/network_policy.yaml")
+    policy = read("kuberay/shared/network_policy.yaml")
     spec = policy["spec"]
     assert spec["podSelector"] == {"matchLabels": OURS}
     assert spec["policyTypes"] == ["Ingress", "Egress"]
@@ -263,16 +347,17 @@ def test_the_network_policy_admits_the_cluster_s_own_pods_and_opens_little() -> 
     assert inside == {"to": [{"podSelector": {"matchLabels": OURS}}]}
     assert {entry["port"] for entry in names["ports"]} == {53}
     assert {entry["port"] for entry in anywhere["ports"]} == {443, 6443}  # not the machine's metadata, port 80
-    files = ("network_policy", "pod_monitor", "raycluster", "rayjob")
-    assert {read(f"kuberay/{name}.yaml")["metadata"]["namespace"] for name in files} == {"echodfkd"}
-    assert read("kuberay/rayjob.yaml")["spec"]["submitterPodTemplate"]["metadata"]["labels"] == OURS
+    folders = (folder for folder in KUSTOMIZED if folder.name not in ("once", "run", "kueue"))
+    namespaces = {yaml.safe_load((folder / "kustomization.yaml").read_text())["namespace"] for folder in folders}
+    assert namespaces == {"echodfkd"}
+    assert ray_job()["spec"]["submitterPodTemplate"]["metadata"]["labels"] == OURS
 
 
 def test_prometheus_finds_and_reaches_the_metrics() -> None:
     container = ray_cluster()["headGroupSpec"]["template"]["spec"]["containers"][0]
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
-    scraped = {entry["port"] for entry in read("kuberay/pod_monitor.yaml")["spec"]["podMetricsEndpoints"]}
-    _, monitoring = read("kuberay/network_policy.yaml")["spec"]["ingress"]
+    scraped = {entry["port"] for entry in read("kuberay/shared/pod_monitor.yaml")["spec"]["podMetricsEndpoints"]}
+    _, monitoring = read("kuberay/shared/network_policy.yaml")["spec"]["ingress"]
     assert {port["port"] for port in monitoring["ports"]} == {ports[name] for name in scraped}
 
 
@@ -378,10 +463,8 @@ def test_a_pods_hook_stops_the_jobs_that_run_and_waits_for_them(monkeypatch: pyt
     assert jobs.stopped == ["first", "deaf"]
 
 
-@pytest.mark.parametrize("name", ["rayjob", "raycluster"])
-def test_a_head_that_is_taken_away_has_time_for_its_hook(name: str, config: RunConfig) -> None:
-    cluster = read(f"kuberay/{name}.yaml")["spec"]
-    spec = cluster.get("rayClusterSpec", cluster)["headGroupSpec"]["template"]["spec"]
+def test_a_head_that_is_taken_away_has_time_for_its_hook(config: RunConfig) -> None:
+    spec = ray_cluster()["headGroupSpec"]["template"]["spec"]
     hook = spec["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
     assert hook == ["python", "/home/ray/echodfkd/cluster/stop_jobs.py"]
     assert (CLUSTER / "stop_jobs.py").is_file()

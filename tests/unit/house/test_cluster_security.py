@@ -70,10 +70,9 @@ def test_ray_starts_with_a_token_and_the_dashboard_stays_inside(path: Path) -> N
 def test_every_way_to_start_ray_was_looked_at() -> None:
     starting = {path.name for path in FILES if any("ray start" in command for command in commands(path))}
     assert starting == {"aws.yaml", "gcp.yaml", "on_premise.yaml", "start_ray.sh"}
-    manifests = [yaml.safe_load(path.read_text()) for path in FILES if path.name in ("raycluster.yaml", "rayjob.yaml")]
-    for spec in (found["spec"].get("rayClusterSpec", found["spec"]) for found in manifests):
-        assert spec["authOptions"] == {"mode": "token", "secretName": "echodfkd-token"}
-        assert (spec["headGroupSpec"]["serviceType"], spec["headGroupSpec"]["enableIngress"]) == ("ClusterIP", False)
+    spec = yaml.safe_load((CLUSTER / "kuberay" / "cluster" / "raycluster.yaml").read_text())["spec"]
+    assert spec["authOptions"] == {"mode": "token", "secretName": "echodfkd-token"}
+    assert (spec["headGroupSpec"]["serviceType"], spec["headGroupSpec"]["enableIngress"]) == ("ClusterIP", False)
     for name in ("aws.yaml", "gcp.yaml", "on_premise.yaml"):
         mounts = yaml.safe_load((CLUSTER / name).read_text())["file_mounts"]
         assert mounts == {"/home/ray/.ray/auth_token": "~/.ray/auth_token"}
@@ -289,8 +288,10 @@ def test_a_submitted_job_uploads_little_and_no_data() -> None:
 
 
 def test_every_file_of_the_folder_is_explained() -> None:
+    """By its name, or by that of its folder under kuberay/."""
     text = (CLUSTER / "README.md").read_text()
-    assert not [path.name for path in FILES if path.name != "README.md" and path.name not in text]
+    names = ["/".join(path.relative_to(CLUSTER).parts[: 2 if "kuberay" in path.parts else None]) for path in FILES]
+    assert not [name for name in names if name != "README.md" and name not in text]
     named = set(re.findall(r"(?<![\w/])(?:cluster|configs|jobs)/[\w./-]+\w", text))
     assert {"cluster/aws.yaml", "configs/cluster.yaml", "jobs/preflight.py"} <= named
     assert not [name for name in named if not (ROOT / name).is_file()]
