@@ -1,4 +1,4 @@
-"""Memory of this host's processes: allocator settings that make them keep what they free, and its measure."""
+"""Memory of this host's processes: its measure, and allocator settings by which they keep freed memory."""
 
 from __future__ import annotations
 
