@@ -19,6 +19,7 @@ from echodfkd.sources.clip_source import ClipSource, WindowSettings
 
 def check_drawn_sources(config: RunConfig) -> None:
     """Refuse patients that cannot be drawn, of training clips and of held-out cases: phantoms need no file but a table.
+    Refuse strata of a steered run that hold none.
 
     Raises:
         ConfigError: names the option.
@@ -32,6 +33,10 @@ def check_drawn_sources(config: RunConfig) -> None:
             if part.kind not in RECORDED_KINDS:
                 with _named(where):
                     ConditionSampler(part.conditions, seed=config.seed)
+    if config.source.steering.strata:
+        from echodfkd.sources.steering.plan import SteeringPlan
+
+        SteeringPlan(config.source, config.seed)
 
 
 def build_source(

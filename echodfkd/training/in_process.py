@@ -9,7 +9,7 @@ from typing import Any
 from echodfkd.config.file import config_from_dict
 from echodfkd.config.rules.heads import check_teacher_gives
 from echodfkd.config.run import RunConfig
-from echodfkd.core.errors import ClipError, InputError, RunError
+from echodfkd.core.errors import ClipError, ConfigError, InputError, RunError
 from echodfkd.core.records import DistillationBatch, VideoClip
 from echodfkd.models.teachers.build import pick_device
 from echodfkd.models.teachers.protocol import Teacher
@@ -95,6 +95,8 @@ def _config(student: Mapping[str, Any], first: VideoClip, options: Mapping[str, 
         raise InputError(f"clips: {first.clip_id} has frames of {H} x {W} pixels, a student trains on square ones")
     train_options = {"checkpoint_every": 1_000_000, **options.get("train", {}), "engine": "plain"}
     window = {"frames": T, "fps": first.fps, "size": H}
+    if options.get("source", {}).get("steering"):
+        raise ConfigError("source.steering: set, but the clips are those of an iterator; remove it")
     return config_from_dict({**options, "window": window, "students": {STUDENT: dict(student)}, "train": train_options})
 
 

@@ -20,6 +20,7 @@ from echodfkd.config.sections.steering import CurriculumStage, SteeringConfig
 from echodfkd.core.errors import ConfigError, InputError, RunError
 from echodfkd.metrics.strata import strata_of
 from echodfkd.runtime.stream.builders import drafting_source, training_source
+from echodfkd.sources.build import check_drawn_sources
 from echodfkd.sources.patients.sampler import ConditionSampler
 from echodfkd.sources.steering import plan as plan_module
 from echodfkd.sources.steering.laws import (
@@ -33,6 +34,8 @@ from echodfkd.sources.steering.plan import SteeringPlan
 from echodfkd.sources.steering.source import SteeredSource
 from echodfkd.sources.steering.strata import Cells
 from echodfkd.storage.steering import UNIT, Law, SteeringState, Window
+from echodfkd.training.in_process import distil_clips
+from tests.helpers.teachers import FloatTeacher
 
 STRATA = {"ef_percent": [40.0], "heart_rate_bpm": [75.0]}
 RUN = [
@@ -265,10 +268,17 @@ def test_clips_in_a_folder_are_not_steered() -> None:
         needs_clips_folder(load_config(None, [*RUN, "synthesize.out=/tmp/x"]))
 
 
+def test_clips_of_an_iterator_are_not_steered(plan: SteeringPlan, tmp_path: Path) -> None:
+    clips = map(training_source(load_config(None, RUN[:-1])).clip, range(9))
+    options = {"source": {"steering": {"strata": {"ef_percent": [40]}}}}
+    with pytest.raises(ConfigError, match="the clips are those of an iterator"):
+        distil_clips({"blocks": 1}, FloatTeacher(), clips, str(tmp_path), options=options)
+
+
 def test_strata_without_patients_are_refused() -> None:
-    config = load_config(None, [*RUN[:-1], "source.steering.strata={heart_rate_bpm: [149]}"])
+    config = load_config(None, [*RUN[:-1], "source.steering.strata={heart_rate_bpm: [139]}"])
     with pytest.raises(ConfigError, match=r"1 of its 2 strata hold 0\.5% of the patients or more, at least 2 must"):
-        SteeringPlan(config.source, seed=0)
+        check_drawn_sources(config)
 
 
 def test_stored_laws_keep_every_bit_and_damaged_ones_are_refused() -> None:
