@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from echodfkd.config.sections.teacher import TeacherConfig
 from echodfkd.core.errors import ConfigError, InputError
 from echodfkd.models.teachers.protocol import Teacher
 from echodfkd.teaching.build import build_configured_teacher
+from tests.unit.house.test_docs import ROOT, blocks
 
 SIDE = 16
 NETWORK = """
@@ -112,3 +114,23 @@ def test_what_is_no_python_file_or_not_the_pinned_one_is_not_run(file: Path, tmp
     with pytest.raises(ConfigError, match=r"teacher.weights: empty, but teacher.kind is python; name the Python file"):
         load_config(None, ["students.a.blocks=1", "teacher.kind=python"])
     assert torch.is_grad_enabled()
+
+
+def test_the_example_of_the_how_to_teaches_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its file and its command's options; the masks are the sigmoid of its network on grey levels of 0 to 1."""
+    page = ROOT / "docs/how-to/teachers.md"
+    text = next(text for text in blocks(page, "python") if text.startswith("# my_teacher.py"))
+    command = next(text for text in blocks(page, "") if "teacher.weights=my_teacher.py" in text)
+    (tmp_path / "my_teacher.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    overrides = [word for word in shlex.split(command.replace("\\\n", " ")) if word.startswith("teacher.")]
+    config = load_config(None, ["students.a.blocks=1", *overrides])
+    torch.manual_seed(0)
+    found = build_configured_teacher(config.teacher, device="cpu")
+    torch.manual_seed(0)
+    own: dict[str, Any] = {}
+    exec(text, own)
+    video = np.random.default_rng(0).integers(0, 256, (1, 2, SIDE, SIDE), dtype=np.uint8)
+    with torch.no_grad():
+        wanted = own["network"]()(torch.from_numpy(video[0] / 255.0).float()[:, None]).sigmoid()[:, 0].numpy()
+    np.testing.assert_allclose(found.teach(video).masks[0, :, 0], wanted, atol=1e-6)
