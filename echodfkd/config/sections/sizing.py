@@ -18,3 +18,8 @@ class SizingConfig:
     price_per_hour: dict[str, float] = option(factory=dict, least=0, ceiling=1e9)
     """Price per hour of one process of source, generator, teacher, students, evaluator, and of the head node; in any
     currency."""
+    per_machine: dict[str, int] = option(factory=dict, least=1, ceiling=1024)
+    """Processes that one machine holds, by the names of price_per_hour, e.g. {students: 4}: machines are rented whole,
+    and price_per_hour is then the machine's."""
+    price_per_gb: float = option(0.0, least=0, ceiling=1e6)
+    """Price of a GB that crosses from one zone to another; 0 if the machines are in one zone."""

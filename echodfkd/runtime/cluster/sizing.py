@@ -22,6 +22,8 @@ SEEN_S = 0.15
 """Seconds from the end of a source task to the start of the next: Ray Data's scheduler looks for finished tasks ten
 times a second, and two tasks that take no time make 11 to 14 blocks a second (docs/explanation/scale.md). It does not
 slow teachers whose blocks take longer: each has a second block waiting."""
+SEGMENT_S = 10.0
+"""Seconds that the students wait at a change of segments (docs/explanation/scale.md)."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Stage:
         most: the config's maximum of actors.
         clips_s: clips per second of work of one actor (an evaluator: cases).
         hours: working time until the run is done.
-        price: of one process per hour; None if the config has none.
+        price: of one process per hour, or of one machine; None if the config has none.
+        per_machine: processes that one machine holds.
     """
 
     name: str
@@ -44,11 +47,17 @@ class Stage:
     clips_s: float
     hours: float
     price: float | None
+    per_machine: int = 1
+
+    @property
+    def machines(self) -> int:
+        """Machines that are rented for it."""
+        return math.ceil(self.actors / self.per_machine)
 
     @property
     def cost(self) -> float | None:
-        """Of all its processes."""
-        return None if self.price is None else self.actors * self.hours * self.price
+        """Of all its machines."""
+        return None if self.price is None else self.machines * self.hours * self.price
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,9 @@ class Estimate:
         hours: until the last checkpoint is scored.
         stages: in stream order.
         notes: differences between pilot and run.
+        waits_s: the start, and the changes of segments; a part of ``hours``.
+        traffic_gb: moved from sources to teachers and from teachers to students.
+        price_per_gb: of traffic between zones.
     """
 
     clips: int
@@ -70,24 +82,34 @@ class Estimate:
     hours: float
     stages: tuple[Stage, ...]
     notes: tuple[str, ...]
+    waits_s: float = 0.0
+    traffic_gb: float = 0.0
+    price_per_gb: float = 0.0
 
     def lines(self) -> list[str]:
         """Lines for the terminal."""
         found = [
             f"estimate: {self.clips:,} clips at {self.clips_s:.1f} clips/s take {_time(self.hours)}; the bound is"
-            f" {self.bound}"
+            f" {self.bound}; start and changes of segments are {_time(self.waits_s / HOUR)} of it"
         ]
         for stage in self.stages:
             cost = "" if stage.cost is None else f", cost {_cost(stage.cost)}"
             pace = "" if math.isnan(stage.clips_s) else f", {stage.clips_s:.2f} clips/s each"
             found.append(
-                f"estimate: {stage.name}: {stage.actors} of at most {stage.most}{pace}, {_time(stage.hours)}{cost}"
+                f"estimate: {stage.name}: {stage.actors} of at most {stage.most}{pace},"
+                f"{f' {stage.machines} machines,' if stage.per_machine > 1 else ''} {_time(stage.hours)}{cost}"
             )
+        traffic = self.traffic_gb * self.price_per_gb
+        found.append(
+            f"estimate: {self.traffic_gb:,.0f} GB go from sources to teachers to students,"
+            f" {1e3 * self.traffic_gb / self.hours / HOUR:.1f} MB/s"
+            + (f"; cost {_cost(traffic)} if all of it crosses zones" if traffic else "")
+        )
         known = [stage.cost for stage in self.stages if stage.cost is not None]
         if known:
             missing = [stage.name for stage in self.stages if stage.cost is None]
             rest = f" (without {', '.join(missing)}: sizing.price_per_hour has no price)" if missing else ""
-            found.append(f"estimate: cost {_cost(sum(known))} in all{rest}")
+            found.append(f"estimate: cost {_cost(sum(known) + traffic)} in all{rest}")
         return found + [f"estimate: {note}" for note in self.notes]
 
 
@@ -119,16 +141,18 @@ def estimate(config: RunConfig, pilot: RunConfig, summary: Mapping[str, Any]) ->
     speeds = {name: most * rates[name] for name, (most, _) in stream.items()}
     bound = min(speeds, key=lambda name: speeds[name])
     clips_s, clips = speeds[bound], config.plan_slots
-    hours = clips / clips_s / HOUR
-    prices = config.sizing.price_per_hour
+    waits_s = _start_s(summary) + SEGMENT_S * (config.num_segments - 1)
+    hours = (clips / clips_s + waits_s) / HOUR
+    prices, holds, least = config.sizing.price_per_hour, config.sizing.per_machine, _least(config)
     stages = [
         Stage(
             name,
-            most if name == "students" else min(most, math.ceil(clips_s / rates[name] - 1e-9)),
+            most if name == "students" else min(most, max(least[name], math.ceil(clips_s / rates[name] - 1e-9))),
             most,
             rates[name],
             hours,
             prices.get(name.partition(".")[0]),
+            holds.get(name.partition(".")[0], 1),
         )
         for name, (most, _) in stream.items()
     ]
@@ -140,7 +164,8 @@ def estimate(config: RunConfig, pilot: RunConfig, summary: Mapping[str, Any]) ->
         cases = config.evaluation.cases * (checkpoints * len(config.students) + 1)
         scored = cases / (rate * config.evaluation.actors) / HOUR
         count = config.evaluation.actors
-        stages.append(Stage("evaluator", count, count, rate, max(hours, scored), prices.get("evaluator")))
+        price, per_machine = prices.get("evaluator"), holds.get("evaluator", 1)
+        stages.append(Stage("evaluator", count, count, rate, max(hours, scored), price, per_machine))
     if "head" in prices:
         stages.append(Stage("head", 1, 1, math.nan, max(hours, scored), prices["head"]))
     notes = (
@@ -153,7 +178,24 @@ def estimate(config: RunConfig, pilot: RunConfig, summary: Mapping[str, Any]) ->
     )
     if scored > hours:
         notes.append(f"evaluators end {_time(scored - hours)} after the students: raise evaluation.actors")
-    return Estimate(clips, clips_s, bound, max(hours, scored), tuple(stages), tuple(notes))
+    moved = clips * (_pixels(config.window.frames, config.window.size) + config.clip_bytes) / 1e9
+    whole = max(hours, scored)
+    return Estimate(
+        clips, clips_s, bound, whole, tuple(stages), tuple(notes), waits_s, moved, config.sizing.price_per_gb
+    )
+
+
+def _start_s(summary: Mapping[str, Any]) -> float:
+    """Seconds to the pilot's first update; 0 if it does not tell."""
+    found = summary["pipeline"].get("first_step_s")
+    return float(found) if isinstance(found, int | float) and math.isfinite(found) and found > 0 else 0.0
+
+
+def _least(config: RunConfig) -> dict[str, int]:
+    """Stages of the stream -> processes that are kept, however little there is to do."""
+    pools = {f"teacher.{name}": member.min_actors for name, member in config.teacher.members.items()}
+    pools |= {name: pool.min_actors for name, pool in config.generator_pools.items()}
+    return {"source": 1, "teacher": config.teacher.min_actors, **pools}
 
 
 def _clip_rates(config: RunConfig, pilot: RunConfig, summary: Mapping[str, Any]) -> dict[str, float]:
@@ -221,6 +263,9 @@ def _differences(config: RunConfig, pilot: RunConfig) -> list[str]:
         ("students", sorted(config.students), sorted(pilot.students)),
         ("teacher.kind", config.teacher.kind, pilot.teacher.kind),
         ("source.kind", config.source.kind, pilot.source.kind),
+        ("train.global_batch", config.train.global_batch, pilot.train.global_batch),
+        ("train.workers", config.train.workers, pilot.train.workers),
+        ("train.engine", config.train.engine, pilot.train.engine),
         ("train.precision", config.train.precision, pilot.train.precision),
         ("train.num_gpus", config.train.num_gpus, pilot.train.num_gpus),
         ("train.num_cpus", config.train.num_cpus, pilot.train.num_cpus),

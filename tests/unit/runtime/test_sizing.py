@@ -24,6 +24,7 @@ PILOT = {"pipeline": {"stages": {
 RUN = [
     "students.a={blocks: 1}", "students.b={blocks: 1}", "train.steps=9000", "train.global_batch=8",
     "train.checkpoint_every=3000", "data.source_tasks=4", "teacher.max_actors=2", "evaluation.cases=24",
+    "data.segment_tasks=9000",
 ]  # fmt: skip
 
 
@@ -78,6 +79,33 @@ def test_prices_and_what_has_none():
     assert "nan" not in text
 
 
+def test_a_pool_is_never_smaller_than_its_least_and_machines_are_rented_whole():
+    """Students are the bound at 10 clips/s, which 3 teachers teach; 6 are kept, on machines of 4."""
+    prices = "sizing.price_per_hour={teacher: 8, students: 4}"
+    run = config("teacher.max_actors=8", "teacher.min_actors=6", prices, "sizing.per_machine={teacher: 4}")
+    found = estimate(run, config(), PILOT)
+    teacher = next(stage for stage in found.stages if stage.name == "teacher")
+    assert (found.bound, teacher.actors, teacher.machines) == ("students", 6, 2)
+    assert teacher.cost == pytest.approx(2 * 2.0 * 8)  # 72,000 clips at 10 a second: 2 h
+    assert any("6 of at most 8, 4.00 clips/s each, 2 machines, 2.0 h, cost 32" in line for line in found.lines())
+
+
+def test_start_and_changes_of_segments_are_paid_and_traffic_is_said():
+    """9,000 blocks in segments of 1,000: 8 changes of 10 s, after a start of 40 s."""
+    pilot = {"pipeline": {**PILOT["pipeline"], "first_step_s": 40.0}}
+    run = config("data.segment_tasks=1000", "sizing.price_per_gb=0.02", "sizing.price_per_hour={teacher: 1}")
+    found = estimate(run, config(), pilot)
+    assert (run.num_segments, found.waits_s) == (9, 120.0)
+    assert found.hours == pytest.approx(2.5 + 120 / 3600)
+    pixels = run.window.frames * run.window.size**2  # bytes of the video; a taught clip has its masks as well
+    assert found.traffic_gb == pytest.approx(72_000 * (pixels + run.clip_bytes) / 1e9)
+    traffic = found.traffic_gb * 0.02
+    text = "\n".join(found.lines())
+    assert f"cost {traffic:.2f} if all of it crosses zones" in text
+    assert f"cost {2 * found.hours + traffic:.2f} in all" in text
+    assert "the bound is teacher; start and changes of segments are 2 min of it" in text
+
+
 def test_evaluators_that_end_after_the_students():
     """3 checkpoints of 2 students and the teacher: 7 x 2,400 cases at 0.5 a second are 9.33 h."""
     found = estimate(config("evaluation.cases=2400"), config(), PILOT)
@@ -121,6 +149,7 @@ def test_dry_run_prints_it_as_comments(tmp_path, capsys):
     ("given", "words"),
     [
         ("sizing.price_per_hour={boat: 1}", "got 'boat', allowed are source, generator"),
+        ("sizing.per_machine={boat: 1}", "got 'boat', allowed are source, generator"),
         ("sizing.price_per_hour={head: -1}", r"price_per_hour.head: got -1.0, must be at least 0"),
     ],
 )
