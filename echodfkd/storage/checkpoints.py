@@ -29,7 +29,6 @@ from echodfkd.storage.files import LAYOUT, RunStorage, describe
 from echodfkd.storage.intervals import Intervals
 from echodfkd.storage.lease import check_epoch
 from echodfkd.storage.manifests import MANIFEST, checkpoint_folder, read_verified
-from echodfkd.storage.steering import STEERING, SteeringState
 from echodfkd.storage.untrusted import parse_json_object
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -80,7 +79,6 @@ def publish(
     ledger: Mapping[str, dict[str, object]],
     quarantine: Mapping[str, dict[str, object]],
     meta: Mapping[str, object],
-    steering: SteeringState | None = None,
     lease_epoch: int = 0,
     further: Mapping[str, bytes] = MappingProxyType({}),
 ) -> PublishedCheckpoint:
@@ -94,7 +92,6 @@ def publish(
         ledger: part files, relative to the run folder, that this commit makes valid, with size and sha256.
         quarantine: likewise, of quarantined indices.
         meta: config hash, versions and the like, JSON values.
-        steering: laws of a steered run.
         lease_epoch: this run's lease, checked before the first file and the manifest; 0 without one.
         further: files of no student, by name.
 
@@ -106,8 +103,6 @@ def publish(
     if storage.exists(f"{folder}/{MANIFEST}"):
         raise RunError(taken)
     contents = {**_contents(students, consumed, meta), **further}
-    if steering is not None:
-        contents[STEERING] = steering.to_json()
     check_epoch(storage, lease_epoch)
     for file, data in contents.items():
         storage.write(f"{folder}/{file}", data)

@@ -64,13 +64,13 @@ class SteeringState:
     laws: tuple[Law, ...]
     window: Window
 
-    def to_json(self) -> bytes:
-        """The content of steering.json; numbers keep every bit."""
-        return json.dumps(asdict(self)).encode()
+    def files(self) -> dict[str, bytes]:
+        """The file of a checkpoint by its name; numbers keep every bit."""
+        return {STEERING: json.dumps(asdict(self)).encode()}
 
     @staticmethod
     def from_json(data: bytes, where: str) -> SteeringState:
-        """Read `to_json`. Raises `InputError`, beginning with ``where``."""
+        """Read the content of `files`. Raises `InputError`, beginning with ``where``."""
         values = parse_json_object(data, where)
         try:
             laws = tuple(_law(law) for law in values["laws"])

@@ -203,9 +203,11 @@ def _commit(
             ledger={name: known for part in parts for name, known in part["ledger"].items()},
             quarantine={name: known for part in parts for name, known in part["quarantine"].items()},
             meta=_meta(run, step),
-            steering=run.steering.state if run.steering else None,
             lease_epoch=run.context.lease_epoch,
-            further={} if run.painter is None else run.painter.files(),
+            further={
+                **(run.steering.state.files() if run.steering else {}),
+                **(run.painter.files() if run.painter else {}),
+            },
         )
         prune_resume(run.storage, run.config.train.keep_resume)
     except EchoDFKDError as error:

@@ -49,16 +49,7 @@ def distil_without_data(
         InputError: a file cannot be used, or no batch statistics guide.
         RunError: a loss is not finite.
     """
-    student = _only_student(config)
-    settings = DataFreeSettings(
-        shares=shares,
-        steps=config.train.steps,
-        batch=config.train.global_batch,
-        frames=config.window.frames,
-        size=config.window.size,
-        seed=config.seed,
-        rate=config.optimizer.learning_rate,
-    )
+    student, settings = _only_student(config), _settings(config, shares)
     torch.manual_seed(config.seed)
     network = build_student(**student.network)
     prepare_folder(folder, "--resume")
@@ -82,6 +73,18 @@ def distil_without_data(
     write_files(out, {"student.safetensors": packed, "student.json": dump_json(card)})
     write_painter(Path(out) / "painter.safetensors", run.painter)
     return card
+
+
+def _settings(config: RunConfig, shares: dict[str, float]) -> DataFreeSettings:
+    return DataFreeSettings(
+        shares=shares,
+        steps=config.train.steps,
+        batch=config.train.global_batch,
+        frames=config.window.frames,
+        size=config.window.size,
+        seed=config.seed,
+        rate=config.optimizer.learning_rate,
+    )
 
 
 def read_shares(texts: Sequence[str]) -> dict[str, float]:

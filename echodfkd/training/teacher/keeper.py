@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from echodfkd.core.errors import InputError
 from echodfkd.storage.files import RunStorage
@@ -39,7 +40,7 @@ class TrainingState:
 
     network: nn.Module
     optimizer: torch.optim.AdamW
-    average: nn.Module | None
+    average: AveragedModel | None
     rng: np.random.Generator
     step: int = 0
     index: int = 0

@@ -89,32 +89,10 @@ def train_segmentation(
         while state.step < recipe.steps and done < 1.0:
             spent = (time.monotonic() - start) / recipe.max_seconds if recipe.max_seconds else 0.0
             done = min(1.0, max(state.step / recipe.steps, spent))
-            for group in optimizer.param_groups:
-                warmup = min(1.0, (state.step + 1) / max(1, recipe.warmup_steps))
-                group["lr"] = recipe.learning_rate * warmup * (0.01 + 0.495 * (1.0 + math.cos(math.pi * done)))
-            size = int(rng.choice(recipe.sizes))
-            num_clips = max(1, recipe.batch_pixels // (size * size * recipe.frames_per_clip))
-            clips = [make_clip(state.index + offset, size) for offset in range(num_clips)]
-            state.index += num_clips
-            frames, labels = _batch(clips, recipe, rng)
-            with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
-                logits = network(frames)
-            loss = segmentation_loss(logits.float(), labels, class_values(clips[0], recipe.classes))
-            if not torch.isfinite(loss):
-                raise RunError(
-                    f"supervised training: the loss is {loss.item()} at step {state.step}; lower the learning rate"
-                )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimizer.step()
-            if average is not None:
-                average.update_parameters(network)
-            state.step += 1
+            warmup = min(1.0, (state.step + 1) / max(1, recipe.warmup_steps))
+            rate = recipe.learning_rate * warmup * (0.01 + 0.495 * (1.0 + math.cos(math.pi * done)))
+            _update(state, make_clip, recipe, rate)
             state.seconds = time.monotonic() - start
-            state.mean_loss = (
-                loss.item() if math.isnan(state.mean_loss) else 0.98 * state.mean_loss + 0.02 * loss.item()
-            )
             counter.show(state.step, f"loss {state.mean_loss:.4f}")
             if keeper is not None and keeper.is_due(state):
                 keeper.save(state)
@@ -122,6 +100,32 @@ def train_segmentation(
         network.load_state_dict(average.module.state_dict())
     network.eval()
     return state.step
+
+
+def _update(
+    state: TrainingState, make_clip: Callable[[int, int], VideoClip], recipe: SupervisedRecipe, rate: float
+) -> None:
+    """One step of the optimiser at this learning rate, and of the running average."""
+    size = int(state.rng.choice(recipe.sizes))
+    num_clips = max(1, recipe.batch_pixels // (size * size * recipe.frames_per_clip))
+    clips = [make_clip(state.index + offset, size) for offset in range(num_clips)]
+    state.index += num_clips
+    frames, labels = _batch(clips, recipe, state.rng)
+    with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
+        logits = state.network(frames)
+    loss = segmentation_loss(logits.float(), labels, class_values(clips[0], recipe.classes))
+    if not torch.isfinite(loss):
+        raise RunError(f"supervised training: the loss is {loss.item()} at step {state.step}; lower the learning rate")
+    state.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(state.network.parameters(), 1.0)
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    state.optimizer.step()
+    if state.average is not None:
+        state.average.update_parameters(state.network)
+    state.step += 1
+    state.mean_loss = loss.item() if math.isnan(state.mean_loss) else 0.98 * state.mean_loss + 0.02 * loss.item()
 
 
 def segmentation_loss(logits: torch.Tensor, labels: torch.Tensor, values: Sequence[int] = (1,)) -> torch.Tensor:

@@ -50,7 +50,7 @@ def steered_run(folder: Path, options: list[str]) -> RunStorage:
         ledger={part: write_records(storage, part, rows)},
         quarantine={},
         meta={},
-        steering=SteeringState(LAWS, Window((0, 0, 0), (0, 0, 0))),
+        further=SteeringState(LAWS, Window((0, 0, 0), (0, 0, 0))).files(),
     )
     cases = [
         VideoClip(
