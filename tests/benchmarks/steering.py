@@ -150,13 +150,14 @@ def table(rows: Sequence[dict[str, object]]) -> str:
         if found:
             columns = [np.mean([float(str(r[key])) for r in found.values()]) for key in ("mean", "worst", "hard")]
             share = np.mean([float(str(row["hard_share"])) for row in found.values()])
-            gain = _gain(found, by_arm["uniform"]) if arm != "uniform" else ""
-            lines.append(f"| {arm} | {share:.1%} | {' | '.join(f'{value:.3f}' for value in columns)} | {gain} |")
+            bought = gain(found, by_arm["uniform"], "worst") if arm != "uniform" else ""
+            lines.append(f"| {arm} | {share:.1%} | {' | '.join(f'{value:.3f}' for value in columns)} | {bought} |")
     return "\n".join(lines)
 
 
-def _gain(found: dict[str, dict[str, object]], usual: dict[str, dict[str, object]]) -> str:
-    pairs = [float(str(found[s]["worst"])) - float(str(usual[s]["worst"])) for s in found if s in usual]
+def gain(found: dict[str, dict[str, object]], usual: dict[str, dict[str, object]], key: str) -> str:
+    """Mean difference of a column from the usual rows, and its 95 % interval (t, paired by seed)."""
+    pairs = [float(str(found[s][key])) - float(str(usual[s][key])) for s in found if s in usual]
     if len(pairs) < 2:
         return "–"
     half = float(student_t.ppf(0.975, len(pairs) - 1)) * float(np.std(pairs, ddof=1)) / len(pairs) ** 0.5
