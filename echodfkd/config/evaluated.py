@@ -36,6 +36,7 @@ def run_options(given: Mapping[str, Any]) -> dict[str, Any]:
         section = name.partition(".")[0]
         if section in SECTIONS and (not declared.identity or declared.reaches_out(value)):
             _drop(values, name)
+    _drop(values, "teacher.sees")  # of training clips only
     if _get(given, "teacher") or needs_files(config):
         values.pop("teacher", None)
     evaluation = values.get("evaluation")
@@ -54,7 +55,7 @@ def needs_files(config: RunConfig) -> bool:
     return any(
         declared.reaches_out(value)
         for name, declared, value in walk(config.teacher)
-        if name.rpartition(".")[2] not in kept
+        if name.rpartition(".")[2] not in kept and not name.startswith("sees.")
     )
 
 

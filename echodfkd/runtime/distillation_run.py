@@ -32,6 +32,7 @@ import echodfkd
 from echodfkd.config.identity import config_hash, keep_longer, open_run_folder
 from echodfkd.config.rules.heads import check_members_give, check_routes_give, check_teacher_gives
 from echodfkd.config.rules.jobs import needs_students
+from echodfkd.config.rules.route import check_routed_parts
 from echodfkd.config.run import RunConfig
 from echodfkd.core import clock
 from echodfkd.core.errors import EchoDFKDError, RunError, one_line
@@ -226,6 +227,7 @@ def check_inputs(config: RunConfig) -> str:
     check_teacher_gives(config, teacher.class_names)
     check_members_give(config, teacher.member_classes)
     check_routes_give(config, teacher.member_classes)
+    check_routed_parts(config)
     check_initial(config)
     source_notes(config)
     if config.evaluation.enabled:

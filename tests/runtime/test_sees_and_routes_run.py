@@ -1,4 +1,4 @@
-"""A run whose teachers see clearer images than the student, and teach only the clips that go to them, on a local Ray."""
+"""A run whose teachers see clearer images than the student and teach only clips that go to them, on a local Ray."""
 
 import dataclasses
 from collections.abc import Callable

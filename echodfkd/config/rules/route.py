@@ -16,13 +16,12 @@ _DOMAINS = (*DOMAIN_NAMES, "echonet", *(kind for kind in RECORDED_KINDS if kind 
 """Every ``domain`` of a clip."""
 
 
-def check_route(option: str, teacher: TeacherConfig, config: RunConfig) -> None:
+def check_route(option: str, teacher: TeacherConfig) -> None:
     """Refuse routes that lead nowhere.
 
     Args:
         option: the teacher's name in the config.
         teacher: with ``route``.
-        config: the run.
 
     Raises:
         ConfigError: names the option.
@@ -47,12 +46,17 @@ def check_route(option: str, teacher: TeacherConfig, config: RunConfig) -> None:
     if route.by in OF_NUMBERS:
         _check_ranges(where, route)
         return
-    parts = (*config.source.parts, *config.evaluation.source.parts)
-    allowed = {**CHOICES, "domain": _DOMAINS, "source": tuple(dict.fromkeys(parts))}[route.by]
-    if not allowed:
-        raise ConfigError(f"{where}.by: got source, but neither source nor evaluation.source is a mixture of parts")
+    allowed = {**CHOICES, "domain": _DOMAINS, "source": tuple(route.to)}[route.by]
     if unknown := [value for value in route.to if value not in allowed]:
         raise ConfigError(f"{where}.to: got {unknown[0]!r}, but {route.by} is one of {', '.join(allowed)}")
+
+
+def check_routed_parts(config: RunConfig) -> None:
+    """Refuse routes of parts that the source of the training clips does not have. Raises `ConfigError`."""
+    route, parts = config.teacher.route, config.source.parts
+    if route.by == "source" and (unknown := [name for name in route.to if name not in parts]):
+        there = f"source.parts has {', '.join(parts)}" if parts else f"source.kind is {config.source.kind}"
+        raise ConfigError(f"teacher.route.to: got {unknown[0]!r}, but {there}")
 
 
 def members_of(route: str) -> list[str]:

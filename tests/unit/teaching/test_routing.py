@@ -9,6 +9,7 @@ import pytest
 
 from echodfkd.config.file import load_config
 from echodfkd.config.rules.heads import check_routes_give
+from echodfkd.config.rules.route import check_routed_parts
 from echodfkd.config.run import RunConfig
 from echodfkd.config.sections.route import RouteConfig
 from echodfkd.core.errors import ConfigError
@@ -168,6 +169,16 @@ def test_a_route_without_a_class_that_students_ask_for_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
+    ("source", "sentence"),
+    [([], "got 'x', but source.kind is phantom"), ([TWO], "got 'x', but source.parts has clear, hand")],
+)
+def test_a_route_of_a_part_that_the_run_does_not_have_is_refused(source: list[str], sentence: str) -> None:
+    config = load_config(None, [*SMALL, *source, *MEMBERS, "teacher.route={by: source, to: {x: c}, default: c}"])
+    with pytest.raises(ConfigError, match=f"teacher.route.to: {sentence}"):
+        check_routed_parts(config)
+
+
+@pytest.mark.parametrize(
     ("options", "sentence"),
     [
         (
@@ -192,10 +203,6 @@ def test_a_route_without_a_class_that_students_ask_for_is_refused() -> None:
         (
             [*MEMBERS, "teacher.route={by: domain, to: {cleer: c}, default: c}"],
             "got 'cleer', but domain is one of default",
-        ),
-        (
-            [*MEMBERS, "teacher.route={by: source, to: {x: c}, default: c}"],
-            "neither source nor evaluation.source is a mix",
         ),
         (
             [*MEMBERS, "teacher.route={by: ef_percent, to: {low: c}, default: c}"],

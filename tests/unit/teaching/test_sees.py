@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from echodfkd.config.file import load_config
+from echodfkd.config.evaluated import run_options
+from echodfkd.config.file import config_to_yaml, load_config
 from echodfkd.config.identity import config_hash
 from echodfkd.config.run import RunConfig
 from echodfkd.config.sections.sees import SeesConfig
@@ -203,6 +204,14 @@ def test_a_recording_without_its_pair_is_refused_and_one_of_another_length_quara
     (row,) = {row.clip_id: row for row in block.quarantined}.values()
     assert row.clip_id.startswith("recorded-0XA1-")
     assert "has 41 frames of 32 x 32 at 50 fps, the student's has 40 of 32 x 32 at 50" in row.reason
+
+
+def test_an_evaluation_of_the_run_takes_its_teacher_without_the_rendering(tmp_path: Path) -> None:
+    config = recorded(tmp_path, f"teacher={{kind: embedded_chambers, sees: {{path: {tmp_path / 'clean'}}}}}")
+    RunStorage(str(tmp_path / "run")).write("config.yaml", config_to_yaml(config).encode())
+    teacher = run_options({"evaluate": {"run": str(tmp_path / "run")}})["teacher"]
+    assert teacher["kind"] == "embedded_chambers"
+    assert "sees" not in teacher
 
 
 RECORDED = ["source.kind=recorded", "source.path=here"]
