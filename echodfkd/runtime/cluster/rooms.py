@@ -24,6 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from echodfkd.config.run import RunConfig
 from echodfkd.core.errors import RunError
+from echodfkd.core.redaction import redact
 from echodfkd.runtime.cluster.environment import cluster_address
 from echodfkd.runtime.cluster.resources import Node, Role, free_nodes, held_bundles, place, roles
 from echodfkd.runtime.cluster.scaling import bundles_of
@@ -122,7 +123,7 @@ class Rooms:
         alive = ray_state.actors(None, None, "ALIVE").values()
         at_work = {a["JobID"] for a in alive if not a["IsDetached"] and a["ActorClassName"] != "JobSupervisor"}
         known = {job, *self.guests}
-        strangers = [f"job {other} ({jobs[other][:80]})" for other in sorted(at_work - known) if other in jobs]
+        strangers = [f"job {other} ({redact(jobs[other])[:80]})" for other in sorted(at_work - known) if other in jobs]
         return [f"{name} (job {other})" for other, name in runs.items()] + strangers
 
 
@@ -134,6 +135,7 @@ class Room:
         self._name = config.name
         self._wanted = roles(config)
         self._job = ray.get_runtime_context().get_job_id()
+        self._has_left = False
 
     def ask(self) -> Answer:
         """Ask for room."""
@@ -142,11 +144,14 @@ class Room:
 
     def tell(self, missing: list[Role]) -> list[str]:
         """The roles that the run lacks now. Returns the others on the cluster."""
-        found: list[str] = self._call("tell", self._job, self._name, missing) if self.is_shared else []
+        if not self.is_shared or self._has_left:  # a late word would keep room for a run that is over
+            return []
+        found: list[str] = self._call("tell", self._job, self._name, missing)
         return found
 
     def leave(self) -> None:
         """The run has ended."""
+        self._has_left = True
         with suppress(RayActorError, GetTimeoutError):  # as the last one it ends the actor
             ray.get(self._actor().leave.remote(self._job), timeout=ANSWER_S)
 
@@ -185,7 +190,7 @@ def room_for(config: RunConfig, print_line: Callable[[str], None]) -> Iterator[R
 
 
 def _wait(config: RunConfig, room: Room, print_line: Callable[[str], None]) -> None:
-    wait_s, started, said, before = config.ray.wait_for_room_s, time.monotonic(), 0.0, Answer()
+    wait_s, started, said, before = config.ray.wait_for_room_s, time.monotonic(), -SAY_S, Answer()
     while (answer := room.ask()).missing:
         waited = time.monotonic() - started
         if waited >= wait_s:
