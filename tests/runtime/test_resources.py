@@ -164,6 +164,50 @@ def test_runs_come_in_one_after_the_other_and_each_whole(tiny_config: Callable[.
     assert admit(guests, "j3", [Node("head", 1.25, 0)]) == []
 
 
+def test_the_list_of_runs_names_holders_and_forgets_the_dead(
+    tiny_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = {
+        "01": "python jobs/distill.py",
+        "02": "python jobs/distill.py",
+        "03": "python -m x s3://key:pass@host/b",
+    }
+    dead, ended = set(), []
+    alive = [
+        ("01", "TeacherActor", False),
+        ("03", "Trainer", False),
+        ("04", "Serve", True),
+        ("05", "JobSupervisor", False),
+    ]
+    state = SimpleNamespace(
+        jobs=lambda: [{"JobID": job, "IsDead": job in dead, "Entrypoint": text} for job, text in commands.items()],
+        actors=lambda *unused: {
+            str(number): {"JobID": job, "ActorClassName": name, "IsDetached": detached}
+            for number, (job, name, detached) in enumerate(alive)
+        },
+    )
+    monkeypatch.setattr(rooms, "ray_state", state)
+    monkeypatch.setattr(rooms.ray.actor, "exit_actor", lambda: ended.append(True))
+    monkeypatch.setattr(rooms, "free_nodes", lambda: [Node("head", 3, 0)])
+    wanted, runs = roles(tiny_config()), rooms.Rooms()
+    assert runs.ask("01", "one", wanted) == Answer()
+    answer = runs.ask("02", "two", wanted)
+    assert answer.holders[0] == "run one (job 01)"
+    assert answer.holders[1].startswith("job 03 (python -m x s3://")
+    assert "pass" not in answer.text
+    assert len(answer.holders) == 2
+    assert answer.text.startswith("train: 0 of 1 student processes fit (1 CPU, 0 GPU each; head: 0.5 CPU")
+    assert runs.tell("01", "one", []) == answer.holders[1:]
+    monkeypatch.setattr(rooms, "free_nodes", lambda: [Node("head", 0.5, 0)])  # run one has taken its part
+    assert runs.ask("02", "two", wanted).missing
+    dead.add("01")
+    monkeypatch.setattr(rooms, "free_nodes", lambda: [Node("head", 3, 0)])
+    assert runs.ask("02", "two", wanted) == Answer()
+    assert not ended
+    runs.leave("02")
+    assert ended == [True]
+
+
 def test_a_wait_for_room_ends_and_names_the_holder(
     tiny_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
