@@ -1,6 +1,6 @@
 """Dice of the worst stratum after the same steps: uniform draws, steering, hard clips again, an oracle; three seeds.
 
-    python -m tests.benchmarks.steering --folder FOLDER [--steps 250] [--arms uniform steered again oracle]
+    python -m tests.benchmarks.steering --folder FOLDER [--steps 160] [--arms uniform steered again oracle]
 
 Patients of the phantom in eight strata: failing or not, fast or not, a poor image or not. One stratum in fifty is all
 three. The oracle knows it and gives it a quarter of the clips; steering is told nothing. Runs go without Ray, in one
@@ -168,7 +168,7 @@ def main() -> int:
     """Parse, measure the rows that are missing, print the table."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.steering", description=__doc__)
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=250)
+    parser.add_argument("--steps", type=int, default=160)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)

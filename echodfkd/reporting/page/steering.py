@@ -10,7 +10,6 @@ import numpy as np
 
 from echodfkd.config.file import config_from_dict
 from echodfkd.core.errors import EchoDFKDError
-from echodfkd.core.records import Conditions
 from echodfkd.metrics.summary import bootstrap_mean
 from echodfkd.reporting.case_table import values_at
 from echodfkd.reporting.figures import charts
@@ -125,9 +124,8 @@ def _scores(rows: RunRows, cells: Cells | None, names: Sequence[str], metric: st
     of_case: dict[str, str] = {}
     for row in rows.cases.to_pylist():
         if all(row.get(name) is not None for name in cells.axes):
-            conditions = Conditions(**{name: row[name] for name in cells.axes})
             try:
-                of_case[row["clip_id"]] = names[cells.place(conditions)]
+                of_case[row["clip_id"]] = names[cells.place(row)]
             except ValueError:  # a word that no phantom has
                 continue
     found = []

@@ -9,6 +9,7 @@ the distribution of a single condition (Nelsen, An Introduction to Copulas, 2006
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import NormalDist
@@ -112,6 +113,18 @@ class ConditionSampler:
             purpose: a key of `STREAMS`.
             attempt: 1, 2 ... are other patients of the same index, of a table by chance.
         """
+        u, row, weight = self._probabilities(index, purpose, attempt)
+        return self._finish({name: row.get(name, self._value(name, u[name])) for name in u}, weight)
+
+    def some(self, index: int, names: Iterable[str], *, purpose: str, attempt: int) -> dict[str, float | str]:
+        """These conditions of the patient of `draw`, without the work for the others."""
+        u, row, _ = self._probabilities(index, purpose, attempt)
+        return {name: row[name] if name in row else self._value(name, u[name]) for name in names}
+
+    def _probabilities(
+        self, index: int, purpose: str, attempt: int
+    ) -> tuple[dict[str, float], dict[str, float | str], float]:
+        """Of a patient: the probability at which each condition's quantile is taken, known values, sample weight."""
         words = np.random.SeedSequence([self._seed, STREAMS[purpose], index, attempt])
         rng = np.random.Generator(np.random.PCG64(words))
         noise = dict(zip(CORRELATED, rng.standard_normal(len(CORRELATED)).tolist(), strict=True))
@@ -137,7 +150,7 @@ class ConditionSampler:
                 if name in CORRELATED:
                     known[name] = _inverse_phi(self._middle(name, row[name]))
         u |= {name: _phi(z) for name, z in self._correlated(noise, known).items()}
-        return self._finish({name: row.get(name, self._value(name, u[name])) for name in u}, weight)
+        return u, row, weight
 
     def _finish(self, values: dict[str, float | str], weight: float) -> PatientDraw:
         number = {name: float(values[name]) for name in NUMERIC}

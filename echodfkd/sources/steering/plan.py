@@ -104,7 +104,7 @@ class SteeringPlan:
         return cell if self.shares[cell] > 0 else self.other
 
     def _cell(self, index: int, draw: int, purpose: str = "clip") -> int:
-        return self.cells.place(self._sampler.draw(index, purpose=purpose, attempt=draw).conditions)
+        return self.cells.place(self._sampler.some(index, self.cells.axes, purpose=purpose, attempt=draw))
 
     def _shares(self) -> tuple[float, ...]:
         counts = [0] * len(self.names)

@@ -6,10 +6,10 @@ import bisect
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from echodfkd.config.rules.steering import axis_edges
 from echodfkd.config.sections.source import CHOICES
-from echodfkd.core.records import Conditions
 from echodfkd.metrics.strata import interval_labels
 
 LEAST_SHARE = 0.005
@@ -46,11 +46,11 @@ class Cells:
             ", ".join(f"{name} {label}" for name, label in zip(self.axes, cell, strict=True)) for cell in self.labels
         ]
 
-    def place(self, conditions: Conditions) -> int:
-        """Number of the cell of these conditions, all of which are known."""
+    def place(self, conditions: Mapping[str, Any]) -> int:
+        """Number of the cell of these conditions, by name; all of the axes are known."""
         number = 0
         for name, values in self.axes.items():
-            value = getattr(conditions, name)
+            value = conditions[name]
             if name in CHOICES:
                 number = number * len(values) + values.index(value)
             else:

@@ -142,17 +142,28 @@ def test_cells_are_the_strata_of_the_report(plan: SteeringPlan) -> None:
     cells = Cells.of({"ef_percent": [], "view": []})
     found = strata_of({"ef_percent": [one.ef_percent for one in drawn]})["ef_percent"]
     for label, rows in found.items():
-        assert {cells.labels[cells.place(drawn[row])] for row in rows} == {(label, "A4C")}
+        assert {cells.labels[cells.place(vars(drawn[row]))] for row in rows} == {(label, "A4C")}
     assert plan.name(1) == "ef_percent < 40, heart_rate_bpm >= 75"
     assert plan.name(plan.other) == "other"
 
 
 def test_shares_of_the_patients_are_those_of_their_distribution(plan: SteeringPlan) -> None:
     sampler = ConditionSampler(load_config(None, RUN).source.conditions, seed=99)
-    counts = Counter(plan.cells.place(sampler.draw(number).conditions) for number in range(1000))
+    counts = Counter(plan.cells.place(vars(sampler.draw(number).conditions)) for number in range(1000))
     for cell, share in enumerate(plan.shares):  # two independent estimates: 4 standard errors of both
         error = math.sqrt(share * (1 - share) * (1 / 1000 + 1 / plan_module.COUNTED))
         assert counts[cell] / 1000 == pytest.approx(share, abs=4 * error + 1e-9)
+
+
+def test_some_conditions_are_those_of_the_whole_patient(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("ef_percent,sex\n30,F\n,M\n61,\n")
+    conditions = load_config(None, [*RUN[:-1], f"source.conditions.table={tmp_path}/t.csv"]).source.conditions
+    for config in (load_config(None, RUN).source.conditions, conditions):
+        sampler = ConditionSampler(config, seed=4)
+        for index, attempt in ((0, 0), (3, 0), (3, 7), (4, 2)):
+            whole = vars(sampler.draw(index, attempt=attempt).conditions)
+            some = sampler.some(index, ["sex", "ef_percent", "bsa_m2"], purpose="clip", attempt=attempt)
+            assert some == {name: whole[name] for name in ("sex", "ef_percent", "bsa_m2")}
 
 
 def test_clips_follow_the_law_and_patients_the_conditions(plan: SteeringPlan) -> None:
@@ -160,7 +171,7 @@ def test_clips_follow_the_law_and_patients_the_conditions(plan: SteeringPlan) ->
     places = [plan.place(index, law) for index in range(400)]
     assert places == [plan.place(index, law) for index in range(400)]
     drawn = [plan._sampler.draw(place.index, attempt=place.draw).conditions for place in places]
-    assert [plan.cells.place(one) for one in drawn] == [place.stratum for place in places]
+    assert [plan.cells.place(vars(one)) for one in drawn] == [place.stratum for place in places]
     for stratum, towards in enumerate(law.towards):
         share = 0.5 * plan.shares[stratum] + 0.5 * towards
         error = math.sqrt(share * (1 - share) / 400)
@@ -169,7 +180,7 @@ def test_clips_follow_the_law_and_patients_the_conditions(plan: SteeringPlan) ->
     # within a stratum patients are spread as without a law: the rates of failing slow hearts, by their ranks
     steered = [c.heart_rate_bpm for c, place in zip(drawn, places, strict=True) if place.draw and place.stratum == 0]
     sampler = ConditionSampler(load_config(None, RUN).source.conditions, seed=5)
-    plain = [one for one in (sampler.draw(i).conditions for i in range(1200)) if plan.cells.place(one) == 0]
+    plain = [one for one in (sampler.draw(i).conditions for i in range(1200)) if plan.cells.place(vars(one)) == 0]
     from scipy.stats import ks_2samp
 
     assert ks_2samp(steered, [one.heart_rate_bpm for one in plain]).pvalue > 0.001
