@@ -295,7 +295,7 @@ def test_strata_without_patients_are_refused() -> None:
 def test_stored_laws_keep_every_bit_and_damaged_ones_are_refused() -> None:
     law = Law(0, (1 / 3, 2 / 3), (0.1, 1.7), (0.25, 1e-9), (3, 0), ((1, 2, 0),))
     state = SteeringState((law, dataclasses.replace(law, step=50)), Window((5, 6, 7), (1, 2, 3), ((9, 4),)))
-    assert SteeringState.from_json(state.to_json(), "x") == state
+    assert SteeringState.from_json(*state.files().values(), "x") == state
     for change in (
         {"laws": []},
         {"laws": 3},
@@ -306,7 +306,7 @@ def test_stored_laws_keep_every_bit_and_damaged_ones_are_refused() -> None:
         {"laws": [{**dataclasses.asdict(law), "step": 7}]},
         {"laws": [{**dataclasses.asdict(law), "again": [[1, 2]]}]},
     ):
-        values = json.loads(state.to_json()) | change
+        values = json.loads(*state.files().values()) | change
         with pytest.raises(InputError, match="x holds no laws of a steered run"):
             SteeringState.from_json(json.dumps(values).encode(), "x")
 

@@ -201,7 +201,7 @@ def count_apart(rank: int, folder: str) -> None:
         slots = [slot for slot in range((done - 3) * 4, done * 4) if slot % 2 == rank]
         steering.add([in_strata(steering.plan, slots)], [torch.tensor([[np.sin(slot) ** 2 for slot in slots]])])
         steering.close(done)
-    save_result(folder, "state", rank, json.loads(steering.state.to_json()))
+    save_result(folder, "state", rank, json.loads(*steering.state.files().values()))
 
 
 def test_two_workers_make_the_laws_of_one(two_workers: Workers, tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_two_workers_make_the_laws_of_one(two_workers: Workers, tmp_path: Path) 
         slots = list(range((done - 3) * 4, done * 4))
         one.add([in_strata(one.plan, slots)], [torch.tensor([[np.sin(slot) ** 2 for slot in slots]])])
         one.close(done)
-    assert load_results(tmp_path, "state") == [json.loads(one.state.to_json())] * 2
+    assert load_results(tmp_path, "state") == [json.loads(*one.state.files().values())] * 2
     assert one.state.laws[-1].again
 
 
