@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from echodfkd.runtime.command import run_guarded
+from echodfkd.config.rules.jobs import needs_students
+from echodfkd.runtime.command import run_guarded, run_job
 from jobs import report
 from tests.unit.reporting.test_reporting import fake_run
 
@@ -46,3 +47,29 @@ def test_a_folder_in_place_of_a_file_ends_a_report(
     monkeypatch.setattr("sys.argv", ["report.py", str(tmp_path / "run")])
     assert report.main() == 2
     assert capsys.readouterr().err == f"error: {path} is a folder, expected a file\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["runs/a", "--out", "x"], "--out: is for several runs; the page of one run is its report.html"),
+        (["a", "b", "--follow"], "--follow, --overlays, --tensorboard, --mlflow and --wandb take one run"),
+        (["a", "--overlays", "51"], "--overlays: 51, allowed are 0 to 50 (with --config 1 to 50)"),
+    ],
+)
+def test_arguments_that_do_not_go_together_are_refused_and_never_ignored(
+    words: list[str], sentence: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["report.py", *words])
+    assert report.main() == 2
+    assert capsys.readouterr().err == f"error: {sentence}\n"
+
+
+def test_a_run_without_a_config_says_how_to_name_one(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    assert run_job(lambda config: {}, description="", arguments=[], check=needs_students) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: students: empty, name at least one, e.g. students.c31.blocks=3")
+    assert error.endswith("or give --config FILE (`echodfkd configs` lists some)\n")
