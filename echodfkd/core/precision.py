@@ -12,8 +12,8 @@ PRECISIONS = ("fp32", "bf16")
 CHOICES = (*PRECISIONS, AUTO)
 MARGIN = 0.03
 """fp32 is taken if it takes at most so much longer: the other one gives other numbers, and must be worth it."""
-MOST_S = 4.0
-LEAST_ROUNDS, MOST_ROUNDS = 3, 50
+MOST_S, LONGEST_S = 4.0, 20.0
+LEAST_ROUNDS, MOST_ROUNDS = 2, 50
 
 
 def seconds_in_turn(
@@ -21,18 +21,18 @@ def seconds_in_turn(
 ) -> dict[str, float]:
     """Least seconds of each piece of work, which must end on the host. In turn, so that a disturbance hits all alike.
 
-    The first round is not counted: kernels are chosen, and memory is taken, in it.
+    The first round, in which kernels are chosen and memory is taken, counts only if there is no time for another.
     """
-    least = dict.fromkeys(works, math.inf)
-    for work in works.values():
-        work()
-    started, rounds = now(), 0
-    while rounds < LEAST_ROUNDS or (rounds < MOST_ROUNDS and now() - started < MOST_S):
+    least, started = dict.fromkeys(works, math.inf), now()
+    for number in range(MOST_ROUNDS):
+        spent = now() - started
+        if number and (spent > LONGEST_S or (number > LEAST_ROUNDS and spent > MOST_S)):
+            break
         for name, work in works.items():
             before = now()
             work()
-            least[name] = min(least[name], now() - before)
-        rounds += 1
+            took = now() - before
+            least[name] = took if number < 2 else min(least[name], took)
     return least
 
 

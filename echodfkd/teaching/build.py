@@ -40,7 +40,7 @@ from echodfkd.teaching.reference import check_reference, find_reference
 from echodfkd.teaching.remote.client import RemoteTeacher
 from echodfkd.teaching.remote.service import read_token
 
-TIMED_CLIPS = 8
+TIMED_CLIPS = 4
 
 
 def build_configured_teacher(

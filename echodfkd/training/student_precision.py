@@ -15,14 +15,19 @@ from echodfkd.core.precision import PRECISIONS, seconds_in_turn
 from echodfkd.models.students.build import build_student
 from echodfkd.training.engine import PrecisionModule
 
+TIMED_CLIPS = 2
+"""A step of many clips would take as long as all else of a run's start."""
+
 
 def student_seconds(config: RunConfig, device: str) -> dict[str, float]:
-    """Of forward and backward passes of all students over a micro-batch, by precision.
+    """Of forward and backward passes of all students over a micro-batch of at most `TIMED_CLIPS`, by precision.
 
     Engines, averages and further terms of the loss cost the same in each and are left out.
     """
     where, window = torch.device(device), config.window
-    video = torch.zeros(config.micro_batch, window.frames, window.size, window.size, dtype=torch.uint8)
+    video = torch.zeros(
+        min(config.micro_batch, TIMED_CLIPS), window.frames, window.size, window.size, dtype=torch.uint8
+    )
     modules = [build_student(**student.network).to(where).train() for student in config.students.values()]
     video = video.random_(generator=torch.Generator().manual_seed(0)).to(where)
 

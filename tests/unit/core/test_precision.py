@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from echodfkd.core.precision import LEAST_ROUNDS, MARGIN, MOST_S, faster, in_words, seconds_in_turn
+from echodfkd.core.precision import LEAST_ROUNDS, LONGEST_S, MARGIN, MOST_S, faster, in_words, seconds_in_turn
 
 
 class Clock:
@@ -27,16 +27,17 @@ class Clock:
 
 def test_the_least_of_rounds_in_turn_counts_and_the_first_round_does_not():
     clock = Clock()
-    works = {"fp32": clock.work("fp32", 0.125, 5.0, 3.0, 4.0), "bf16": clock.work("bf16", 9.0, 2.0, 7.0, 2.5)}
+    works = {"fp32": clock.work("fp32", 0.125, 5.0, 3.0), "bf16": clock.work("bf16", 9.0, 2.0, 7.0)}
     assert seconds_in_turn(works, now=lambda: clock.time) == {"fp32": 3.0, "bf16": 2.0}
     assert clock.order == ["fp32", "bf16"] * (1 + LEAST_ROUNDS)
 
 
-def test_short_work_is_timed_until_the_time_is_up():
-    clock = Clock()
-    works = {"fp32": clock.work("fp32", 0.25), "bf16": clock.work("bf16", 0.25)}
-    seconds_in_turn(works, now=lambda: clock.time)
-    assert clock.time == pytest.approx(MOST_S + 0.5)
+def test_short_work_is_timed_until_the_time_is_up_and_very_long_work_once():
+    for seconds, total in ((0.25, MOST_S + 0.5), (LONGEST_S, 2 * LONGEST_S)):
+        clock = Clock()
+        works = {"fp32": clock.work("fp32", seconds), "bf16": clock.work("bf16", seconds)}
+        assert seconds_in_turn(works, now=lambda clock=clock: clock.time) == {"fp32": seconds, "bf16": seconds}
+        assert clock.time == pytest.approx(total)
 
 
 @pytest.mark.parametrize(
