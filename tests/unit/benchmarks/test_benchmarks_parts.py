@@ -12,7 +12,7 @@ from echodfkd.core.errors import RunError
 from echodfkd.models.students.build import build_student
 from echodfkd.models.teachers.build import build_teacher
 from echodfkd.sources.video.decode import decode_video
-from tests.benchmarks import data_wait, family_of_16
+from tests.benchmarks import data_wait, family_of_16, score_parts
 from tests.benchmarks import stream_vs_two_stage as streaming
 from tests.benchmarks.two_stage import TaughtVideos, teach_to_disk, train_from_disk
 from tests.helpers.teachers import lv_prob
@@ -121,3 +121,16 @@ def test_a_family_makes_clips_and_masks_once() -> None:
     [once] = family_of_16.measure([(1, 1)], device="cpu", clips=1, rounds=1, frames=2)
     assert once.keys() == {"source", "teacher", "1x1"}
     assert min(once.values()) > 0
+
+
+def test_a_listing_is_one_request_for_a_thousand_parts_and_no_part_is_read_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(score_parts, "STUDENTS", 2)
+    monkeypatch.setattr(score_parts, "METRICS", 2)
+    monkeypatch.setattr(score_parts, "DELAY_S", 0.001)
+    lines: list[str] = []
+    found = score_parts.score_parts(lines.append, quick=True)
+    assert (found["parts"], found["rows"], found["holds"]) == (6, 6 * 24 * 2, True)
+    assert lines[1].split()[-1] == "1"
+    assert int(lines[2].split()[-1]) < 6 * 2 + 20  # a part is its size and its bytes
