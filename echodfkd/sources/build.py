@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Callable, Iterator
 
-from echodfkd.config.rules.source import exact_shares
 from echodfkd.config.run import PaintingLaw, RunConfig
 from echodfkd.config.sections.generator import GENERATORS
 from echodfkd.config.sections.source import RECORDED_KINDS, PartConfig, SourceConfig
@@ -68,9 +66,9 @@ def build_source(
     settings = WindowSettings(window.frames, window.fps, window.size, case_frames)
     if source.kind != "mixture":
         return _build(option, source, settings, seed, _Making(pending, painting.step if painting else None))
-    from echodfkd.sources.mixture import MixtureSource, Schedule
+    from echodfkd.sources.mixture import MixtureSource, Schedule, part_counts, part_seed
 
-    counts = exact_shares({name: part.weight for name, part in source.parts.items()}, f"{option}.parts")
+    counts = part_counts(source, option)
     order = Schedule(counts)
 
     def making(name: str) -> _Making:
@@ -81,11 +79,6 @@ def build_source(
         for name, part in source.parts.items()
     }
     return MixtureSource(parts, counts, cases_from=source.cases_from)
-
-
-def part_seed(seed: int, name: str, seed_offset: int) -> int:
-    """Seed of a mixture's part, by its name: parts show different patients, and a new part changes no other."""
-    return seed + seed_offset + (int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") >> 1)
 
 
 @dataclasses.dataclass(frozen=True)

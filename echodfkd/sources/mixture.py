@@ -8,11 +8,14 @@ within 1 - 1 / (2k - 2) clips. Nothing is random: the part of clip i is computed
 from __future__ import annotations
 
 import bisect
+import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
 
+from echodfkd.config.rules.source import exact_shares
 from echodfkd.config.sections.sees import SeesConfig
+from echodfkd.config.sections.source import SourceConfig
 from echodfkd.core.errors import ClipError
 from echodfkd.core.records import VideoClip
 from echodfkd.sources.clip_source import ClipSource, OtherRenderings
@@ -45,6 +48,16 @@ class Schedule:
         """The index at which a part gives its clip ``number``: the inverse of `part`."""
         turn, place = divmod(number, self.counts[name])
         return turn * self.period + self._places[name][place]
+
+
+def part_counts(source: SourceConfig, option: str) -> dict[str, int]:
+    """Clips of each part of a mixture in one period. ``option`` is its name in the config. Raises `ConfigError`."""
+    return exact_shares({name: part.weight for name, part in source.parts.items()}, f"{option}.parts")
+
+
+def part_seed(seed: int, name: str, seed_offset: int) -> int:
+    """Seed of a mixture's part, by its name: parts show different patients, and a new part changes no other."""
+    return seed + seed_offset + (int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") >> 1)
 
 
 class MixtureSource:
@@ -86,7 +99,7 @@ class MixtureSource:
         Raises:
             ClipError: the part cannot use its index. The error's ``clip_id`` names the clip.
         """
-        return self._make(index, is_case=False)
+        return self._make(index, *self._place(index, is_case=False), "clip")
 
     def case(self, index: int) -> VideoClip:
         """Evaluation case ``index``. See `ClipSource.case`.
@@ -94,7 +107,11 @@ class MixtureSource:
         Raises:
             ClipError: the part cannot use its case. The error's ``clip_id`` names the case.
         """
-        return self._make(index, is_case=True)
+        return self._make(index, *self._place(index, is_case=True), "case")
+
+    def drawn(self, index: int, name: str, number: int, draw: int) -> VideoClip:
+        """Draw ``draw`` of a part's clip ``number``, as clip ``index``. Raises `ClipError` likewise."""
+        return self._make(index, name, number, "clip", draw)
 
     def seen_as(self, sees: SeesConfig) -> MixtureSource:
         """The source of the same clips in another rendering of every part."""
@@ -112,11 +129,10 @@ class MixtureSource:
     def _place(self, index: int, *, is_case: bool) -> tuple[str, int]:
         return (self._cases_from, index) if is_case and self._cases_from else self.schedule.part(index)
 
-    def _make(self, index: int, *, is_case: bool) -> VideoClip:
-        name, number = self._place(index, is_case=is_case)
+    def _make(self, index: int, name: str, number: int, purpose: str, *draw: int) -> VideoClip:
         part = self.parts[name]
         try:
-            clip = part.case(number) if is_case else part.clip(number)
+            clip = getattr(part, purpose)(number, *draw)
         except ClipError as error:
             own = getattr(error, "clip_id", f"{part.name}-i{number}")
             error.clip_id = f"{name}-{own}"  # type: ignore[attr-defined]

@@ -39,8 +39,9 @@ class GeneratedPart:
         if isinstance(self.source, MixtureSource):
             source, number = self.source.part_of(index, is_case=False)
         elif isinstance(self.source, SteeredSource):
-            place = self.source.place(index)
-            source, number, draw = self.source.source, place.index, place.draw
+            place, source = self.source.place(index), self.source.source
+            part, number = self.source.plan.origin(place.index, place.draw)
+            source, draw = source.parts[part] if isinstance(source, MixtureSource) else source, place.draw
         assert isinstance(source, GeneratedSource)
         return source.request(number, label_map=self.generator.wants_label_map, attempt=draw)
 

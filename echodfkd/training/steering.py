@@ -46,10 +46,10 @@ class Steering:
 
     def __init__(self, plan: SteeringPlan, times: Timetable, state: SteeringState | None = None) -> None:
         self.plan, self.times = plan, times
-        fresh = SteeringState(first_laws(plan.steering, plan.shares, times), no_counts(plan.shares))
+        fresh = SteeringState(first_laws(plan.source, plan.shares, times), no_counts(plan.shares))
         self.state = state or fresh
         clips = times.period * times.batch
-        self._num_again = min(MOST_AGAIN, round(plan.steering.again * clips))
+        self._num_again = min(MOST_AGAIN, round(plan.source.steering.again * clips))
         self._numbers = {plan.name(number): number for number in range(plan.other + 1)}
         self._waiting: list[tuple[list[_Drawn], torch.Tensor]] = []
         self._clear()
@@ -99,7 +99,7 @@ class Steering:
         self._clear()
         laws, step = self.state.laws, self.times.next_step(done)
         if step is not None and step > laws[-1].step:
-            law = measured_law(self.plan.steering, self.plan.shares, step, window, laws[-1], self._again(window))
+            law = measured_law(self.plan.source, self.plan.shares, step, window, laws[-1], self._again(window))
             laws, window = (*laws, law), no_counts(self.plan.shares)
         self.state = SteeringState(laws, window)
 

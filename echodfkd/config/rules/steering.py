@@ -8,10 +8,13 @@ from itertools import pairwise
 
 from echodfkd.config.run import RunConfig
 from echodfkd.config.sections.option import MOST_WEIGHT
-from echodfkd.config.sections.source import CHOICES, LIMITS, NUMERIC, RECORDED_KINDS, SourceConfig
+from echodfkd.config.sections.source import CHOICES, LIMITS, NUMERIC, RECORDED_KINDS, PartConfig, SourceConfig
 from echodfkd.config.sections.steering import CurriculumStage, SteeringConfig
 from echodfkd.core.errors import ConfigError
 from echodfkd.metrics.strata import EDGES
+
+PART = "source"
+"""The part of a mixture: not a condition of a patient, but it cuts strata as one that is a word."""
 
 AXES = (*(name for name in NUMERIC if name not in ("fps", "num_frames")), *CHOICES)
 """Conditions of a patient that can cut strata."""
@@ -35,32 +38,42 @@ def check_steering(config: RunConfig) -> None:
             raise ConfigError(f"{_OPTION}.strata: empty, but other options of {_OPTION} are set; name a condition")
         return
     _check_drawn(config.source)
-    cells = math.prod(_intervals(name, edges) for name, edges in steering.strata.items())
+    words = axis_words(config.source)
+    cells = math.prod(_intervals(name, edges, words) for name, edges in steering.strata.items())
     if not 2 <= cells <= MAX_STRATA:
         raise ConfigError(f"{_OPTION}.strata: got {cells} strata, must be 2 .. {MAX_STRATA}")
-    _check_curriculum(steering)
+    _check_curriculum(steering, words)
     _check_stream(config)
 
 
+def axis_words(source: SourceConfig) -> dict[str, tuple[str, ...]]:
+    """Words of the conditions that are words; `PART` only of a mixture."""
+    return {**CHOICES, **({PART: tuple(sorted(source.parts))} if source.parts else {})}
+
+
 def _check_drawn(source: SourceConfig) -> None:
-    if source.kind == "mixture" or source.kind in RECORDED_KINDS:
-        raise ConfigError(
-            f"{_OPTION}.strata: set, but source.kind is {source.kind}; only patients that are drawn (phantom, a"
-            " generator) can be steered"
-        )
-    if source.conditions.stratify.condition:
-        raise ConfigError(f"{_OPTION}.strata: set, and source.conditions.stratify too; remove one of them")
+    parts: dict[str, PartConfig] = {f"source.parts.{name}": part for name, part in source.parts.items()}
+    for option, part in (parts or {"source": source}).items():
+        if part.kind in RECORDED_KINDS:
+            raise ConfigError(
+                f"{_OPTION}.strata: set, but {option}.kind is {part.kind}; only patients that are drawn (phantom, a"
+                " generator) can be steered"
+            )
+        if part.conditions.stratify.condition:
+            raise ConfigError(f"{_OPTION}.strata: set, and {option}.conditions.stratify too; remove one of them")
 
 
-def _intervals(name: str, edges: Sequence[float]) -> int:
+def _intervals(name: str, edges: Sequence[float], words: Mapping[str, Sequence[str]]) -> int:
     """Intervals of one condition. Raises `ConfigError`."""
     option = f"{_OPTION}.strata.{name}"
-    if name not in AXES:
-        raise ConfigError(f"{_OPTION}.strata: got {name!r}, allowed are {', '.join(AXES)}")
-    if name in CHOICES:
+    if name == PART and name not in words:
+        raise ConfigError(f"{option}: set, but source.kind is no mixture, which has parts")
+    if name not in (*AXES, PART):
+        raise ConfigError(f"{_OPTION}.strata: got {name!r}, allowed are {', '.join((*AXES, PART))}")
+    if name in words:
         if edges:
             raise ConfigError(f"{option}: got {list(edges)}, must be [] because its strata are its words")
-        return len(CHOICES[name])
+        return len(words[name])
     cuts, (low, high) = axis_edges(name, edges), LIMITS[name]
     if not cuts:
         raise ConfigError(f"{option}: empty, and the report has no edges of it; give at least one number")
@@ -69,7 +82,7 @@ def _intervals(name: str, edges: Sequence[float]) -> int:
     return len(cuts) + 1
 
 
-def _check_curriculum(steering: SteeringConfig) -> None:
+def _check_curriculum(steering: SteeringConfig, words: Mapping[str, Sequence[str]]) -> None:
     option = f"{_OPTION}.curriculum"
     stages = steering.curriculum
     if steering.follow == "none" and not stages and not steering.again:
@@ -77,16 +90,19 @@ def _check_curriculum(steering: SteeringConfig) -> None:
     if stages and (stages[0].step or any(not a.step < b.step for a, b in pairwise(stages))):
         raise ConfigError(f"{option}: got the steps {[s.step for s in stages]}, must ascend from 0")
     for place, stage in enumerate(stages):
-        _check_stage(f"{option}[{place}].shares", stage, steering.strata)
+        _check_stage(
+            f"{option}[{place}].shares", stage, {n: _intervals(n, steering.strata[n], words) for n in steering.strata}
+        )
 
 
-def _check_stage(option: str, stage: CurriculumStage, strata: Mapping[str, Sequence[float]]) -> None:
+def _check_stage(option: str, stage: CurriculumStage, strata: Mapping[str, int]) -> None:
     for name, shares in stage.shares.items():
         if name not in strata:
             raise ConfigError(f"{option}: got {name!r}, allowed are {', '.join(strata)} ({_OPTION}.strata)")
-        wanted = _intervals(name, strata[name])
-        if len(shares) != wanted:
-            raise ConfigError(f"{option}.{name}: got {len(shares)} weights, {_OPTION}.strata cuts {wanted} intervals")
+        if len(shares) != strata[name]:
+            raise ConfigError(
+                f"{option}.{name}: got {len(shares)} weights, {_OPTION}.strata cuts {strata[name]} intervals"
+            )
         if not (all(0 <= share <= MOST_WEIGHT for share in shares) and sum(shares) > 0):
             raise ConfigError(
                 f"{option}.{name}: got {list(shares)}, must be 0 .. {MOST_WEIGHT} and at least one above 0"

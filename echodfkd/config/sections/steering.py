@@ -24,7 +24,8 @@ class SteeringConfig:
 
     strata: dict[str, list[float]] = field(default_factory=dict)
     """Conditions that cut the patients into strata, each with its inner edges, e.g. {ef_percent: [40], view: []}; []
-    takes the edges of the report, and every word of a condition that is one. Empty: no steering."""
+    takes the edges of the report, and every word of a condition that is one. source are the parts of a mixture. Empty:
+    no steering."""
     follow: str = option("disagreement", choices=("disagreement", "none"))
     """disagreement: towards strata in which students and teacher differ most in their masks; none: only the
     curriculum."""

@@ -98,7 +98,7 @@ def steering_sentences(rows: RunRows) -> list[str]:
 def _cells(rows: RunRows) -> Cells | None:
     """The strata of the run's config; None if it is a stranger's that cannot be read, or is of other strata."""
     try:
-        cells = Cells.of(config_from_dict(rows.config).source.steering.strata)
+        cells = Cells.of(config_from_dict(rows.config).source)
     except EchoDFKDError:
         return None
     fits = rows.steering is not None and len(cells.names) == len(rows.steering.laws[0].weights)

@@ -227,6 +227,7 @@ def _steered(config: RunConfig, *, pending: bool) -> ClipSource | None:
 @functools.lru_cache(maxsize=8)
 def _cached_steered(arguments: _Arguments, pending: bool, times: Timetable, root: str) -> ClipSource:
     from echodfkd.sources.generated.source import GeneratedSource
+    from echodfkd.sources.mixture import MixtureSource
     from echodfkd.sources.phantom.source import PhantomSource
     from echodfkd.sources.seen import SeenSource
     from echodfkd.sources.steering.plan import SteeringPlan
@@ -234,7 +235,7 @@ def _cached_steered(arguments: _Arguments, pending: bool, times: Timetable, root
 
     *given, trained = arguments
     inner = _cached_source(*given, _Trained(), pending)
-    assert isinstance(inner, PhantomSource | GeneratedSource), "check_steering allows no other"
+    assert isinstance(inner, PhantomSource | GeneratedSource | MixtureSource), "check_steering allows no other"
     drawn = steered(inner, SteeringPlan(arguments[0], arguments[2]), times, root)
     return SeenSource(drawn, trained.sees) if trained.sees.is_on else drawn
 

@@ -17,7 +17,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from echodfkd.config.run import RunConfig
-from echodfkd.config.sections.steering import CurriculumStage, SteeringConfig
+from echodfkd.config.sections.source import SourceConfig
+from echodfkd.config.sections.steering import CurriculumStage
 from echodfkd.sources.steering.strata import Cells
 from echodfkd.storage.steering import UNIT, Law, Window
 
@@ -51,10 +52,10 @@ class Timetable:
         return step if done > 0 and step % self.period == 0 else None
 
 
-def first_laws(steering: SteeringConfig, shares: Sequence[float], times: Timetable) -> tuple[Law, ...]:
+def first_laws(source: SourceConfig, shares: Sequence[float], times: Timetable) -> tuple[Law, ...]:
     """The laws that come before the first measurement; ``shares`` of the patients by stratum."""
     steps = (0, times.period) if times.period == times.checkpoint else (0,)
-    return tuple(make_law(steering, shares, step, (0.0,) * len(shares)) for step in steps)
+    return tuple(make_law(source, shares, step, (0.0,) * len(shares)) for step in steps)
 
 
 def no_counts(shares: Sequence[float]) -> Window:
@@ -63,7 +64,7 @@ def no_counts(shares: Sequence[float]) -> Window:
 
 
 def measured_law(
-    steering: SteeringConfig,
+    source: SourceConfig,
     shares: Sequence[float],
     step: int,
     window: Window,
@@ -73,7 +74,7 @@ def measured_law(
     """The law after a measurement: `make_law` of the mean disagreements, of the law before in a stratum without clips.
 
     Args:
-        steering: the options.
+        source: with the options.
         shares: as in `make_law`.
         step: likewise.
         window: counts since the law before.
@@ -83,19 +84,20 @@ def measured_law(
     clips = window.clips[: len(shares)]
     means = zip(window.sums, clips, before.loss, strict=False)
     loss = [total / UNIT / count if count else earlier for total, count, earlier in means]
-    return replace(make_law(steering, shares, step, loss), clips=clips, again=again)
+    return replace(make_law(source, shares, step, loss), clips=clips, again=again)
 
 
-def make_law(steering: SteeringConfig, shares: Sequence[float], step: int, loss: Sequence[float]) -> Law:
+def make_law(source: SourceConfig, shares: Sequence[float], step: int, loss: Sequence[float]) -> Law:
     """The law from update ``step`` on.
 
     Args:
-        steering: the options.
+        source: with the options.
         shares: of the patients, by stratum; 0 for a cell that is no stratum.
         step: its first update.
         loss: mean disagreement of each stratum, 0 if unknown.
     """
-    weights = curriculum_weights(steering.curriculum, Cells.of(steering.strata), step)
+    steering = source.steering
+    weights = curriculum_weights(steering.curriculum, Cells.of(source), step)
     known = [value for value, share in zip(loss, shares, strict=True) if share > 0 and value > 0]
     if steering.follow == "disagreement" and known:
         wanted = _followed(loss, weights, shares, steering.temperature)

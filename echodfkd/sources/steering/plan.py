@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from echodfkd.config.rules.steering import PART
 from echodfkd.config.sections.source import SourceConfig
 from echodfkd.core.errors import ConfigError, RunError
+from echodfkd.sources.mixture import Schedule, part_counts, part_seed
 from echodfkd.sources.patients.sampler import ConditionSampler
 from echodfkd.sources.phantom.draws import clip_key, share_of
 from echodfkd.sources.steering.strata import LEAST_SHARE, Cells
@@ -52,11 +54,16 @@ class SteeringPlan:
     """
 
     def __init__(self, source: SourceConfig, seed: int) -> None:
-        self.steering = source.steering
-        self.cells = Cells.of(source.steering.strata)
+        self.source = source
+        self.cells = Cells.of(source)
         self.names = self.cells.names
         self._seed = seed + source.seed_offset
-        self._sampler = ConditionSampler(source.conditions, seed=self._seed)
+        parts = source.parts if source.kind == "mixture" else {}
+        self._schedule = Schedule(part_counts(source, "source")) if parts else None
+        self._samplers = {
+            name: ConditionSampler(part.conditions, seed=part_seed(self._seed, name, part.seed_offset))
+            for name, part in parts.items()
+        } or {"": ConditionSampler(source.conditions, seed=self._seed)}
         self.shares = self._shares()
 
     @property
@@ -70,7 +77,7 @@ class SteeringPlan:
 
     def choose(self, index: int, law: Law) -> Choice:
         """What the law says of an index."""
-        key, steering = clip_key("steering", self._seed, index), self.steering
+        key, steering = clip_key("steering", self._seed, index), self.source.steering
         if law.again and share_of(key, "again") < steering.again:
             return Choice(comes_back=law.again[int(share_of(key, "which") * len(law.again))])
         if not law.towards or share_of(key, "floor") < steering.floor:
@@ -99,12 +106,27 @@ class SteeringPlan:
             f" {index}; the law of this clip is not one of these strata"
         )
 
+    def origin(self, index: int, draw: int) -> tuple[str, int]:
+        """The part of a mixture ("" without one) that makes a draw of an index, and the number of it there.
+
+        Draw 0 is the schedule's; the part of another is drawn by its weight.
+        """
+        if self._schedule is None:
+            return "", index
+        if not draw:
+            return self._schedule.part(index)
+        at = share_of(clip_key("steering", self._seed, index), f"part {draw}")
+        return self._schedule.part(int(at * self._schedule.period))[0], index
+
     def _stratum_of(self, index: int, draw: int) -> int:
         cell = self._cell(index, draw)
         return cell if self.shares[cell] > 0 else self.other
 
     def _cell(self, index: int, draw: int, purpose: str = "clip") -> int:
-        return self.cells.place(self._sampler.some(index, self.cells.axes, purpose=purpose, attempt=draw))
+        part, number = self.origin(index, draw)
+        names = [name for name in self.cells.axes if name != PART]
+        found = self._samplers[part].some(number, names, purpose=purpose, attempt=draw)
+        return self.cells.place({**found, PART: part})
 
     def _shares(self) -> tuple[float, ...]:
         counts = [0] * len(self.names)

@@ -70,7 +70,7 @@ def _ledger(storage: RunStorage, commits: Sequence[PublishedCheckpoint]) -> list
 def _law_problems(
     plan: SteeringPlan, times: Timetable, laws: Sequence[Law], rows: Sequence[Mapping[str, Any]]
 ) -> list[str]:
-    first = first_laws(plan.steering, plan.shares, times)
+    first = first_laws(plan.source, plan.shares, times)
     problems = [
         f"law {number} is not the one before any measurement" for number, law in enumerate(first) if law != laws[number]
     ]
@@ -78,7 +78,7 @@ def _law_problems(
     begin = 0
     for number, law in enumerate(laws[len(first) :], start=len(first)):
         end = law.step - times.checkpoint
-        made = replace(make_law(plan.steering, plan.shares, law.step, law.loss), clips=law.clips, again=law.again)
+        made = replace(make_law(plan.source, plan.shares, law.step, law.loss), clips=law.clips, again=law.again)
         if law != made or law.step != number * times.period:
             problems.append(f"law {number} (from step {law.step}) does not follow from its disagreements")
         since = [row for row in rows if begin < row["step"] <= end and not row["comes_back"]]
@@ -86,7 +86,7 @@ def _law_problems(
         if tuple(found[name] for name in names) != law.clips:
             problems.append(f"law {number} counts other clips than the ledger has after step {begin} up to step {end}")
         trained = {row["clip_id"].rpartition("-i")[2] for row in since}
-        if any(f"{clip_tag(index, 'clip', draw)[1:]}-e0-w0" not in trained for index, draw, _ in law.again):
+        if any(f"{_tag(plan, index, draw)[1:]}-e0-w0" not in trained for index, draw, _ in law.again):
             problems.append(f"law {number} brings back clips that were not trained after step {begin} up to step {end}")
         begin = end
     return problems
@@ -98,6 +98,10 @@ def _row_problem(plan: SteeringPlan, times: Timetable, laws: Sequence[Law], row:
     if number >= len(laws):
         return f"slot {row['slot']} has a clip of law {number}, which no checkpoint holds"
     choice, place = plan.choose(row["index"], laws[number]), plan.place(row["index"], laws[number])
-    wanted = (clip_tag(place.index, "clip", place.draw), plan.name(place.stratum), choice.comes_back is not None)
+    wanted = (_tag(plan, place.index, place.draw), plan.name(place.stratum), choice.comes_back is not None)
     found = (f"i{row['clip_id'].rpartition('-i')[2].partition('-')[0]}", row["stratum"], bool(row["comes_back"]))
     return "" if found == wanted else f"slot {row['slot']} shows {found}, its law gives {wanted}"
+
+
+def _tag(plan: SteeringPlan, index: int, draw: int) -> str:
+    return clip_tag(plan.origin(index, draw)[1], "clip", draw)

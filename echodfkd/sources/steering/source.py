@@ -9,6 +9,7 @@ from echodfkd.config.sections.sees import SeesConfig
 from echodfkd.core.errors import RunError
 from echodfkd.core.records import VideoClip
 from echodfkd.sources.generated.source import GeneratedSource
+from echodfkd.sources.mixture import MixtureSource
 from echodfkd.sources.phantom.source import PhantomSource
 from echodfkd.sources.steering.laws import Timetable, first_laws
 from echodfkd.sources.steering.plan import Place, SteeringPlan
@@ -55,14 +56,14 @@ class SteeredSource:
 
     def __init__(
         self,
-        source: PhantomSource | GeneratedSource,
+        source: PhantomSource | GeneratedSource | MixtureSource,
         plan: SteeringPlan,
         times: Timetable,
         laws: Callable[[int], Law],
     ) -> None:
         self.source = source
         self.name, self.notes = source.name, source.notes
-        self._plan, self._times, self._laws = plan, times, laws
+        self.plan, self._times, self._laws = plan, times, laws
 
     @property
     def num_cases(self) -> int | None:
@@ -72,13 +73,17 @@ class SteeredSource:
     def clip(self, index: int) -> VideoClip:
         """Training window ``index``. See `ClipSource.clip`. A clip that comes back keeps its id."""
         place = self.place(index)
-        clip = self.source.clip(place.index, place.draw)
-        return dataclasses.replace(clip, index=index, stratum=self._plan.name(place.stratum))
+        part, number = self.plan.origin(place.index, place.draw)
+        if isinstance(self.source, MixtureSource):
+            clip = self.source.drawn(index, part, number, place.draw)
+        else:
+            clip = self.source.clip(number, place.draw)
+        return dataclasses.replace(clip, index=index, stratum=self.plan.name(place.stratum))
 
     def seen_as(self, sees: SeesConfig) -> SteeredSource:
         """The source of the same clips in another rendering, which only a phantom has."""
-        assert isinstance(self.source, PhantomSource), "check_sees: generated clips have one rendering"
-        return SteeredSource(self.source.seen_as(sees), self._plan, self._times, self._laws)
+        assert not isinstance(self.source, GeneratedSource), "check_sees: generated clips have one rendering"
+        return SteeredSource(self.source.seen_as(sees), self.plan, self._times, self._laws)
 
     def case(self, index: int) -> VideoClip:
         """Evaluation case ``index``."""
@@ -86,9 +91,11 @@ class SteeredSource:
 
     def place(self, index: int) -> Place:
         """The clip that an index shows."""
-        return self._plan.place(index, self._laws(self._times.law(index)))
+        return self.plan.place(index, self._laws(self._times.law(index)))
 
 
-def steered(source: PhantomSource | GeneratedSource, plan: SteeringPlan, times: Timetable, root: str) -> SteeredSource:
+def steered(
+    source: PhantomSource | GeneratedSource | MixtureSource, plan: SteeringPlan, times: Timetable, root: str
+) -> SteeredSource:
     """The source of a run in the folder ``root``."""
-    return SteeredSource(source, plan, times, StoredLaws(root, first_laws(plan.steering, plan.shares, times)))
+    return SteeredSource(source, plan, times, StoredLaws(root, first_laws(plan.source, plan.shares, times)))

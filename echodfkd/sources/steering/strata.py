@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from echodfkd.config.rules.steering import axis_edges
-from echodfkd.config.sections.source import CHOICES
+from echodfkd.config.rules.steering import PART, axis_edges, axis_words
+from echodfkd.config.sections.source import CHOICES, SourceConfig
 from echodfkd.metrics.strata import interval_labels
 
 LEAST_SHARE = 0.005
@@ -26,15 +26,18 @@ class Cells:
     axes: Mapping[str, tuple[float, ...] | tuple[str, ...]]
 
     @staticmethod
-    def of(strata: Mapping[str, Sequence[float]]) -> Cells:
-        """The cells of `SteeringConfig.strata`."""
-        return Cells({name: CHOICES.get(name) or axis_edges(name, edges) for name, edges in strata.items()})
+    def of(source: SourceConfig) -> Cells:
+        """The cells of a source's `steering`."""
+        words = axis_words(source)
+        return Cells(
+            {name: words.get(name) or axis_edges(name, edges) for name, edges in source.steering.strata.items()}
+        )
 
     @property
     def labels(self) -> list[tuple[str, ...]]:
         """Each cell as its intervals, in the order of the axes."""
         named = [
-            values if name in CHOICES else tuple(interval_labels([float(value) for value in values]))
+            values if _is_word(name) else tuple(interval_labels([float(value) for value in values]))
             for name, values in self.axes.items()
         ]
         return list(itertools.product(*(map(str, labels) for labels in named)))
@@ -51,7 +54,7 @@ class Cells:
         number = 0
         for name, values in self.axes.items():
             value = conditions[name]
-            if name in CHOICES:
+            if _is_word(name):
                 number = number * len(values) + values.index(value)
             else:
                 number = number * (len(values) + 1) + bisect.bisect_right(values, value)
@@ -60,7 +63,7 @@ class Cells:
     def weights(self, shares: Mapping[str, Sequence[float]]) -> list[float]:
         """The product of the weights of each cell's intervals; 1 for a condition that is not in ``shares``."""
         factors = [
-            list(shares.get(name, [1.0] * (len(values) + (name not in CHOICES)))) for name, values in self.axes.items()
+            list(shares.get(name, [1.0] * (len(values) + (not _is_word(name))))) for name, values in self.axes.items()
         ]
         products = []
         for factor in itertools.product(*factors):
@@ -69,3 +72,7 @@ class Cells:
                 product *= value
             products.append(product)
         return products
+
+
+def _is_word(name: str) -> bool:
+    return name in CHOICES or name == PART

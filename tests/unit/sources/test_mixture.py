@@ -10,9 +10,9 @@ from echodfkd.config.sections.source import MixturePart, SourceConfig
 from echodfkd.config.sections.training import WindowConfig
 from echodfkd.core.errors import ClipError, ConfigError
 from echodfkd.core.records import VideoClip
-from echodfkd.sources.build import build_source, part_seed
+from echodfkd.sources.build import build_source
 from echodfkd.sources.clip_source import ClipSource
-from echodfkd.sources.mixture import MixtureSource, Schedule
+from echodfkd.sources.mixture import MixtureSource, Schedule, part_seed
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.ledger import LedgerBuffer
 from tests.helpers.teachers import taught_batch

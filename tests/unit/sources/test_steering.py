@@ -8,6 +8,7 @@ import json
 import math
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from echodfkd.config.file import load_config
 from echodfkd.config.rules.jobs import needs_clips_folder
+from echodfkd.config.sections.source import SourceConfig
 from echodfkd.config.sections.steering import CurriculumStage, SteeringConfig
 from echodfkd.core.errors import ConfigError, InputError, RunError
 from echodfkd.metrics.strata import strata_of
@@ -31,6 +33,7 @@ from echodfkd.sources.steering.laws import (
     measured_law,
 )
 from echodfkd.sources.steering.plan import SteeringPlan
+from echodfkd.sources.steering.replay import _row_problem
 from echodfkd.sources.steering.source import SteeredSource
 from echodfkd.sources.steering.strata import Cells
 from echodfkd.storage.steering import UNIT, Law, SteeringState, Window
@@ -54,8 +57,13 @@ def changed(plan: SteeringPlan, **options: object) -> SteeringPlan:
     """The plan with other options of the law."""
     other = object.__new__(SteeringPlan)
     other.__dict__.update(plan.__dict__)
-    other.steering = dataclasses.replace(plan.steering, **options)  # type: ignore[arg-type]
+    steering = dataclasses.replace(plan.source.steering, **options)  # type: ignore[arg-type]
+    other.source = dataclasses.replace(plan.source, steering=steering)
     return other
+
+
+def steered(**options: Any) -> SourceConfig:
+    return SourceConfig(steering=SteeringConfig(**options))
 
 
 laws_of = st.fixed_dictionaries(
@@ -82,22 +90,23 @@ shares_of = st.lists(st.integers(1, 100), min_size=4, max_size=4).map(lambda x: 
 @settings(max_examples=150, deadline=None)
 @given(laws_of, losses, shares_of)
 def test_a_law_is_a_distribution_that_keeps_a_share_of_every_stratum(options, loss, shares) -> None:  # type: ignore[no-untyped-def]
-    steering = SteeringConfig(strata=STRATA, **options)
-    law = make_law(steering, shares, 10, loss)
+    source = steered(strata=STRATA, **options)
+    steering = source.steering
+    law = make_law(source, shares, 10, loss)
     towards = law.towards or tuple(shares)
     assert sum(towards) == pytest.approx(1, abs=1e-9)
     drawn = [steering.floor * p + (1 - steering.floor) * t for p, t in zip(shares, towards, strict=True)]
     assert all(q >= steering.floor * p * (1 - 1e-12) for p, q in zip(shares, drawn, strict=True))
     # the weights undo the law: the weighted shares are those of the patients
     assert [q * w for q, w in zip(drawn, law.weights, strict=True)] == pytest.approx(shares)
-    assert make_law(steering, shares, 10, loss) == law
+    assert make_law(source, shares, 10, loss) == law
     if options["follow"] == "disagreement" and not options["curriculum"] and all(loss):
         order = sorted(range(4), key=lambda k: loss[k])
         assert all(towards[a] <= towards[b] for a, b in itertools.pairwise(order))
 
 
 def test_the_law_is_the_power_of_the_mean_disagreements() -> None:
-    steering = SteeringConfig(strata=STRATA, temperature=0.5, floor=0.2)
+    steering = steered(strata=STRATA, temperature=0.5, floor=0.2)
     window = Window((round(0.3 * UNIT), round(0.4 * UNIT), 0, 0, 0), (3, 2, 0, 0, 0))
     before = Law(0, (), (1.0,) * 4, (0.0, 0.0, 0.4, 0.0), (0,) * 4)
     law = measured_law(steering, (0.4, 0.3, 0.2, 0.1), 20, window, before, ((7, 0, 1),))
@@ -113,14 +122,14 @@ def test_a_curriculum_changes_linearly_and_composes_with_the_disagreement() -> N
         CurriculumStage(0, {"ef_percent": [0.0, 1.0]}),
         CurriculumStage(100, {"ef_percent": [1.0, 1.0], "heart_rate_bpm": [1.0, 3.0]}),
     ]
-    cells = Cells.of(STRATA)
+    cells = Cells.of(steered(strata=STRATA))
     assert curriculum_weights(stages, cells, 0) == [0, 0, 1, 1]
     assert curriculum_weights(stages, cells, 50) == pytest.approx([0.5, 1.5, 1.0, 2.0])
     assert curriculum_weights(stages, cells, 500) == [1, 3, 1, 3]
     shares = (0.25, 0.25, 0.25, 0.25)
-    only = SteeringConfig(strata=STRATA, follow="none", curriculum=stages)
+    only = steered(strata=STRATA, follow="none", curriculum=stages)
     assert make_law(only, shares, 50, (0.5, 0, 0, 0)).towards == pytest.approx([0.1, 0.3, 0.2, 0.4])
-    both = SteeringConfig(strata=STRATA, temperature=1.0, curriculum=stages)
+    both = steered(strata=STRATA, temperature=1.0, curriculum=stages)
     wanted = np.array([0.5, 1.5, 1.0, 2.0]) * [0.1, 0.1, 0.2, 0.3]
     assert make_law(both, shares, 50, (0.1, 0.1, 0.2, 0.3)).towards == pytest.approx(wanted / wanted.sum())
 
@@ -132,14 +141,14 @@ def test_a_law_is_made_one_checkpoint_before_it_holds(every: int, made: dict[int
     config = load_config(None, [*RUN, f"source.steering.every={every}"])
     times = Timetable.of(config)
     assert {done: step for done in range(41) if (step := times.next_step(done)) is not None} == made
-    assert len(first_laws(config.source.steering, (0.5, 0.5), times)) == first
+    assert len(first_laws(config.source, (0.5, 0.5), times)) == first
     assert [times.law(index) for index in (0, every * 40 - 1, every * 40, 160, 160 + every * 40)] == [0, 0, 1, 0, 1]
 
 
 def test_cells_are_the_strata_of_the_report(plan: SteeringPlan) -> None:
     sampler = ConditionSampler(load_config(None, RUN).source.conditions, seed=3)
     drawn = [sampler.draw(number).conditions for number in range(60)]
-    cells = Cells.of({"ef_percent": [], "view": []})
+    cells = Cells.of(steered(strata={"ef_percent": [], "view": []}))
     found = strata_of({"ef_percent": [one.ef_percent for one in drawn]})["ef_percent"]
     for label, rows in found.items():
         assert {cells.labels[cells.place(vars(drawn[row]))] for row in rows} == {(label, "A4C")}
@@ -167,10 +176,11 @@ def test_some_conditions_are_those_of_the_whole_patient(tmp_path: Path) -> None:
 
 
 def test_clips_follow_the_law_and_patients_the_conditions(plan: SteeringPlan) -> None:
-    law = dataclasses.replace(make_law(plan.steering, plan.shares, 0, (0.0,) * 4), towards=(0.6, 0.0, 0.0, 0.4))
+    law = dataclasses.replace(make_law(plan.source, plan.shares, 0, (0.0,) * 4), towards=(0.6, 0.0, 0.0, 0.4))
     places = [plan.place(index, law) for index in range(400)]
     assert places == [plan.place(index, law) for index in range(400)]
-    drawn = [plan._sampler.draw(place.index, attempt=place.draw).conditions for place in places]
+    own = ConditionSampler(load_config(None, RUN).source.conditions, seed=0)
+    drawn = [own.draw(place.index, attempt=place.draw).conditions for place in places]
     assert [plan.cells.place(vars(one)) for one in drawn] == [place.stratum for place in places]
     for stratum, towards in enumerate(law.towards):
         share = 0.5 * plan.shares[stratum] + 0.5 * towards
@@ -242,6 +252,40 @@ def test_a_pending_clip_is_asked_of_its_generator_with_the_patient_of_the_law(
     assert request.conditions["ef_percent"] == clip.conditions.ef_percent
 
 
+MIXTURE = [
+    "source={kind: mixture, parts: {usual: {weight: 9}, hand: {weight: 1, domain: handheld}}}",
+    "source.steering.strata={source: [], ef_percent: [40]}",
+]
+
+
+def test_the_parts_of_a_mixture_are_strata_and_their_clips_follow_the_law(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan_module, "COUNTED", 1000)
+    config = load_config(None, [*RUN[:-1], *MIXTURE, f"storage={tmp_path}"])
+    plan = SteeringPlan(config.source, config.seed)
+    assert plan.names[:2] == ["source hand, ef_percent < 40", "source hand, ef_percent >= 40"]
+    assert sum(plan.shares[:2]) == pytest.approx(0.1)  # exact by the schedule, the ejection fractions by chance
+    wanted = Law(0, (1.0, 0.0, 0.0, 0.0), (1.0,) * 4, (0.0,) * 4, (0,) * 4)
+    source, plain = training_source(config), training_source(load_config(None, [*RUN[:-1], MIXTURE[0]]))
+    assert isinstance(source, SteeredSource)
+    source._laws = lambda number: wanted
+    clips = [source.clip(index) for index in range(24)]
+    assert len({clip.clip_id for clip in clips}) == 24
+    for clip in clips:
+        if source.place(clip.index).draw:
+            assert clip.clip_id.startswith(f"hand-phantom-handheld-s{clip.seed}-i{clip.index}d")
+            assert (clip.source, clip.domain, clip.stratum) == ("hand", "handheld", plan.names[0])
+            assert clip.conditions.ef_percent is not None
+            assert clip.conditions.ef_percent < 40
+        else:
+            assert clip.clip_id == plain.clip(clip.index).clip_id
+            assert clip.stratum.startswith(f"source {clip.source}, ef_percent")
+        row = {"slot": clip.index, "comes_back": False} | vars(clip)
+        assert _row_problem(plan, Timetable.of(config), [wanted] * 4, row) == ""
+    assert 4 < sum(source.place(clip.index).draw > 0 for clip in clips) < 20
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -249,6 +293,15 @@ def test_a_pending_clip_is_asked_of_its_generator_with_the_patient_of_the_law(
         (["source.steering.strata={ef_percent: [50, 40]}"], r"strata.ef_percent: got \[50.0, 40.0\], must ascend"),
         (["source.steering.strata={bsa_m2: []}"], "strata.bsa_m2: empty, and the report has no edges of it"),
         (["source.steering.strata={view: [1]}"], r"strata.view: got \[1.0\], must be \[\]"),
+        (["source.steering.strata={source: []}"], "strata.source: set, but source.kind is no mixture"),
+        (
+            [*MIXTURE, "source.parts.usual={kind: folder, path: /x}"],
+            "source.parts.usual.kind is folder; only patients that are drawn",
+        ),
+        (
+            [*MIXTURE, "source.steering.curriculum=[{step: 0, shares: {source: [1, 2, 3]}}]"],
+            "got 3 weights, source.steering.strata cuts 2 intervals",
+        ),
         (["source.kind=folder", "source.path=/x"], "source.kind is folder; only patients that are drawn"),
         (
             ["source.conditions.stratify={condition: ef_percent, edges: [40], shares: [1, 1]}"],
