@@ -61,6 +61,7 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "bundle": targets_bundles.Bundle,
     "generator": targets_generators.PublishedGenerator,
     "privacy": targets_generators.PrivacyReference,
+    "painter": targets_generators.PublishedPainter,
     "mask_request": targets_remote.MaskRequest,
     "mask_answer": targets_remote.MaskAnswer,
 }

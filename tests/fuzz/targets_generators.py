@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from pathlib import Path
@@ -13,13 +14,20 @@ import yaml
 from safetensors.numpy import save
 
 from echodfkd.config.sections.privacy import PrivacyConfig
+from echodfkd.core.errors import ClipError
 from echodfkd.models.archives.published_files import PublishedFiles
 from echodfkd.models.generators.echolvfm import _read_config
 from echodfkd.models.generators.free_echo import read_reference
+from echodfkd.models.generators.map_painter import initial_painter
+from echodfkd.models.generators.painted import PAINTER_FILE, InTraining
+from echodfkd.models.generators.protocol import ClipRequest
 from echodfkd.models.generators.schedulers import NoiseSchedule, read_schedule
 from echodfkd.models.generators.stdit import SpaceTimeTransformer
 from echodfkd.models.generators.weight_files import WEIGHTS_NAME, load_network
 from echodfkd.sources.privacy import privacy_filter
+from echodfkd.storage.checkpoints import publish
+from echodfkd.storage.files import RunStorage, describe
+from echodfkd.storage.intervals import Intervals
 from tests.fuzz.mutate import damage_bytes
 from tests.helpers.generators import NOISE_YAML, STDIT, write_free_echo, write_network
 
@@ -58,6 +66,43 @@ class PrivacyReference:
         found = privacy_filter(PrivacyConfig(encoder="pixels", reference=str(self.path)))
         video = np.arange(2048, dtype=np.uint8).reshape(2, 32, 32)
         assert isinstance(found.reason(video), str)
+
+
+class PublishedPainter:
+    """A painter's weights in a checkpoint, under a manifest that knows them."""
+
+    name = "painter"
+
+    def __init__(self, folder: Path) -> None:
+        self.storage = RunStorage(str(folder))
+        self.good = {key: value.numpy() for key, value in initial_painter().state_dict().items()}
+        further = {PAINTER_FILE: save(self.good)}
+        self.commit = publish(
+            self.storage, step=2, students={}, consumed=Intervals(), ledger={}, quarantine={}, meta={}, further=further
+        )
+        self.request = ClipRequest(
+            "a", seed=1, frames=2, fps=8.0, size=16, label_map=np.ones((2, 16, 16), np.uint8), generator_step=2
+        )
+
+    def run(self, rng: random.Random) -> None:
+        tensors = dict(self.good)
+        if rng.random() < 0.7:
+            name = rng.choice([*tensors, "other"])
+            shape = rng.choice([(), (0,), (24,), tensors.get(name, np.zeros(1)).shape])
+            kind = rng.choice([np.float16, np.float32, np.float64, np.int8, np.bool_])
+            tensors[name] = np.full(
+                shape, rng.choice([0.0, 1.0, np.nan, np.inf]) if "f" in kind().dtype.kind else 1, kind
+            )
+        data = save(tensors)
+        data = damage_bytes(rng, data) if rng.random() < 0.5 else data
+        files = {**self.commit.files, PAINTER_FILE: describe(data)}
+        self.storage.write(f"{self.commit.folder}/{PAINTER_FILE}", data)
+        manifest = json.dumps(dataclasses.asdict(dataclasses.replace(self.commit, files=files)))
+        self.storage.write(f"{self.commit.folder}/manifest.json", manifest.encode())
+        (clip,) = InTraining(self.storage.root).generate([self.request])
+        if isinstance(clip, ClipError):
+            raise clip
+        assert (clip.shape, clip.dtype) == ((2, 16, 16), np.uint8)
 
 
 class PublishedGenerator:

@@ -36,6 +36,7 @@ FEW = {
     "bundle": 15,
     "generator": 20,
     "privacy": 20,
+    "painter": 10,
     "mask_request": 20,
     "mask_answer": 20,
 }
@@ -63,6 +64,7 @@ MANY = {
     "arrays": 1000,
     "generator": 1500,
     "privacy": 1000,
+    "painter": 600,
     "bundle": 1000,
     "mask_request": 2000,
     "mask_answer": 2000,

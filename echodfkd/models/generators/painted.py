@@ -55,6 +55,10 @@ class Painted:
         mask = torch.from_numpy(np.array(np.broadcast_to(request.label_map == _LV, shape)))
         noise = painter_noise([request.seed], request.size)
         video = self._painter(mask[None].to(self._device), noise.to(self._device))[0]
+        if not torch.isfinite(video).all():
+            return ClipError(
+                f"{request.clip_id}: the painter made numbers that are not finite (its weights are damaged)"
+            )
         return video.round().clamp(0, 255).to(torch.uint8).cpu().numpy()
 
 
