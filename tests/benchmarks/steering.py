@@ -1,6 +1,6 @@
 """Dice of the worst stratum after the same steps: uniform draws, steering, hard clips again, an oracle; three seeds.
 
-    python -m tests.benchmarks.steering --folder FOLDER [--steps 160] [--arms uniform steered again oracle]
+    python -m tests.benchmarks.steering --folder FOLDER [--steps 120] [--arms uniform steered again oracle]
 
 Patients of the phantom in eight strata: failing or not, fast or not, a poor image or not. One stratum in fifty is all
 three. The oracle knows it and gives it a quarter of the clips; steering is told nothing. Runs go without Ray, in one
@@ -45,7 +45,7 @@ STRATA = "source.steering.strata={ef_percent: [40], heart_rate_bpm: [75], image_
 HARD = 2
 """Number of the stratum that is failing, fast and poor: cells (EF, rate, quality), the last fastest."""
 RUN = [
-    "students.a={blocks: 2, layers: 1, filters: 4}", "train.global_batch=8", "train.checkpoint_every=25",
+    "students.a={blocks: 2, layers: 1, filters: 4}", "train.global_batch=8", "train.checkpoint_every=12",
     "train.engine=plain", "window.size=32", "window.frames=8", "window.fps=16", "evaluation.enabled=false",
 ]  # fmt: skip
 ARMS: dict[str, list[str]] = {
@@ -168,7 +168,7 @@ def main() -> int:
     """Parse, measure the rows that are missing, print the table."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.steering", description=__doc__)
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=160)
+    parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ from echodfkd.reporting.page.chart import Chart
 from echodfkd.reporting.page.table import Cell, Column, Table, score_cell
 from echodfkd.reporting.rows import RunRows, column
 from echodfkd.sources.steering.strata import Cells
-from echodfkd.storage.steering import SteeringState
+from echodfkd.storage.steering import Law
 
 MAX_DRAWN = 8
 """Strata of a chart: those whose share of the clips changed most."""
@@ -44,19 +44,19 @@ class _Steered:
     """By metric."""
 
     @staticmethod
-    def of(rows: RunRows, state: SteeringState) -> _Steered:
-        cells, last = _cells(rows), state.laws[-1].weights
+    def of(rows: RunRows, laws: Sequence[Law]) -> _Steered:
+        cells, last = _cells(rows), laws[-1].weights
         names = cells.names if cells is not None else [f"stratum {number}" for number in range(len(last))]
-        shares = _shares(rows, state, names) if cells is not None else np.full((len(state.laws), len(names)), np.nan)
+        shares = _shares(rows, laws, names) if cells is not None else np.full((len(laws), len(names)), np.nan)
         known = [k for k, weight in enumerate(last) if weight > 0]
         change = np.nanmax(np.nan_to_num(shares), axis=0) - np.nanmin(np.nan_to_num(shares), axis=0)
         return _Steered(
             names,
             known,
             sorted(known, key=lambda k: -change[k])[:MAX_DRAWN],
-            np.array([law.step for law in state.laws], np.float64),
+            np.array([law.step for law in laws], np.float64),
             shares,
-            np.array([[value or np.nan for value in law.loss] for law in state.laws]),
+            np.array([[value or np.nan for value in law.loss] for law in laws]),
             last,
             {metric: found for metric, _ in SCORES if (found := _scores(rows, cells, names, metric))},
         )
@@ -64,9 +64,10 @@ class _Steered:
 
 def steering_section(rows: RunRows) -> tuple[list[Chart], Table]:
     """Charts over updates of share, disagreement and scores by stratum, and a table of all strata."""
-    if rows.steering is None:
+    laws = _laws(rows)
+    if not laws:
         return [], Table("steering", TITLE, [], [], empty="This run is not steered.")
-    run = _Steered.of(rows, rows.steering)
+    run = _Steered.of(rows, laws)
     found = [
         _chart(run, "share", "Share of the clips", run.shares),
         _chart(run, "disagreement", "Disagreement of students and teacher", run.losses),
@@ -77,22 +78,29 @@ def steering_section(rows: RunRows) -> tuple[list[Chart], Table]:
 
 def steering_sentences(rows: RunRows) -> list[str]:
     """What the page says first; nothing of a run that is not steered."""
-    state = rows.steering
-    if state is None:
+    laws = _laws(rows)
+    if not laws:
         return []
     back = sum(bool(value) for value in rows.ledger["comes_back"].to_pylist())
-    said = [f"{len(state.laws)} laws drew the patients of this run. Of {len(rows.ledger):,} clips {back:,} came back."]
-    law, cells = state.laws[-1], _cells(rows)
+    said = [f"{len(laws)} laws drew the patients of this run. Of {len(rows.ledger):,} clips {back:,} came back."]
+    law, cells = laws[-1], _cells(rows)
     weights = {k: weight for k, weight in enumerate(law.weights) if weight > 0}
     if cells is not None and law.towards and weights:
         most = min(weights, key=lambda k: weights[k])
         known = [value for k, value in enumerate(law.loss) if value > 0]
         why = f", where students and teacher differ by {law.loss[most]:.3f} (mean of the strata {np.mean(known):.3f})"
         said.append(
-            f"The last law makes patients of {cells.names[most]} {1 / weights[most]:.1f} times as often as they are"
+            f"The last one drew patients of {cells.names[most]} {1 / weights[most]:.1f} times as often as chance does"
             f"{why if known and law.loss[most] else ''}."
         )
     return said
+
+
+def _laws(rows: RunRows) -> list[Law]:
+    """The laws that clips were drawn by; the newest ones are for updates to come. None of a run that is not steered."""
+    if rows.steering is None:
+        return []
+    return [law for law in rows.steering.laws if law.step == 0 or law.step < rows.manifests[-1].step]
 
 
 def _cells(rows: RunRows) -> Cells | None:
@@ -105,12 +113,12 @@ def _cells(rows: RunRows) -> Cells | None:
     return cells if fits else None
 
 
-def _shares(rows: RunRows, state: SteeringState, names: Sequence[str]) -> np.ndarray:
+def _shares(rows: RunRows, laws: Sequence[Law], names: Sequence[str]) -> np.ndarray:
     """Share of each stratum in the clips trained under each law, float64 (laws, strata); NaN without clips."""
     steps, strata = column(rows.ledger, "step"), rows.ledger["stratum"].to_pylist()
     places = {name: number for number, name in enumerate(names)}
-    counts = np.zeros((len(state.laws), len(names) + 1))
-    starts = [law.step for law in state.laws]
+    counts = np.zeros((len(laws), len(names) + 1))
+    starts = [law.step for law in laws]
     for law, stratum in zip(np.searchsorted(starts, steps - 1, side="right") - 1, strata, strict=True):
         counts[max(law, 0), places.get(stratum, len(names))] += 1
     total = counts.sum(axis=1, keepdims=True)

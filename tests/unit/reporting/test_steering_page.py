@@ -24,6 +24,7 @@ STEERING = ["source.steering.strata={ef_percent: [40]}"]
 LAWS = (
     Law(0, (), (1.0, 1.0), (0.0, 0.0), (0, 0)),
     Law(2, (0.75, 0.25), (0.25, 2.0), (0.4, 0.1), (1, 7), ((1, 0, 1),)),
+    Law(4, (0.5, 0.5), (0.5, 2.0), (0.9, 0.9), (8, 0)),
 )
 STRATA = [[LOW, HIGH, HIGH, HIGH], [HIGH] * 4, [LOW, LOW, LOW, HIGH], [LOW, LOW, HIGH, HIGH]]
 """Of the four clips of each update."""
@@ -84,7 +85,7 @@ def test_the_page_shows_share_disagreement_and_scores_by_stratum(tmp_path: Path)
     assert '<section id="steering">' in page
     assert "2 laws drew the patients of this run. Of 16 clips 1 came back." in page
     assert (
-        "The last law makes patients of ef_percent &lt; 40 4.0 times as often as they are, where students and teacher"
+        "The last one drew patients of ef_percent &lt; 40 4.0 times as often as chance does, where students and teacher"
         " differ by 0.400 (mean of the strata 0.250)." in page
     )
     assert "steering_dice_all" in page
