@@ -44,7 +44,7 @@ from tests.benchmarks.steering import batches, gain, mean_dice
 
 SIZE, FRAMES, FPS = 32, 8, 16.0
 RUN = [
-    "students.a={blocks: 2, layers: 1, filters: 8, norm: group}",
+    "students.a={blocks: 2, layers: 1, filters: 4, norm: group}",
     "train.global_batch=4",
     "train.checkpoint_every=10000",
     "train.engine=plain",

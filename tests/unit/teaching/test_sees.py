@@ -17,6 +17,7 @@ from echodfkd.core.errors import ConfigError, InputError
 from echodfkd.core.mask_codes import decode
 from echodfkd.runtime.stream.builders import drafting_source, evaluation_source, slot_rules, training_source
 from echodfkd.sources.phantom.source import default_phantom
+from echodfkd.sources.video.augment import augment_clip
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.ledger import LedgerBuffer
 from echodfkd.storage.schemas import LEDGER_SCHEMA, read_part
@@ -152,6 +153,24 @@ def test_a_slot_without_a_clip_keeps_the_columns_of_the_stream() -> None:
     assert {name: (c.shape, c.dtype) for name, c in columns.items()} == {
         n: (c.shape, c.dtype) for n, c in usual.items()
     }
+
+
+def test_the_students_clip_may_be_augmented_after_the_teacher_and_masks_move_with_it() -> None:
+    geometry = ["augment={where: after_teacher, rotate_deg: 20, gain: 0.3}"]
+    sees = [*HANDHELD, "teacher.sees={domain: clear, size: 64}"]
+    still, moved = (load_config(None, [*sees, *more]) for more in ([], geometry))
+    teachers = [Ramp(), Ramp()]
+    plain, batch = (
+        teach_block(teacher, block_of(config), lambda: training_source(still), slot_rules(config), actor="t")
+        for teacher, config in zip(teachers, (still, moved), strict=True)
+    )
+    np.testing.assert_array_equal(teachers[0].shown[0], teachers[1].shown[0])  # the teacher saw it before
+    for row in range(2):
+        video, masks = augment_clip(
+            plain.video[row], decode(plain.teacher_prob[row]), moved.augment, seed=0, index=row, epoch=0
+        )
+        np.testing.assert_array_equal(batch.video[row], video)
+        np.testing.assert_allclose(decode(batch.teacher_prob[row]), masks, atol=0.51 / 255)
 
 
 def test_a_cache_keeps_what_was_seen_apart_from_the_clip(tmp_path: Path) -> None:
