@@ -27,14 +27,16 @@ from echodfkd.evaluation.scored_models import ScoredModel, load_students, stored
 from echodfkd.metrics.threshold import best_code
 from echodfkd.models.students.cost import student_facts
 from echodfkd.models.teachers.build import pick_device
+from echodfkd.models.teachers.protocol import Teacher
 from echodfkd.sources.build import build_source
 from echodfkd.sources.clip_source import ClipSource
 from echodfkd.sources.video.annotations import AnnotationFolder
 from echodfkd.storage import schemas
 from echodfkd.storage.checkpoints import code_version
 from echodfkd.teaching.build import build_configured_teacher
+from echodfkd.teaching.ensemble import Ensemble
 from echodfkd.teaching.placement import SourcePlacement
-from echodfkd.teaching.routing import route_of
+from echodfkd.teaching.routing import Router
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,15 @@ def case_numbers(config: RunConfig, source: ClipSource) -> range:
     if tuning and available <= tuning:
         raise InputError(f"evaluate.tune_cases: got {tuning}, but evaluation.source has {available} cases in all")
     return range(min(wanted, available - tuning))
+
+
+def _router(config: RunConfig, teacher: Teacher | None) -> Router:
+    """Finds the members that teach a case; without a teacher none do."""
+    route = config.teacher.route
+    if not isinstance(teacher, Ensemble):
+        return Router()
+    gates = [member.teacher for member in teacher.members if member.name == route.gate]
+    return Router(route, (lambda: gates[0]) if gates else None)
 
 
 def run_scorer(config: RunConfig, device: str) -> CaseScorer:
@@ -123,7 +134,7 @@ class CaseScorer:
             )
             self.teacher_id = self._teacher.teacher_id
             self._classes = [name for name in classes if name in self._teacher.class_names]
-        options, self._route = config.evaluation, config.teacher.route
+        options, self._router = config.evaluation, _router(config, self._teacher)
         self._rules = ScoringRules(self.teacher_id, options.threshold, self.judge, options.judge_controls)
         self._annotations = AnnotationFolder(config.evaluate.annotations) if config.evaluate.annotations else None
         if self._annotations is not None:
@@ -198,7 +209,7 @@ class CaseScorer:
 
     def _prepare(self, number: int) -> PreparedCase:
         case = self.source.case(number)
-        case = replace(case, route=route_of(case, self._route))
+        case = replace(case, route=self._router(case))
         if self._teacher is None:
             return PreparedCase(case)
         try:

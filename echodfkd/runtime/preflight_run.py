@@ -28,11 +28,11 @@ from echodfkd.runtime.stream.builders import (
     drafting_source,
     load_teacher,
     num_cases,
+    router,
     source_notes,
     training_source,
 )
 from echodfkd.storage.files import RunStorage
-from echodfkd.teaching.routing import route_of
 
 NODE_TIMEOUT_S = 30.0
 """Time for a node to answer: its first process imports torch, which takes many seconds on a busy machine."""
@@ -107,9 +107,7 @@ def _time_first_batch(config: RunConfig) -> str:
     clip = source.clip(0)
     made = time.perf_counter()
     shown = clip.video if clip.seen_video is None else clip.seen_video
-    teacher.teach(
-        shown[None], [ClipKey(clip.clip_id, clip.index, clip.window_start, route=route_of(clip, config.teacher.route))]
-    )
+    teacher.teach(shown[None], [ClipKey(clip.clip_id, clip.index, clip.window_start, route=router(config)(clip))])
     taught = time.perf_counter()
     there = " (on a GPU it is another number)" if config.teacher.num_gpus else ""
     needed = math.ceil((made - start) / (taught - made))

@@ -121,6 +121,12 @@ def gate(prob_MN: np.ndarray, weights_M: np.ndarray) -> np.ndarray:
     return prob_MN[scores_MN.argmax(axis=0), np.arange(N)].astype(np.float64)
 
 
+def certainty(prob: np.ndarray) -> float:
+    """Mean of 1 - H(p) / log 2 over the pixels of a clip with p >= 1/2; 0 if there is none, as nothing was found."""
+    seen = prob >= 0.5
+    return float(_certainty(prob[seen]).mean()) if seen.any() else 0.0
+
+
 FUSIONS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "mean_prob": mean_prob,
     "mean_logit": mean_logit,

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from echodfkd.config.sections.augment import AugmentConfig
-from echodfkd.config.sections.route import RouteConfig
 from echodfkd.core.errors import ClipError
 from echodfkd.core.mask_codes import PROBABILITY, decode, encode, quantise
 from echodfkd.core.records import Quarantined, VideoClip
@@ -20,7 +19,7 @@ from echodfkd.sources.clip_source import ClipSource
 from echodfkd.sources.privacy import rejected
 from echodfkd.sources.video.augment import augment_clip
 from echodfkd.teaching.clip_block import ClipBlock
-from echodfkd.teaching.routing import route_of
+from echodfkd.teaching.routing import Router
 
 Teach = Callable[[np.ndarray, Sequence[ClipKey]], TeacherOutput]
 """Makes the output for some shown clips: the classes, code and frame size that a run asks for."""
@@ -37,7 +36,7 @@ class SlotRules:
     workers, and so alike for any number of them, after any restart, and for all students of the run. ``rejects``
     gives the reason if a clip may not be used (`sources.privacy`), else "". ``seen_shape`` (T, h, w) is that of the
     renderings that the teacher sees; None if it sees the students' clips.
-    ``route`` says which members of an ensemble teach which clips.
+    ``router`` says which members of an ensemble teach which clips.
     """
 
     plan_slots: int
@@ -53,7 +52,7 @@ class SlotRules:
     seed: int = 0
     rejects: Callable[[np.ndarray], str] | None = None
     seen_shape: tuple[int, int, int] | None = None
-    route: RouteConfig = field(default_factory=RouteConfig)
+    router: Router = field(default_factory=Router)
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def draw_clip(source: ClipSource, slot: int, attempt: int, rules: SlotRules) -> 
         attempt += 1
         try:
             clip = _augmented(_allowed(source.clip(index), rules), rules)
-            return Draw(replace(clip, route=route_of(clip, rules.route)), attempt, quarantined, "")
+            return Draw(replace(clip, route=rules.router(clip)), attempt, quarantined, "")
         except ClipError as error:
             clip_id = getattr(error, "clip_id", f"{source.name}-i{index}")
             stage = getattr(error, "stage", "source")

@@ -36,7 +36,7 @@ from echodfkd.sources.phantom.source import default_phantom
 from echodfkd.storage.checkpoints import read_student
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.manifests import latest_checkpoint
-from echodfkd.teaching.routing import route_of
+from echodfkd.teaching.routing import Router
 from echodfkd.training.loop import WorkerContext, train
 from echodfkd.training.teacher.embedded import embedded_recipe, teacher_card, write_teacher
 from echodfkd.training.teacher.supervised import train_segmentation
@@ -154,7 +154,7 @@ def teacher_dice(teacher: Teacher, config: RunConfig, domains: Sequence[str]) ->
         seen = source.seen_as(config.teacher.sees)
         for clip in held_out(domain):
             shown = seen.clip(clip.index).video if config.teacher.sees.is_on else clip.video
-            key = ClipKey(clip.clip_id, clip.index, 0, route=route_of(clip, config.teacher.route))
+            key = ClipKey(clip.clip_id, clip.index, 0, route=Router(config.teacher.route)(clip))
             masks = teacher.teach(shown[None], [key], classes=("LV",)).masks[0, :, 0]
             assert clip.truth_labels is not None
             found.append(dice(masks > 0.5, clip.truth_labels == 1).mean())

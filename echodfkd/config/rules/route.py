@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from echodfkd.config.run import RunConfig
 from echodfkd.config.sections.generator import GENERATORS
-from echodfkd.config.sections.route import OF_NUMBERS, RouteConfig
+from echodfkd.config.sections.route import CERTAINTY, OF_NUMBERS, RouteConfig
 from echodfkd.config.sections.source import CHOICES, DOMAIN_NAMES, RECORDED_KINDS
 from echodfkd.config.sections.teacher import TeacherConfig
 from echodfkd.core.errors import ConfigError
@@ -16,12 +16,13 @@ _DOMAINS = (*DOMAIN_NAMES, "echonet", *(kind for kind in RECORDED_KINDS if kind 
 """Every ``domain`` of a clip."""
 
 
-def check_route(option: str, teacher: TeacherConfig) -> None:
+def check_route(option: str, teacher: TeacherConfig, config: RunConfig) -> None:
     """Refuse routes that lead nowhere.
 
     Args:
         option: the teacher's name in the config.
         teacher: with ``route``.
+        config: the run.
 
     Raises:
         ConfigError: names the option.
@@ -43,12 +44,27 @@ def check_route(option: str, teacher: TeacherConfig) -> None:
                 f"{where}.{name}: got {unknown[0]!r}, allowed are members of {option}.members:"
                 f" {', '.join(teacher.members)}"
             )
-    if route.by in OF_NUMBERS:
+    _check_gate(option, teacher, config)
+    if route.by in (*OF_NUMBERS, CERTAINTY):
         _check_ranges(where, route)
         return
     allowed = {**CHOICES, "domain": _DOMAINS, "source": tuple(route.to)}[route.by]
     if unknown := [value for value in route.to if value not in allowed]:
         raise ConfigError(f"{where}.to: got {unknown[0]!r}, but {route.by} is one of {', '.join(allowed)}")
+
+
+def _check_gate(option: str, teacher: TeacherConfig, config: RunConfig) -> None:
+    route, where = teacher.route, f"{option}.route"
+    if route.by != CERTAINTY:
+        if route.gate:
+            raise ConfigError(f"{where}.gate: set, but {where}.by is {route.by}; only {CERTAINTY} has a gate")
+        return
+    if route.gate not in teacher.members:
+        raise ConfigError(
+            f"{where}.gate: got {route.gate!r}, allowed are members of {option}.members: {', '.join(teacher.members)}"
+        )
+    if config.source.generated:
+        raise ConfigError(f"{where}.by: got {CERTAINTY}, but a generator makes clips after they are drawn; remove it")
 
 
 def check_routed_parts(config: RunConfig) -> None:

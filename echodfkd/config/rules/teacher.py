@@ -40,7 +40,7 @@ def check_teacher(config: RunConfig) -> None:
     for option, teacher in {"teacher": config.teacher, **study}.items():
         _check_teacher(option, teacher)
         check_sees(option, teacher, config)
-        check_route(option, teacher)
+        check_route(option, teacher, config)
         check_remotes(option, teacher, no_progress_s=config.data.no_progress_timeout_s)
     check_limited(config.limited)
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from echodfkd.sources.clip_source import ClipSource
     from echodfkd.sources.steering.laws import Timetable
     from echodfkd.teaching.placement import SourcePlacement
+    from echodfkd.teaching.routing import Router
     from echodfkd.teaching.slots import SlotRules
 
 
@@ -89,6 +90,26 @@ def synthesis_notes(config: RunConfig) -> list[str]:
     return [*_notes(_synthesis(config), is_case=False), *_privacy_notes(config.privacy)]
 
 
+def router(config: RunConfig) -> Router:
+    """The members of an ensemble that teach a clip."""
+    from echodfkd.teaching.routing import Router
+
+    return Router(config.teacher.route, functools.partial(_gate, config) if config.teacher.route.gate else None)
+
+
+def _gate(config: RunConfig) -> Teacher:
+    """The member that decides routes, loaded once by a process."""
+    key = repr((config.teacher.route.gate, config.teacher.members, config.seen_window))
+    if key not in _GATES:
+        from echodfkd.teaching.build import build_member
+
+        _GATES[key] = build_member(config.teacher, config.teacher.route.gate, "cpu", None, config.seen_window).teacher
+    return _GATES[key]
+
+
+_GATES: dict[str, Teacher] = {}
+
+
 def slot_rules(config: RunConfig) -> SlotRules:
     """How this run's slots become clips."""
     from echodfkd.teaching.slots import SlotRules
@@ -107,7 +128,7 @@ def slot_rules(config: RunConfig) -> SlotRules:
         augment=config.augment,
         seed=config.seed,
         rejects=_rejects(config.privacy) if config.privacy.encoder else None,
-        route=config.teacher.route,
+        router=router(config),
         seen_shape=(window.frames, seen, seen) if config.teacher.sees.is_on else None,
     )
 

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from scipy.stats import entropy
 
 from echodfkd.config.file import load_config
 from echodfkd.config.rules.heads import check_routes_give
@@ -16,14 +17,14 @@ from echodfkd.core.errors import ConfigError
 from echodfkd.core.mask_codes import decode
 from echodfkd.core.records import Conditions, DistillationBatch, VideoClip
 from echodfkd.models.teachers.protocol import ClipKey
-from echodfkd.runtime.stream.builders import drafting_source, load_teacher, slot_rules, training_source
+from echodfkd.runtime.stream.builders import drafting_source, load_member, load_teacher, slot_rules, training_source
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.ledger import LedgerBuffer
 from echodfkd.storage.schemas import LEDGER_SCHEMA, read_part
 from echodfkd.teaching.blocks import fuse_block, make_block, member_block, teach_block
 from echodfkd.teaching.clip_block import ClipBlock
 from echodfkd.teaching.ensemble import Ensemble, Member
-from echodfkd.teaching.routing import route_of
+from echodfkd.teaching.routing import Router
 from tests.helpers.teachers import FloatTeacher
 
 SMALL = ["students={a: {blocks: 2, layers: 1}}", "window.frames=2", "window.size=32", "train.steps=2"]
@@ -71,7 +72,7 @@ def clip_of(**facts: object) -> VideoClip:
 )
 def test_a_clip_goes_by_its_property(by: str, to: dict[str, str], clips: list[tuple[dict[str, object], str]]) -> None:
     route = RouteConfig(by=by, to=to, default="d" if by else "")
-    assert [route_of(clip_of(**facts), route) for facts, _ in clips] == [members for _, members in clips]
+    assert [Router(route)(clip_of(**facts)) for facts, _ in clips] == [members for _, members in clips]
 
 
 def routed(config: RunConfig, teacher: Ensemble, *, pools: bool) -> DistillationBatch:
@@ -145,7 +146,7 @@ def test_the_route_is_part_of_the_teachers_id_and_whole_routes_of_the_cases() ->
     fused, routed_ = (load_teacher(config, "cpu") for config in configs)
     assert fused.teacher_id != routed_.teacher_id
     case = training_source(configs[1]).case(0)
-    route = route_of(case, configs[1].teacher.route)
+    route = Router(configs[1].teacher.route)(case)
     one = next(member.teacher for member in routed_.members if member.name == route)  # type: ignore[attr-defined]
     key = ClipKey(case.clip_id, 0, 0, is_case=True, route=route)
     video = case.video[None, :2]
@@ -166,6 +167,21 @@ def test_a_route_without_a_class_that_students_ask_for_is_refused() -> None:
     video = np.zeros((1, 2, 8, 8), np.uint8)
     faults = ensemble.teach(video, [ClipKey("x", 0, 0, route="c")], classes=("LA",), code="probability").faults
     assert faults == {0: "no member that it is routed to gives LA"}
+
+
+def test_a_gate_sends_the_clips_that_it_is_certain_of_to_one_member() -> None:
+    gate = "teacher.route={by: certainty, gate: c, to: {'0.75..': c}, default: h}"
+    config = load_config(None, [*SMALL, TWO, *MEMBERS, gate])
+    block = make_block(drafting_source(config), range(6), slot_rules(config), actor="s")
+    masks = load_member(config, "c").teach(block.video, classes=("LV",)).masks
+    values = []
+    for mask in masks:  # the entropy of a pixel in bits, by scipy
+        lv = mask[mask >= 0.5].astype(np.float64)
+        values.append(1 - entropy([lv, 1 - lv], base=2).mean() if len(lv) else 0.0)
+    assert 0.0 in values  # a clip in which it finds nothing
+    assert list(block.route) == ["c" if value >= 0.75 else "h" for value in values]
+    assert set(block.route) == {"c", "h"}
+    assert Router(config.teacher.route, lambda: Constant(0.9, bad=(0,)))(clip_of()) == "h"  # it has no mask of it
 
 
 @pytest.mark.parametrize(
@@ -190,6 +206,19 @@ def test_a_route_of_a_part_that_the_run_does_not_have_is_refused(source: list[st
             "route.default: empty, but teacher.route.by is domain",
         ),
         ([*MEMBERS, "teacher.route={by: domain, default: c}"], "route.to: empty, but teacher.route.by is domain"),
+        (
+            [*MEMBERS, "teacher.route={by: certainty, to: {0.5..: c}, default: h}"],
+            "route.gate: got '', allowed are members",
+        ),
+        ([*MEMBERS, "teacher.route={by: view, gate: c, to: {A4C: c}, default: h}"], "only certainty has a gate"),
+        (
+            [
+                "source.kind=latent_video",
+                *MEMBERS,
+                "teacher.route={by: certainty, gate: c, to: {0.5..: c}, default: h}",
+            ],
+            "a generator makes clips after they are drawn",
+        ),
         ([*MEMBERS, "teacher.route={to: {clear: c}}"], "route.by: empty, but teacher.route.to or .default is set"),
         (
             [*MEMBERS, "teacher.route={by: view, to: {A2C: 'c,x'}, default: c}"],
