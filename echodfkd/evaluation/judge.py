@@ -11,8 +11,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from echodfkd.config.sections.evaluation import EvaluationConfig
-from echodfkd.core.records import JUDGE_STEP, CaseScore, VideoClip
-from echodfkd.evaluation.against_truth import MetricValue
+from echodfkd.core.records import JUDGE_STEP, TRUTH_UNKNOWN, CaseScore, VideoClip
+from echodfkd.evaluation.against_truth import LV, MetricValue
 from echodfkd.metrics import cardiac
 from echodfkd.metrics.blind_events import detect_events
 from echodfkd.models.judges.build import load_judge
@@ -54,8 +54,10 @@ def judge_mask(judge: Judge, case: VideoClip, mask: np.ndarray, *, controls: boo
 
 
 def read_case(judge: Judge | None, case: VideoClip, *, teacher_id: str) -> list[CaseScore]:
-    """The judge's readings of the case's video; no row if it only scores masks.
+    """The judge's readings of the case: of its video without a mask, unless it only scores masks, and of the truth.
 
+    * ``judge_truth_score``, ``judge_truth_motion``: ``judge_score`` and ``judge_motion`` of the truth's mask, if every
+      frame has one: the scores of models are to be held against these.
     * ``judge_ef``: its ejection fraction in percent.
     * ``judge_phase_ed_error_frames``, ``judge_phase_es_error_frames``: frames from ED (ES) to the nearest that
       `echodfkd.metrics.blind_events` finds in its cycle.
@@ -64,13 +66,28 @@ def read_case(judge: Judge | None, case: VideoClip, *, teacher_id: str) -> list[
 
     A judge of clips has the first one only.
     """
-    if not isinstance(judge, VideoReader):
+    if judge is None:
         return []
-    reading = judge.read_video(case.video)
-    rows = [MetricValue("judge_ef", reading.ef_percent, len(case.video), judge.judge_id, None)]
-    if reading.cycle is not None:
-        rows += _phases(reading.cycle, case, judge.judge_id)
+    rows = _of_truth(judge, case)
+    if isinstance(judge, VideoReader):
+        reading = judge.read_video(case.video)
+        rows.append(MetricValue("judge_ef", reading.ef_percent, len(case.video), judge.judge_id, None))
+        if reading.cycle is not None:
+            rows += _phases(reading.cycle, case, judge.judge_id)
     return [row.score(case.clip_id, teacher_id=teacher_id, student="", step=JUDGE_STEP) for row in rows]
+
+
+def _of_truth(judge: Judge, case: VideoClip) -> list[MetricValue]:
+    """``judge_truth_*``, see `read_case`."""
+    labels = case.truth_labels
+    if labels is None or not (labels != TRUTH_UNKNOWN).any((1, 2)).all():
+        return []
+    verdict = judge.score(case.video, labels == LV)
+    return [
+        MetricValue(f"judge_truth_{name}", float(verdict[f"judge_{name}"]), len(labels), judge.judge_id, None)
+        for name in ("score", "motion")
+        if f"judge_{name}" in verdict
+    ]
 
 
 def _phases(cycle: np.ndarray, case: VideoClip, judge_id: str) -> list[MetricValue]:

@@ -86,6 +86,7 @@ def test_blocks_cross_arrow_and_an_evaluator_reads_what_they_have_trained(
         found -= {name for name in found if name.startswith(RELIABILITY)}
     assert metrics["wide"] == metrics["a"] | HEADS | {f"dice_teacher_{name[5:]}" for name in CHAMBERS}
     readings = {"judge_ef", "judge_phase_gap", "judge_phase_ed_error_frames", "judge_phase_es_error_frames"}
+    readings |= {"judge_truth_score", "judge_truth_motion"}
     assert metrics[""] == metrics["a"] - {"dice_teacher"} | HEADS | readings  # of the videos: once, with the teacher
     name, video = evaluator.overlay(newest, "wide", 0)
     assert name == "overlays/wide-0000.mp4"

@@ -28,6 +28,8 @@ EF_KINDS = {
 """Ejection fractions of a case that can be held against the known one."""
 
 JUDGE_READINGS = {
+    "judge_truth_score": ("score of the truth's own mask, to hold the models' against", 3),
+    "judge_truth_motion": ("motion of the truth's own mask, likewise", 3),
     "judge_ef_pearson": ("ejection fraction, Pearson r with the known one", 2),
     "judge_ef_mae": ("ejection fraction, mean error in points", 1),
     "judge_ef_bias": ("ejection fraction, bias in points", 1),
@@ -35,7 +37,7 @@ JUDGE_READINGS = {
     "judge_phase_es_error_frames": ("frames from ES to the nearest detection in its cycle", 2),
     "judge_phase_gap": ("its cycle at ED less at ES, standard deviations", 2),
 }
-"""A judge's readings of a video without any mask, by their names in `summary.json` -> words and digits."""
+"""A judge's readings without a model's mask, by their names in `summary.json` -> words and digits."""
 
 
 def spearman_r(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -125,7 +127,7 @@ def judge_reading_table(summary: dict[str, Any]) -> Table:
     cells = [[Cell(JUDGE_READINGS[name][0]), score_cell(scores[name], JUDGE_READINGS[name][1])] for name in known]
     listed = [{"metric": name, **scores[name]} for name in known]
     note = (
-        "Without anybody's mask: the cycle from captions of the mitral valve, the ejection fraction from its prompts."
+        "Without a model's mask: the cycle from captions of the mitral valve, the ejection fraction from its prompts."
     )
     columns = [Column("reading"), Column("mean over cases", True)]
     empty = "The judge read nothing from the videos of this run."

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import statistics
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from echodfkd.config.sections.judge import EF_PLACE, JudgePromptsConfig
-from echodfkd.core.records import JUDGE_STEP
+from echodfkd.core.records import JUDGE_STEP, TRUTH_UNKNOWN
 from echodfkd.evaluation.judge import VideoReader, read_case
 from echodfkd.metrics.blind_events import detect_events
 from echodfkd.models.judges.build import load_judge
@@ -77,7 +78,7 @@ class Reader:
         self.cycle = (cycle - cycle.mean()) / cycle.std()
 
     def score(self, video: np.ndarray, lv_mask: np.ndarray) -> dict[str, float]:
-        return {"judge_score": 0.0}
+        return {"judge_score": float(lv_mask.mean()), "judge_motion": 0.5}
 
     def read_video(self, video: np.ndarray) -> VideoReading:
         assert len(video) == len(self.cycle)
@@ -90,6 +91,12 @@ def test_readings_become_rows_of_nobodys_mask():
     rows = {row.metric: row for row in read_case(judge, case, teacher_id="t")}
     assert {(row.student, row.step, row.reference) for row in rows.values()} == {("", JUDGE_STEP, "reader-1")}
     assert rows["judge_ef"].value == 61.5
+    assert rows["judge_truth_score"].value == pytest.approx((case.truth_labels == 1).mean())
+    assert rows["judge_truth_motion"].value == 0.5
+    unknown = case.truth_labels.copy()
+    unknown[7] = TRUTH_UNKNOWN  # a frame that nobody has traced: the truth of the whole clip is not known
+    partly = read_case(judge, replace(case, truth_labels=unknown), teacher_id="t")
+    assert not [row.metric for row in partly if "truth" in row.metric]
     assert "judge_ef" in EF_METRICS
     assert rows["judge_phase_ed_error_frames"].value <= 1  # the ellipse's pixels tie beside an extremum
     assert rows["judge_phase_es_error_frames"].value <= 1

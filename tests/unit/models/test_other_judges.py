@@ -132,8 +132,9 @@ def test_echoprime_judges_masks_and_reads_no_phase(libraries, tmp_path, monkeypa
     scores = judge.score(case.video, case.truth_labels == 1)
     assert set(scores) == {"judge_score", "judge_wall", "judge_nothing", "judge_left_ventricle"}
     rows = read_case(judge, case, teacher_id="t")
-    assert [(row.metric, row.step) for row in rows] == [("judge_ef", JUDGE_STEP)]
-    assert 0 <= rows[0].value <= 100
+    assert [(row.metric, row.step) for row in rows] == [("judge_truth_score", JUDGE_STEP), ("judge_ef", JUDGE_STEP)]
+    assert rows[0].value == scores["judge_score"]
+    assert 0 <= rows[1].value <= 100
     monkeypatch.setattr(echoprime.EchoPrimeTowers, "_run_text", lambda self, captions: pytest.fail("read again"))
     again = load_judge("echoprime", weights=str(tmp_path), captions=str(tmp_path / "kept"))
     assert again.score(case.video, case.truth_labels == 1) == scores
