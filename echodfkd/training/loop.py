@@ -133,7 +133,7 @@ def _fetch(run: RunState, batches: Iterator[DistillationBatch], step: int) -> tu
 
 
 def _misplaced(run: RunState, batch: DistillationBatch, step: int) -> str:
-    """A sentence about wrong slots of a micro-batch, in number or in place; "" if they are right."""
+    """A sentence about wrong slots of a micro-batch, in number, in place or by their law; "" if they are right."""
     size = run.config.train.global_batch
     slots = [int(slot) for slot in batch.slot]
     if len(slots) != run.config.micro_batch:
@@ -151,7 +151,7 @@ def _misplaced(run: RunState, batch: DistillationBatch, step: int) -> str:
                 f"data.order is fixed, but the clip stream sent slot {outside[0]} at step {step + 1}, which trains"
                 f" on the slots {step * size} to {(step + 1) * size - 1}"
             )
-    return ""
+    return run.steering.fault(batch) if run.steering else ""
 
 
 def _agree(run: RunState, rounds: Sequence[DistillationBatch], fault: str, step: int) -> Totals:

@@ -80,6 +80,18 @@ class Steering:
             back.append([one.comes_back for one in drawn])
         return back
 
+    def fault(self, batch: DistillationBatch) -> str:
+        """A sentence about a clip of another stratum than its law asks for; "" if there is none."""
+        for index, found in zip(batch.index.tolist(), batch.stratum, strict=True):
+            choice = self.plan.choose(index, self.law(index))
+            wanted = choice.comes_back[2] if choice.comes_back else choice.stratum
+            if wanted is not None and found != self.plan.name(wanted):
+                return (
+                    f"the clip of index {index} is of the stratum {found}, but its law asks for"
+                    f" {self.plan.name(wanted)}: the process that drew it has laws of another run; start Ray anew"
+                )
+        return ""
+
     def _comes_back(self, index: int) -> bool:
         return self.plan.choose(index, self.law(index)).comes_back is not None
 

@@ -150,6 +150,18 @@ def check_replay_finds_forgeries(config: RunConfig, monkeypatch: pytest.MonkeyPa
         needs_steering(load_config(None, RUN[:10]))
 
 
+def test_clips_of_another_law_stop_the_run(tmp_path: Path) -> None:
+    config = config_in(tmp_path, "source.steering.curriculum=[{step: 0, shares: {ef_percent: [1, 0]}}]")
+
+    def of_one_stratum() -> Iterator[DistillationBatch]:
+        for batch in batches(config, 0, 12, []):
+            yield dataclasses.replace(batch, stratum=("ef_percent >= 50, image_quality < 0.5",) * 4)
+
+    context = WorkerContext(0, 1, "cpu", "w", "one", lambda values: None)
+    with pytest.raises(RunError, match=r"its law asks for ef_percent < 50, image_quality .* laws of another run"):
+        train(context, of_one_stratum(), config, RunStorage(config.root), "t")
+
+
 def test_the_loss_of_a_stratum_is_the_mean_distance_of_its_clips(tmp_path: Path) -> None:
     config = config_in(tmp_path, "train.checkpoint_every=4", "source.steering.every=3")
     plan = SteeringPlan(config.source, config.seed)
