@@ -10,6 +10,9 @@ AUTO = "auto"
 PRECISIONS = ("fp32", "bf16")
 """The usual one first."""
 CHOICES = (*PRECISIONS, AUTO)
+TEACHER_PRECISIONS = (*PRECISIONS, "fp16")
+"""fp16 is for networks that are not trained: gradients would need a scaled loss."""
+TEACHER_CHOICES = (*TEACHER_PRECISIONS, AUTO)
 MARGIN = 0.03
 """fp32 is taken if it takes at most so much longer: the other one gives other numbers, and must be worth it."""
 MOST_S, LONGEST_S = 4.0, 20.0

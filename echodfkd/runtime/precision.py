@@ -17,7 +17,7 @@ from echodfkd.config.run import RunConfig
 from echodfkd.config.sections.evaluation import JUDGES
 from echodfkd.config.sections.teacher import TeacherModelConfig
 from echodfkd.core.errors import EchoDFKDError, RunError
-from echodfkd.core.precision import AUTO, PRECISIONS, faster, in_words
+from echodfkd.core.precision import AUTO, PRECISIONS, TEACHER_PRECISIONS, faster, in_words
 from echodfkd.core.redaction import dump_json
 from echodfkd.models.judges.build import judge_seconds
 from echodfkd.runtime.cluster.connection import connected, last_sentence, node_labels
@@ -94,7 +94,7 @@ def measured_precision(storage: RunStorage) -> dict[str, str]:
 
 
 def _are_seconds(values: object) -> bool:
-    if not isinstance(values, dict) or set(values) != set(PRECISIONS):
+    if not isinstance(values, dict) or PRECISIONS[0] not in values or not set(values) <= set(TEACHER_PRECISIONS):
         return False
     return all(isinstance(one, float) and 0 < one < math.inf for one in values.values())
 

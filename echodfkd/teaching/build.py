@@ -13,7 +13,7 @@ from echodfkd.config.rules.teacher import NETWORK_KINDS, check_classes, class_ma
 from echodfkd.config.sections.teacher import TeacherConfig, TeacherModelConfig
 from echodfkd.config.sections.training import WindowConfig
 from echodfkd.core.errors import ConfigError, InputError
-from echodfkd.core.precision import AUTO, PRECISIONS, faster, seconds_in_turn
+from echodfkd.core.precision import AUTO, PRECISIONS, TEACHER_PRECISIONS, faster, seconds_in_turn
 from echodfkd.models.teachers.build import build_teacher, pick_device
 from echodfkd.models.teachers.library_networks import smp_network, torchvision_network
 from echodfkd.models.teachers.monai_bundle import MonaiNetwork
@@ -131,9 +131,11 @@ def teacher_seconds(model: TeacherModelConfig, *, device: str, window: WindowCon
     """Seconds of a pass in each precision, over as many clips as it holds, at most `TIMED_CLIPS`. Raises as above."""
     count = max(1, min(model.batch_frames // window.frames, TIMED_CLIPS))
     clips = np.random.default_rng(0).integers(0, 256, (count, window.frames, window.size, window.size), dtype=np.uint8)
+    names = PRECISIONS if pick_device(device, "teacher.device") == "cpu" else TEACHER_PRECISIONS
+    built = {name: BUILDERS[model.kind](dataclasses.replace(model, precision=name), device, None) for name in names}
     built = {
-        name: BUILDERS[model.kind](dataclasses.replace(model, precision=name), device, None) for name in PRECISIONS
-    }
+        name: teacher for name, teacher in built.items() if not teacher.teach(clips).faults
+    }  # fp16 overflows early
     return seconds_in_turn({name: functools.partial(teacher.teach, clips) for name, teacher in built.items()})
 
 

@@ -10,7 +10,7 @@ from echodfkd.config.sections.remote import RemoteConfig
 from echodfkd.config.sections.route import RouteConfig
 from echodfkd.config.sections.sees import SeesConfig
 from echodfkd.core.mask_codes import MASK_CODES, PROBABILITY
-from echodfkd.core.precision import CHOICES
+from echodfkd.core.precision import TEACHER_CHOICES
 
 FUSIONS = ("mean_prob", "mean_logit", "staple", "entropy", "agreement", "gate")
 
@@ -57,9 +57,9 @@ class TeacherModelConfig:
     ventricle only the part that is largest over the clip."""
     batch_frames: int = option(128, least=1, ceiling=65_536)
     """Frames in one forward pass: bounds the teacher's memory."""
-    precision: str = option("fp32", choices=CHOICES)
-    """fp32; bf16: masks that differ in their last levels and a teacher id of their own, faster on processors that have
-    units for it; or auto: the faster one, measured once, when a run starts."""
+    precision: str = option("fp32", choices=TEACHER_CHOICES)
+    """fp32; bf16 or fp16: masks that differ in their last levels and a teacher id of their own, faster on processors
+    that have units for it; or auto: the fastest, measured once, when a run starts (fp16: on a GPU)."""
     network: str = ""
     """torchvision: the network's name, e.g. deeplabv3_resnet50; smp: the architecture, e.g. unet; python: the function
     in the file that returns the network; empty is `network`."""

@@ -26,7 +26,7 @@ def build_teacher(*, kind: str, weights: str, device: str, batch_frames: int, pr
         weights: checkpoint file; "" takes the shipped weights if there are any.
         device: auto (cuda if there is one), cpu or cuda.
         batch_frames: frames in one forward pass.
-        precision: fp32 or bf16.
+        precision: fp32, bf16 or fp16.
 
     Raises:
         InputError: the weights cannot be used.

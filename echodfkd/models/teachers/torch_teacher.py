@@ -16,7 +16,7 @@ from torch import nn
 
 from echodfkd.core.errors import RunError, one_line
 from echodfkd.core.mask_codes import encode
-from echodfkd.core.precision import PRECISIONS
+from echodfkd.core.precision import TEACHER_PRECISIONS
 from echodfkd.models.mask_tensors import encode_tensor
 from echodfkd.models.teachers.network_spec import RANGE_SLACK, NetworkSpec, check_channels, own_statistics
 from echodfkd.models.teachers.protocol import ClipKey, Teacher, TeacherOutput, check_levels
@@ -30,14 +30,14 @@ class TorchTeacher(Teacher):
         spec: how it is fed and its output read.
         device: torch device.
         batch_frames: frames in one forward pass.
-        precision: fp32, or bf16 (autocast: convolutions and products in bfloat16, weights as they are), which gives
+        precision: fp32, or bf16 or fp16 (autocast: convolutions and products in it, weights as they are), which gives
             other masks and therefore another ``teacher_id``.
     """
 
     def __init__(
         self, network: nn.Module, spec: NetworkSpec, *, device: str, batch_frames: int, precision: str = "fp32"
     ) -> None:
-        assert precision in PRECISIONS
+        assert precision in TEACHER_PRECISIONS
         assert spec.layout.axes == "NCHW" or not spec.channels_last
         self._memory = torch.channels_last if spec.channels_last else torch.preserve_format
         network.to(device)
@@ -45,8 +45,10 @@ class TorchTeacher(Teacher):
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network = network.eval()
         weights_hash = spec.weights_hash or hash_weights(network)
-        self.is_bf16 = precision == "bf16"
-        self.teacher_id = f"{spec.name}_bf16-{weights_hash}" if self.is_bf16 else f"{spec.name}-{weights_hash}"
+        self._half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+        self.teacher_id = (
+            f"{spec.name}-{weights_hash}" if self._half is None else f"{spec.name}_{precision}-{weights_hash}"
+        )
         self.class_names = spec.class_names
         self.device = torch.device(device)
         self.batch_frames = batch_frames
@@ -111,7 +113,7 @@ class TorchTeacher(Teacher):
         per_pass = self._per_pass(length)
         chunks = zip(windows.split(per_pass), own.split(per_pass), strict=True)
         # one block for all chunks: autocast keeps the cast weights until it ends
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.is_bf16):
+        with self._autocast():
             prob = torch.cat([self._forward(chunk, of_chunk) for chunk, of_chunk in chunks])
         if self.layout.activation == "none":
             prob = self._within_range(prob)
@@ -133,9 +135,12 @@ class TorchTeacher(Teacher):
         windows = torch.from_numpy(np.ascontiguousarray(video_NLHW))
         own = torch.from_numpy(own_statistics(video_NLHW, self.normalise))
         per_pass = self._per_pass(windows.shape[1])
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.is_bf16):
+        with self._autocast():
             chunks = zip(windows.split(per_pass), own.split(per_pass), strict=True)
             return torch.cat([self._output(chunk, of_chunk) for chunk, of_chunk in chunks])
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=self._half or torch.bfloat16, enabled=self._half is not None)
 
     def _per_pass(self, length: int) -> int:
         """Windows of so many frames in one pass."""

@@ -115,7 +115,7 @@ def test_both_ways_are_timed_and_their_masks_compared(network: DeepLabV3) -> Non
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("teacher.precision=fp16", "teacher.precision: got 'fp16', allowed are fp32, bf16"),
+        ("teacher.precision=fp8", "teacher.precision: got 'fp8', allowed are fp32, bf16, fp16, auto"),
         ("teacher={kind: onnx, weights: x.onnx, precision: bf16}", "teacher.precision: has no effect if .* is onnx"),
     ],
 )
