@@ -192,7 +192,7 @@ class ProgressLine:
             memory_mb=memory,
             silent_s=clock.now() - self._newest[1] if self.is_training else 0.0,
             segment=min(step // self.config.segment_steps + 1, self.config.num_segments),
-            living={name: now.text for name, now in roles.items()},
+            living={name: now.text for name, now in roles.items() if now.is_news},
             shares=self._living.shares(values),
             waits=self.waits(roles),
         )

@@ -199,6 +199,7 @@ def test_the_processes_of_a_run_are_those_that_ray_says_live(
     }  # fmt: skip
     assert found["teacher.one"].text == "teacher.one 1 of 2..4 (3 wanted)"
     assert found["teacher.two"].text == "teacher.two 2 of 1 (75 % at work)"
+    assert {name for name, now in found.items() if not now.is_news} == {"student"}
     assert {role.name: role.count for role in missing_roles(found)} == {"teacher": 1, "evaluator": 1}
 
 

@@ -75,6 +75,11 @@ class RoleNow:
         return max(self.role.count, self.living + self.coming)
 
     @property
+    def is_news(self) -> bool:
+        """Whether there is more to say than that all processes are there, as in every quiet run."""
+        return self.living != self.role.count or self.most > self.role.count or self.busy_share is not None
+
+    @property
     def text(self) -> str:
         """For the progress line, e.g. "teacher 1 of 1..4 (3 wanted, 55 % at work)"."""
         least, most = self.role.count, self.most
