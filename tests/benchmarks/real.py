@@ -26,6 +26,7 @@ from tests.benchmarks.side_by_side import (
     Predict,
     read_painted_clips,
     score_clip,
+    size_slope,
     student_masks,
     teacher_masks,
     teacher_of,
@@ -84,8 +85,8 @@ def measure_clips(
             part = float(np.mean([one.one_part for one in scores]))
             print(
                 f"  {name:<32} {_size(side):<10} Dice {mean:.3f}, worst {worst:.3f}, largest part {part:.3f}; area"
-                f" {np.mean([one.area for one in scores]):.2f}, stray {np.nanmean([one.stray for one in scores]):.3f};"
-                f" {' '.join(f'{one.dice:.2f}' for one in scores)}",
+                f" {np.mean([one.area for one in scores]):.2f}, slope of size {size_slope(scores):.2f}, stray"
+                f" {np.nanmean([one.stray for one in scores]):.3f}; {' '.join(f'{one.dice:.2f}' for one in scores)}",
                 flush=True,
             )
             rows.append({"model": name, "side": side, "dice": mean, "worst": worst, "largest_part": part,

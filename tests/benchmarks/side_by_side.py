@@ -9,7 +9,7 @@ Legend: T frames, H rows, W columns of one half.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,13 +52,15 @@ class PaintedClip:
 class ClipScore:
     """Mean Dice over frames of one clip: of all parts, and of the part that is largest over the clip.
 
-    ``area`` is that of our masks over that of the painted ones, ``stray`` the share outside the largest part.
+    ``area`` is that of our masks over that of the painted ones, ``painted`` the painted ones' share of the frame,
+    ``stray`` the share outside the largest part.
     """
 
     clip: str
     dice: float
     one_part: float
     area: float
+    painted: float
     stray: float
 
 
@@ -89,8 +91,21 @@ def score_clip(predict: Predict, clip: PaintedClip, *, side: int, every: int) ->
         float(dice(mask, painted).mean()),
         float(dice(largest_part(mask), painted).mean()),
         float(mask.sum() / max(1, painted.sum())),
+        float(painted.mean()),
         stray_share(mask),
     )
+
+
+def size_slope(scores: Sequence[ClipScore]) -> float:
+    """Slope of the logarithm of our area over that of the painted one, clip by clip: 1 follows every size, 0 none.
+
+    NaN if a mask is empty or all painted ones have one size.
+    """
+    painted = np.array([score.painted for score in scores])
+    ours = painted * [score.area for score in scores]
+    if not ours.all() or np.ptp(painted) == 0.0:
+        return float("nan")
+    return float(np.polyfit(np.log(painted), np.log(ours), 1)[0])
 
 
 def teacher_of(name: str, *, plausible: bool = False) -> Teacher:

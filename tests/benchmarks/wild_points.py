@@ -35,7 +35,7 @@ from echodfkd.training.teacher.supervised import train_segmentation
 from tests.benchmarks.domain_gap import add_scores, score_teacher
 from tests.benchmarks.side_by_side import PaintedClip, read_painted_clips
 
-SIDE, STEPS, RATE = 64, 400, 1e-3
+SIDE, STEPS, WARMUP, RATE = 64, 120, 30, 1.5e-3
 ALL, NONE = "all", "none"
 SCORES = (*DOMAIN_NAMES, "real", "real_worst")
 
@@ -100,7 +100,7 @@ def train_without(point: str, seed: int, out: Path) -> Path:
     """Train on the domain with this point off; returns the file of the weights."""
     classes = CHAMBER_NAMES[1:]
     recipe = embedded_recipe(steps=STEPS, seed=seed, sizes=(SIDE,), max_seconds=0.0, classes=classes)
-    recipe = replace(recipe, learning_rate=RATE, average=0.98, precision="bf16")
+    recipe = replace(recipe, warmup_steps=WARMUP, learning_rate=RATE, average=0.97, precision="bf16")
     window = WindowSettings(recipe.frames_per_clip, 2.0, SIDE, recipe.frames_per_clip)
     sampler = ConditionSampler(ConditionsConfig(), seed=seed)
     source = PhantomSource(sampler, window, seed=seed, domain=WILD, ranges=ranges_without(point))

@@ -5,6 +5,7 @@ Numbers of one person's cine are no proof of accuracy: they keep what once held.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import av
@@ -16,7 +17,14 @@ from echodfkd.inference.beats import Rhythm
 from echodfkd.sources.video.shipped_cine import LONG, SHORT, shipped_cine
 from tests.benchmarks import domain_gap
 from tests.benchmarks.real_cine import CineScore, crops, score_cine, score_crop
-from tests.benchmarks.side_by_side import read_painted_clips, score_clip, teacher_masks, teacher_of
+from tests.benchmarks.side_by_side import (
+    ClipScore,
+    read_painted_clips,
+    score_clip,
+    size_slope,
+    teacher_masks,
+    teacher_of,
+)
 
 
 def test_the_shipped_teacher_sees_one_ventricle_in_a_real_heart() -> None:
@@ -83,9 +91,21 @@ def test_masks_are_scored_against_the_painted_ones(tmp_path: Path) -> None:
     assert score.dice == pytest.approx(2 * 200 / (400 + 300))
     assert score.one_part == pytest.approx(2 * 200 / (400 + 200))
     assert score.area == pytest.approx(300 / 400)
+    assert score.painted == pytest.approx(400 / 64**2)
     assert score.stray == pytest.approx(1 / 3)
     with pytest.raises(InputError, match=r"--clips: .* holds no \.mp4 file"):
         read_painted_clips(str(tmp_path / "nothing"))
+
+
+def test_the_slope_of_size_tells_shrinkage_from_a_margin() -> None:
+    """Areas that go with the root of the painted one have slope 0.5, those that are all 20 % too large slope 1."""
+
+    def clips(area_of: Callable[[float], float]) -> list[ClipScore]:
+        return [ClipScore("", 0.9, 0.9, area_of(size) / size, size, 0.0) for size in (0.05, 0.1, 0.2)]
+
+    assert size_slope(clips(lambda size: 0.3 * size**0.5)) == pytest.approx(0.5)
+    assert size_slope(clips(lambda size: 1.2 * size)) == pytest.approx(1.0)
+    assert np.isnan(size_slope(clips(lambda size: 0.0)))
 
 
 def test_correlations_over_teachers_and_over_their_families() -> None:

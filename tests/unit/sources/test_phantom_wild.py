@@ -198,7 +198,8 @@ def test_every_range_is_drawn_from(monkeypatch: pytest.MonkeyPatch) -> None:
             return inner(self, name, *rest)
 
         monkeypatch.setattr(ranges_module.WildDraws, name, spy)
-    always = {item.name: 1.0 for item in fields(WildRanges) if isinstance(item.default, float)}
+    always: dict[str, object] = {item.name: 1.0 for item in fields(WildRanges) if isinstance(item.default, float)}
+    always |= dict.fromkeys(("dropouts", "fogs", "shadows"), (1.0, 1.0))  # numbers of things, which may be 0
     for index in range(2):
         render_wild(patient(index), num_frames=1, size=32, ranges=replace(WildRanges(), **always))
         render_wild(patient(index), num_frames=1, size=32, ranges=replace(WildRanges(), any_contrast=0.0))

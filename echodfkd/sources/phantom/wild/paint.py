@@ -219,7 +219,7 @@ class WildCanvas:
     def _cavity(self) -> None:
         chart, draw, of = self.chart, self._draw, self.of
         rough = self._grains.add(0.4).clamp_(min=0.0).mul_(chart.rough).add_(chart.lv_distance)
-        cavity = self._inside(rough).mul_(self._inside(chart.below_base, 3.0))
+        cavity = self._inside(rough, draw("bloom")).mul_(self._inside(chart.below_base, 3.0))
         self._paint(cavity, of["lv_blood"])
         muscle = of["myocardium"] + draw.between("papillary level", -8.0, 8.0)
         sides = (1.0, -1.0) if draw.chance("second_papillary") else (1.0,)

@@ -19,7 +19,7 @@ class WildRanges:
     """The distribution of appearances. The groups follow the parts of the drawing."""
 
     # Pose and proportions
-    share: Spread = (0.33, 0.72)
+    share: Spread = (0.26, 0.72)
     """Length of the ventricle in sides of the image: depth and zoom."""
     centre: Spread = (-0.55, 0.5)
     """Middle of the ventricle in half openings of the sector: below 0 is left of the middle beam."""
@@ -37,11 +37,11 @@ class WildRanges:
     """Smooth distortion of the whole anatomy."""
 
     # Left ventricle
-    roundness: Spread = (0.78, 1.42)
+    roundness: Spread = (0.72, 1.3)
     """Width over length against a normal heart; the volume stays."""
-    widest: Spread = (0.44, 0.70)
-    annulus: Spread = (0.58, 0.92)
-    blunt_apex: Spread = (1.75, 2.7)
+    widest: Spread = (0.3, 0.62)
+    annulus: Spread = (0.55, 0.88)
+    blunt_apex: Spread = (1.9, 3.0)
     """Exponent of the super-ellipse above the widest level: 2 is an ellipse."""
     blunt_base: Spread = (1.8, 2.9)
     skew: Spread = (-0.12, 0.12)
@@ -61,9 +61,9 @@ class WildRanges:
     """Share of hearts whose wall is 1.3 to 2 times as thick."""
     septal_wall: Spread = (0.5, 1.15)
     """Thickness of the septum against the mean."""
-    lateral_wall: Spread = (0.8, 1.8)
+    lateral_wall: Spread = (0.8, 2.2)
     """Thickness of the lateral wall against the mean, with its trabeculated layer, which readers leave outside."""
-    apical_wall: Spread = (0.8, 2.8)
+    apical_wall: Spread = (0.8, 3.2)
     """Thickness beside the apex, on its lateral side, against the mean."""
     wall_ripple: Spread = (0.05, 0.35)
     shortening: Spread = (0.2, 0.42)
@@ -91,16 +91,19 @@ class WildRanges:
 
     # Levels of echoes, which are then moved together until the brightest structure has its level
     brightest: Spread = (-16.0, -6.0)
-    any_contrast: float = 0.2
+    any_contrast: float = 0.08
     """Share of clips in which every structure's level is drawn from one wide range, so that none can be trusted."""
     any_level: Spread = (-56.0, -2.0)
     myocardium: Spread = (-34.0, -9.0)
     septum: Spread = (-2.0, 16.0)
     """Gain of the septum over the rest of the wall."""
-    lateral_loss: Spread = (-2.0, 26.0)
+    lateral_loss: Spread = (-4.0, 14.0)
     """Loss of the lateral wall, which lies along the beams."""
     inner_loss: Spread = (-4.0, 16.0, 1.2)
     """Loss of the wall at its inner border against its outer one."""
+    bloom: Spread = (0.3, 2.0)
+    """Width of the wall's inner edge that the point spread smears into the cavity: readers trace inside of it, so that
+    the wall is drawn this far outside of the truth."""
     endocardium: Spread = (0.0, 8.0, 2.0)
     """Bright inner border."""
     blood: Spread = (-64.0, -36.0, 0.8)
@@ -124,7 +127,7 @@ class WildRanges:
     patches: Spread = (2.0, 11.0)
 
     # Border of the cavity
-    dropouts: Spread = (0.0, 3.4)
+    dropouts: Spread = (0.0, 2.2)
     """Number of places at which the wall is lost."""
     dropout: Spread = (0.2, 1.5)
     """Loss there: from 1 on nothing of the wall is left."""
@@ -163,13 +166,13 @@ class WildRanges:
     lateral: Spread = (0.009, 0.045, 1.3)
     """Point spread across the beams in rad."""
     noise: Spread = (-78.0, -42.0)
-    clutter: Spread = (-44.0, -6.0)
+    clutter: Spread = (-44.0, -38.0)
     clutter_reach: Spread = (5.0, 22.0)
-    streaks: Spread = (0.0, 0.9)
-    fogs: Spread = (0.0, 3.4)
+    streaks: Spread = (0.0, 0.4)
+    fogs: Spread = (0.0, 0.55)
     """Number of patches of fog fixed to the probe."""
-    fog: Spread = (-48.0, -18.0)
-    shadows: Spread = (0.0, 3.0)
+    fog: Spread = (-48.0, -24.0)
+    shadows: Spread = (0.0, 0.6)
     shadow: Spread = (4.0, 34.0, 1.3)
     shadow_width: Spread = (0.04, 0.22)
     shadow_drift: Spread = (0.0, 0.12, 2.0)
@@ -185,7 +188,7 @@ class WildRanges:
     """Share of clips that were stored smaller and enlarged again."""
     reduction: Spread = (0.45, 0.9)
     jpeg: Spread = (0.5, 18.0, 2.0)
-    outside: float = 0.08
+    outside: float = 0.03
     """Share of clips whose outside is not black."""
     outside_level: Spread = (0.02, 0.3)
     ruler: float = 0.6
