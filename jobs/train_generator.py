@@ -1,11 +1,13 @@
 """Train a learned generator on the clips of a source: writes weights, and beside them recipe, scores and samples.
 
-The source is that of --config and key=value, default patients of the phantom without.
+The source is that of --config and key=value, default patients of the phantom without. The workers are those of `train`
+(train.workers, train.num_gpus, train.engine ...), on the cluster of `ray`.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,11 +36,17 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     """The generator of the arguments."""
     from echodfkd.config.file import load_config
     from echodfkd.evaluation.generator_card import make_generator
-    from echodfkd.training.generator.recipe import GeneratorRecipe
+    from echodfkd.runtime.cluster.environment import prepare_ray
 
     config = load_config(args.config, args.overrides, below=_window)
+    prepare_ray(config.ray.address)
+    from echodfkd.runtime.generator_run import run_generator_training
+    from echodfkd.training.generator.recipe import GeneratorRecipe
+
     recipe = GeneratorRecipe(clips=args.clips, vae_steps=args.vae_steps, flow_steps=args.flow_steps)
-    return {"ok": True, "scores": make_generator(config, args.out, args.resume, recipe, args.cases, report=print_line)}
+    train = functools.partial(run_generator_training, config, folder=args.resume, report=print_line)
+    scores = make_generator(config, args.out, recipe, args.cases, train=lambda source, recipe: train(source, recipe))
+    return {"ok": True, "scores": scores}
 
 
 def _window(given: Mapping[str, Any]) -> Mapping[str, Any]:

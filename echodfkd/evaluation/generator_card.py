@@ -18,38 +18,32 @@ from echodfkd.core.records import VideoClip
 from echodfkd.core.redaction import dump_json
 from echodfkd.evaluation.generator_scores import score_generator
 from echodfkd.models.generators.latent_networks import LatentSpec
-from echodfkd.models.generators.latent_video import LatentVideo, load_latent_model, write_latent_model
+from echodfkd.models.generators.latent_video import LatentModel, LatentVideo, load_latent_model, write_latent_model
 from echodfkd.models.teachers.build import build_teacher
 from echodfkd.sources.build import build_source
 from echodfkd.sources.clip_source import ClipSource
 from echodfkd.sources.video.sheets import in_rows, png, titled
+from echodfkd.training.generator.gathered import GatheredClips
 from echodfkd.training.generator.recipe import GeneratorRecipe
-from echodfkd.training.generator.run import train_generator
 from echodfkd.training.teacher.embedded import prepare_folder
 
 HELD_OUT_SEED = 7_000_003
 """Added to the run's seed for clips that the generator is scored on."""
+Train = Callable[[ClipSource, GeneratorRecipe], tuple[LatentModel, GatheredClips]]
 SHEET_CLIPS, SHEET_COLUMNS = 24, 3
 
 
 def make_generator(
-    config: RunConfig,
-    out: Path,
-    folder: Path,
-    recipe: GeneratorRecipe,
-    num_cases: int,
-    *,
-    report: Callable[[str], None],
+    config: RunConfig, out: Path, recipe: GeneratorRecipe, num_cases: int, *, train: Train
 ) -> dict[str, Any]:
     """Train, write ``out`` with its card (.json) and samples (.png) beside it, and return the scores.
 
     Args:
         config: ``source``, ``window``, ``seed`` and ``teacher`` are read.
         out: the file of weights.
-        folder: keeps the run, to go on after a stop.
         recipe: its seed, clip_frames and spec follow the config.
         num_cases: held-out clips under whose conditions clips are made, and as many again to compare with.
-        report: takes lines of progress.
+        train: source and recipe -> networks, and the clips that they were trained on.
 
     Raises:
         ConfigError: an option cannot be used.
@@ -63,7 +57,7 @@ def make_generator(
     recipe.check()
     prepare_folder(out.parent, "--out")
     source = build_source(config.source, window, seed=config.seed, case_frames=config.evaluation.frames)
-    model, clips = train_generator(source, recipe, folder, report=report)
+    model, clips = train(source, recipe)
     try:
         write_latent_model(out, model)
     except OSError as error:

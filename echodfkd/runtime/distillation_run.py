@@ -18,8 +18,6 @@ report          rows                 summary, page          the end           al
 from __future__ import annotations
 
 import json
-import signal
-import threading
 import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -58,7 +56,7 @@ from echodfkd.runtime.progress import (
     wait_for_first_actor,
 )
 from echodfkd.runtime.stream.builders import load_teacher, source_notes
-from echodfkd.runtime.student_workers import build_trainer
+from echodfkd.runtime.student_workers import build_trainer, fit
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.lease import Lease, held
 from echodfkd.storage.manifests import latest_checkpoint
@@ -192,9 +190,7 @@ def _train(
             trainer = build_trainer(
                 config, teacher_id=teacher_id, progress_actor=progress_actor, lease_epoch=lease.epoch
             )
-            outcome = trainer.fit().return_value
-        except SystemExit as leaving:  # Ray Train turns Ctrl-C into it, after it has ended its workers
-            raise KeyboardInterrupt from leaving
+            outcome = fit(trainer)
         except (TrainingFailedError, RayActorError) as error:
             stop.check()
             before, newest = newest, latest_checkpoint(lease.storage)
@@ -204,9 +200,6 @@ def _train(
             step = newest.step if newest else 0
             print_line(f"training starts again from step {step}: {last_sentence(error)}")
             continue
-        finally:
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGINT, signal.default_int_handler)  # Ray Train leaves its own behind
         if "failed" in outcome:
             raise RunError(str(outcome["failed"]))
         stop.check()

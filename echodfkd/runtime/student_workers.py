@@ -9,6 +9,8 @@ from __future__ import annotations
 import functools
 import math
 import os
+import signal
+import threading
 import uuid
 from typing import Any
 
@@ -34,7 +36,6 @@ def build_trainer(config: RunConfig, *, teacher_id: str, progress_actor: Any, le
 
     Datasets are callables: Train calls them at every restart, and each skips the slots consumed by then.
     """
-    workers = config.train
     segments = {
         segment_name(number): functools.partial(build_stream, config, number, teacher_id, progress_actor)
         for number in range(config.num_segments)
@@ -47,21 +48,44 @@ def build_trainer(config: RunConfig, *, teacher_id: str, progress_actor: Any, le
             "progress_actor": progress_actor,
             "lease_epoch": lease_epoch,
         },
-        torch_config=TorchConfig(backend="nccl" if _real_gpu(config) else "gloo"),
-        scaling_config=ScalingConfig(
+        **worker_group(config, f"{config.root}/logs"),
+        datasets=segments,
+        dataset_config=SegmentData(execution_options=execution_options(config), enable_shard_locality=False),
+    )
+
+
+def worker_group(config: RunConfig, logs: str) -> dict[str, Any]:
+    """The arguments of a trainer whose workers are those of `train`, and restart as often."""
+    workers = config.train
+    return {
+        "torch_config": TorchConfig(backend="nccl" if real_gpu(config) else "gloo"),
+        "scaling_config": ScalingConfig(
             num_workers=workers.workers,
             use_gpu=workers.num_gpus > 0,
             resources_per_worker=worker_resources(config),
             label_selector=node_labels(workers.node_label),
         ),
-        run_config=ray.train.RunConfig(
-            name="ray_train",
-            storage_path=f"{config.root}/logs",
-            failure_config=FailureConfig(max_failures=workers.max_failures),
+        "run_config": ray.train.RunConfig(
+            name="ray_train", storage_path=logs, failure_config=FailureConfig(max_failures=workers.max_failures)
         ),
-        datasets=segments,
-        dataset_config=SegmentData(execution_options=execution_options(config), enable_shard_locality=False),
-    )
+    }
+
+
+def fit(trainer: TorchTrainer) -> dict[str, Any]:
+    """What rank 0 returned. Raises `KeyboardInterrupt` on Ctrl-C, and Ray's errors of a group that has failed."""
+    try:
+        found: dict[str, Any] = trainer.fit().return_value
+        return found
+    except SystemExit as leaving:  # Ray Train turns Ctrl-C into it, after it has ended its workers
+        raise KeyboardInterrupt from leaving
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # Ray Train leaves its own behind
+
+
+def set_threads(config: RunConfig) -> None:
+    """Torch threads of a worker: train.threads, or as many as its CPUs."""
+    torch.set_num_threads(config.train.threads or max(1, math.ceil(config.train.num_cpus)))
 
 
 def worker_resources(config: RunConfig) -> dict[str, float]:
@@ -82,13 +106,12 @@ def train_loop(loop: dict[str, Any]) -> dict[str, Any]:
     """
     config: RunConfig = loop["config"]
     progress_actor = loop["progress_actor"]
-    workers = config.train
     context = ray.train.get_context()
-    torch.set_num_threads(workers.threads or max(1, math.ceil(workers.num_cpus)))
+    set_threads(config)
     worker = WorkerContext(
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
-        device="cuda" if _real_gpu(config) else "cpu",
+        device="cuda" if real_gpu(config) else "cpu",
         name=actor_name(f"student{context.get_world_rank()}"),
         attempt=uuid.uuid4().hex[:8],
         report=lambda values: progress_actor.update.remote(values),
@@ -109,6 +132,6 @@ def train_loop(loop: dict[str, Any]) -> dict[str, Any]:
         return {"failed": str(error)}
 
 
-def _real_gpu(config: RunConfig) -> bool:
+def real_gpu(config: RunConfig) -> bool:
     """Whether workers use a GPU: one is reserved and torch sees it (test clusters only declare GPUs)."""
     return config.train.num_gpus > 0 and torch.cuda.is_available()

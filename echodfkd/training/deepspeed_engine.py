@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from echodfkd.models.students.output import StudentOutput
 from echodfkd.storage.checkpoints import OptimizerState, copy_to_cpu
 from echodfkd.training.collectives import ensure_group, num_workers
 from echodfkd.training.engine import EngineSettings, PrecisionModule, is_fused, step_count
@@ -42,9 +41,9 @@ class DeepSpeedEngine:
             self._set_moments(state)
         self._engine.train()
 
-    def forward(self, video_BTHW: torch.Tensor) -> StudentOutput:
+    def forward(self, *inputs: torch.Tensor) -> Any:
         """See `Engine.forward`."""
-        return self._engine(video_BTHW)
+        return self._engine(*inputs)
 
     def backward(self, loss: torch.Tensor) -> None:
         """See `Engine.backward`."""

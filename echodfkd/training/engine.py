@@ -11,7 +11,7 @@ Legend: B clips, T frames, H rows, W columns.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -57,8 +57,11 @@ class Engine(Protocol):
     workers: int
     """Workers whose gradients `step` averages: a loss normalised over all of them is multiplied by this."""
 
-    def forward(self, video_BTHW: torch.Tensor) -> StudentOutput:
-        """The student's output for uint8 video, computed in the engine's precision and cast to float32."""
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        """The student's output for uint8 video, computed in the engine's precision and cast to float32.
+
+        Of another network, its output (a tensor) for its inputs.
+        """
         ...
 
     def backward(self, loss: torch.Tensor) -> None:
@@ -91,7 +94,7 @@ class Engine(Protocol):
 
 
 class PrecisionModule(nn.Module):
-    """Runs a student under autocast and returns float32 outputs.
+    """Runs a student, or another network whose output is a tensor, under autocast and returns float32 outputs.
 
     It sits inside the engine because DeepSpeed switches off an autocast that surrounds its forward pass,
     and its own mixed precision would send gradients in bfloat16.
@@ -104,11 +107,11 @@ class PrecisionModule(nn.Module):
         self._bf16 = precision == "bf16"
         self._device_type = device.type
 
-    def forward(self, video_BTHW: torch.Tensor) -> StudentOutput:
-        """The student's output in float32, with the features of its tap if it has one."""
+    def forward(self, *inputs: torch.Tensor) -> StudentOutput | torch.Tensor:
+        """The output in float32, with the features of a student's tap if it has one."""
         with torch.autocast(self._device_type, dtype=torch.bfloat16, enabled=self._bf16):
-            output: StudentOutput = self.student(video_BTHW)
+            output: StudentOutput | torch.Tensor = self.student(*inputs)
             tap = getattr(self.student, TAP, None)
-            if tap is not None:
-                output = output._replace(features=tap(video_BTHW.shape[1]))
-        return output.to_float32()
+            if tap is not None and isinstance(output, StudentOutput):
+                output = output._replace(features=tap(inputs[0].shape[1]))
+        return output.float() if isinstance(output, torch.Tensor) else output.to_float32()

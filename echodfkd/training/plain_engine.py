@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
-from echodfkd.models.students.output import StudentOutput
 from echodfkd.storage.checkpoints import OptimizerState, copy_to_cpu
 from echodfkd.training.collectives import num_workers
 from echodfkd.training.engine import EngineSettings, PrecisionModule, is_fused, step_count
@@ -40,9 +41,9 @@ class PlainEngine:
                 }
         module.train()
 
-    def forward(self, video_BTHW: torch.Tensor) -> StudentOutput:
+    def forward(self, *inputs: torch.Tensor) -> Any:
         """See `Engine.forward`."""
-        return self._forward(video_BTHW)
+        return self._forward(*inputs)
 
     def backward(self, loss: torch.Tensor) -> None:
         """See `Engine.backward`."""

@@ -19,7 +19,7 @@ from echodfkd.core.errors import ClipError, InputError
 from echodfkd.core.redaction import dump_json
 from echodfkd.models.generators.latent_networks import CONDITIONS, wishes_of
 from echodfkd.sources.clip_source import ClipSource
-from echodfkd.storage.files import RunStorage
+from echodfkd.storage.files import MAX_FILE_BYTES, RunStorage
 from echodfkd.storage.untrusted import parse_json_object
 
 _EVERY = 64
@@ -81,8 +81,16 @@ def gather_clips(
             if len(rows) % _EVERY == 0 or len(rows) == num_clips:
                 storage.write(rows_path.name, dump_json(found))
             counter.show(len(rows))
-    table = np.asarray(rows, dtype=np.float32)
-    return GatheredClips(video, table[:, 1:], table[:, 0])
+    return read_gathered(folder)
+
+
+def read_gathered(folder: Path) -> GatheredClips:
+    """The clips that `gather_clips` has gathered there."""
+    rows_path = folder / "clips.json"
+    found = parse_json_object(RunStorage(str(folder)).read(rows_path.name, MAX_FILE_BYTES), f"--resume: {rows_path}")
+    table = np.asarray(found["rows"], dtype=np.float32)
+    shape = (found["clips"], found["frames"], found["size"], found["size"])
+    return GatheredClips(raw_array(folder / "clips.raw", shape, torch.uint8), table[:, 1:], table[:, 0])
 
 
 def raw_array(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> np.ndarray:

@@ -1,8 +1,7 @@
 """The two trainings of a learned generator: autoencoder of frames, then flow matching on their latents.
 
 The velocity field learns v = noise - data along x(t) = (1 - t) data + t noise (rectified flow, Liu et al. 2023), with t
-drawn from a logistic-normal distribution (Esser et al. 2024). All that a step draws comes from the state's generator,
-so that a resumed run takes the same steps.
+drawn from a logistic-normal distribution (Esser et al. 2024).
 
 Legend: N frames, B clips, L frames of a gathered clip, T of a training clip, C latent channels, h and w of a latent.
 """
@@ -10,7 +9,6 @@ Legend: N frames, B clips, L frames of a gathered clip, T of a training clip, C 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,47 +16,69 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from echodfkd.core.counter import Counter
-from echodfkd.core.errors import RunError
 from echodfkd.core.redaction import dump_json
 from echodfkd.models.generators.latent_networks import SCALE, FrameVAE, VelocityNet, clip_noise
 from echodfkd.storage.files import RunStorage
 from echodfkd.training.generator.gathered import GatheredClips, raw_array
 from echodfkd.training.generator.recipe import GeneratorRecipe
-from echodfkd.training.teacher.keeper import Keeper, TrainingState
+from echodfkd.training.generator.stage import Stage
 
 Report = Callable[[str], None]
 
 
-def train_vae(
-    vae: FrameVAE, clips: GatheredClips, recipe: GeneratorRecipe, *, keeper: Keeper | None, report: Report
-) -> FrameVAE:
-    """Train in place on single frames; returns the average of the weights."""
+class VaeLoss(nn.Module):
+    """Absolute error of pixels, and of differences between neighbours, plus the weighted prior.
 
-    def loss_of(state: TrainingState) -> torch.Tensor:
-        rows = state.rng.integers(len(clips.video), size=recipe.vae_batch)
-        times = state.rng.integers(clips.video.shape[1], size=recipe.vae_batch)
-        frames = to_network(clips.video[rows, times])
-        noise = torch.randn((recipe.vae_batch, *_latent_shape(recipe)), generator=_generator(state.rng))
-        return vae_loss(vae, frames, noise, recipe)
+    Its inputs are frames (N, 1, H, W) and noise (N, C, h, w).
+    """
 
-    _train(vae, loss_of, (recipe.vae_steps, recipe.vae_rate), recipe, keeper=keeper, report=report)
-    return vae
+    def __init__(self, network: FrameVAE, recipe: GeneratorRecipe) -> None:
+        super().__init__()
+        self.network, self._recipe = network, recipe
+
+    def forward(self, frames_N1HW: torch.Tensor, noise_NChw: torch.Tensor) -> torch.Tensor:
+        """The loss, a mean over the frames."""
+        mean, log_variance = self.network.encode(frames_N1HW)
+        made = self.network.decode(mean + (0.5 * log_variance).exp() * noise_NChw)
+        wrong, mean, log_variance = made.float() - frames_N1HW, mean.float(), log_variance.float()
+        edges = wrong.diff(dim=-1).abs().mean() + wrong.diff(dim=-2).abs().mean()
+        prior = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+        return wrong.abs().mean() + self._recipe.edges * edges + self._recipe.kl * prior
 
 
-def vae_loss(
-    vae: FrameVAE, frames_N1HW: torch.Tensor, noise_NChw: torch.Tensor, recipe: GeneratorRecipe
-) -> torch.Tensor:
-    """Absolute error of pixels, and of differences between neighbours, plus the weighted prior."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
-        mean, log_variance = vae.encode(frames_N1HW)
-        made = vae.decode(mean + (0.5 * log_variance).exp() * noise_NChw)
-    wrong, mean, log_variance = made.float() - frames_N1HW, mean.float(), log_variance.float()
-    edges = wrong.diff(dim=-1).abs().mean() + wrong.diff(dim=-2).abs().mean()
-    prior = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
-    return wrong.abs().mean() + recipe.edges * edges + recipe.kl * prior
+class FlowLoss(nn.Module):
+    """Mean squared error of the velocity, between data and noise (B, T, C, h, w) at a time (B,) of each clip."""
+
+    def __init__(self, network: VelocityNet) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self,
+        data: torch.Tensor,
+        noise: torch.Tensor,
+        time_B: torch.Tensor,
+        seconds_BT: torch.Tensor,
+        wishes_BK: torch.Tensor,
+    ) -> torch.Tensor:
+        """The loss, a mean over the clips."""
+        share = time_B.view(-1, 1, 1, 1, 1)
+        velocity = self.network((1 - share) * data + share * noise, time_B, seconds_BT, wishes_BK)
+        return F.mse_loss(velocity.float(), noise - data)
+
+
+def vae_stage(vae: FrameVAE, clips: GatheredClips, recipe: GeneratorRecipe) -> Stage:
+    """The training of the autoencoder, on single frames."""
+
+    def inputs(rng: np.random.Generator, own: slice) -> tuple[torch.Tensor, ...]:
+        rows = rng.integers(len(clips.video), size=recipe.vae_batch)[own]
+        times = rng.integers(clips.video.shape[1], size=recipe.vae_batch)[own]
+        noise = torch.randn((recipe.vae_batch, *_latent_shape(recipe)), generator=_generator(rng))
+        return to_network(clips.video[rows, times]), noise[own]
+
+    return Stage("vae", VaeLoss(vae, recipe), inputs, recipe.vae_steps, recipe.vae_rate, recipe.vae_batch)
 
 
 @torch.inference_mode()
@@ -86,99 +106,33 @@ def latent_statistics(latents_NLChw: np.ndarray) -> tuple[torch.Tensor, torch.Te
     return torch.from_numpy(values.mean(axes)).float(), torch.from_numpy(values.std(axes)).float()
 
 
-def train_flow(
-    network: VelocityNet,
-    latents_NLChw: np.ndarray,
-    clips: GatheredClips,
-    recipe: GeneratorRecipe,
-    *,
-    keeper: Keeper | None,
-    report: Report,
-) -> VelocityNet:
-    """Train in place on crops of the gathered clips; returns the average of the weights."""
+def flow_stage(network: VelocityNet, latents_NLChw: np.ndarray, clips: GatheredClips, recipe: GeneratorRecipe) -> Stage:
+    """The training of the velocity field, on crops of the gathered clips."""
     mean, std = (value.view(-1, 1, 1) for value in latent_statistics(latents_NLChw))
     T, B = recipe.spec.frames, recipe.flow_batch
+    allowed = [stride for stride in recipe.strides if (T - 1) * stride < recipe.clip_frames]
 
-    def loss_of(state: TrainingState) -> torch.Tensor:
-        rng = state.rng
-        rows = rng.integers(len(latents_NLChw), size=B)
-        strides = rng.choice([s for s in recipe.strides if (T - 1) * s < recipe.clip_frames], size=B)
+    def inputs(rng: np.random.Generator, own: slice) -> tuple[torch.Tensor, ...]:
+        rows, strides = rng.integers(len(latents_NLChw), size=B)[own], rng.choice(allowed, size=B)
         starts = [int(rng.integers(recipe.clip_frames - (T - 1) * stride)) for stride in strides]
         picked = [
             latents_NLChw[row, start : start + (T - 1) * stride + 1 : stride]
-            for row, start, stride in zip(rows, starts, strides, strict=True)
+            for row, start, stride in zip(rows, starts[own], strides[own], strict=True)
         ]
         data = (torch.from_numpy(np.stack(picked)).float() - mean) / std
-        seconds = torch.arange(T) * torch.from_numpy(strides / clips.fps[rows]).float()[:, None]
-        wishes = torch.from_numpy(clips.wishes[rows])
-        wishes = torch.where(torch.from_numpy(rng.random((B, 1)) < recipe.unknown), math.nan, wishes)
-        moment = torch.from_numpy(rng.normal(size=B)).float().sigmoid()
+        seconds = torch.arange(T) * torch.from_numpy(strides[own] / clips.fps[rows]).float()[:, None]
+        hidden = torch.from_numpy(rng.random((B, 1))[own] < recipe.unknown)
+        wishes = torch.where(hidden, math.nan, torch.from_numpy(clips.wishes[rows]))
+        moment = torch.from_numpy(rng.normal(size=B)[own]).float().sigmoid()
         noise = torch.stack([clip_noise(data.shape[1:], recipe.spec.shared, _generator(rng)) for _ in range(B)])
-        return flow_loss(network, data, noise, moment, seconds, wishes, recipe.precision)
+        return data, noise[own], moment, seconds, wishes
 
-    _train(network, loss_of, (recipe.flow_steps, recipe.flow_rate), recipe, keeper=keeper, report=report)
-    return network
-
-
-def flow_loss(
-    network: VelocityNet,
-    data: torch.Tensor,
-    noise: torch.Tensor,
-    time_B: torch.Tensor,
-    seconds_BT: torch.Tensor,
-    wishes_BK: torch.Tensor,
-    precision: str,
-) -> torch.Tensor:
-    """Mean squared error of the velocity."""
-    share = time_B.view(-1, 1, 1, 1, 1)
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-        velocity = network((1 - share) * data + share * noise, time_B, seconds_BT, wishes_BK)
-    return F.mse_loss(velocity.float(), noise - data)
+    return Stage("flow", FlowLoss(network), inputs, recipe.flow_steps, recipe.flow_rate, B)
 
 
 def to_network(frames: np.ndarray) -> torch.Tensor:
     """uint8 (..., H, W) to float (N, 1, H, W) in -1..1."""
     return torch.from_numpy(np.array(frames)).float().flatten(0, -3)[:, None] / 127.5 - 1.0
-
-
-def _train(
-    network: nn.Module,
-    loss_of: Callable[[TrainingState], torch.Tensor],
-    schedule: tuple[int, float],
-    recipe: GeneratorRecipe,
-    *,
-    keeper: Keeper | None,
-    report: Report,
-) -> None:
-    steps, rate = schedule
-    optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=1e-4)
-    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.average))
-    state = TrainingState(network, optimizer, average, np.random.default_rng([recipe.seed, 1]))
-    if keeper is not None:
-        keeper.load(state)
-    start = time.monotonic() - state.seconds
-    network.train()
-    with Counter(f"steps of {type(network).__name__}", steps, report, done=state.step) as counter:
-        while state.step < steps:
-            for group in optimizer.param_groups:
-                group["lr"] = rate * min(1.0, (state.step + 1) / max(1, recipe.warmup_steps))
-            loss = loss_of(state)
-            if not torch.isfinite(loss):
-                raise RunError(f"the loss is {loss.item()} at step {state.step}; lower the learning rate")
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimizer.step()
-            average.update_parameters(network)
-            state.step, state.seconds = state.step + 1, time.monotonic() - start
-            state.mean_loss = (
-                loss.item() if math.isnan(state.mean_loss) else 0.98 * state.mean_loss + 0.02 * loss.item()
-            )
-            counter.show(state.step, f"loss {state.mean_loss:.4f}")
-            if keeper is not None and (keeper.is_due(state) or state.step == steps):
-                keeper.save(state)
-    network.load_state_dict(average.module.state_dict())
-    network.eval()
 
 
 def _latent_shape(recipe: GeneratorRecipe) -> tuple[int, int, int]:

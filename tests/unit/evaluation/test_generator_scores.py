@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from echodfkd.models.teachers.build import build_teacher
 from echodfkd.models.teachers.protocol import TeacherOutput
 from echodfkd.sources.phantom.source import default_phantom
 from echodfkd.training.generator.recipe import GeneratorRecipe
+from tests.helpers.training import train_alone
 
 
 def test_frechet_distance_of_normal_distributions_with_known_moments() -> None:
@@ -70,7 +72,7 @@ def test_from_a_source_to_a_card(tmp_path: Path) -> None:
     config = load_config(None, ["window.frames=16", "window.size=32", "seed=2", "students.s.blocks=2"])
     recipe = GeneratorRecipe(clips=2, vae_steps=1, flow_steps=1)
     out = tmp_path / "mine" / "g.safetensors"
-    scores = make_generator(config, out, tmp_path / "run", recipe, 4, report=lambda line: None)
+    scores = make_generator(config, out, recipe, 4, train=functools.partial(train_alone, tmp_path))
     card = json.loads(out.with_suffix(".json").read_text())
     assert card["scores"] == json.loads(json.dumps(scores))
     assert card["recipe"]["spec"]["fps_high"] == 32.0
