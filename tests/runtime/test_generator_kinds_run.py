@@ -82,6 +82,7 @@ def test_a_run_goes_on_with_other_actors_one_of_which_dies(
         "train.global_batch=1",
         f"train.steps={tried.steps}",
         f"train.checkpoint_every={tried.every}",
+        "train.keep_resume=100",
         "data.ahead_mb=1",  # some 15 clips, so that clips are left to make when the actor dies
     )
     alone = train_without_ray(config, tmp_path / "alone")
