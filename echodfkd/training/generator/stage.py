@@ -122,13 +122,12 @@ def _known(stage: Stage, recipe: GeneratorRecipe) -> dict[str, Any]:
 
 
 def _read(storage: RunStorage, newest: PublishedCheckpoint, stage: Stage, known: Mapping[str, Any]) -> StudentState:
-    theirs, own = newest.meta.get("recipe"), json.loads(json.dumps(known["recipe"]))
-    if theirs != own:
-        there = theirs if isinstance(theirs, dict) else {}
-        changed = sorted(key for key in own if own[key] != there.get(key))
+    theirs, own = newest.meta.get("recipe"), known["recipe"]
+    there = theirs if isinstance(theirs, dict) else {}
+    changed = sorted(key for key in own.keys() | there.keys() if json.dumps(own.get(key)) != json.dumps(there.get(key)))
+    if changed:
         raise InputError(
-            f"--resume: {storage.root} was made with another recipe ({', '.join(changed) or 'options differ'}); use"
-            " another folder"
+            f"--resume: {storage.root} was made with another recipe ({', '.join(changed)}); use another folder"
         )
     return read_resume(storage, newest, stage.name)
 
