@@ -56,7 +56,7 @@ class Checkpoint:
             torn = {bad: write_records(storage, bad, [Quarantined(9 + step, 9 + step, "x", "source", "torn")])}
             publish(
                 storage, step=step, students={"a": state}, consumed=Intervals(((0, 4 * step),)), ledger=ledger,
-                quarantine=torn, meta={"config_hash": "x"}, steering=laws,
+                quarantine=torn, meta={"config_hash": "x"}, further=laws.files(),
             )  # fmt: skip
         self.files = [path.relative_to(self.good) for path in sorted(self.good.rglob("*")) if path.is_file()]
 

@@ -65,10 +65,10 @@ def options(folder, out, *more: str) -> list[str]:
 
 def run(folder, out, *more: str):
     config = load_config(None, options(folder, out, *more))
-    lines: list[str] = []
-    summary = evaluate(config, lines.append)
-    assert sum(line.startswith("case ") for line in lines) == VIDEOS
-    return config, summary, read_rows(RunStorage(str(out)))
+    summary = evaluate(config, lambda line: None)
+    rows = read_rows(RunStorage(str(out)))
+    assert len(rows.cases) == VIDEOS
+    return config, summary, rows
 
 
 def value(rows, student: str, metric: str, number: int) -> float:
