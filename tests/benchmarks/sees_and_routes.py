@@ -6,7 +6,8 @@ For each seed three small teachers are trained on labelled frames of the phantom
 one, and half of both, the same number in all. `sees`: a student of handheld images is taught by the clear teacher on
 these images, by the same teacher on the clear rendering of the same clips, and by the teacher of both. `routes`: a
 student of both scanners is taught by one of two teachers, by their fusion, and by the one that knows the clip's
-scanner. Dice is with the truth, on clips that nothing was trained on. Runs go without Ray, in one process.
+scanner. Dice is with the truth, on clips that nothing was trained on; `work` is the number of networks that a clip is
+shown to. `--steps 0` trains no student. Runs go without Ray, in one process.
 FOLDER/rows.csv keeps the rows: those that it has are not run again.
 """
 
@@ -17,7 +18,7 @@ import csv
 import functools
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +27,7 @@ import torch
 
 from echodfkd.config.file import load_config
 from echodfkd.config.run import RunConfig
-from echodfkd.core.records import DistillationBatch, VideoClip
+from echodfkd.core.records import VideoClip
 from echodfkd.metrics.overlap import dice
 from echodfkd.models.students.build import build_student
 from echodfkd.models.teachers.protocol import ClipKey, Teacher
@@ -73,7 +74,11 @@ PARTS: dict[str, dict[str, list[str]]] = {
 }  # fmt: skip
 TAUGHT_BY = {"clear": ("clear",), "handheld": ("handheld",), "both": ("clear", "handheld")}
 LABELLED, TEACHER_STEPS, CASES = 32, 150, 24
-COLUMNS = ("part", "arm", "seed", "steps", "teacher", "student", "worst", "clear", "handheld", "work")
+SCORES = (
+    *("masks mean", "masks worst", "masks clear", "masks handheld", "work"),
+    *("student mean", "student worst", "student clear", "student handheld"),
+)
+COLUMNS = ("part", "arm", "seed", "steps", *SCORES)
 
 
 def make_teachers(folder: Path, seed: int) -> None:
@@ -116,66 +121,74 @@ def held_out(domain: str) -> list[VideoClip]:
 
 
 def measure(part: str, arm: str, seed: int, steps: int, folder: Path) -> dict[str, object]:
-    """One row."""
-    with tempfile.TemporaryDirectory() as storage_folder:
-        options = [text.replace("FOLDER", str(folder)) for text in PARTS[part][arm]]
-        own = [f"seed={seed}", f"train.steps={steps}", f"storage={storage_folder}"]
-        config = load_config(None, [*RUN, *options, *own])
-        teacher, storage, work = load_teacher(config, device="cpu"), RunStorage(config.root), [0.0]
-        context = WorkerContext(0, 1, "cpu", "w", "a", lambda values: None)
-        train(context, counted(config, teacher, work), config, storage, teacher.teacher_id)
-        newest = latest_checkpoint(storage)
-        assert newest is not None
-        student = build_student(**config.students["a"].network)
-        student.load_state_dict(read_student(storage, newest, "a"))
+    """One row; with ``steps`` 0 only of the teacher."""
+    options = [text.replace("FOLDER", str(folder)) for text in PARTS[part][arm]]
     domains = ("handheld",) if part == "sees" else ("clear", "handheld")
-    scores = {domain: [mean_dice(student.eval(), [clip]) for clip in held_out(domain)] for domain in domains}
-    every = [score for found in scores.values() for score in found]
-    row = {"part": part, "arm": arm, "seed": seed, "steps": steps, "teacher": teacher_dice(teacher, config, domains)}
-    row |= {"student": np.mean(every), "worst": min(every), "work": work[0]}
-    row |= {domain: np.mean(found) for domain, found in scores.items()}
-    return {key: round(float(value), 4) if isinstance(value, float) else value for key, value in row.items()}
+    with tempfile.TemporaryDirectory() as storage:
+        own = [f"seed={seed}", f"train.steps={max(1, steps)}", f"storage={storage}"]
+        config = load_config(None, [*RUN, *options, *own])
+        teacher = load_teacher(config, device="cpu")
+        masks, work = teacher_dice(teacher, config, domains)
+        student = trained_student(config, teacher) if steps else None
+    row: dict[str, object] = {"part": part, "arm": arm, "seed": seed, "steps": steps, "work": work}
+    row |= described("masks", masks)
+    if student is not None:
+        found = {domain: [mean_dice(student, [clip]) for clip in held_out(domain)] for domain in domains}
+        row |= described("student", found)
+    return {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}
 
 
-def counted(config: RunConfig, teacher: Teacher, work: list[float]) -> Iterator[DistillationBatch]:
-    """The batches of a run; ``work`` adds up the clips that its networks are shown, per clip of the run."""
-    for batch in batches(config, training_source(config), teacher):
-        members = [span for span in batch.spans if span.stage.startswith("teacher.")]
-        shown = sum(span.clips for span in members) if members else len(batch.slot)
-        work[0] += shown / config.plan_slots
-        yield batch
+def described(who: str, found: dict[str, list[float]]) -> dict[str, object]:
+    """Mean, worst clip and mean by scanner of Dice."""
+    every = [score for scores in found.values() for score in scores]
+    means = {f"{who} {domain}": float(np.mean(scores)) for domain, scores in found.items()}
+    return {f"{who} mean": float(np.mean(every)), f"{who} worst": min(every), **means}
 
 
-def teacher_dice(teacher: Teacher, config: RunConfig, domains: Sequence[str]) -> float:
-    """Mean Dice of the masks that a student is taught by: of the teacher's own rendering of the held-out clips."""
-    found = []
+def trained_student(config: RunConfig, teacher: Teacher) -> torch.nn.Module:
+    storage = RunStorage(config.root)
+    context = WorkerContext(0, 1, "cpu", "w", "a", lambda values: None)
+    train(context, batches(config, training_source(config), teacher), config, storage, teacher.teacher_id)
+    newest = latest_checkpoint(storage)
+    assert newest is not None
+    student = build_student(**config.students["a"].network)
+    student.load_state_dict(read_student(storage, newest, "a"))
+    return student.eval()
+
+
+def teacher_dice(teacher: Teacher, config: RunConfig, domains: Sequence[str]) -> tuple[dict[str, list[float]], float]:
+    """Dice by scanner of the masks that a student is taught by, and the networks that a clip is shown to, on average.
+
+    The teacher sees its own rendering of the held-out clips.
+    """
+    found: dict[str, list[float]] = {domain: [] for domain in domains}
+    shown_to = 0
     for domain in domains:
-        source = phantom(domain, 1_000_003)
-        seen = source.seen_as(config.teacher.sees)
+        seen = phantom(domain, 1_000_003).seen_as(config.teacher.sees)
         for clip in held_out(domain):
             shown = seen.clip(clip.index).video if config.teacher.sees.is_on else clip.video
             key = ClipKey(clip.clip_id, clip.index, 0, route=Router(config.teacher.route)(clip))
-            masks = teacher.teach(shown[None], [key], classes=("LV",)).masks[0, :, 0]
+            output = teacher.teach(shown[None], [key], classes=("LV",))
             assert clip.truth_labels is not None
-            found.append(dice(masks > 0.5, clip.truth_labels == 1).mean())
-    return float(np.mean(found))
+            found[domain].append(float(dice(output.masks[0, :, 0] > 0.5, clip.truth_labels == 1).mean()))
+            shown_to += sum(span.clips for span in output.spans) or 1
+    return found, shown_to / sum(map(len, found.values()))
 
 
 def table(rows: Sequence[dict[str, object]], part: str) -> str:
     """Means over the seeds, and gains over the first arm with their 95 % intervals (t, paired by seed)."""
-    lines = ["| taught by | its masks | student | worst clip | clear | handheld | clips shown | gain of the student |"]
-    lines.append("| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |")
+    lines = [f"| taught by | {' | '.join(SCORES)} | gain |", f"| --- |{' ---: |' * len(SCORES)} --- |"]
     by_arm = {arm: {str(row["seed"]): row for row in rows if row["arm"] == arm} for arm in PARTS[part]}
     first = next(iter(by_arm.values()))
     for arm, found in by_arm.items():
         if not found:
             continue
         cells = []
-        for key in ("teacher", "student", "worst", "clear", "handheld", "work"):
+        for key in SCORES:
             values = [float(str(row[key])) for row in found.values() if row.get(key) not in (None, "")]
             cells.append(f"{np.mean(values):.3f}" if values else "")
-        bought = gain(found, first, "student") if found is not first else ""
-        lines.append(f"| {arm} | {' | '.join(cells)} | {bought} |")
+        gained = "student mean" if cells[SCORES.index("student mean")] else "masks mean"
+        lines.append(f"| {arm} | {' | '.join(cells)} | {gain(found, first, gained) if found is not first else ''} |")
     return "\n".join(lines)
 
 
