@@ -39,7 +39,7 @@ pytestmark = [
 class Kind:
     """How a kind is tried: its files (none: the shipped ones), updates, and updates between two checkpoints."""
 
-    write: Callable[[Path], object] | None
+    write: Callable[[Path], Path] | None
     steps: int = 30
     every: int = 3
     actors: int = 2
@@ -53,7 +53,7 @@ KINDS = {
     "free_echo": Kind(write_free_echo, steps=6, every=2),
     "diffecho": Kind(lambda folder: write_diffecho(folder, control=True)),
     "latent_video": Kind(None, actors=4),
-    "painted": Kind(write_tiny_painter, sampler_steps=0),
+    "painted": Kind(lambda path: write_tiny_painter(path.with_suffix(".safetensors")), sampler_steps=0),
     "noise": Kind(None, sampler_steps=0),
     "guided": Kind(write_batch_norm_teacher, sampler_steps=2),
     "adversarial": Kind(None, sampler_steps=0),
@@ -68,10 +68,8 @@ def test_a_run_goes_on_with_other_actors_one_of_which_dies(
     """The same student as that of one process, which made every clip by itself and in turn."""
     assert set(KINDS) == set(GENERATORS)
     tried = KINDS[kind]
-    if tried.write is not None:
-        tried.write(tmp_path / "files")
     pool = f"num_cpus: 0.5, min_actors: {tried.actors}, max_actors: {tried.actors}, steps: {tried.sampler_steps}"
-    weights = "" if tried.write is None else f", weights: {tmp_path}/files"
+    weights = "" if tried.write is None else f", weights: {tried.write(tmp_path / 'files')}"
     config = tiny_config(
         f"source={{kind: {kind}, generator: {{{pool}{weights}}}}}",
         "evaluation.source.kind=phantom",
