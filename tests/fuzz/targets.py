@@ -14,6 +14,7 @@ from tests.fuzz import (
     targets_dicom,
     targets_folders,
     targets_generators,
+    targets_judges,
     targets_masks,
     targets_media,
     targets_remote,
@@ -62,6 +63,7 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "generator": targets_generators.PublishedGenerator,
     "privacy": targets_generators.PrivacyReference,
     "painter": targets_generators.PublishedPainter,
+    "judge": targets_judges.OnnxJudge,
     "mask_request": targets_remote.MaskRequest,
     "mask_answer": targets_remote.MaskAnswer,
 }

@@ -46,6 +46,9 @@ class OnnxTowers:
             providers=[*cuda, "CPUExecutionProvider"],
         )  # fmt: skip
         self._captions = files.read_tensors(CAPTIONS_FILE)
+        widths = {tuple(one.shape) for one in self._captions.values()}
+        if len(widths) != 1 or len(next(iter(widths))) != 1 or not all(map(_has_direction, self._captions.values())):
+            raise InputError(f"{self._where}/{CAPTIONS_FILE} must hold finite vectors of one length, none of them zero")
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if len(inputs) != 1 or len(outputs) != 1 or inputs[0].type != "tensor(float)":
             found = ", ".join(f"{one.name} {one.type}" for one in inputs)
@@ -75,17 +78,18 @@ class OnnxTowers:
         return F.normalize(torch.from_numpy(np.asarray(found, np.float32)), dim=-1)
 
     def embed_captions(self, captions: list[str]) -> torch.Tensor:
-        """Unit vectors, float32 (N, E), of the file. Raises `InputError` if it lacks one, or sizes differ."""
+        """Unit vectors, float32 (N, E), of the file. Raises `InputError` if it lacks one."""
         missing = [caption for caption in captions if caption not in self._captions]
         if missing:
             raise InputError(
                 f"{self._where}/{CAPTIONS_FILE} lacks {missing[0]!r} ({len(missing)} of {len(captions)} captions);"
                 " embed all captions of evaluation.judge_prompts with the model's own text tower"
             )
-        found = [self._captions[caption] for caption in captions]
-        if any(one.shape != found[0].shape or one.dim() != 1 for one in found):
-            raise InputError(f"{self._where}/{CAPTIONS_FILE}: its captions are not all vectors of one length")
-        return F.normalize(torch.stack(found), dim=-1)
+        return F.normalize(torch.stack([self._captions[caption].float() for caption in captions]), dim=-1)
+
+
+def _has_direction(vector: torch.Tensor) -> bool:
+    return bool(torch.isfinite(vector).all() and vector.any())
 
 
 def _settings(files: PublishedFiles) -> tuple[int, tuple[float, ...], tuple[float, ...]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +10,6 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from echodfkd.config.sections.judge import EF_PLACE, JudgePromptsConfig
 from echodfkd.core.errors import ConfigError, InputError, RunError
 from echodfkd.core.records import JUDGE_STEP
 from echodfkd.evaluation.judge import read_case
@@ -19,9 +17,10 @@ from echodfkd.models.judges import echoprime, panecho
 from echodfkd.models.judges.build import load_judge
 from echodfkd.models.judges.onnx_judge import OnnxTowers
 from echodfkd.models.judges.pixels import window_of_frame, windows
-from echodfkd.models.judges.reading import ReadingJudge, fill_prompts
+from echodfkd.models.judges.reading import ReadingJudge
 from echodfkd.models.teachers.torchvision_guard import import_torchvision
 from tests.helpers.echonet import beating_clip
+from tests.helpers.judges import write_onnx_judge
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "wall", "nothing", "left", "ventricle", "##s"]
 
@@ -235,37 +234,8 @@ def test_files_that_are_not_panecho_s_are_refused(libraries, tmp_path, saved, wo
         panecho.load_network(str(tmp_path), "cpu", build_encoder=small_convnext)
 
 
-def save_onnx(folder, *, width: int = 4, side: int = 8, change=None) -> torch.Tensor:
-    """A linear image tower, captions of every prompt, and settings; returns the tower's matrix (3 S S, E)."""
-    onnx = pytest.importorskip("onnx")
-    pytest.importorskip("onnxruntime")
-    torch.manual_seed(0)
-    matrix = torch.randn(3 * side * side, width)
-    nodes = [
-        onnx.helper.make_node("Flatten", ["x"], ["flat"]),
-        onnx.helper.make_node("MatMul", ["flat", "w"], ["y"]),
-    ]
-    floats = onnx.TensorProto.FLOAT
-    graph = onnx.helper.make_graph(
-        nodes, "tower",
-        [onnx.helper.make_tensor_value_info("x", floats, ["n", 3, side, side])],
-        [onnx.helper.make_tensor_value_info("y", floats, ["n", width])],
-        [onnx.numpy_helper.from_array(matrix.numpy(), "w")],
-    )  # fmt: skip
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])
-    model.ir_version = 8
-    onnx.save(model, folder / "image.onnx")
-    prompts = JudgePromptsConfig()
-    asked = [prompts.wall, prompts.nothing, prompts.left_ventricle, prompts.valve_closed, prompts.valve_open]
-    asked += fill_prompts(prompts.ef, EF_PLACE)[0]
-    save_file({caption: torch.randn(width) for caption in asked}, folder / "captions.safetensors")
-    settings = {"side": side, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3]}
-    (folder / "judge.json").write_text(json.dumps({**settings, **(change or {})}))
-    return matrix
-
-
 def test_a_user_s_onnx_model_judges_as_its_matrix_does(tmp_path):
-    matrix = save_onnx(tmp_path)
+    matrix = write_onnx_judge(tmp_path)
     judge = load_judge("onnx", weights=str(tmp_path))
     assert isinstance(judge, ReadingJudge)
     frames = np.random.default_rng(0).integers(1, 256, (20, 8, 8), dtype=np.uint8)  # more than one pass
@@ -292,16 +262,21 @@ def test_a_user_s_onnx_model_judges_as_its_matrix_does(tmp_path):
     ],
 )
 def test_settings_of_an_onnx_judge_are_checked(tmp_path, change, words):
-    save_onnx(tmp_path, change=change)
+    write_onnx_judge(tmp_path, change=change)
     with pytest.raises(InputError, match=r"evaluation.judge_weights: .*judge.json.*" + words):
         OnnxTowers(str(tmp_path), "cpu")
 
 
 def test_an_onnx_judge_without_a_caption_or_of_another_width_is_refused(tmp_path):
-    save_onnx(tmp_path)
+    write_onnx_judge(tmp_path)
     towers = OnnxTowers(str(tmp_path), "cpu")
     with pytest.raises(InputError, match=r"captions.safetensors lacks 'DOOR' \(1 of 2 captions\)"):
         towers.embed_captions(["WALL", "DOOR"])
+    for captions in ({}, {"WALL": torch.tensor(1.0)}, {"WALL": torch.ones(4), "NOTHING": torch.ones(5)},
+                     {"WALL": torch.full((4,), torch.nan)}, {"WALL": torch.zeros(4)}):  # fmt: skip
+        save_file(captions, tmp_path / "captions.safetensors")
+        with pytest.raises(InputError, match="must hold finite vectors of one length, none of them zero"):
+            OnnxTowers(str(tmp_path), "cpu")
     save_file({"WALL": torch.zeros(5) + 1}, tmp_path / "captions.safetensors")
     with pytest.raises(RunError, match=r"gave \(2, 4\) for 2 frames, expected \(2, 5\)"):
         OnnxTowers(str(tmp_path), "cpu").embed_frames(torch.zeros(2, 8, 8, dtype=torch.uint8))
