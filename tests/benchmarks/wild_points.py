@@ -134,14 +134,18 @@ def add_rows(path: Path, runs: Sequence[str], out: Path, clips: Sequence[Painted
 
 
 def differences(rows: Sequence[Mapping[str, str]]) -> dict[str, dict[str, float]]:
-    """Each point's mean score less that of ``all``; ``noise`` is the spread (largest less smallest) of ``all``."""
-    scores = {
-        point: np.array([[float(row[name]) for name in SCORES] for row in rows if row["point"] == point])
-        for point in dict.fromkeys(row["point"] for row in rows)
-    }
-    control = scores.pop(ALL)
-    found = {point: dict(zip(SCORES, of.mean(0) - control.mean(0), strict=True)) for point, of in scores.items()}
-    return {"noise": dict(zip(SCORES, np.ptp(control, axis=0), strict=True)), **found}
+    """Each point's score less that of ``all`` with the same seed, mean over seeds; ``noise`` is the spread of ``all``
+    over seeds, largest less smallest. Raises `InputError` if there is no row, or none of ``all`` for a seed."""
+    scores = {(row["point"], row["seed"]): np.array([float(row[name]) for name in SCORES]) for row in rows}
+    control = {seed: of for (point, seed), of in scores.items() if point == ALL}
+    if not rows:
+        raise InputError("--rows: the file has no row yet; --run makes some")
+    if missing := sorted({seed for _, seed in scores} - set(control)):
+        raise InputError(f"--rows: got no row {ALL} of the seeds {', '.join(missing)}, which every seed needs")
+    found = {"noise": np.ptp(list(control.values()), axis=0)}
+    for point in dict.fromkeys(row["point"] for row in rows if row["point"] != ALL):
+        found[point] = np.mean([of - control[seed] for (name, seed), of in scores.items() if name == point], axis=0)
+    return {point: dict(zip(SCORES, of.tolist(), strict=True)) for point, of in found.items()}
 
 
 def main() -> int:
@@ -154,17 +158,16 @@ def main() -> int:
     args = parser.parse_args()
     torch.set_num_threads(1)
     try:
-        prepare_folder(args.out, "--out")
+        if args.run:
+            prepare_folder(args.out, "--out")
         rows = add_rows(args.rows, args.run, args.out, read_painted_clips(args.clips) if args.run else [])
+        found = differences(rows)
     except EchoDFKDError as error:
         print(error, file=sys.stderr)
         return 2
-    found = differences(rows)
     for point, of in found.items():
         print(f"{point:<12}" + "  ".join(f"{name} {value:+.3f}" for name, value in of.items()))
-    print(
-        json.dumps({point: {name: round(float(value), 4) for name, value in of.items()} for point, of in found.items()})
-    )
+    print(json.dumps({point: {name: round(value, 4) for name, value in of.items()} for point, of in found.items()}))
     return 0
 
 

@@ -49,13 +49,17 @@ def test_a_source_draws_from_the_ranges_it_is_given() -> None:
     assert not np.array_equal(clips_with(ranges_without("none")).clip(3).video, mine.video)
 
 
-def test_a_point_is_compared_with_the_mean_of_its_controls(tmp_path: Path) -> None:
+def test_a_point_is_compared_with_the_control_of_its_seed(tmp_path: Path) -> None:
     def row(point: str, seed: int, score: float) -> dict[str, str]:
         return {"point": point, "seed": str(seed), **dict.fromkeys(wild_points.SCORES, str(score))}
 
     found = wild_points.differences([row("all", 0, 0.84), row("all", 1, 0.86), row("none", 0, 0.80)])
     assert found["noise"]["real"] == pytest.approx(0.02)
-    assert found["none"]["real_worst"] == pytest.approx(-0.05)
+    assert found["none"]["real_worst"] == pytest.approx(-0.04)
+    with pytest.raises(InputError, match="--rows: got no row all of the seeds 1, which every seed needs"):
+        wild_points.differences([row("all", 0, 0.84), row("haze", 1, 0.86)])
+    with pytest.raises(InputError, match="--rows: the file has no row yet"):
+        wild_points.differences([])
     with pytest.raises(InputError, match=r"--run: got apex:0, expected POINT:SEED, and as POINT all, none, brightness"):
         wild_points.add_rows(tmp_path / "rows.csv", ["apex:0"], tmp_path, [])
 
