@@ -118,10 +118,15 @@ def publish(
         lease_epoch=lease_epoch,
         layout=LAYOUT,
     )
-    check_epoch(storage, lease_epoch)
-    if not storage.create_once(f"{folder}/{MANIFEST}", json.dumps(asdict(commit), indent=1).encode()):
-        raise RunError(taken)
+    _write_manifest(storage, commit, taken)
     return commit
+
+
+def _write_manifest(storage: RunStorage, commit: PublishedCheckpoint, taken: str) -> None:
+    """Write the last file of a commit, which makes it one. Raises `RunError` with ``taken`` if it is there already."""
+    check_epoch(storage, commit.lease_epoch)
+    if not storage.create_once(f"{commit.folder}/{MANIFEST}", json.dumps(asdict(commit), indent=1).encode()):
+        raise RunError(taken)
 
 
 def _contents(

@@ -158,12 +158,8 @@ def estimate(config: RunConfig, pilot: RunConfig, summary: Mapping[str, Any]) ->
     ]
     scored = 0.0
     if config.evaluation.enabled:
-        frames = _pixels(pilot.evaluation.frames, pilot.window.size)
-        rate = _rate(summary, "evaluator") * frames / _pixels(config.evaluation.frames, config.window.size)
-        checkpoints = math.ceil(config.train.steps / config.train.checkpoint_every)
-        cases = config.evaluation.cases * (checkpoints * len(config.students) + 1)
-        scored = cases / (rate * config.evaluation.actors) / HOUR
-        count = config.evaluation.actors
+        rate, cases, count = _scoring(config, pilot, summary)
+        scored = cases / (rate * count) / HOUR
         price, per_machine = prices.get("evaluator"), holds.get("evaluator", 1)
         stages.append(Stage("evaluator", count, count, rate, max(hours, scored), price, per_machine))
     if "head" in prices:
@@ -183,6 +179,14 @@ def estimate(config: RunConfig, pilot: RunConfig, summary: Mapping[str, Any]) ->
     return Estimate(
         clips, clips_s, bound, whole, tuple(stages), tuple(notes), waits_s, moved, config.sizing.price_per_gb
     )
+
+
+def _scoring(config: RunConfig, pilot: RunConfig, summary: Mapping[str, Any]) -> tuple[float, int, int]:
+    """Cases that an evaluator scores a second, cases of the run, and the number of evaluators."""
+    frames = _pixels(pilot.evaluation.frames, pilot.window.size)
+    rate = _rate(summary, "evaluator") * frames / _pixels(config.evaluation.frames, config.window.size)
+    checkpoints = math.ceil(config.train.steps / config.train.checkpoint_every)
+    return rate, config.evaluation.cases * (checkpoints * len(config.students) + 1), config.evaluation.actors
 
 
 def _start_s(summary: Mapping[str, Any]) -> float:
