@@ -5,7 +5,6 @@ Work is told late or never: a dead actor tells nothing, one that waits for a mac
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,6 +16,7 @@ from ray._private import state as ray_state
 from echodfkd.config.run import RunConfig
 from echodfkd.core import clock
 from echodfkd.core.errors import InputError
+from echodfkd.core.redaction import dump_json
 from echodfkd.runtime.cluster.resources import RoleNow, roles
 from echodfkd.runtime.stream.generator_pool import generating_stages
 from echodfkd.runtime.stream.teacher_pool import teaching_stages
@@ -85,7 +85,7 @@ def actors_of_job(state: str) -> list[tuple[str, str]]:
 
 def keep_pools(storage: RunStorage, sizes: Mapping[str, int]) -> None:
     """Write the number of living actors of each pool."""
-    storage.write(KEPT, json.dumps(dict(sizes)).encode())
+    storage.write(KEPT, dump_json(dict(sizes)))
 
 
 def kept_pools(storage: RunStorage) -> dict[str, int]:

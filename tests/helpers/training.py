@@ -22,23 +22,8 @@ from echodfkd.config.sections.student import StudentConfig
 from echodfkd.config.sections.training import DataConfig, OptimizerConfig, TrainConfig, WindowConfig
 from echodfkd.core.errors import EchoDFKDError
 from echodfkd.core.records import DistillationBatch, Quarantined
-from echodfkd.models.generators.latent_video import LatentModel
 from echodfkd.models.students.output import StudentOutput
-from echodfkd.sources.clip_source import ClipSource
 from echodfkd.storage.files import RunStorage
-from echodfkd.training.generator.gathered import GatheredClips, gather_clips
-from echodfkd.training.generator.recipe import GeneratorRecipe
-from echodfkd.training.generator.run import train_generator
-from echodfkd.training.generator.stage import Place
-
-
-def train_alone(
-    folder: Path, source: ClipSource, recipe: GeneratorRecipe, *, place: Place | None = None
-) -> tuple[LatentModel, GatheredClips]:
-    """A learned generator, trained in this process."""
-    clips = gather_clips(source, recipe.clips, (recipe.clip_frames, recipe.spec.size), folder, report=print)
-    return train_generator(clips, recipe, place or Place(str(folder))), clips
-
 
 SIZE, FRAMES, TEACHER = 8, 3, "teacher-1234abcd"
 ENGINES = {

@@ -28,27 +28,24 @@ def rows_of(folder: str) -> list[str]:
 def test_actors_and_one_process_find_the_same(local_ray, tmp_path):
     here, there = str(tmp_path / "here"), str(tmp_path / "there")
     evaluate(load_config(None, [*SMALL, f"evaluate.out={here}"]), lambda line: None)
-    lines: list[str] = []
+    killed: list[int] = []
 
-    def say(line: str) -> None:
-        lines.append(line)
-        if len(lines) == 1:  # in the middle of it, one of them dies
-            os.kill(victims[0], signal.SIGKILL)
+    class FatefulTeam(evaluation_run._Team):
+        """One of its actors dies when the first case is scored."""
 
-    victims: list[int] = []
-
-    class FakeTeam(evaluation_run._Team):
-        """Tells whom to kill."""
-
-        def describe(self):
-            victims.append(ray.get(self._actors[1].__ray_call__.remote(lambda actor: os.getpid())))
-            return super().describe()
+        def score_all(self, numbers):
+            victim = ray.get(self._actors[1].__ray_call__.remote(lambda actor: os.getpid()))
+            for case in super().score_all(numbers):
+                if not killed:
+                    os.kill(victim, signal.SIGKILL)
+                    killed.append(victim)
+                yield case
 
     config = load_config(None, [*SMALL, f"evaluate.out={there}", "evaluate.actors=2"])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation_run, "_Team", FakeTeam)
-        summary = evaluation_run.run_evaluation(config, say)
-    assert len(lines) == 4
+        patch.setattr(evaluation_run, "_Team", FatefulTeam)
+        summary = evaluation_run.run_evaluation(config, print)
+    assert len(killed) == 1
     assert summary["teacher"]["scores"]["dice_all"]["n"] == 4
     assert rows_of(there) == rows_of(here)
     for name in ("cases.parquet", "agreement.json"):

@@ -18,7 +18,7 @@ from echodfkd.sources.phantom.source import default_phantom
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.manifests import latest_checkpoint, list_checkpoints
 from echodfkd.training.generator.recipe import GeneratorRecipe
-from tests.helpers.training import train_alone
+from tests.helpers.generator_training import train_alone
 
 SPEC = LatentSpec(size=32, frames=4, vae_width=8, width=16, depth=1, heads=2)
 RECIPE = GeneratorRecipe(

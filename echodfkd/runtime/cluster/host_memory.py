@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 
-import psutil
-
 KEPT_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
@@ -31,19 +29,12 @@ def memory_mb() -> float:
 
     Shared pages (the object store) count once over all of them.
     """
-    total = 0
-    for process in _cluster_processes():
+    import psutil  # the benchmarks for a GPU ask this module for its settings on machines without psutil
+
+    own, total = psutil.Process(), 0
+    for process in (own, *own.children(recursive=True)):  # a local cluster's raylet and workers are the driver's
         try:
             total += process.memory_full_info().pss
         except (psutil.Error, AttributeError):
             continue
     return total / 2**20
-
-
-def _cluster_processes() -> list[psutil.Process]:
-    """This process and its descendants: a local cluster's raylet and workers are children of its driver."""
-    own = psutil.Process()
-    found = {own.pid: own}
-    for process in own.children(recursive=True):
-        found[process.pid] = process
-    return list(found.values())

@@ -17,7 +17,7 @@ from echodfkd.models.teachers.build import build_teacher
 from echodfkd.models.teachers.protocol import TeacherOutput
 from echodfkd.sources.phantom.source import default_phantom
 from echodfkd.training.generator.recipe import GeneratorRecipe
-from tests.helpers.training import train_alone
+from tests.helpers.generator_training import train_alone
 
 
 def test_frechet_distance_of_normal_distributions_with_known_moments() -> None:

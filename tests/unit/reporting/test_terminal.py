@@ -6,7 +6,7 @@ from echodfkd.reporting.page.terminal import summary_lines
 def test_the_table_shows_means_intervals_and_dashes() -> None:
     score = {"mean": 0.9512, "low": 0.9, "high": 0.99, "n": 24}
     summary = {
-        "teacher": {"scores": {"dice_all": score}, "dropped": {}},
+        "teacher": {"scores": {"dice_all": score}, "dropped": {}, "routes": {}},
         "pipeline": {"stages": {}},
         "students": {"c31": {"parameters": 174721, "scores": {"dice_ed": score, "judge_score": {"mean": None}}}},
         "ledger": {"clips": 8, "lost": 0, "to_come": 0, "repeated": 1, "quarantined": 2},
@@ -22,7 +22,7 @@ def test_the_table_shows_means_intervals_and_dashes() -> None:
 
 def test_times_early_stops_and_left_out_members_stand_below() -> None:
     summary = {
-        "teacher": {"scores": {}, "dropped": {"b": 3, "c": 1}},
+        "teacher": {"scores": {}, "dropped": {"b": 3, "c": 1}, "routes": {}},
         "pipeline": {"stages": {}},
         "students": {
             "c31": {"parameters": 174721, "scores": {}, "steps": 1200, "stopped_early": True, "step_s": 0.0123},

@@ -26,7 +26,8 @@ from echodfkd.training.generator.recipe import GeneratorRecipe
 from echodfkd.training.generator.run import train_generator
 from echodfkd.training.generator.stage import Place
 from echodfkd.training.generator.stages import FlowLoss
-from tests.helpers.training import Workers, train_alone
+from tests.helpers.generator_training import train_alone
+from tests.helpers.training import Workers
 
 SPEC = LatentSpec(size=32, frames=4, vae_width=8, width=16, depth=1, heads=2)
 RECIPE = GeneratorRecipe(
