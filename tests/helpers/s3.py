@@ -39,6 +39,8 @@ class _QuietHandler(WSGIRequestHandler):
 class S3Server:
     """moto's S3 on a free port. Requests are answered one at a time: as in S3, no two of them interleave."""
 
+    _names = itertools.count()  # of all servers: moto keeps one set of buckets for a process
+
     def __init__(self) -> None:
         from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
@@ -53,7 +55,6 @@ class S3Server:
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
         self.port = self._server.server_port
-        self._names = itertools.count()
 
     def bucket(self) -> str:
         """A new bucket's name."""
