@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import pickle
 import re
@@ -199,6 +200,7 @@ def test_the_processes_of_a_run_are_those_that_ray_says_live(
     }  # fmt: skip
     assert found["teacher.one"].text == "teacher.one 1 of 2..4 (3 wanted)"
     assert found["teacher.two"].text == "teacher.two 2 of 1 (75 % at work)"
+    assert dataclasses.replace(found["teacher.two"], living=0).text == "teacher.two 0 of 1"  # its pool has ended
     assert {name for name, now in found.items() if not now.is_news} == {"student"}
     assert {role.name: role.count for role in missing_roles(found)} == {"teacher": 1, "evaluator": 1}
 

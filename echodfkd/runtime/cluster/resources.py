@@ -84,7 +84,7 @@ class RoleNow:
         """For the progress line, e.g. "teacher 1 of 1..4 (3 wanted, 55 % at work)"."""
         least, most = self.role.count, self.most
         told = [f"{self.wanted} wanted"] if self.wanted > max(self.living, least) else []
-        told += [] if self.busy_share is None else [f"{100 * self.busy_share:.0f} % at work"]
+        told += [] if self.busy_share is None or not self.living else [f"{100 * self.busy_share:.0f} % at work"]
         bounds = f"{least}..{most}" if most > least else f"{least}"
         return f"{self.role.name} {self.living} of {bounds}" + (f" ({', '.join(told)})" if told else "")
 
