@@ -9,7 +9,6 @@ phantom, because guided clips need batch statistics. FOLDER/rows.csv keeps the r
 from __future__ import annotations
 
 import argparse
-import csv
 import functools
 import sys
 from collections.abc import Sequence
@@ -33,6 +32,7 @@ from echodfkd.training.datafree.play import DataFreeRun
 from echodfkd.training.datafree.settings import DataFreeSettings
 from echodfkd.training.teacher.embedded import embedded_recipe
 from echodfkd.training.teacher.supervised import train_segmentation
+from tests.benchmarks.row_file import RowFile
 
 SIZE, FRAMES, FPS, BATCH = 40, 6, 12.0, 4
 CASES, CASE_FRAMES, CASE_FPS = 24, 8, 8.0
@@ -150,23 +150,14 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--kinds", nargs="+", choices=RUNS, default=list(RUNS))
     args = parser.parse_args()
-    args.folder.mkdir(parents=True, exist_ok=True)
-    teacher, path = trained_teacher(args.folder), args.folder / "rows.csv"
-    rows: list[dict[str, object]] = list(csv.DictReader(path.open())) if path.exists() else []
+    file = RowFile(args.folder / "rows.csv", COLUMNS)
+    teacher = trained_teacher(args.folder)
     for seed in SEEDS:
         for run in args.kinds:
-            if any(
-                (row["run"], str(row["seed"]), str(row["steps"])) == (run, str(seed), str(args.steps)) for row in rows
-            ):
-                continue
-            rows.append(measure(run, seed, args.steps, teacher))
-            with path.open("w", newline="") as file:
-                writer = csv.DictWriter(file, COLUMNS)
-                writer.writeheader()
-                writer.writerows(rows)
-            print(rows[-1], flush=True)
+            if not file.find(run=run, seed=seed, steps=args.steps):
+                file.add(measure(run, seed, args.steps, teacher))
     print(f"the teacher itself: {mean_dice(None, teacher):.3f}")
-    print(table([row for row in rows if str(row["steps"]) == str(args.steps)]))
+    print(table(file.find(steps=args.steps)))
     return 0
 
 

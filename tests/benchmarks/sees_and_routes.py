@@ -14,7 +14,6 @@ FOLDER/rows.csv keeps the rows: those that it has are not run again.
 from __future__ import annotations
 
 import argparse
-import csv
 import functools
 import sys
 import tempfile
@@ -41,6 +40,7 @@ from echodfkd.teaching.routing import Router
 from echodfkd.training.loop import WorkerContext, train
 from echodfkd.training.teacher.embedded import embedded_recipe, teacher_card, write_teacher
 from echodfkd.training.teacher.supervised import train_segmentation
+from tests.benchmarks.row_file import RowFile
 from tests.benchmarks.steering import batches, gain, mean_dice
 
 SIZE, FRAMES, FPS = 32, 8, 16.0
@@ -200,25 +200,16 @@ def main() -> int:
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--steps", type=int, default=200)
     args = parser.parse_args()
-    args.folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    path = args.folder / "rows.csv"
-    rows: list[dict[str, object]] = list(csv.DictReader(path.open())) if path.exists() else []
+    file = RowFile(args.folder / "rows.csv", COLUMNS)
     for seed in args.seeds:
         for part, arm in [(name, arm) for name in args.parts for arm in PARTS[name]]:
-            wanted = (part, arm, str(seed), str(args.steps))
-            if any((row["part"], row["arm"], str(row["seed"]), str(row["steps"])) == wanted for row in rows):
-                continue
-            folder = args.folder.resolve() / f"teachers_{seed}"
-            make_teachers(folder, seed)
-            rows.append(measure(part, arm, seed, args.steps, folder))
-            with path.open("w", newline="") as file:
-                writer = csv.DictWriter(file, COLUMNS)
-                writer.writeheader()
-                writer.writerows(rows)
-            print(rows[-1], flush=True)
+            if not file.find(part=part, arm=arm, seed=seed, steps=args.steps):
+                folder = args.folder.resolve() / f"teachers_{seed}"
+                make_teachers(folder, seed)
+                file.add(measure(part, arm, seed, args.steps, folder))
     for part in args.parts:
-        print(table([row for row in rows if (row["part"], str(row["steps"])) == (part, str(args.steps))], part))
+        print(table(file.find(part=part, steps=args.steps), part))
     return 0
 
 

@@ -10,7 +10,6 @@ process. FOLDER/rows.csv keeps the rows: those that it has are not run again.
 from __future__ import annotations
 
 import argparse
-import csv
 import functools
 import sys
 import tempfile
@@ -19,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.stats import t as student_t
 
 from echodfkd.config.file import load_config
 from echodfkd.config.run import RunConfig
@@ -27,6 +25,7 @@ from echodfkd.core.records import DistillationBatch, VideoClip
 from echodfkd.metrics.overlap import dice
 from echodfkd.models.students.build import build_student
 from echodfkd.models.teachers.protocol import Teacher
+from echodfkd.reporting.study.compared import student_interval
 from echodfkd.runtime.stream.builders import load_teacher, slot_rules, training_source
 from echodfkd.sources.build import build_source
 from echodfkd.sources.clip_source import ClipSource
@@ -40,6 +39,7 @@ from echodfkd.storage.manifests import latest_checkpoint
 from echodfkd.storage.steering import Law, read_steering
 from echodfkd.teaching.blocks import make_block, teach_block
 from echodfkd.training.loop import WorkerContext, train
+from tests.benchmarks.row_file import RowFile
 
 STRATA = "source.steering.strata={ef_percent: [40], heart_rate_bpm: [75], image_quality: [0.3333]}"
 HARD = 2
@@ -160,8 +160,8 @@ def gain(found: dict[str, dict[str, object]], usual: dict[str, dict[str, object]
     pairs = [float(str(found[s][key])) - float(str(usual[s][key])) for s in found if s in usual]
     if len(pairs) < 2:
         return "–"
-    half = float(student_t.ppf(0.975, len(pairs) - 1)) * float(np.std(pairs, ddof=1)) / len(pairs) ** 0.5
-    return f"{np.mean(pairs):+.3f} ({np.mean(pairs) - half:+.3f} … {np.mean(pairs) + half:+.3f})"
+    over_seeds = student_interval(pairs)
+    return f"{over_seeds.mean:+.3f} ({over_seeds.low:+.3f} … {over_seeds.high:+.3f})"
 
 
 def main() -> int:
@@ -171,26 +171,17 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     args = parser.parse_args()
-    args.folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    path = args.folder / "rows.csv"
-    rows: list[dict[str, object]] = list(csv.DictReader(path.open())) if path.exists() else []
+    file = RowFile(args.folder / "rows.csv", COLUMNS)
     teacher = load_teacher(load_config(None, RUN), device="cpu")
     for seed in SEEDS:
         for arm in args.arms:
-            wanted = (arm, str(seed), str(args.steps))
-            if any((row["arm"], str(row["seed"]), str(row["steps"])) == wanted for row in rows):
-                continue
-            rows.append(measure(arm, seed, args.steps, teacher))
-            with path.open("w", newline="") as file:
-                writer = csv.DictWriter(file, COLUMNS)
-                writer.writeheader()
-                writer.writerows(rows)
-            print(rows[-1], flush=True)
+            if not file.find(arm=arm, seed=seed, steps=args.steps):
+                file.add(measure(arm, seed, args.steps, teacher))
     plan, _ = held_out()
     for number, share in enumerate(plan.shares):
         print(f"stratum {number}: {plan.name(number)}, {share:.1%} of the patients")
-    print(table([row for row in rows if str(row["steps"]) == str(args.steps)]))
+    print(table(file.find(steps=args.steps)))
     return 0
 
 

@@ -164,14 +164,7 @@ def estimate(config: RunConfig, pilot: RunConfig, summary: Mapping[str, Any]) ->
         stages.append(Stage("evaluator", count, count, rate, max(hours, scored), price, per_machine))
     if "head" in prices:
         stages.append(Stage("head", 1, 1, math.nan, max(hours, scored), prices["head"]))
-    notes = (
-        _own_rate(summary)
-        + _differences(config, pilot)
-        + [
-            f"{math.ceil(rates['teacher'] / rates[name] - 1e-9)} actors of {name} keep one teacher actor busy"
-            for name in config.generator_pools
-        ]
-    )
+    notes = _own_rate(summary) + _differences(config, pilot) + _generators_of_a_teacher(config, rates)
     if scored > hours:
         notes.append(f"evaluators end {_time(scored - hours)} after the students: raise evaluation.actors")
     moved = clips * (_pixels(config.window.frames, config.window.size) + config.clip_bytes) / 1e9
@@ -179,6 +172,13 @@ def estimate(config: RunConfig, pilot: RunConfig, summary: Mapping[str, Any]) ->
     return Estimate(
         clips, clips_s, bound, whole, tuple(stages), tuple(notes), waits_s, moved, config.sizing.price_per_gb
     )
+
+
+def _generators_of_a_teacher(config: RunConfig, rates: Mapping[str, float]) -> list[str]:
+    return [
+        f"{math.ceil(rates['teacher'] / rates[name] - 1e-9)} actors of {name} keep one teacher actor busy"
+        for name in config.generator_pools
+    ]
 
 
 def _scoring(config: RunConfig, pilot: RunConfig, summary: Mapping[str, Any]) -> tuple[float, int, int]:
