@@ -1,4 +1,4 @@
-"""One training of a generator, by one worker of a group or alone: draws, update, average, checkpoints.
+"""One training of a generator, by one worker of a group or by one process: draws, update, average, checkpoints.
 
 All workers draw the whole batch of a step from (seed, stage, step), and each takes its share of it: a resumed run takes
 the same steps, and any number of workers the same ones but for the rounding of their sum. Checkpoints are a run's
