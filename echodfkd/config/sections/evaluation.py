@@ -10,7 +10,7 @@ from echodfkd.config.sections.source import SourceConfig
 from echodfkd.core.precision import CHOICES
 
 JUDGES: dict[str, tuple[str, ...]] = {
-    "embedded": ("judge_phase_sign",),
+    "embedded": ("judge_weights", "judge_phase_sign"),
     "echoclip": ("judge_weights", "judge_precision", "judge_captions", "judge_phase_sign"),
     "echoprime": ("judge_weights", "judge_precision", "judge_captions"),
     "panecho": ("judge_weights", "judge_precision"),
@@ -37,8 +37,8 @@ class EvaluationConfig:
     judge: str = option("embedded", choices=tuple(JUDGES), outside=("echoclip", *NEED_WEIGHTS))
     """embedded, echoclip (through open_clip), echoprime, panecho, a model of your own as onnx, or none."""
     judge_weights: str = option("", path="input", identity=False)  # every score names the hash of the judge's weights
-    """Folder with the judge's files (docs/explanation/judge.md). echoclip: as open_clip saves it, or an hf-hub: name;
-    empty takes the published model from the hub."""
+    """Folder with the judge's files (docs/explanation/judge.md). embedded: a file of echodfkd train-judge, empty takes
+    the shipped one. echoclip: as open_clip saves it, or an hf-hub: name, empty takes the published one."""
     judge_precision: str = option("auto", choices=CHOICES)
     """echoclip, echoprime, panecho: fp32, bf16, or auto: the faster one, measured once, when a run starts."""
     judge_captions: str = option("", path="input", identity=False)

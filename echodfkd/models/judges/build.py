@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,7 +31,8 @@ def load_judge(
 
     Args:
         name: one of `echodfkd.config.sections.evaluation.JUDGES`.
-        weights: a folder; echoclip: also an ``hf-hub:`` name, or "" for the published one.
+        weights: a folder; embedded: a file, "" is the shipped one; echoclip: also an ``hf-hub:`` name, "" is the
+            published one.
         device: cpu or cuda.
         prompts: the fields of `echodfkd.config.sections.judge.JudgePromptsConfig`; None takes the published ones.
         phase_sign: see `echodfkd.models.judges.reading.valve_cycle`.
@@ -68,7 +70,8 @@ def _embedded_judge(weights: str, device: str, prompts: dict[str, Any], options:
     """Always runs on the CPU."""
     from echodfkd.models.judges.embedded import embedded_judge, read_towers
 
-    return embedded_judge(read_towers(), prompts=prompts, phase_sign=options["phase_sign"])
+    towers = read_towers(Path(weights), option="evaluation.judge_weights") if weights else read_towers()
+    return embedded_judge(towers, prompts=prompts, phase_sign=options["phase_sign"])
 
 
 def _echoclip_judge(weights: str, device: str, prompts: dict[str, Any], options: dict[str, Any]) -> Judge:

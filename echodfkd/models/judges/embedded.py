@@ -8,7 +8,6 @@ Legend: N captions or frames, H rows, W columns, E embedding width.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -107,25 +106,26 @@ class JudgeTowers(nn.Module):
         return self.text(captions)
 
 
-def read_towers(path: Path = WEIGHTS) -> JudgeTowers:
-    """The shipped towers, or those of another file with its recipe beside it.
+def read_towers(path: Path = WEIGHTS, *, option: str = "evaluation.judge") -> JudgeTowers:
+    """The shipped towers, or those of another file; ``option`` asked for them.
 
     Raises:
-        InputError: the files are absent or do not belong to this network.
+        InputError: the file is absent or does not belong to this network.
     """
     from safetensors.torch import load_file
 
     try:
-        recipe = json.loads(path.with_suffix(".json").read_text())
-        towers = JudgeTowers(embedding=int(recipe["embedding"]))
-        towers.load_state_dict(load_file(path), strict=True)
+        state = load_file(path)
+        with torch.device("meta"):  # takes no memory for the sizes that the file names
+            towers = JudgeTowers(embedding=len(state["text.head.weight"]))
+        towers.load_state_dict(state, strict=True, assign=True)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"evaluation.judge: the embedded judge cannot be loaded from {path}: {reason};"
+            f"{option}: the embedded judge cannot be loaded from {path}: {reason};"
             " echodfkd train-judge makes it again, evaluation.judge=none goes without"
         ) from error
-    return towers.eval()
+    return towers.float().eval()
 
 
 def embedded_judge(

@@ -100,9 +100,9 @@ def batch_loss(towers: JudgeTowers, pool: FramePool, batch: int, generator: torc
 
 
 def train_towers(
+    towers: JudgeTowers,
     pools: Sequence[FramePool],
     *,
-    embedding: int,
     steps: int,
     batch: int,
     learning_rate: float,
@@ -110,9 +110,8 @@ def train_towers(
     say: Callable[[str], None],
 ) -> JudgeTowers:
     """Train both towers; AdamW with a one-cycle learning rate. Pools take turns at random, by their number."""
-    torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    towers = JudgeTowers(embedding=embedding)
+    towers.train().requires_grad_(True)
     optimizer = torch.optim.AdamW(towers.parameters(), lr=learning_rate, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.1)
     with Counter("steps", steps, say) as counter:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -14,10 +15,12 @@ from echodfkd.core.errors import ConfigError, InputError
 from echodfkd.models.judges import protocol as judge_module
 from echodfkd.models.judges.build import load_judge
 from echodfkd.models.judges.degradations import erode, halve, shift
-from echodfkd.models.judges.embedded import WEIGHTS, read_towers
+from echodfkd.models.judges.embedded import WEIGHTS, embedded_judge, read_towers
 from echodfkd.models.judges.protocol import MaskJudge, dilate, dilation_radius
 from echodfkd.sources.phantom.source import default_phantom
-from echodfkd.training.judge.contrastive import contrastive_loss, finding_chances
+from echodfkd.training.judge.contrastive import contrastive_loss, finding_chances, train_towers
+from echodfkd.training.judge.patients import draw_pools
+from jobs import train_judge
 
 HELD_OUT_SEED = 8_123_457
 
@@ -142,9 +145,24 @@ def test_absent_or_wrong_weights_say_what_to_do(tmp_path):
     with pytest.raises(InputError, match=r"evaluation.judge: .*echodfkd train-judge makes it again"):
         read_towers(tmp_path / "absent.safetensors")
     (tmp_path / "bad.safetensors").write_bytes(b"no weights")
-    (tmp_path / "bad.json").write_text('{"embedding": 64}')
-    with pytest.raises(InputError, match=r"cannot be loaded from .*bad.safetensors"):
-        read_towers(tmp_path / "bad.safetensors")
+    with pytest.raises(InputError, match=r"evaluation.judge_weights: .* cannot be loaded from .*bad.safetensors"):
+        load_judge("embedded", weights=str(tmp_path / "bad.safetensors"))
+
+
+def test_training_goes_on_from_a_file_and_a_run_takes_what_it_wrote(tmp_path, embedded, cases, monkeypatch):
+    """At a rate of 0 the new file is the old one, bit for bit."""
+    out = tmp_path / "again.safetensors"
+    words = ["--initial", "shipped", "--learning-rate", "0", "--domains", "wild", "--out", str(out), "--cases", "1"]
+    monkeypatch.setattr(sys, "argv", ["train_judge.py", *words, "--steps", "2", "--batch", "4", "--patients", "5"])
+    assert train_judge.main() == 0
+    card = json.loads(out.with_suffix(".json").read_text())
+    assert (card["initial"], card["domains"], card["steps"]) == ("shipped", ["wild"], 2)
+    judge = load_judge("embedded", weights=str(out))
+    assert judge.judge_id == embedded.judge_id
+    assert judge.score(*cases[0]) == embedded.score(*cases[0])
+    pools = draw_pools(["default"], 5, seed=1, say=lambda line: None)
+    other = train_towers(read_towers(out), pools, steps=2, batch=4, learning_rate=1e-3, seed=1, say=lambda line: None)
+    assert embedded_judge(other).judge_id != embedded.judge_id
 
 
 def test_none_is_no_judge_and_other_names_are_refused():

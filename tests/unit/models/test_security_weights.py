@@ -110,7 +110,6 @@ def test_no_loader_runs_what_a_file_holds(make: Callable[[Payload], bytes], tmp_
     for read in (decode_npz, decode_masks):
         with pytest.raises(ClipError, match=r"no readable|no plain numbers|objects are never unpickled|expected one"):
             read(data, "weights.pt")
-    path.with_suffix(".json").write_text('{"embedding": 64}')
     with pytest.raises(InputError, match="the embedded judge cannot be loaded"):
         read_towers(path)
     shutil.copytree(run, tmp_path / "run")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 import shutil
@@ -10,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from echodfkd.config.file import load_config
@@ -23,7 +26,7 @@ from echodfkd.runtime.stream.builders import evaluation_source, load_teacher, sl
 from echodfkd.sources.video.echonet import read_file_list, read_video
 from echodfkd.sources.video.windows import resize_video
 from echodfkd.teaching.blocks import make_block, teach_block
-from echodfkd.teaching.mask_files import StoredMask, decode_masks, decode_npz, encode_masks
+from echodfkd.teaching.mask_files import StoredMask, decode_mask, decode_masks, decode_npz, encode_masks
 from echodfkd.teaching.recorded import RecordedMasks
 from tests.helpers.echonet import write_small_folder
 from tests.helpers.teachers import lv_prob, masks_of
@@ -206,6 +209,20 @@ def test_a_file_of_masks_round_trips_and_another_parquet_file_is_refused() -> No
         np.testing.assert_array_equal(one.levels, other.levels)
     with pytest.raises(ClipError, match="is no readable Parquet file"):
         decode_masks(b"no", "m.parquet")
+
+
+def test_rows_of_either_order_of_axes_are_the_same_mask_and_no_other_codec_is_read() -> None:
+    """Expected arrays are of pyarrow's own codec; a mask that moves slowly takes fewer bytes with time last."""
+    levels = RNG.integers(0, 256, (3, 2, 4, 5), dtype=np.uint8)
+    (row,) = pq.read_table(io.BytesIO(encode_masks([StoredMask("c", "t", ("LV", "RV"), levels)]))).to_pylist()
+    stored = pa.decompress(row["blob"], levels.nbytes, "zstd", asbytes=True)
+    assert stored == levels.transpose(1, 2, 3, 0).tobytes()
+    plain = pa.compress(levels.tobytes(), "zstd", asbytes=True)
+    by_time = row | {"codec": "zstd", "blob": plain, "sha256": hashlib.sha256(plain).hexdigest()}
+    for known in (row, by_time):
+        np.testing.assert_array_equal(decode_mask(known, "m.parquet").levels, levels)
+    with pytest.raises(ClipError, match=r"as lz4 for 2 classes, expected .* as zstd or zstd of \(C, H, W, T\)"):
+        decode_mask(row | {"codec": "lz4"}, "m.parquet")
 
 
 @pytest.fixture(scope="module")
