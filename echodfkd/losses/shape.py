@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import torch
 
+from echodfkd.losses.regions import DICE_SMOOTH
 from echodfkd.losses.targets import checked_masks, mean_over_pixels
 
 
@@ -112,3 +113,15 @@ def temporal_consistency(
     if z.shape[1] < 2:
         raise ValueError(f"a change over time needs at least 2 frames, got logits {tuple(logits.shape)}")
     return mean_over_pixels((torch.sigmoid(z) - p).diff(dim=1).square(), w, total_weight)
+
+
+def temporal_distance(logits: torch.Tensor, target_prob: torch.Tensor) -> torch.Tensor:
+    """The differences of `temporal_consistency` in each clip, as a share of the masks: (B,), 0 or more.
+
+    sum ((q_(t+1) - q_t) - (p_(t+1) - p_t))^2 / (sum p^2 + sum q^2 + e) with sums over all frames, pixels and classes
+    and the e of `regions.soft_dice`. Of masks that are right but flicker it is about the share that flickers, whatever
+    the size of the heart.
+    """
+    p, q = target_prob, torch.sigmoid(logits)
+    changes, *sizes = (part.square().flatten(1).sum(1) for part in ((q - p).diff(dim=1), p, q))
+    return changes / (sizes[0] + sizes[1] + DICE_SMOOTH)

@@ -18,7 +18,7 @@ from echodfkd.storage.untrusted import parse_json_object
 STEERING = "steering.json"
 
 UNIT = float(1 << 20)
-"""Disagreements are counted in whole parts of this size, so that sums do not depend on the order of the workers."""
+"""Signals are counted in whole parts of this size, so that sums do not depend on the order of the workers."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Law:
         step: first update (from 0) that it holds for.
         towards: probability of each stratum among steered clips; empty steers none.
         weights: importance weight of each stratum's clips: its share of the patients by its share of the clips.
-        loss: mean disagreement of each stratum that the law follows; 0 if unknown.
+        loss: mean signal of each stratum that the law follows; 0 if unknown.
         clips: clips that this mean is over.
         again: clips that come back, as [index, draw, stratum].
 
@@ -48,8 +48,8 @@ class Law:
 class Window:
     """Counts since the newest law, over all workers; the last stratum holds the patients of no stratum.
 
-    ``sums`` of disagreements are in parts of 1 / `UNIT`. ``hard`` holds the clips with the largest, as
-    [disagreement, index].
+    ``sums`` of signals are in parts of 1 / `UNIT`. ``hard`` holds the clips with the largest, as
+    [signal, index].
     """
 
     sums: tuple[int, ...]

@@ -78,8 +78,8 @@ def train(
         rounds, fault = _fetch(run, batches, step)
         started = clock.now()
         totals = _agree(run, rounds, fault, step)
-        differ: list[torch.Tensor] | None = [] if run.steering else None
-        parts = accumulate_gradients(students, rounds, totals=totals, step=step, device=run.device, differ=differ)
+        look = run.steering.look if run.steering else None
+        parts = accumulate_gradients(students, rounds, totals=totals, step=step, device=run.device, look=look)
         rows = _sum_over_workers(students, parts)
         check_finite(rows, step + 1)
         losses, norms = ({name: row[place] for name, row in rows.items()} for place in (LOSS, NORM))
@@ -87,7 +87,7 @@ def train(
         norms |= update(students, rate, step + 1)
         if run.painter is not None:
             run.painter.update(students, step + 1)
-        back = run.steering.add(rounds, differ or []) if run.steering else []
+        back = run.steering.add(rounds) if run.steering else []
         _record_clips(run, rounds, back, step + 1, started)
         _log_update(run, step, rate, rows, norms)
         run.progress.add_step(step + 1, rounds, asked=asked, started=started, losses=losses, rate=rate)

@@ -22,7 +22,7 @@ from echodfkd.core.mask_codes import LEAST_PROB
 from echodfkd.core.records import DistillationBatch
 from echodfkd.losses.features import attention_transfer, feature_directions, feature_matching
 from echodfkd.losses.pixels import HALF_CODE, entropy_confidence, soft_mask_focal, soft_mask_kl
-from echodfkd.losses.regions import dice_distance, lovasz_hinge, soft_dice
+from echodfkd.losses.regions import lovasz_hinge, soft_dice
 from echodfkd.losses.shape import boundary_loss, temporal_consistency
 from echodfkd.losses.targets import ef_smooth_l1, phase_bce, soft_mask_bce
 from echodfkd.models.mask_tensors import decode_tensor
@@ -175,7 +175,7 @@ class Objective:
             totals: over all clips of the step.
             step: updates done before this one, for the terms' schedules; None is after all of them.
         """
-        target = self._own(batch.mask_prob)
+        target = self.own(batch.mask_prob)
         weights = self.mask_weights(step)
         terms = {
             name: self._feature_term(output, batch, totals)
@@ -196,11 +196,6 @@ class Objective:
         for value in others:
             loss = loss + value
         return LossTerms(loss, terms)
-
-    @torch.no_grad()
-    def disagreement(self, output: StudentOutput, batch: BatchTensors) -> torch.Tensor:
-        """How far student and teacher differ in the masks of each clip: `regions.dice_distance`, (B,)."""
-        return dice_distance(output.mask_logits, self._own(batch.mask_prob))
 
     def mask_weights(self, step: int | None) -> dict[str, float]:
         """Weights of the student's terms that are above 0; ``step`` as in `measure`."""
@@ -223,7 +218,7 @@ class Objective:
             options["confidence"] = entropy_confidence(target)
         elif term.confidence == "teacher":
             assert batch.mask_confidence is not None, "check_config: teacher.confidence is on"
-            options["confidence"] = self._own(batch.mask_confidence)
+            options["confidence"] = self.own(batch.mask_confidence)
         return _MASK_LOSSES[name](logits, target, batch.weight, total_weight=totals.weight, **options)
 
     def _feature_term(self, output: StudentOutput, batch: BatchTensors, totals: Totals) -> torch.Tensor:
@@ -232,7 +227,7 @@ class Objective:
         loss = _FEATURE_LOSSES[self.terms["features"].kind]
         return loss(output.features, batch.features, batch.weight, total_weight=totals.weight)
 
-    def _own(self, taught: torch.Tensor) -> torch.Tensor:
+    def own(self, taught: torch.Tensor) -> torch.Tensor:
         """The masks of this student's classes, in its order, out of those taught."""
         if self.places == tuple(range(taught.shape[2])):
             return taught

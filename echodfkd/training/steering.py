@@ -1,7 +1,7 @@
-"""The trainer's side of a steered run: how far students and teacher differ per stratum, and the next law from it.
+"""The trainer's side of a steered run: how weak the students are per stratum, and the next law from it.
 
-Disagreements are summed in whole numbers (`storage.steering.UNIT`), so that the sums are the same in any order. Workers
-exchange them at checkpoints only; all of them then hold the same state.
+Signals (`training.signals`) are summed in whole numbers (`storage.steering.UNIT`), so that the sums are the same in any
+order. Workers exchange them at checkpoints only; all of them then hold the same state.
 """
 
 from __future__ import annotations
@@ -15,12 +15,16 @@ import torch
 
 from echodfkd.config.run import RunConfig
 from echodfkd.core.records import DistillationBatch, PublishedCheckpoint
+from echodfkd.models.judges.build import load_judge
+from echodfkd.models.students.output import StudentOutput
 from echodfkd.sources.steering.laws import Timetable, first_laws, measured_law, no_counts
 from echodfkd.sources.steering.plan import SteeringPlan
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.steering import UNIT, Law, SteeringState, Window, read_laws
 from echodfkd.storage.untrusted import parse_json
 from echodfkd.training.collectives import gather_texts, sum_over_workers
+from echodfkd.training.objective import BatchTensors, Objective
+from echodfkd.training.signals import JudgeShortfall, Signal, disagreement, temporal
 
 MOST_AGAIN = 1000
 """Most clips that one law brings back."""
@@ -41,16 +45,20 @@ class Steering:
     Args:
         plan: which patient an index shows.
         times: when laws change.
+        signal: of the students in a clip, which the laws follow.
         state: of the newest checkpoint; None begins.
     """
 
-    def __init__(self, plan: SteeringPlan, times: Timetable, state: SteeringState | None = None) -> None:
-        self.plan, self.times = plan, times
+    def __init__(
+        self, plan: SteeringPlan, times: Timetable, signal: Signal = disagreement, state: SteeringState | None = None
+    ) -> None:
+        self.plan, self.times, self._signal = plan, times, signal
         fresh = SteeringState(first_laws(plan.source, plan.shares, times), no_counts(plan.shares))
         self.state = state or fresh
         clips = times.period * times.batch
         self._num_again = min(MOST_AGAIN, round(plan.source.steering.again * clips))
         self._numbers = {plan.name(number): number for number in range(plan.other + 1)}
+        self._looked: list[torch.Tensor] = []
         self._waiting: list[tuple[list[_Drawn], torch.Tensor]] = []
         self._clear()
 
@@ -62,22 +70,28 @@ class Steering:
         """The law that draws an index."""
         return self.state.laws[self.times.law(index)]
 
-    def add(self, batches: Sequence[DistillationBatch], differ: Sequence[torch.Tensor]) -> list[list[bool]]:
-        """Remember these clips.
+    @torch.no_grad()
+    def look(
+        self, objective: Objective, output: StudentOutput, tensors: BatchTensors, batch: DistillationBatch
+    ) -> None:
+        """Measure the signal of a student's output; see `training.step.accumulate_gradients`."""
+        self._looked.append(self._signal(objective, output, tensors, batch))
 
-        Args:
-            batches: trained clips.
-            differ: (students, B) a batch, on the device, which is read at `close`.
+    def add(self, batches: Sequence[DistillationBatch]) -> list[list[bool]]:
+        """Remember these clips, which `look` has seen in this order; the device is not read before `close`.
 
         Returns:
             For each batch which of its clips come back.
         """
         back = []
-        for batch, apart in zip(batches, differ, strict=True):
+        students = len(self._looked) // len(batches)
+        for number, batch in enumerate(batches):
+            signal = torch.stack(self._looked[number * students : (number + 1) * students]).mean(dim=0)
             clips = zip(batch.index.tolist(), batch.stratum, strict=True)
             drawn = [_Drawn(index, self._numbers[name], self._comes_back(index)) for index, name in clips]
-            self._waiting.append((drawn, apart.mean(dim=0)))
+            self._waiting.append((drawn, signal))
             back.append([one.comes_back for one in drawn])
+        self._looked = []
         return back
 
     def fault(self, batch: DistillationBatch) -> str:
@@ -116,12 +130,12 @@ class Steering:
         self.state = SteeringState(laws, window)
 
     def _count(self) -> None:
-        """Read the disagreements of the waiting clips from the device, and count those that are not repeats."""
-        for drawn, apart in self._waiting:
-            for one, value in zip(drawn, apart.tolist(), strict=True):
-                if one.comes_back:
-                    continue  # large by selection
-                parts = round(value * UNIT)
+        """Read the signals of the waiting clips from the device, and count those of clips that are not repeats."""
+        for drawn, signal in self._waiting:
+            for one, value in zip(drawn, signal.tolist(), strict=True):
+                if one.comes_back or not self.plan.measured(one.index):
+                    continue  # a repeat's signal is large by selection
+                parts = max(1, round(value * UNIT))  # a sum of 0 would be unknown
                 self._sums[0, one.stratum] += parts
                 self._sums[1, one.stratum] += 1
                 self._hard.append((parts, one.index))
@@ -129,7 +143,7 @@ class Steering:
         self._waiting = []
 
     def _hardest(self, found: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-        """Those with the largest disagreement, of equal ones the earliest: the same for any number of workers."""
+        """Those with the largest signal, of equal ones the earliest: the same for any number of workers."""
         return heapq.nsmallest(self._num_again, found, key=lambda pair: (-pair[0], pair[1]))
 
     def _again(self, window: Window) -> tuple[tuple[int, int, int], ...]:
@@ -147,4 +161,13 @@ def start_steering(config: RunConfig, storage: RunStorage, newest: PublishedChec
         return None
     plan = SteeringPlan(config.source, config.seed)
     state = read_laws(storage, newest, len(plan.shares)) if newest is not None else None
-    return Steering(plan, Timetable.of(config), state)
+    return Steering(plan, Timetable.of(config), _signal(config, plan), state)
+
+
+def _signal(config: RunConfig, plan: SteeringPlan) -> Signal:
+    follow = config.source.steering.follow
+    if follow == "judge":
+        judge = load_judge("embedded")
+        assert judge is not None
+        return JudgeShortfall(judge, config.taught_classes.index("LV"), plan.measured)
+    return temporal if follow == "temporal" else disagreement

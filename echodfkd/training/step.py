@@ -6,19 +6,22 @@ Legend: B clips of a micro-batch, T frames, H rows, W columns.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
 from echodfkd.core.errors import RunError
 from echodfkd.core.records import DistillationBatch
-from echodfkd.training.objective import TERM_NAMES, Totals, batch_tensors
+from echodfkd.models.students.output import StudentOutput
+from echodfkd.training.objective import TERM_NAMES, BatchTensors, Objective, Totals, batch_tensors
 from echodfkd.training.student import Student
 
 LOSS, BAD, NORM, TERMS = range(4)
 """Places in a student's row of `accumulate_gradients`: its part of the loss, the number of its non-finite gradients,
 its part of their norm before clipping (0 if only the update computes it), and from the last place on the unweighted
 values of `TERM_NAMES`, 0 for those that it does not have."""
+
+Look = Callable[[Objective, StudentOutput, BatchTensors, DistillationBatch], None]
 
 
 def accumulate_gradients(
@@ -28,14 +31,13 @@ def accumulate_gradients(
     totals: Totals,
     step: int,
     device: torch.device,
-    differ: list[torch.Tensor] | None = None,
+    look: Look | None = None,
 ) -> torch.Tensor:
     """Forward and backward of every student over this worker's micro-batches.
 
     The loss of a clip counts by its share of ``totals``, which are sums over all workers and rounds, so that the
     parts add up to the loss of the global batch. ``step`` counts the updates done so far, for the terms' schedules.
-    ``differ`` gets one (students, B) a batch: how far each student and the teacher differ in each clip; None computes
-    none.
+    ``look`` is shown every student's output for every batch, in this order.
 
     Returns:
         float64 (students, 3 + len(TERM_NAMES)) on ``device``, of this worker; `LOSS`, `BAD`, `NORM` and `TERMS` are
@@ -47,19 +49,16 @@ def accumulate_gradients(
         student.watch.bad.zero_()
     for batch in batches:
         tensors = batch_tensors(batch, device)
-        apart = []
         for row, student in zip(sums, students, strict=True):
             with student.working():
                 output = student.engine.forward(tensors.video)
                 share = student.objective.measure(output, tensors, totals, step=step)
-                if differ is not None:
-                    apart.append(student.objective.disagreement(output, tensors))
+                if look is not None:
+                    look(student.objective, output, tensors, batch)
                 row[LOSS] += share.loss.detach()
                 for name, value in share.terms.items():
                     row[TERMS + TERM_NAMES.index(name)] += value.detach()
                 student.engine.backward(share.loss * student.engine.workers)  # engines average over the workers
-        if differ is not None:
-            differ.append(torch.stack(apart))
     for row, student in zip(sums, students, strict=True):
         with student.working():
             norm = student.engine.average_gradients()

@@ -1,10 +1,11 @@
-"""Dice of the worst stratum after the same steps: uniform draws, steering, hard clips again, an oracle; three seeds.
+"""Dice of the worst stratum after the same steps: uniform and steered draws, an oracle, a painter; three seeds.
 
-    python -m tests.benchmarks.steering --folder FOLDER [--steps 120] [--arms uniform steered again oracle]
+    python -m tests.benchmarks.steering --folder FOLDER [--steps 120] [--arms uniform steered judge ...]
 
 Patients of the phantom in eight strata: failing or not, fast or not, a poor image or not. One stratum in fifty is all
-three. The oracle knows it and gives it a quarter of the clips; steering is told nothing. Runs go without Ray, in one
-process. FOLDER/rows.csv keeps the rows: those that it has are not run again.
+three. The oracle knows it and gives it a quarter of the clips; steering is told nothing, nor is the painter, which
+makes a quarter of the clips against the student. Runs go without Ray, in one process. FOLDER/rows.csv keeps the rows:
+those that it has are not run again.
 """
 
 from __future__ import annotations
@@ -51,10 +52,16 @@ RUN = [
 ARMS: dict[str, list[str]] = {
     "uniform": [],
     "steered": [STRATA],
+    "temporal": [STRATA, "source.steering.follow=temporal"],
+    "judge": [STRATA, "source.steering.follow=judge", "source.steering.judged=0.5"],
     "again": [STRATA, "source.steering.again=0.1"],
+    "adversarial": [
+        "source={kind: mixture, parts: {drawn: {weight: 3}, against: {kind: adversarial}}}",
+        "data.order=fixed",
+    ],
     "oracle": [],
 }
-ORACLE_SHARE, CASES, SEEDS, HELD_OUT = 0.25, 16, (1, 2, 3), 1_000_003
+ORACLE_SHARE, DRAWN_SHARE, CASES, SEEDS, HELD_OUT = 0.25, 0.75, 16, (1, 2, 3), 1_000_003
 COLUMNS = ("arm", "seed", "steps", "mean", "worst", "hard", "hard_share", *(f"stratum{n}" for n in range(8)))
 
 
@@ -124,6 +131,8 @@ def measure(arm: str, seed: int, steps: int, teacher: Teacher) -> dict[str, obje
     share = plan.shares[HARD]
     if arm == "oracle":
         share = ORACLE_SHARE + (1 - ORACLE_SHARE) * share
+    elif arm == "adversarial":
+        share *= DRAWN_SHARE
     elif state is not None:  # the share that its last law gives, of the patients by the weight
         share /= state.laws[-1].weights[HARD] or 1.0
     row = {"arm": arm, "seed": seed, "steps": steps, "mean": mean, "worst": min(scores.values()), "hard": scores[HARD]}
@@ -143,15 +152,16 @@ def mean_dice(student: torch.nn.Module, clips: Sequence[VideoClip]) -> float:
 
 def table(rows: Sequence[dict[str, object]]) -> str:
     """Means over the seeds, and gains over uniform draws with their 95 % intervals (t, paired by seed)."""
-    lines = ["| clips | share of the rare stratum | Dice, mean | worst stratum | rare stratum | gain, worst stratum |"]
-    lines.append("| --- | ---: | ---: | ---: | ---: | --- |")
+    named = {"mean": "Dice, mean", "worst": "worst stratum", "hard": "rare stratum"}
+    titles = ["clips", "share of the rare stratum", *named.values(), "gain, worst stratum", "gain, mean"]
+    lines = [f"| {' | '.join(titles)} |", "| --- | ---: | ---: | ---: | ---: | --- | --- |"]
     by_arm = {arm: {str(row["seed"]): row for row in rows if row["arm"] == arm} for arm in ARMS}
     for arm, found in by_arm.items():
         if found:
-            columns = [np.mean([float(str(r[key])) for r in found.values()]) for key in ("mean", "worst", "hard")]
-            share = np.mean([float(str(row["hard_share"])) for row in found.values()])
-            bought = gain(found, by_arm["uniform"], "worst") if arm != "uniform" else ""
-            lines.append(f"| {arm} | {share:.1%} | {' | '.join(f'{value:.3f}' for value in columns)} | {bought} |")
+            means = [np.mean([float(str(row[key])) for row in found.values()]) for key in ("hard_share", *named)]
+            gains = [gain(found, by_arm["uniform"], key) if arm != "uniform" else "" for key in ("worst", "mean")]
+            shown = [arm, f"{means[0]:.1%}", *(f"{value:.3f}" for value in means[1:]), *gains]
+            lines.append(f"| {' | '.join(shown)} |")
     return "\n".join(lines)
 
 

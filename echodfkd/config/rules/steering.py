@@ -42,6 +42,8 @@ def check_steering(config: RunConfig) -> None:
     cells = math.prod(_intervals(name, edges, words) for name, edges in steering.strata.items())
     if not 2 <= cells <= MAX_STRATA:
         raise ConfigError(f"{_OPTION}.strata: got {cells} strata, must be 2 .. {MAX_STRATA}")
+    if steering.judged != SteeringConfig().judged and steering.follow != "judge":
+        raise ConfigError(f"{_OPTION}.judged: set, but {_OPTION}.follow is {steering.follow}; it is for judge")
     _check_curriculum(steering, words)
     _check_stream(config)
 

@@ -26,11 +26,14 @@ class SteeringConfig:
     """Conditions that cut the patients into strata, each with its inner edges, e.g. {ef_percent: [40], view: []}; []
     takes the edges of the report, and every word of a condition that is one. source are the parts of a mixture. Empty:
     no steering."""
-    follow: str = option("disagreement", choices=("disagreement", "none"))
-    """disagreement: towards strata in which students and teacher differ most in their masks; none: only the
-    curriculum."""
+    follow: str = option("disagreement", choices=("disagreement", "temporal", "judge", "none"))
+    """Signal that the law goes towards. disagreement: students and teacher differ in their masks; temporal: in the
+    change of their masks from frame to frame; judge: the embedded judge scores the students' masks below the teacher's;
+    none: only the curriculum."""
+    judged: float = option(0.1, above=0, most=1)
+    """follow=judge: share of the clips that the judge scores, in the process that trains."""
     temperature: float = option(0.5, above=0, ceiling=1000)
-    """A stratum's weight is its disagreement to the power of 1 / temperature: small ones go to the worst stratum, large
+    """A stratum's weight is its mean signal to the power of 1 / temperature: small ones go to the worst stratum, large
     ones weigh all strata alike."""
     floor: float = option(0.5, above=0, most=1)
     """Share of the clips that is drawn from the patients as they are, whatever the law says; no patient is lost."""
@@ -38,6 +41,6 @@ class SteeringConfig:
     """Published checkpoints from one law to the next. A new law starts a new segment of the stream, whose actors start
     again."""
     again: float = option(0.0, least=0, most=0.5)
-    """Share of the clips that come back: those with the largest disagreement since the law before."""
+    """Share of the clips that come back: those with the largest signal since the law before."""
     curriculum: list[CurriculumStage] = field(default_factory=list)
-    """Weights of the strata by step, times those of the disagreement if that is followed."""
+    """Weights of the strata by step, times those of the signal if one is followed."""

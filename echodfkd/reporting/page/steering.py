@@ -1,4 +1,4 @@
-"""Steering: which patients were drawn more often, over time, the disagreement that asked for it, and their scores."""
+"""Steering: which patients were drawn more often, over time, the signal that asked for it, and their scores."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from echodfkd.config.file import config_from_dict
+from echodfkd.config.sections.source import SourceConfig
 from echodfkd.core.errors import EchoDFKDError
 from echodfkd.metrics.summary import bootstrap_mean
 from echodfkd.reporting.case_table import values_at
@@ -25,6 +26,12 @@ MAX_DRAWN = 8
 TITLE = "Strata of the clips"
 SCORES = (("dice_all", "Dice with the truth"), ("judge_score", "Judge score"))
 RESAMPLES = 400
+SIGNALS = {
+    "disagreement": ("Disagreement of students and teacher", "students and teacher differ by {:.3f}"),
+    "temporal": ("Difference of students and teacher in change", "their changes from frame to frame differ by {:.3f}"),
+    "judge": ("The judge's shortfall of the students", "the judge scores the students {:.3f} below the teacher"),
+}
+"""Title and clause of a signal by `source.steering.follow`."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,8 @@ class _Steered:
     shares: np.ndarray
     losses: np.ndarray
     weights: tuple[float, ...]
+    signal: str
+    """Of `SIGNALS`."""
     scores: dict[str, list[dict[str, Any]]]
     """By metric."""
 
@@ -58,19 +67,20 @@ class _Steered:
             shares,
             np.array([[value or np.nan for value in law.loss] for law in laws]),
             last,
+            _signal(rows),
             {metric: found for metric, _ in SCORES if (found := _scores(rows, cells, names, metric))},
         )
 
 
 def steering_section(rows: RunRows) -> tuple[list[Chart], Table]:
-    """Charts over updates of share, disagreement and scores by stratum, and a table of all strata."""
+    """Charts over updates of share, signal and scores by stratum, and a table of all strata."""
     laws = _laws(rows)
     if not laws:
         return [], Table("steering", TITLE, [], [], empty="This run is not steered.")
     run = _Steered.of(rows, laws)
     found = [
         _chart(run, "share", "Share of the clips", run.shares),
-        _chart(run, "disagreement", "Disagreement of students and teacher", run.losses),
+        _chart(run, run.signal, SIGNALS[run.signal][0], run.losses),
         *(_score_chart(run, metric) for metric in run.scores),
     ]
     return found, _table(run)
@@ -88,10 +98,11 @@ def steering_sentences(rows: RunRows) -> list[str]:
     if cells is not None and law.towards and weights:
         most = min(weights, key=lambda k: weights[k])
         known = [value for k, value in enumerate(law.loss) if value > 0]
-        why = f", where students and teacher differ by {law.loss[most]:.3f} (mean of the strata {np.mean(known):.3f})"
+        clause = SIGNALS[_signal(rows)][1].format(law.loss[most])
+        why = f", where {clause} (mean of the strata {np.mean(known):.3f})" if known and law.loss[most] else ""
         said.append(
             f"The last one drew patients of {cells.names[most]} {1 / weights[most]:.1f} times as often as chance does"
-            f"{why if known and law.loss[most] else ''}."
+            f"{why}."
         )
     return said
 
@@ -104,13 +115,27 @@ def _laws(rows: RunRows) -> list[Law]:
 
 
 def _cells(rows: RunRows) -> Cells | None:
-    """The strata of the run's config; None if it is a stranger's that cannot be read, or is of other strata."""
-    try:
-        cells = Cells.of(config_from_dict(rows.config).source)
-    except EchoDFKDError:
+    """The strata of the run's config; None if it cannot be read, or is of other strata."""
+    source = _source(rows)
+    if source is None:
         return None
+    cells = Cells.of(source)
     fits = rows.steering is not None and len(cells.names) == len(rows.steering.laws[0].weights)
     return cells if fits else None
+
+
+def _source(rows: RunRows) -> SourceConfig | None:
+    """The run's `source`; None if its config is a stranger's that cannot be read."""
+    try:
+        return config_from_dict(rows.config).source
+    except EchoDFKDError:
+        return None
+
+
+def _signal(rows: RunRows) -> str:
+    """The signal that the run measured."""
+    source = _source(rows)
+    return source.steering.follow if source is not None and source.steering.follow in SIGNALS else "disagreement"
 
 
 def _shares(rows: RunRows, laws: Sequence[Law], names: Sequence[str]) -> np.ndarray:
@@ -190,7 +215,7 @@ def _table(run: _Steered) -> Table:
         weight = run.weights[k]
         row: dict[str, Any] = {"stratum": run.names[k], "weight": weight}
         shown = [Cell(run.names[k])]
-        for key, values, digits in (("share", run.shares, ".1%"), ("disagreement", run.losses, ".3f")):
+        for key, values, digits in (("share", run.shares, ".1%"), (run.signal, run.losses, ".3f")):
             first, last = _ends(values[:, k])
             row |= {f"{key}_first": first, f"{key}_last": last}
             shown.append(Cell(f"{first:{digits}} → {last:{digits}}", last) if np.isfinite(first) else Cell("–"))
@@ -205,7 +230,7 @@ def _table(run: _Steered) -> Table:
     columns = [
         Column("stratum"),
         Column("share of clips", True, help="Of those trained under the first and the last law, repeats included."),
-        Column("disagreement", True, help="Mean of 1 - soft Dice that the first measured and the last law follow."),
+        Column(run.signal, True, help=f"{SIGNALS[run.signal][0]}, a mean: of the first measured law and of the last."),
         Column("importance weight", True, help="Share of the patients by share of the clips, under the last law."),
         *(Column(f"{dict(SCORES)[metric]}, {word}", True) for metric in run.scores for word in ("first", "last")),
     ]

@@ -1,9 +1,9 @@
-"""The laws of a steered run: pure functions of its options, its strata and the disagreement per stratum.
+"""The laws of a steered run: pure functions of its options, its strata and the signal per stratum.
 
 A law gives each steered clip its stratum. A share `floor` of all clips is drawn from the patients as they are, so that
 stratum k has the share ``floor * p_k + (1 - floor) * t_k`` with its share p of the patients and the law's own t:
 
-    t_k ~ w_k * loss_k ** (1 / temperature)   if disagreement is followed,
+    t_k ~ w_k * loss_k ** (1 / temperature)   if a signal is followed,
     t_k ~ w_k * p_k                           if only a curriculum is,
 
 in which w are the curriculum's weights. The first is the softmax of log-losses: the weights of a bandit's arms (Auer
@@ -71,7 +71,7 @@ def measured_law(
     before: Law,
     again: tuple[tuple[int, int, int], ...],
 ) -> Law:
-    """The law after a measurement: `make_law` of the mean disagreements, of the law before in a stratum without clips.
+    """The law after a measurement: `make_law` of the mean signals, of the law before in a stratum without clips.
 
     Args:
         source: with the options.
@@ -94,12 +94,12 @@ def make_law(source: SourceConfig, shares: Sequence[float], step: int, loss: Seq
         source: with the options.
         shares: of the patients, by stratum; 0 for a cell that is no stratum.
         step: its first update.
-        loss: mean disagreement of each stratum, 0 if unknown.
+        loss: mean signal of each stratum, 0 if unknown.
     """
     steering = source.steering
     weights = curriculum_weights(steering.curriculum, Cells.of(source), step)
     known = [value for value, share in zip(loss, shares, strict=True) if share > 0 and value > 0]
-    if steering.follow == "disagreement" and known:
+    if steering.follow != "none" and known:
         wanted = _followed(loss, weights, shares, steering.temperature)
     elif steering.curriculum:
         wanted = [w * p for w, p in zip(weights, shares, strict=True)]

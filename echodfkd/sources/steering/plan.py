@@ -91,6 +91,12 @@ class SteeringPlan:
                 u -= share
         return Choice(stratum=last)
 
+    def measured(self, index: int) -> bool:
+        """Whether the clip of an index counts in the signal that laws follow: all, or the share that is judged."""
+        steering = self.source.steering
+        key = clip_key("steering", self._seed, index)
+        return steering.follow != "judge" or share_of(key, "judged") < steering.judged
+
     def place(self, index: int, law: Law) -> Place:
         """The clip that an index shows."""
         choice = self.choose(index, law)

@@ -34,7 +34,7 @@ class Replay:
 def replay(config: RunConfig, storage: RunStorage) -> Replay:
     """Make every law and every row of the ledger again, from the config and the checkpoints.
 
-    Each checkpoint's laws must begin with those of the one before. Each law must follow from the disagreements that it
+    Each checkpoint's laws must begin with those of the one before. Each law must follow from the signals that it
     records, and the clips that these are over must be those of the ledger. Each row must show the clip, the stratum and
     the repeat that the law of its slot gives.
 
@@ -80,8 +80,9 @@ def _law_problems(
         end = law.step - times.checkpoint
         made = replace(make_law(plan.source, plan.shares, law.step, law.loss), clips=law.clips, again=law.again)
         if law != made or law.step != number * times.period:
-            problems.append(f"law {number} (from step {law.step}) does not follow from its disagreements")
-        since = [row for row in rows if begin < row["step"] <= end and not row["comes_back"]]
+            problems.append(f"law {number} (from step {law.step}) does not follow from its signals")
+        fresh = [row for row in rows if begin < row["step"] <= end and not row["comes_back"]]
+        since = [row for row in fresh if plan.measured(row["index"])]
         found = Counter(row["stratum"] for row in since)
         if tuple(found[name] for name in names) != law.clips:
             problems.append(f"law {number} counts other clips than the ledger has after step {begin} up to step {end}")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.ndimage import distance_transform_edt
 
-from echodfkd.losses.shape import boundary_loss, signed_distance, temporal_consistency
+from echodfkd.losses.shape import boundary_loss, signed_distance, temporal_consistency, temporal_distance
 
 
 def masks() -> np.ndarray:
@@ -109,6 +109,10 @@ def test_temporal_consistency_equals_a_loop() -> None:
         total += float(weight[b]) * (change - wanted) ** 2 / (3 * 2 * 3 * 2)
     found = temporal_consistency(logits, prob, weight, total_weight=3.5)
     assert float(found) == pytest.approx(total / 3.5, rel=1e-12)
+    own, taught = student[1], prob[1].numpy()
+    change = np.square(np.diff(own, axis=0) - np.diff(taught, axis=0)).sum()
+    wanted = change / (np.square(own).sum() + np.square(taught).sum() + 1)
+    assert float(temporal_distance(logits, prob)[1]) == pytest.approx(wanted, rel=1e-12)
 
 
 def test_one_frame_has_no_change() -> None:

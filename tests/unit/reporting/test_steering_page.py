@@ -62,7 +62,8 @@ def steered_run(folder: Path, options: list[str]) -> RunStorage:
     storage.write_table("cases.parquet", map(case_row, cases), CASE_SCHEMA)
     dice = {2: [0.2, 0.6, 0.8], 4: [0.7, 0.8, 0.9]}
     scores = [
-        CaseScore(f"k{n}", "t", "a", step, "dice_all", "truth", "", 0.5, value, 2)
+        CaseScore(f"k{n}", "t", "a", step, metric, "truth" if metric == "dice_all" else "j", "", 0.5, value - below, 2)
+        for metric, below in (("dice_all", 0.0), ("judge_score", 0.5))
         for step, values in dice.items()
         for n, value in enumerate(values)
     ]
@@ -70,23 +71,34 @@ def steered_run(folder: Path, options: list[str]) -> RunStorage:
     return storage
 
 
-def test_the_page_shows_share_disagreement_and_scores_by_stratum(tmp_path: Path) -> None:
-    storage = steered_run(tmp_path, STEERING)
+@pytest.mark.parametrize(
+    ("follow", "because"),
+    [
+        ("disagreement", "students and teacher differ by 0.400"),
+        ("temporal", "their changes from frame to frame differ by 0.400"),
+        ("judge", "the judge scores the students 0.400 below the teacher"),
+    ],
+)
+def test_the_page_shows_share_signal_and_scores_by_stratum(tmp_path: Path, follow: str, because: str) -> None:
+    storage = steered_run(tmp_path, [*STEERING, f"source.steering.follow={follow}"])
     report = build_report(read_rows(storage))
     low, high = report.tables["steering"].rows
     assert (low["stratum"], high["stratum"]) == (LOW, HIGH)
     assert (low["share_first"], low["share_last"], high["share_last"]) == (1 / 8, 5 / 8, 3 / 8)
-    assert (low["disagreement_last"], high["disagreement_last"], low["weight"]) == (0.4, 0.1, 0.25)
+    assert (low[f"{follow}_last"], high[f"{follow}_last"], low["weight"]) == (0.4, 0.1, 0.25)
     assert (low["dice_all_first"], low["dice_all_last"]) == (0.2, 0.7)
     assert (high["dice_all_first"], high["dice_all_last"]) == pytest.approx((0.7, 0.85))
+    assert (low["judge_score_first"], low["judge_score_last"]) == pytest.approx((-0.3, 0.2))
+    judged = {(row["step"], row["stratum"]): row["mean"] for row in report.charts["steering"][3].rows}
+    assert judged == pytest.approx({(2, LOW): -0.3, (2, HIGH): 0.2, (4, LOW): 0.2, (4, HIGH): 0.35})
     shares = {(row["step"], row["stratum"]): row["share"] for row in report.charts["steering"][0].rows}
     assert shares == {(0, LOW): 1 / 8, (0, HIGH): 7 / 8, (2, LOW): 5 / 8, (2, HIGH): 3 / 8}
     page = render_report(storage)
     assert '<section id="steering">' in page
     assert "2 laws drew the patients of this run. Of 16 clips 1 came back." in page
     assert (
-        "The last one drew patients of ef_percent &lt; 40 4.0 times as often as chance does, where students and teacher"
-        " differ by 0.400 (mean of the strata 0.250)." in page
+        f"The last one drew patients of ef_percent &lt; 40 4.0 times as often as chance does, where {because}"
+        " (mean of the strata 0.250)." in page
     )
     assert "steering_dice_all" in page
 

@@ -308,6 +308,7 @@ def test_the_parts_of_a_mixture_are_strata_and_their_clips_follow_the_law(
             "source.conditions.stratify too",
         ),
         (["source.steering.follow=none"], "nothing is steered"),
+        (["source.steering.judged=0.5"], "judged: set, but source.steering.follow is disagreement; it is for judge"),
         (["source.steering.curriculum=[{step: 3}]"], r"curriculum: got the steps \[3\], must ascend from 0"),
         (
             ["source.steering.curriculum=[{step: 0, shares: {ef_percent: [1]}}]"],

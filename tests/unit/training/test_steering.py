@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,11 @@ from echodfkd.config.run import RunConfig
 from echodfkd.core.errors import ConfigError, InputError, RunError
 from echodfkd.core.records import DistillationBatch, PublishedCheckpoint
 from echodfkd.losses.regions import soft_dice
+from echodfkd.losses.shape import temporal_distance
+from echodfkd.models.judges.build import load_judge
+from echodfkd.models.students.output import StudentOutput
 from echodfkd.runtime.stream.builders import training_source
+from echodfkd.sources.phantom.source import default_phantom
 from echodfkd.sources.steering import plan as plan_module
 from echodfkd.sources.steering import replay as replay_module
 from echodfkd.sources.steering.laws import Timetable
@@ -31,7 +35,8 @@ from echodfkd.storage.ledger import check_ledger
 from echodfkd.storage.manifests import latest_checkpoint, list_checkpoints
 from echodfkd.storage.steering import UNIT, SteeringState, read_laws, read_steering
 from echodfkd.training.loop import WorkerContext, first_step, train
-from echodfkd.training.objective import LV_OBJECTIVE
+from echodfkd.training.objective import LV_OBJECTIVE, Objective, batch_tensors
+from echodfkd.training.signals import JudgeShortfall, Signal, disagreement, temporal
 from echodfkd.training.steering import Steering
 from jobs import check_laws
 from tests.helpers.teachers import taught_batch
@@ -165,10 +170,10 @@ def test_clips_of_another_law_stop_the_run(tmp_path: Path) -> None:
 def test_the_loss_of_a_stratum_is_the_mean_distance_of_its_clips(tmp_path: Path) -> None:
     config = config_in(tmp_path, "train.checkpoint_every=4", "source.steering.every=3")
     plan = SteeringPlan(config.source, config.seed)
-    steering = Steering(plan, Timetable.of(config))
-    distances = [torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.3, 0.2, 0.1, 0.8]]), torch.tensor([[0.5] * 4, [0.7] * 4])]
+    distances = [[0.1, 0.2, 0.3, 0.4], [0.3, 0.2, 0.1, 0.8], [0.5] * 4, [0.7] * 4]  # of two students, by batch
+    steering = Steering(plan, Timetable.of(config), given(distances))
     batches = [in_strata(plan, [0, 1, 2, 3]), in_strata(plan, [4, 5, 6, 7])]
-    back = steering.add(batches, distances)
+    back = add(steering, batches, students=2)
     assert back == [[False] * 4] * 2
     steering.close(4)
     wanted: dict[str, list[float]] = {}
@@ -185,18 +190,77 @@ def test_the_loss_of_a_stratum_is_the_mean_distance_of_its_clips(tmp_path: Path)
     assert len(steering.state.laws) == 1
 
 
+def given(values: Sequence[Sequence[float]]) -> Signal:
+    """A signal of these values, one row a call."""
+    rows = iter(values)
+    return lambda objective, output, tensors, batch: torch.tensor(next(rows))
+
+
+def add(steering: Steering, batches: Sequence[DistillationBatch], *, students: int = 1) -> list[list[bool]]:
+    """Look at the batches as a step does, and add them."""
+    for batch in batches:
+        for _ in range(students):
+            steering.look(None, None, None, batch)  # type: ignore[arg-type]  # a given signal reads none of them
+    return steering.add(batches)
+
+
 def test_disagreement_is_soft_dice_by_clip() -> None:
     batch = make_batch([0, 1, 2])
     logits = torch.randn(3, 3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    from echodfkd.models.students.output import StudentOutput
-    from echodfkd.training.objective import batch_tensors
-
     tensors = batch_tensors(batch, torch.device("cpu"))
-    found = LV_OBJECTIVE.disagreement(StudentOutput(logits), tensors)
+    found = disagreement(LV_OBJECTIVE, StudentOutput(logits), tensors, batch)
     for row in range(3):
         alone = soft_dice(logits[row : row + 1], tensors.mask_prob[row : row + 1], torch.ones(1), total_weight=1.0)
         assert found[row] == pytest.approx(float(alone))
-    assert not found.requires_grad
+    moved = temporal(LV_OBJECTIVE, StudentOutput(logits), tensors, batch)
+    assert torch.equal(moved, temporal_distance(logits, tensors.mask_prob))
+
+
+def test_the_judges_shortfall_is_its_score_of_the_teachers_mask_less_that_of_the_students() -> None:
+    source = default_phantom(seed=5, num_frames=4, fps=16.0, size=56, case_frames=4)
+    clips = [source.clip(index) for index in range(3)]
+    truth = torch.stack([torch.from_numpy(clip.truth_labels == 1) for clip in clips])  # type: ignore[arg-type]
+    batch = taught_batch(clips, [0, 1, 2])
+    tensors = batch_tensors(batch, torch.device("cpu"))
+    tensors = tensors._replace(mask_prob=torch.stack([truth.flip(3), truth], dim=2).float())  # the LV is the second
+    judge = load_judge("embedded")
+    assert judge is not None
+    shifted = truth.roll(8, dims=3)
+    shifted[2] = truth[2]
+    objective = Objective(places=(1, 0))  # of the student it is the first
+    output = StudentOutput(torch.stack([shifted, truth.flip(2)], dim=2).float() - 0.5)
+    found = JudgeShortfall(judge, 1, lambda index: index != 1)(objective, output, tensors, batch)
+    scores = [judge.score(clips[0].video, mask[0].numpy())["judge_score"] for mask in (truth, shifted)]
+    assert float(found[0]) == pytest.approx(scores[0] - scores[1], rel=1e-5)
+    assert float(found[0]) > 0.2
+    assert found[1].isnan()
+    assert float(found[2]) == 0.0
+    better = JudgeShortfall(judge, 1, lambda index: True)(
+        objective,
+        output,
+        tensors._replace(mask_prob=torch.stack([truth, truth.roll(20, dims=3)], dim=2).float()),
+        batch,
+    )
+    assert float(better[2]) == 0.0  # above the teacher's
+
+
+@pytest.mark.parametrize("follow", ["temporal", "judge"])
+def test_a_run_of_another_signal_is_exact_when_it_is_resumed_and_replayed(tmp_path: Path, follow: str) -> None:
+    options = [f"source.steering.follow={follow}", *(["source.steering.judged=0.6"] if follow == "judge" else [])]
+    whole, cut = config_in(tmp_path / "whole", *options), config_in(tmp_path / "cut", *options)
+    run(whole, attempt="one")
+    run(cut, attempt="one", stop=5)
+    run(cut, attempt="two")
+    known, _, state = facts(whole)
+    assert facts(cut) == facts(whole)
+    assert replay(cut, RunStorage(cut.root)) == Replay(laws=6, clips=48, problems=[])
+    fresh = [row["slot"] for row in known if row["slot"] < 36 and not row["comes_back"]]  # type: ignore[attr-defined,index]
+    plan = SteeringPlan(whole.source, whole.seed)
+    counted = [slot for slot in fresh if plan.measured(slot)]
+    stratified = [row for row in known if row["slot"] in counted and row["stratum"] != "other"]  # type: ignore[attr-defined,index]
+    assert sum(sum(law.clips) for law in state.laws[:5]) == len(stratified)  # type: ignore[attr-defined]
+    assert (len(counted) < len(fresh)) == (follow == "judge")
+    assert min(law.loss[k] for law in state.laws[2:] for k, n in enumerate(law.clips) if n) > 0  # type: ignore[attr-defined]
 
 
 def in_strata(plan: SteeringPlan, slots: list[int]) -> DistillationBatch:
@@ -208,10 +272,11 @@ def count_apart(rank: int, folder: str) -> None:
     """Scenario: each of two workers adds its half of the clips."""
     plan_module.COUNTED = 400
     config = load_config(None, [*RUN, f"storage={folder}"])
-    steering = Steering(SteeringPlan(config.source, config.seed), Timetable.of(config))
-    for done in (3, 6):
-        slots = [slot for slot in range((done - 3) * 4, done * 4) if slot % 2 == rank]
-        steering.add([in_strata(steering.plan, slots)], [torch.tensor([[np.sin(slot) ** 2 for slot in slots]])])
+    parts = [[slot for slot in range((done - 3) * 4, done * 4) if slot % 2 == rank] for done in (3, 6)]
+    values = given([[np.sin(slot) ** 2 for slot in slots] for slots in parts])
+    steering = Steering(SteeringPlan(config.source, config.seed), Timetable.of(config), values)
+    for done, slots in zip((3, 6), parts, strict=True):
+        add(steering, [in_strata(steering.plan, slots)])
         steering.close(done)
     save_result(folder, "state", rank, json.loads(*steering.state.files().values()))
 
@@ -219,10 +284,10 @@ def count_apart(rank: int, folder: str) -> None:
 def test_two_workers_make_the_laws_of_one(two_workers: Workers, tmp_path: Path) -> None:
     two_workers.run(count_apart, tmp_path)
     config = config_in(tmp_path)
-    one = Steering(SteeringPlan(config.source, config.seed), Timetable.of(config))
+    values = given([[np.sin(slot) ** 2 for slot in range(first, first + 12)] for first in (0, 12)])
+    one = Steering(SteeringPlan(config.source, config.seed), Timetable.of(config), values)
     for done in (3, 6):
-        slots = list(range((done - 3) * 4, done * 4))
-        one.add([in_strata(one.plan, slots)], [torch.tensor([[np.sin(slot) ** 2 for slot in slots]])])
+        add(one, [in_strata(one.plan, list(range((done - 3) * 4, done * 4)))])
         one.close(done)
     assert load_results(tmp_path, "state") == [json.loads(*one.state.files().values())] * 2
     assert one.state.laws[-1].again
