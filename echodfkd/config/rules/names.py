@@ -15,6 +15,12 @@ from echodfkd.config.run import RunConfig
 MOST_MEANT = 3
 """Names that one sentence suggests."""
 
+MISSED = {
+    "sees.view": "another view is another cut through the heart, so that its masks cannot be mapped to the student's"
+    " frames",
+}
+"""Options that a reader may look for, by the end of their names, and the reason that there is none."""
+
 
 @functools.cache
 @functools.cache
@@ -83,7 +89,10 @@ def meant(name: str) -> list[str]:
 
 
 def suggestion(name: str) -> str:
-    """The end of a sentence about an unknown option; "" if no option is like it."""
+    """The end of a sentence about an unknown option: why there is none, or those like it; "" if none is."""
+    for missed, reason in MISSED.items():
+        if name.endswith(f".{missed}"):
+            return f"; {reason}"
     return f"; did you mean {' or '.join(found)}?" if (found := meant(name)) else ""
 
 
