@@ -15,7 +15,8 @@ import torch
 
 from echodfkd.config.run import RunConfig
 from echodfkd.core.records import DistillationBatch, PublishedCheckpoint
-from echodfkd.models.judges.build import load_judge
+from echodfkd.models.judges.embedded import read_towers
+from echodfkd.models.judges.protocol import MaskJudge
 from echodfkd.models.students.output import StudentOutput
 from echodfkd.sources.steering.laws import Timetable, first_laws, measured_law, no_counts
 from echodfkd.sources.steering.plan import SteeringPlan
@@ -167,7 +168,6 @@ def start_steering(config: RunConfig, storage: RunStorage, newest: PublishedChec
 def _signal(config: RunConfig, plan: SteeringPlan) -> Signal:
     follow = config.source.steering.follow
     if follow == "judge":
-        judge = load_judge("embedded")
-        assert judge is not None
+        judge = MaskJudge(read_towers(), judge_id="embedded-judge")
         return JudgeShortfall(judge, config.taught_classes.index("LV"), plan.measured)
     return temporal if follow == "temporal" else disagreement

@@ -1,0 +1,86 @@
+"""Throughput of whole runs on Ray with and without steering, in pairs whose order alternates.
+
+    python -m tests.benchmarks.steered_pace --folder FOLDER [--pairs 4] [--follow disagreement]
+
+Small students are the slowest stage, so that work of the step is not hidden behind a teacher. Both runs of a pair have
+segments of the same length: what a change of segment costs is measured apart. FOLDER/rows.csv keeps the rows: those
+that it has are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from echodfkd.config.sections.steering import SteeringConfig
+from echodfkd.reporting.rows import RunRows
+from echodfkd.reporting.study.compared import student_interval
+from tests.benchmarks.job_run import distil
+from tests.benchmarks.row_file import RowFile
+
+SEGMENT, SEGMENTS, SETTLED = 60, 3, 5
+"""Updates of a segment, segments of a run, and updates after a change of segment that are not counted as usual ones."""
+RUN = [
+    "students={a: {blocks: 2, layers: 1, filters: 8}}", "window={frames: 8, size: 40, fps: 16}", "train.engine=plain",
+    f"train.steps={SEGMENT * SEGMENTS}", f"train.checkpoint_every={SEGMENT}", "train.global_batch=8",
+    f"data.segment_tasks={SEGMENT}", "teacher.num_cpus=0.5", "evaluation.enabled=false", "ray.address=local",
+]  # fmt: skip
+STEERED = ["source.steering.strata={ef_percent: [40], heart_rate_bpm: [75], image_quality: [0.3333]}"]
+COLUMNS = ("pair", "follow", "update_s", "change_s", "run_s")
+
+
+def measure(pair: int, follow: str) -> dict[str, object]:
+    """One run: median seconds of an update, mean seconds of a change of segment, and seconds from first to last update.
+
+    ``follow`` is empty for a run that is not steered.
+    """
+    steering = [*STEERED, f"source.steering.follow={follow}"] if follow else []
+    with tempfile.TemporaryDirectory(prefix="echo-", ignore_cleanup_errors=True) as folder:
+        rows = distil([*RUN, *steering], storage=folder, name="pace")
+    usual, changes, whole = paces(rows)
+    return {"pair": pair, "follow": follow, "update_s": usual, "change_s": changes, "run_s": whole}
+
+
+def paces(rows: RunRows) -> tuple[float, float, float]:
+    """See `measure`."""
+    at = {row["step"]: row["time"] for row in rows.training.to_pylist()}
+    took = {step: at[step] - at[step - 1] for step in at if step - 1 in at}
+    changes = [took[step] for step in took if (step - 1) % SEGMENT == 0]
+    usual = [seconds for step, seconds in took.items() if (step - 1) % SEGMENT >= SETTLED]
+    found = float(np.median(usual)), float(np.mean(changes)), at[max(at)] - at[min(at)]
+    return round(found[0], 5), round(found[1], 3), round(found[2], 2)
+
+
+def ratio(rows: Sequence[dict[str, object]], follow: str, column: str) -> str:
+    """Geometric mean of steered over not steered over the pairs, with its 95 % interval (t)."""
+    values = {(str(row["pair"]), row["follow"]): math.log(float(str(row[column]))) for row in rows}
+    pairs = [value - values[pair, ""] for (pair, name), value in values.items() if name == follow]
+    found = student_interval(pairs)
+    return f"{math.exp(found.mean):.3f} ({math.exp(found.low):.3f} … {math.exp(found.high):.3f}), n = {len(pairs)}"
+
+
+def main() -> int:
+    """Parse, measure the rows that are missing, print the ratios."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.steered_pace", description=__doc__)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--pairs", type=int, default=4)
+    parser.add_argument("--follow", choices=("disagreement", "temporal", "judge"), default=SteeringConfig().follow)
+    args = parser.parse_args()
+    file = RowFile(args.folder / "rows.csv", COLUMNS)
+    for pair in range(args.pairs):
+        for follow in ("", args.follow) if pair % 2 == 0 else (args.follow, ""):
+            if not file.find(pair=pair, follow=follow):
+                file.add(measure(pair, follow))
+    for column in COLUMNS[2:]:
+        print(f"{column}: steered over not steered {ratio(file.rows, args.follow, column)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
