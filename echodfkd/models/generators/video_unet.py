@@ -199,21 +199,23 @@ class _Attention(nn.Module):
 
     def forward(self, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         B, D, T, H, W = x.shape
-        lines = x.permute(0, 3, 4, 2, 1).flatten(1, 2) if self._time else x.permute(0, 2, 3, 4, 1).flatten(2, 3)
-        q, k, v = self.to_qkv(lines).unflatten(-1, (3, self.heads, -1)).movedim(-3, 0).transpose(-2, -3)
+        lines = (
+            x.permute(0, 3, 4, 2, 1).flatten(0, 2)
+            if self._time
+            else x.permute(0, 2, 3, 4, 1).flatten(2, 3).flatten(0, 1)
+        )
+        q, k, v = self.to_qkv(lines).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (lines, heads, N, d)
         if self._time:
             q, k = self._rotate(q), self._rotate(k)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.to(q.dtype))
-        out = self.to_out(out.transpose(-2, -3).flatten(-2))
+        mask = None if bias is None else bias.to(q.dtype)[None]  # torch's fast attention takes four dimensions only
+        out = self.to_out(F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2))
         if self._time:
             return out.view(B, H, W, T, D).permute(0, 4, 3, 1, 2)
         return out.view(B, T, H, W, D).permute(0, 4, 1, 2, 3)
 
     def _rotate(self, x: torch.Tensor) -> torch.Tensor:
-        """Pairs of neighbouring values turned by an angle that grows with the frame's number."""
+        """Pairs of neighbouring values, as complex numbers, turned by an angle that grows with the frame's number."""
         rotary: Any = self.rotary_emb
         angles = torch.arange(x.shape[-2], device=x.device)[:, None] * rotary.freqs.float()
-        cos, sin = (wave.repeat_interleave(2, dim=-1).to(x.dtype) for wave in (angles.cos(), angles.sin()))
-        pairs = x.unflatten(-1, (-1, 2))
-        turned = torch.stack([-pairs[..., 1], pairs[..., 0]], dim=-1).flatten(-2)
-        return x * cos + turned * sin
+        pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+        return torch.view_as_real(pairs * torch.polar(torch.ones_like(angles), angles)).flatten(-2).to(x.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -82,10 +83,12 @@ def test_names_and_shapes_of_the_published_network() -> None:
 
 
 def turned(lines: torch.Tensor, rates: torch.Tensor) -> torch.Tensor:
-    """Rotary positions by complex numbers: the pair of values k of frame t is turned by t * rates[k]."""
-    pairs = torch.view_as_complex(lines.unflatten(-1, (-1, 2)).contiguous())
-    angles = torch.arange(lines.shape[-2])[:, None] * rates
-    return torch.view_as_real(pairs * torch.polar(torch.ones_like(angles), angles)).flatten(-2)
+    """Rotary positions by matrices: the pair of values k of frame t is turned by the angle t * rates[k]."""
+    found = lines.clone()
+    for t, k in itertools.product(range(lines.shape[-2]), range(len(rates))):
+        cos, sin = math.cos(t * rates[k]), math.sin(t * rates[k])
+        found[..., t, 2 * k : 2 * k + 2] = lines[..., t, 2 * k : 2 * k + 2] @ torch.tensor([[cos, sin], [-sin, cos]])
+    return found
 
 
 def test_attention_along_time_is_rotary_with_a_bias_by_distance() -> None:
