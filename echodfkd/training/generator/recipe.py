@@ -15,7 +15,8 @@ class GeneratorRecipe:
     Both use AdamW at a constant rate after a warm-up, and an average of the weights is kept: a run may end at any step.
     ``average`` is its decay. ``kl`` weighs the autoencoder's prior, ``edges`` the error of differences between
     neighbouring pixels. ``unknown`` is the share of clips whose conditions are hidden. ``strides`` are frames of a
-    gathered clip for one of a training clip, drawn at random: one network learns several frame rates.
+    gathered clip for one of a training clip, drawn at random: one network learns several frame rates. ``motion`` weighs
+    the velocity's error within a clip against its mean: of the phantom's latents an eighth of the variance is motion.
     """
 
     clips: int
@@ -29,9 +30,10 @@ class GeneratorRecipe:
     vae_rate: float = 1e-3
     flow_rate: float = 1e-3
     warmup_steps: int = 100
-    average: float = 0.995
+    average: float = 0.998
     kl: float = 1e-3
     edges: float = 0.5
+    motion: float = 8.0
     unknown: float = 0.1
     strides: tuple[int, ...] = (1, 2)
     precision: str = "bf16"

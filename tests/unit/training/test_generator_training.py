@@ -145,11 +145,13 @@ def test_the_gathering_goes_on_after_a_stop(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "clips.json").read_text())["index"] == 4
 
 
-def test_the_loss_is_the_error_of_the_velocity() -> None:
+def test_the_loss_is_the_error_of_the_velocity_and_motion_counts_more() -> None:
     data, noise = torch.randn(2, 2, 4, 4, 4, 4)
     network = VelocityNet(SPEC)  # a fresh one gives no velocity
-    found = FlowLoss(network)(data, noise, torch.rand(2), torch.rand(2, 4), torch.rand(2, 4))
-    assert found.item() == pytest.approx(float((noise - data).square().mean()), rel=1e-6)
+    found = FlowLoss(network, 8.0)(data, noise, torch.rand(2), torch.rand(2, 4), torch.rand(2, 4))
+    wrong = (noise - data).numpy()
+    expected = np.square(wrong.mean(1)).mean() + 8.0 * wrong.var(1).mean()
+    assert found.item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(
