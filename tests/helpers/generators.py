@@ -13,6 +13,8 @@ import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
+from echodfkd.models.generators.latent_networks import FrameVAE, LatentSpec, VelocityNet
+from echodfkd.models.generators.latent_video import LatentModel, write_latent_model
 from echodfkd.models.generators.map_painter import MapPainter
 from echodfkd.models.generators.painted import write_painter
 from echodfkd.models.generators.stdit import SpaceTimeTransformer
@@ -214,6 +216,15 @@ def write_tiny_painter(path: Path, seed: int = 0) -> Path:
 
 STILL_SIDE = 8
 """Of a latent; the image is eight times as large."""
+
+
+def write_tiny_latent_video(path: Path) -> Path:
+    """A latent_video of frames of 32 x 32 with random weights."""
+    torch.manual_seed(3)
+    spec = LatentSpec(size=32, frames=4, vae_width=8, width=16, depth=1, heads=2)
+    vae, flow = (randomise(network(spec)) for network in (FrameVAE, VelocityNet))
+    write_latent_model(path, LatentModel(spec, vae, flow, torch.zeros(4), torch.ones(4)))  # type: ignore[arg-type]
+    return path
 
 
 def write_diffecho(folder: Path, *, control: bool, seed: int = 0) -> Path:

@@ -14,6 +14,7 @@ from echodfkd.storage.files import RunStorage
 from echodfkd.storage.manifests import latest_checkpoint
 from echodfkd.storage.steering import read_steering
 from tests.chaos.chaos_cluster import of_role
+from tests.helpers.generators import write_tiny_latent_video
 from tests.integration.helpers_faults import ThreadedRun, assert_undisturbed
 
 pytestmark = pytest.mark.ray
@@ -28,10 +29,18 @@ RUN = [
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize(("kind", "follow"), [("phantom", "disagreement"), ("latent_video", "judge")])
 def test_a_killed_steered_run_ends_as_the_same_run_in_one_process(
-    tiny_config: Callable[..., RunConfig], tmp_path: Path
+    kind: str, follow: str, tiny_config: Callable[..., RunConfig], tmp_path: Path
 ) -> None:
-    config = tiny_config(*RUN)
+    options = [f"source.kind={kind}", f"source.steering.follow={follow}"]
+    if kind == "latent_video":
+        weights = write_tiny_latent_video(tmp_path / "latent.safetensors")
+        options += [
+            f"source.generator={{weights: {weights}, steps: 2, num_cpus: 0.5}}",
+            "evaluation.source.kind=phantom",
+        ]
+    config = tiny_config(*RUN, *options)
     storage = RunStorage(config.root)
     run = ThreadedRun(config)
     run.wait_until(lambda: (newest := latest_checkpoint(storage)) is not None and newest.step >= 12)

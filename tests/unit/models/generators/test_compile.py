@@ -14,22 +14,11 @@ from echodfkd.config.sections.generator import GeneratorConfig
 from echodfkd.config.sections.source import PartConfig
 from echodfkd.core.errors import RunError
 from echodfkd.models.generators.build import build_generator
-from echodfkd.models.generators.latent_networks import FrameVAE, LatentSpec, VelocityNet
-from echodfkd.models.generators.latent_video import LatentModel, write_latent_model
 from echodfkd.models.generators.protocol import ClipRequest, Generator
 from echodfkd.models.generators.schedulers import Sampling, place_network
-from tests.helpers.generators import randomise
+from tests.helpers.generators import write_tiny_latent_video
 
 REQUEST = ClipRequest("a", seed=5, frames=4, fps=32.0, size=32, ef=0.6)
-
-
-def latent_video(folder: Path) -> Path:
-    torch.manual_seed(3)
-    spec = LatentSpec(size=32, frames=4, vae_width=8, width=16, depth=1, heads=2)
-    vae, flow = (randomise(network(spec)) for network in (FrameVAE, VelocityNet))
-    path = folder / "latent.safetensors"
-    write_latent_model(path, LatentModel(spec, vae, flow, torch.zeros(4), torch.ones(4)))  # type: ignore[arg-type]
-    return path
 
 
 def built(weights: Path, *, compile: bool) -> Generator:
@@ -41,7 +30,7 @@ def built(weights: Path, *, compile: bool) -> Generator:
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("compiler")
 def test_a_compiled_generator_makes_the_same_clips(tmp_path: Path) -> None:
-    weights = latent_video(tmp_path)
+    weights = write_tiny_latent_video(tmp_path / "latent.safetensors")
     plain, fast = (built(weights, compile=compile) for compile in (False, True))
     before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     for requests in ([REQUEST], [REQUEST, replace(REQUEST, seed=6, ef=0.3)]):
