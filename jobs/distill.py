@@ -16,7 +16,8 @@ def work(config: RunConfig) -> dict[str, object]:
     summary = run_distillation(config, print_line)
     if summary["stopped"]:
         return {"ok": True, **summary}
-    print_lines(["", *summary_lines(summary), "", f"report: {summary['report']}"])
+    if not config.ray.json_lines:  # a program reads summary.json
+        print_lines(["", *summary_lines(summary), "", f"report: {summary['report']}"])
     keys = ("run", "report", "ledger", "stopped")
     return {"ok": True, **{key: summary[key] for key in keys}}
 

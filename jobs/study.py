@@ -17,7 +17,8 @@ def work(config: RunConfig) -> dict[str, object]:
     from echodfkd.runtime.study_run import run_study, study_table
 
     study = run_study(config, print_line)
-    print_lines(["", *study_table(study).split("\n"), "", f"study: {study['root']}/study.json, study.md"])
+    if not config.ray.json_lines:  # a program reads study.json
+        print_lines(["", *study_table(study).split("\n"), "", f"study: {study['root']}/study.json, study.md"])
     return {"ok": True, "study": study["study"], "seeds": study["seeds"], "root": study["root"]}
 
 

@@ -21,6 +21,7 @@ from echodfkd.reporting.study.study_chart import study_chart
 from echodfkd.reporting.study.teacher_study import build_teacher_study, teachers_markdown
 from echodfkd.runtime.cluster.connection import connected, with_absolute_paths
 from echodfkd.runtime.distillation_run import run_distillation
+from echodfkd.runtime.progress import spoken
 from echodfkd.storage.files import RunStorage
 
 
@@ -36,11 +37,12 @@ def run_study(config: RunConfig, print_line: Callable[[str], None]) -> dict[str,
     groups = study_groups(with_absolute_paths(config))
     runs = [(name or variant, run) for name, group in groups.items() for seed in group for variant, run in seed.items()]
     first: dict[str, str] = {}
-    counter = Counter("runs", len(runs), print_line)
+    say = spoken(config, print_line)
+    counter = Counter("runs", len(runs), say)
     with connected(config.ray):
         for number, (name, run) in enumerate(runs):
             what = f"{name}, seed {run.seed}".lstrip(", ")
-            print_line(f"study {config.name}: run {number + 1} of {len(runs)}, {what}, ETA {counter.eta(number)}")
+            say(f"study {config.name}: run {number + 1} of {len(runs)}, {what}, ETA {counter.eta(number)}")
             like = first.setdefault(name, run.root)
             if stopped := run_distillation(run, print_line, like=like)["stopped"]:
                 raise RunError(f"study {config.name}: {what} was {stopped}")

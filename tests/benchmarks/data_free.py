@@ -50,7 +50,6 @@ RUNS: dict[str, dict[str, Any]] = {
 """The kinds of runs, by name: settings. In place of drawn clips, learned has those of the shipped generator, and
 all has them in every other of these slots."""
 MOST_SLOTS = 1_000_000
-COLUMNS = ("run", "seed", "steps", "dice", "painter_updates")
 
 
 def with_batch_norm(network: nn.Module) -> nn.Module:
@@ -150,7 +149,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--kinds", nargs="+", choices=RUNS, default=list(RUNS))
     args = parser.parse_args()
-    file = RowFile(args.folder / "rows.csv", COLUMNS)
+    file = RowFile(args.folder / "rows.csv")
     teacher = trained_teacher(args.folder)
     for seed in SEEDS:
         for run in args.kinds:

@@ -12,7 +12,6 @@ too.
 from __future__ import annotations
 
 import argparse
-import csv
 import functools
 import json
 import sys
@@ -30,6 +29,7 @@ from echodfkd.metrics.overlap import dice
 from echodfkd.metrics.summary import Interval, bootstrap_pairs
 from echodfkd.sources.phantom.domains import DOMAIN_NAMES
 from echodfkd.sources.phantom.source import default_phantom
+from tests.benchmarks.row_file import RowFile
 from tests.benchmarks.side_by_side import PaintedClip, read_painted_clips, score_clip, teacher_masks, teacher_of
 
 CASES, FRAMES = 24, 8
@@ -116,17 +116,11 @@ def add_scores(
     path: Path, named: Sequence[tuple[dict[str, str], str]], score: Callable[[str], dict[str, float]]
 ) -> list[dict[str, str]]:
     """The file's rows, and for each name that has none the columns that identify it and its scores."""
-    rows = list(csv.DictReader(path.open())) if path.exists() else []
+    file = RowFile(path)
     for identity, name in named:
-        if any(identity.items() <= row.items() for row in rows):
-            continue
-        rows.append({**identity, **{key: f"{value:.4f}" for key, value in score(name).items()}})
-        print(rows[-1], flush=True)
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[-1], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-    return rows
+        if not file.find(**identity):
+            file.add({**identity, **{key: f"{value:.4f}" for key, value in score(name).items()}})
+    return [{key: str(value) for key, value in row.items()} for row in file.rows]
 
 
 def main() -> int:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
 from pathlib import Path
 
 
 class RowFile:
-    """The rows of ``path``, which has these columns; its folder is made if it is missing."""
+    """The rows of ``path``, all with the columns of the first; its folder is made if it is missing."""
 
-    def __init__(self, path: Path, columns: Sequence[str]) -> None:
-        self._path, self._columns = path, columns
+    def __init__(self, path: Path) -> None:
+        self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self.rows: list[dict[str, object]] = list(csv.DictReader(path.open())) if path.exists() else []
 
@@ -23,7 +22,7 @@ class RowFile:
         """Keep and print a row."""
         self.rows.append(row)
         with self._path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self._columns)
+            writer = csv.DictWriter(file, list(self.rows[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows(self.rows)
         print(row, flush=True)

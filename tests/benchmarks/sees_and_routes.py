@@ -78,7 +78,6 @@ SCORES = (
     *("masks mean", "masks worst", "masks clear", "masks handheld", "work"),
     *("student mean", "student worst", "student clear", "student handheld"),
 )
-COLUMNS = ("part", "arm", "seed", "steps", *SCORES)
 
 
 def make_teachers(folder: Path, seed: int) -> None:
@@ -201,7 +200,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=200)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    file = RowFile(args.folder / "rows.csv", COLUMNS)
+    file = RowFile(args.folder / "rows.csv")
     for seed in args.seeds:
         for part, arm in [(name, arm) for name in args.parts for arm in PARTS[name]]:
             if not file.find(part=part, arm=arm, seed=seed, steps=args.steps):

@@ -32,7 +32,6 @@ RUN = [
     f"data.segment_tasks={SEGMENT}", "teacher.num_cpus=0.5", "evaluation.enabled=false", "ray.address=local",
 ]  # fmt: skip
 STEERED = ["source.steering.strata={ef_percent: [40], heart_rate_bpm: [75], image_quality: [0.3333]}"]
-COLUMNS = ("pair", "follow", "update_s", "change_s", "run_s")
 
 
 def measure(pair: int, follow: str) -> dict[str, object]:
@@ -72,12 +71,12 @@ def main() -> int:
     parser.add_argument("--pairs", type=int, default=4)
     parser.add_argument("--follow", choices=("disagreement", "temporal", "judge"), default=SteeringConfig().follow)
     args = parser.parse_args()
-    file = RowFile(args.folder / "rows.csv", COLUMNS)
+    file = RowFile(args.folder / "rows.csv")
     for pair in range(args.pairs):
         for follow in ("", args.follow) if pair % 2 == 0 else (args.follow, ""):
             if not file.find(pair=pair, follow=follow):
                 file.add(measure(pair, follow))
-    for column in COLUMNS[2:]:
+    for column in ("update_s", "change_s", "run_s"):
         print(f"{column}: steered over not steered {ratio(file.rows, args.follow, column)}")
     return 0
 

@@ -62,7 +62,6 @@ ARMS: dict[str, list[str]] = {
     "oracle": [],
 }
 ORACLE_SHARE, DRAWN_SHARE, CASES, SEEDS, HELD_OUT = 0.25, 0.75, 16, (1, 2, 3), 1_000_003
-COLUMNS = ("arm", "seed", "steps", "mean", "worst", "hard", "hard_share", *(f"stratum{n}" for n in range(8)))
 
 
 def one_stratum(plan: SteeringPlan, stratum: int) -> Law:
@@ -182,7 +181,7 @@ def main() -> int:
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     args = parser.parse_args()
     torch.set_num_threads(1)
-    file = RowFile(args.folder / "rows.csv", COLUMNS)
+    file = RowFile(args.folder / "rows.csv")
     teacher = load_teacher(load_config(None, RUN), device="cpu")
     for seed in SEEDS:
         for arm in args.arms:

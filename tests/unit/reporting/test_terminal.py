@@ -1,16 +1,44 @@
 """The table at the end of a run."""
 
+from typing import Any
+
+import pytest
+
+from echodfkd.config.file import load_config
 from echodfkd.reporting.page.terminal import summary_lines
+from echodfkd.runtime import distillation_run, study_run
+from jobs import distill, study
+
+SCORE = {"mean": 0.9512, "low": 0.9, "high": 0.99, "n": 24}
+
+
+def summary_of_a_run() -> dict[str, Any]:
+    return {
+        "run": "demo", "report": "report.html", "stopped": "",
+        "teacher": {"scores": {"dice_all": SCORE}, "dropped": {}, "routes": {}},
+        "pipeline": {"stages": {}},
+        "students": {"c31": {"parameters": 174721, "scores": {"dice_ed": SCORE, "judge_score": {"mean": None}}}},
+        "ledger": {"clips": 8, "lost": 0, "to_come": 0, "repeated": 1, "quarantined": 2},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("json_lines", [False, True])
+def test_programs_get_no_table(
+    json_lines: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = load_config(None, ["students.a.blocks=1", f"ray.json_lines={json_lines}".lower()])
+    monkeypatch.setattr(distillation_run, "run_distillation", lambda *args: summary_of_a_run())
+    monkeypatch.setattr(study_run, "run_study", lambda *args: {"study": "s", "seeds": 2, "root": "r"})
+    monkeypatch.setattr(study_run, "study_table", lambda found: "a table")
+    assert distill.work(config)["report"] == "report.html"
+    assert study.work(config)["root"] == "r"
+    printed = capsys.readouterr().out
+    assert ("c31" in printed, "a table" in printed) == (not json_lines, not json_lines)
+    assert not (json_lines and printed)
 
 
 def test_the_table_shows_means_intervals_and_dashes() -> None:
-    score = {"mean": 0.9512, "low": 0.9, "high": 0.99, "n": 24}
-    summary = {
-        "teacher": {"scores": {"dice_all": score}, "dropped": {}, "routes": {}},
-        "pipeline": {"stages": {}},
-        "students": {"c31": {"parameters": 174721, "scores": {"dice_ed": score, "judge_score": {"mean": None}}}},
-        "ledger": {"clips": 8, "lost": 0, "to_come": 0, "repeated": 1, "quarantined": 2},
-    }
+    summary = summary_of_a_run()
     header, teacher, student, ledger = summary_lines(summary)
     assert header.split() == ["model", "weights", "Dice", "Dice", "ED", "Dice", "ES", "judge"]
     assert teacher.split() == ["teacher", "0.951", "[0.900,", "0.990]", "n=24", "-", "-", "-"]
