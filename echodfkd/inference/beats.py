@@ -23,7 +23,7 @@ MM3_PER_ML = 1000.0
 class Beat:
     """One beat: from an end-diastole to the end-systole that follows it.
 
-    ``edv`` and ``esv`` are area-length volumes, in mL if the side of a pixel is known, else in cubic pixels.
+    ``edv`` and ``esv`` are area-length volumes, in mL if the sides of a pixel are known, else in cubic pixels.
     ``ef_percent`` is NaN if the volume grows, or if no ventricle is seen at end-systole: no heart empties itself.
     """
 
@@ -54,19 +54,20 @@ class Rhythm:
         return float(np.median(known)) if known else math.nan
 
 
-def find_rhythm(mask_THW: np.ndarray, *, fps: float, spacing_mm: Spacing | None) -> Rhythm:
+def find_rhythm(mask_THW: np.ndarray, *, fps: float, sides: Spacing, in_mm: bool) -> Rhythm:
     """The rhythm in the masks of a left ventricle. No event is known beforehand (`echodfkd.metrics.blind_events`).
 
     Args:
         mask_THW: bool.
         fps: frames per second; 0 if unknown, which gives no events.
-        spacing_mm: of a pixel, or None.
+        sides: of a pixel.
+        in_mm: whether they are in millimetres: volumes are then in mL.
     """
     area = area_curve(mask_THW)
     if fps <= 0:
         return Rhythm((), (), (), math.nan)
     ed_frames, es_frames = detect_events(area, fps=fps)
-    volume = area_length_volume(mask_THW, spacing=spacing_mm or 1.0) / (MM3_PER_ML if spacing_mm else 1.0)
+    volume = area_length_volume(mask_THW, spacing=sides) / (MM3_PER_ML if in_mm else 1.0)
     beats = []
     for ed, following in pairwise([*ed_frames, len(area)]):
         inside = [es for es in es_frames if ed < es < following]

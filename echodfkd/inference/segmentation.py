@@ -18,7 +18,7 @@ from echodfkd.inference.beats import Rhythm, find_rhythm
 from echodfkd.inference.flags import Flag, find_flags, most_doubt
 from echodfkd.inference.signals import mask_signals, picture_signals
 from echodfkd.inference.student import CHUNK_FRAMES, LoadedStudent
-from echodfkd.metrics.spacing import Spacing, pixel_sides
+from echodfkd.metrics.spacing import Spacing, known_sides, pixel_sides
 from echodfkd.sources.video.cine import Cine
 from echodfkd.sources.video.dicom_reference import DicomReference
 from echodfkd.sources.video.windows import resample_positions, resize_video, sample_video
@@ -35,7 +35,8 @@ class Segmentation:
     Shapes: ``video`` uint8 (T, H, W). ``codes`` uint8 (T, H, W) by class: round(255 p), at the video's own size and
     rate. ``fps`` is 0 if unknown, ``spacing_mm`` None. ``signals`` are the numbers that `echodfkd.inference.flags`
     judges by, ``flags`` the reasons to doubt the masks, ``notes`` further sentences that a reader must know.
-    ``reference`` is that of a DICOM image, if it was kept.
+    ``reference`` is that of a DICOM image, if it was kept. ``pixel_aspect`` is the width of a pixel over its height: it
+    counts if the lengths are not known.
     """
 
     video: np.ndarray
@@ -47,6 +48,7 @@ class Segmentation:
     flags: tuple[Flag, ...] = ()
     notes: tuple[str, ...] = ()
     reference: DicomReference | None = None
+    pixel_aspect: float = 1.0
 
     def mask(self, name: str = "LV", *, threshold: float = THRESHOLD) -> np.ndarray:
         """Pixels whose probability is above ``threshold``: bool (T, H, W)."""
@@ -68,17 +70,27 @@ class Segmentation:
         return (*(flag.sentence for flag in self.flags), *self.notes)
 
     @property
+    def sides(self) -> Spacing:
+        """Of a pixel: in millimetres, or of area 1."""
+        return known_sides(self.spacing_mm, self.pixel_aspect)
+
+    @property
     def area(self) -> np.ndarray:
         """Area of the left ventricle, float64 (T,): mm2 if the sides of a pixel are known, else pixels."""
-        return self.mask().sum((1, 2)) * math.prod(pixel_sides(self.spacing_mm or 1.0))
+        return self.mask().sum((1, 2)) * math.prod(pixel_sides(self.sides))
 
 
 def segment(
-    student: LoadedStudent, video_THW: np.ndarray, *, fps: float, spacing_mm: Spacing | None = None
+    student: LoadedStudent,
+    video_THW: np.ndarray,
+    *,
+    fps: float,
+    spacing_mm: Spacing | None = None,
+    pixel_aspect: float = 1.0,
 ) -> Segmentation:
     """Segment one video. Every frame of it gets a mask.
 
-    The frames are padded with black until they are square (in millimetres, if pixels are not), resized to the student's
+    The frames are padded with black until they are square as they are shown, resized to the student's
     size and resampled to its rate; its probabilities are brought back the same way, linear in time and in space.
 
     Args:
@@ -86,6 +98,8 @@ def segment(
         video_THW: uint8 grey, at least one frame.
         fps: its rate; 0 if unknown: the frames are then taken to have the student's rate, and no beat is looked for.
         spacing_mm: of a pixel, or None.
+        pixel_aspect: its width over its height, which counts without ``spacing_mm``: shapes and the EF are then right,
+            areas and volumes are in pixels.
 
     Raises:
         ClipError: it is no such video.
@@ -93,7 +107,8 @@ def segment(
     if video_THW.dtype != np.uint8 or video_THW.ndim != 3 or not video_THW.size:
         raise ClipError(f"a video must be uint8 (frames, height, width), got {video_THW.dtype} {video_THW.shape}")
     T, H, W = video_THW.shape
-    square = _square_shape(H, W, spacing_mm or 1.0)
+    sides = known_sides(spacing_mm, pixel_aspect)
+    square = _square_shape(H, W, sides)
     small = np.concatenate([resize_video(_square(video_THW[part], square), student.size) for part in _parts(T)])
     resampled = fps > 0 and student.fps > 0 and fps != student.fps
     positions = resample_positions(T, fps=fps, target_fps=student.fps) if resampled else np.arange(float(T))
@@ -104,7 +119,7 @@ def segment(
         for place, name in enumerate(student.classes):
             codes[name][part] = _to_codes(_between(prob[:, place], at), (H, W), square)
     mask = codes["LV"] > 255.0 * THRESHOLD
-    rhythm = find_rhythm(mask, fps=fps, spacing_mm=spacing_mm)
+    rhythm = find_rhythm(mask, fps=fps, sides=sides, in_mm=spacing_mm is not None)
     signals = {
         **picture_signals(small, fps=fps),
         **mask_signals(prob[:, student.classes.index("LV")]),
@@ -116,12 +131,14 @@ def segment(
         "rate": student.fps / fps if fps > 0 else math.nan,
     }
     notes = _notes(T, fps, student)
-    return Segmentation(video_THW, codes, fps, spacing_mm, rhythm, signals, find_flags(signals), notes)
+    flags = find_flags(signals)
+    return Segmentation(video_THW, codes, fps, spacing_mm, rhythm, signals, flags, notes, pixel_aspect=pixel_aspect)
 
 
 def segment_cine(student: LoadedStudent, cine: Cine, *, fps: float = 0.0) -> Segmentation:
     """`segment` of a file that was read, with its warnings before the notes; ``fps`` counts if the file has none."""
-    found = segment(student, cine.video, fps=cine.fps or fps, spacing_mm=cine.spacing_mm)
+    rate, aspect = cine.fps or fps, cine.pixel_aspect
+    found = segment(student, cine.video, fps=rate, spacing_mm=cine.spacing_mm, pixel_aspect=aspect)
     return replace(found, notes=(*cine.warnings, *found.notes), reference=cine.reference)
 
 

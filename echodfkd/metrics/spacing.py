@@ -16,6 +16,17 @@ def pixel_sides(spacing: Spacing) -> tuple[float, float]:
     return spacing if isinstance(spacing, tuple) else (spacing, spacing)
 
 
+def relative_sides(aspect: float) -> Spacing | None:
+    """Height and width of a pixel of area 1 that is ``aspect`` times as wide as high; None as `spacing_of`."""
+    found = spacing_of(aspect**-0.5, aspect**0.5) if aspect > 0 else None
+    return 1.0 if isinstance(found, float) else found
+
+
+def known_sides(spacing_mm: Spacing | None, aspect: float) -> Spacing:
+    """Height and width of a pixel: in millimetres if they are known, else of area 1 (`relative_sides`)."""
+    return spacing_mm or relative_sides(aspect) or 1.0
+
+
 def spacing_of(down: float, across: float) -> Spacing | None:
     """One number, the mean, for a pixel that is square to `SQUARE`; None for one that no scanner has."""
     small, large = sorted((down, across))

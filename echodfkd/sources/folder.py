@@ -127,7 +127,7 @@ class FolderSource(RecordingSource[FoundCine]):
     def _cut(
         self, found: FoundCine, cine: Cine, turn: str, index: int, epoch: int, positions: np.ndarray, start: int
     ) -> VideoClip:
-        frames, side = pad_to_square(sample_video(cine.video, positions), pixel_sides(cine.spacing_mm or 1.0))
+        frames, side = pad_to_square(sample_video(cine.video, positions), pixel_sides(cine.sides))
         shown = f"{cine.pseudonym}-{found.shown}" if cine.pseudonym else found.shown
         return self._make(
             f"{self.name}-{shown}-s{self._seed}-{turn}",

@@ -20,7 +20,7 @@ from echodfkd.sources.recording_source import MAX_FPS, RecordingSource, named
 from echodfkd.sources.video.echonet import find_videos, read_file_list, read_tracings, read_video
 from echodfkd.sources.video.file_list import EchoNetRow, select_split
 from echodfkd.sources.video.tracing import traced_mask
-from echodfkd.sources.video.windows import resize_labels, resize_video, sample_video
+from echodfkd.sources.video.windows import aspect_note, resize_labels, resize_video, sample_video
 
 
 class RecordedSource(RecordingSource[EchoNetRow]):
@@ -95,7 +95,7 @@ class RecordedSource(RecordingSource[EchoNetRow]):
             video=resize_video(window, self._settings.size),
             fps=self._settings.fps or own_fps,
             conditions=row.conditions,
-            warnings=decoded.warnings,
+            warnings=tuple(f"{row.file} {note}" for note in aspect_note(decoded.pixel_aspect)),
         )
 
     def case(self, index: int) -> VideoClip:
@@ -126,7 +126,7 @@ class RecordedSource(RecordingSource[EchoNetRow]):
             video=resize_video(sample_video(decoded.video, stretch.positions), self._settings.size),
             fps=self._settings.fps or own_fps,
             conditions=row.conditions,
-            warnings=decoded.warnings,
+            warnings=tuple(f"{row.file} {note}" for note in aspect_note(decoded.pixel_aspect)),
             truth_labels=self._truth_labels(masks, stretch) if masks else None,
             ed_frames=stretch.ed_frames,
             es_frames=stretch.es_frames,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from echodfkd.inference.segmentation import Segmentation
-from echodfkd.metrics.spacing import Spacing, pixel_sides
+from echodfkd.metrics.spacing import pixel_sides
 from echodfkd.reporting.figures.chart_style import INK, dress, new_figure
 from echodfkd.reporting.figures.overlays import draw_overlay
 from echodfkd.reporting.page.chart import Chart
@@ -90,7 +90,7 @@ def shown_facts(found: Segmentation) -> dict[str, str]:
     given = {
         "frames": f"{facts['frames']} of {facts['width']} x {facts['height']} pixels",
         "rate": _with_unit(facts["fps"], "frames/s"),
-        "pixel": _pixel(found.spacing_mm),
+        "pixel": _pixel(found),
         "heart rate": _with_unit(facts["heart_rate_bpm"], "/min"),
         "beats": str(facts["beats"]),
         "EF": _with_unit(facts["ef_percent"], "%"),
@@ -101,11 +101,12 @@ def shown_facts(found: Segmentation) -> dict[str, str]:
     return {**given, "frames without a ventricle": str(empty)} if empty else given
 
 
-def _pixel(spacing_mm: Spacing | None) -> str:
-    """Its side, or height and width."""
-    if isinstance(spacing_mm, tuple):
-        return f"{spacing_mm[0]:.3g} mm high, {spacing_mm[1]:.3g} mm wide"
-    return _with_unit(spacing_mm, "mm")
+def _pixel(found: Segmentation) -> str:
+    """Its side, or height and width, or their ratio."""
+    down, across = pixel_sides(found.sides)
+    if not found.spacing_mm:
+        return "unknown" if down == across else f"{across / down:.3g} times as wide as high"
+    return f"{down:.3g} mm" if down == across else f"{down:.3g} mm high, {across:.3g} mm wide"
 
 
 def _with_unit(value: float | None, unit: str) -> str:

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from echodfkd.metrics.spacing import Spacing
+from echodfkd.metrics.spacing import Spacing, known_sides
 from echodfkd.sources.video.decode import decode_video
 from echodfkd.sources.video.dicom import read_dicom
 from echodfkd.sources.video.dicom_reference import DicomReference, read_reference
+from echodfkd.sources.video.windows import aspect_note
 
 
 @dataclass(frozen=True)
@@ -17,9 +18,10 @@ class Cine:
     """One cine.
 
     ``video`` is uint8 (T, H, W), grey 0..255. ``fps`` is 0.0 if the file has no rate. ``spacing_mm`` is that of a
-    pixel in millimetres, or None. ``warnings`` are sentences that a user must see before he trusts the pixels;
-    they hold no value that could name a patient. ``pseudonym`` is `DicomCine.clip_id`, None if no salt was given or
-    the file is no DICOM file. ``reference`` is that of a DICOM file, if it was asked for.
+    pixel in millimetres, or None: ``pixel_aspect``, its width over its height, then gives shapes. ``warnings`` are
+    sentences that a user must see before he trusts the pixels; they hold no value that could name a patient.
+    ``pseudonym`` is `DicomCine.clip_id`, None if no salt was given or the file is no DICOM file. ``reference`` is that
+    of a DICOM file, if it was asked for.
     """
 
     video: np.ndarray
@@ -28,6 +30,12 @@ class Cine:
     warnings: tuple[str, ...] = ()
     pseudonym: str | None = None
     reference: DicomReference | None = None
+    pixel_aspect: float = 1.0
+
+    @property
+    def sides(self) -> Spacing:
+        """Of a pixel: in millimetres, or of area 1."""
+        return known_sides(self.spacing_mm, self.pixel_aspect)
 
 
 def read_cine(data: bytes, name: str, *, salt: str | None = None, references: bool = False) -> Cine:
@@ -45,10 +53,11 @@ def read_cine(data: bytes, name: str, *, salt: str | None = None, references: bo
     """
     if not is_dicom(data):
         decoded = decode_video(data, name=name)
-        return Cine(decoded.video, decoded.fps, warnings=decoded.warnings)
+        warnings = tuple(f"{name} {note}" for note in aspect_note(decoded.pixel_aspect))
+        return Cine(decoded.video, decoded.fps, warnings=warnings, pixel_aspect=decoded.pixel_aspect)
     found = read_dicom(data, salt=salt, name=name)
     reference = read_reference(data) if references else None
-    return Cine(found.video, found.fps, found.spacing_mm, found.warnings, found.clip_id, reference)
+    return Cine(found.video, found.fps, found.spacing_mm, found.warnings, found.clip_id, reference, found.pixel_aspect)
 
 
 def is_dicom(data: bytes) -> bool:

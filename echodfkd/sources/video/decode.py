@@ -36,13 +36,13 @@ class DecodedVideo:
 
     ``video`` uint8 (T, H, W), grey 0..255 full range, turned and cut as the container says. ``fps`` is the frame rate,
     0.0 if the file has none. ``header_frames`` is the number of frames that the container promises to show, None if it
-    says nothing. ``warnings`` are sentences for the user.
+    says nothing. ``pixel_aspect`` is the width of a pixel over its height.
     """
 
     video: np.ndarray
     fps: float
     header_frames: int | None
-    warnings: tuple[str, ...] = ()
+    pixel_aspect: float = 1.0
 
 
 Window = Callable[[int, float], tuple[int, int]]
@@ -102,7 +102,7 @@ def _decode_whole(
     promised = promised_frames(data, name, stream, len(frames), times)
     _check_count(name, len(frames), promised, expected_frames, reason)
     fps = frame_rate(data, stream, times)
-    return DecodedVideo(turned(np.stack(frames), turn), fps, promised, _warnings(name, stream))
+    return DecodedVideo(turned(np.stack(frames), turn), fps, promised, _pixel_aspect(stream, turn))
 
 
 def _decode_window(
@@ -126,7 +126,7 @@ def _decode_window(
     pictures = turned(np.stack(frames), turn)
     video = np.zeros((len(shown), *pictures.shape[1:]), np.uint8)  # memory that is not touched takes none
     video[wanted] = pictures
-    return DecodedVideo(video, fps, promised, _warnings(name, stream))
+    return DecodedVideo(video, fps, promised, _pixel_aspect(stream, turn))
 
 
 def _pictures_of_one_layout(stream: Any, packets: Sequence[Any]) -> bool:
@@ -168,11 +168,10 @@ def _check_picture(packet: Any, name: str, frame: int) -> None:
         )
 
 
-def _warnings(name: str, stream: Any) -> tuple[str, ...]:
-    shape = stream.sample_aspect_ratio
-    if not shape or shape == 1:
-        return ()
-    return (f"{name} is to be shown with pixels {shape.numerator}:{shape.denominator} wide; they are read as stored",)
+def _pixel_aspect(stream: Any, turn: Turn) -> float:
+    """Of a pixel as it is shown: a quarter turn swaps its sides. A file without one has square pixels."""
+    shape = float(stream.sample_aspect_ratio or 1)
+    return 1.0 / shape if turn[0] and shape > 0 else shape
 
 
 def _decode_frames(decoded: Iterable[Any], name: str, places: Sequence[int] = ()) -> tuple[list[np.ndarray], Turn, str]:

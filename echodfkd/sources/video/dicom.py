@@ -78,7 +78,7 @@ class DicomCine:
     (T, H, W), grey. ``fps`` is 0.0 if the file has none. ``spacing_mm`` is that of a pixel in millimetres,
     or None. ``may_show_text`` is true if the file says that annotations are burned into the pixels, or says nothing and
     has no ultrasound regions that fit its pixels. Pixels outside the regions are 0 if there are such regions.
-    ``warnings`` are sentences for the user.
+    ``warnings`` are sentences for the user. ``pixel_aspect`` is the width of a pixel over its height.
     """
 
     clip_id: str | None
@@ -87,6 +87,7 @@ class DicomCine:
     spacing_mm: Spacing | None
     may_show_text: bool
     warnings: tuple[str, ...] = ()
+    pixel_aspect: float = 1.0
 
 
 def read_dicom(data: bytes, *, salt: str | None, name: str = "a DICOM file") -> DicomCine:
@@ -124,6 +125,7 @@ def read_dicom(data: bytes, *, salt: str | None, name: str = "a DICOM file") -> 
             video=video,
             fps=fps,
             spacing_mm=picture.spacing_mm,
+            pixel_aspect=picture.pixel_aspect,
             may_show_text=may_show_text,
             warnings=tuple(f"{name} {text}" for text in said),
         )

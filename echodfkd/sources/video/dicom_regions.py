@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from echodfkd.metrics.spacing import Spacing, spacing_of
+from echodfkd.metrics.spacing import SQUARE, Spacing, pixel_sides, spacing_of
 from echodfkd.sources.video.dicom_elements import items_of, number_of, numbers_of
+from echodfkd.sources.video.windows import aspect_note
 
 _MAX_REGIONS = 64
 _TWO_DIMENSIONAL, _M_MODE, _SPECTRAL = 1, 2, 3  # Region Spatial Format
@@ -28,12 +29,14 @@ class Picture:
     """What the regions of a file say.
 
     ``inside`` is bool (H, W), true in the two-dimensional regions, or None if there are none or they cannot be right.
-    ``spacing_mm`` is that of a pixel of the largest, or None. ``warnings`` are ends of sentences.
+    ``spacing_mm`` is that of a pixel of the largest, or None. ``warnings`` are ends of sentences. ``pixel_aspect`` is
+    the width of a pixel over its height, 1 if the file does not say it.
     """
 
     inside: np.ndarray | None
     spacing_mm: Spacing | None
     warnings: tuple[str, ...]
+    pixel_aspect: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,15 @@ def find_picture(dataset: Any, video: np.ndarray) -> Picture:
     flow = number_of(dataset, "UltrasoundColorDataPresent") == 1
     if flow or any(number_of(item, "RegionDataType") == _COLOUR_FLOW for item in items):
         said.append("shows data as colours (flow, or velocity of tissue), which are grey as bright as they are here")
-    aspect = numbers_of(dataset, "PixelAspectRatio", 2)
-    if len(aspect) == 2 and aspect[0] != aspect[1]:
-        said.append(f"is to be shown with pixels {aspect[1]:g}:{aspect[0]:g} wide; they are read as stored")
     flat = [item for item in items if number_of(item, "RegionSpatialFormat") == _TWO_DIMENSIONAL]
-    if not flat:
-        return Picture(None, None, tuple(said))
+    inside, spacing = _scaled(flat, video, said) if flat else (None, None)
+    aspect = _pixel_aspect(dataset)
+    said += aspect_note(aspect) if spacing is None else _contradiction(aspect, spacing)
+    return Picture(inside, spacing, tuple(said), aspect)
+
+
+def _scaled(flat: list[Any], video: np.ndarray, said: list[str]) -> tuple[np.ndarray | None, Spacing | None]:
+    """The pixels in two-dimensional regions and the spacing of the largest; adds ends of sentences to ``said``."""
     found = [_region(item, *video.shape[1:]) for item in flat]
     regions = [region for region in found if region is not None]
     inside = np.zeros(video.shape[1:], bool)
@@ -68,7 +74,7 @@ def find_picture(dataset: Any, video: np.ndarray) -> Picture:
         inside[region.rows, region.columns] = True
     if len(regions) < len(found) or not _is_lit(video, inside):
         said.append("has ultrasound regions that do not fit its pixels, so that its scale is not known")
-        return Picture(None, None, tuple(said))
+        return None, None
     if (count := _apart(regions)) > 1:
         said.append(f"shows {count} pictures side by side; the scale is that of the largest")
     largest = max(regions, key=lambda region: region.area)
@@ -76,7 +82,23 @@ def find_picture(dataset: Any, video: np.ndarray) -> Picture:
     spacing = spacing_of(down, across) if across and down else None
     if across and down and spacing is None:
         said.append(f"has pixels {down:.4g} mm high and {across:.4g} mm wide, which cannot be; its scale is not given")
-    return Picture(inside, spacing, tuple(said))
+    return inside, spacing
+
+
+def _pixel_aspect(dataset: Any) -> float:
+    """Width of a pixel over its height (PS3.3, C.7.6.3.1.7: vertical, then horizontal size); 1 if it is not said."""
+    sizes = numbers_of(dataset, "PixelAspectRatio", 2)
+    return sizes[1] / sizes[0] if len(sizes) == 2 and min(sizes) > 0 else 1.0
+
+
+def _contradiction(aspect: float, spacing_mm: Spacing) -> list[str]:
+    """The end of a sentence if the aspect ratio, which is 1 without one, is not that of the lengths."""
+    down, across = pixel_sides(spacing_mm)
+    if aspect == 1.0 or abs(aspect * down / across - 1.0) <= SQUARE:
+        return []
+    return [
+        f"has pixels {aspect:.3g} times as wide as high, and {across / down:.3g} times by their lengths, which count"
+    ]
 
 
 _OTHERS = {_M_MODE: "an M-mode trace", _SPECTRAL: "a spectral Doppler trace"}

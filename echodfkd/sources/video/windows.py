@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from echodfkd.core.records import TRUTH_UNKNOWN
+from echodfkd.metrics.spacing import relative_sides
 
 
 def resample_positions(num_frames: int, *, fps: float, target_fps: float, anchor: int = 0) -> np.ndarray:
@@ -98,6 +99,15 @@ def pad_to_square(frames_THW: np.ndarray, spacing_mm: tuple[float, float]) -> tu
     padded = np.pad(frames_THW, edges)
     padded[(frames_THW == TRUTH_UNKNOWN).all(axis=(1, 2))] = TRUTH_UNKNOWN
     return padded, side
+
+
+def aspect_note(aspect: float) -> tuple[str, ...]:
+    """The end of a sentence about pixels ``aspect`` times as wide as high, if they are not square."""
+    sides = relative_sides(aspect)
+    if sides == 1.0:
+        return ()
+    fate = "of unknown lengths" if sides else "which cannot be: they are taken for square ones"
+    return (f"has pixels {aspect:.3g} times as wide as high, {fate}",)
 
 
 def resize_video(video_THW: np.ndarray, size: int) -> np.ndarray:

@@ -16,12 +16,14 @@ from torch import nn
 from echodfkd.config.sections.student import StudentConfig
 from echodfkd.config.sections.training import WindowConfig
 from echodfkd.core.errors import ClipError, InputError
-from echodfkd.inference.segmentation import Segmentation, segment
+from echodfkd.inference.segmentation import Segmentation, segment, segment_cine
 from echodfkd.inference.student import LoadedStudent, load_student
 from echodfkd.metrics.overlap import dice
 from echodfkd.models.students.build import build_student
 from echodfkd.models.students.output import StudentOutput
+from echodfkd.reporting.segmented.mask_files import mask_files
 from echodfkd.reporting.segmented.video import shown_facts, video_facts
+from echodfkd.sources.video.cine import Cine
 from echodfkd.storage.checkpoints import pack_student
 from echodfkd.training.initial_weights import StudentFile
 
@@ -100,8 +102,12 @@ def test_beats_rate_and_ejection_fraction_are_those_of_the_curve() -> None:
     assert found.area[32] == pytest.approx(math.pi * 15 * 22.5, rel=0.02)
 
 
-def test_pixels_that_are_not_square_give_the_same_heart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The video above with every second row of it: pixels of 1 x 0.5 mm, of which the student sees the true shape."""
+@pytest.mark.parametrize("lengths", [True, False])
+def test_pixels_that_are_not_square_give_the_same_heart(lengths: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The video above with every second row of it: pixels of 1 x 0.5 mm, of which the student sees the true shape.
+
+    Without lengths it is the same heart, in pixels of the same area: half a square millimetre, 0.707 mm a side.
+    """
     phase = 2 * math.pi * np.arange(120) / 32
     video = disc(30 * (0.9 + 0.1 * np.cos(phase)), height=160, width=160)
     shown, probabilities = [], LoadedStudent.probabilities
@@ -111,15 +117,20 @@ def test_pixels_that_are_not_square_give_the_same_heart(monkeypatch: pytest.Monk
         return probabilities(student, small)
 
     monkeypatch.setattr(LoadedStudent, "probabilities", watched)
-    found = segment(fake_student(size=160, fps=0.0), video[:, ::2], fps=40.0, spacing_mm=(1.0, 0.5))
+    scale = {"spacing_mm": (1.0, 0.5)} if lengths else {"pixel_aspect": 0.5}
+    found = segment_cine(fake_student(size=160, fps=0.0), Cine(video[:, ::2], 40.0, **scale))  # type: ignore[arg-type]
+    area, cube = (1.0, 1.0) if lengths else (2.0, 1000 * 2.0**1.5)
     assert found.mask().shape == (120, 80, 160)
     assert dice(shown[0] > 127, video > 0).min() > 0.95
     assert found.rhythm.ef_percent == pytest.approx(48.8, abs=2)
-    assert found.rhythm.beats[1].edv == pytest.approx(4 / 3 * math.pi * 1.5 * 1.5 * 2.25, rel=0.04)
-    assert found.area[32] == pytest.approx(math.pi * 15 * 22.5, rel=0.03)
+    assert found.rhythm.beats[1].edv == pytest.approx(cube * 4 / 3 * math.pi * 1.5 * 1.5 * 2.25, rel=0.04)
+    assert found.area[32] == pytest.approx(area * math.pi * 15 * 22.5, rel=0.03)
     facts = video_facts(found)
-    assert (facts["spacing_mm"], facts["spacing_across_mm"]) == (1.0, 0.5)
-    assert shown_facts(found)["pixel"] == "1 mm high, 0.5 mm wide"
+    assert (facts["spacing_mm"], facts["spacing_across_mm"]) == ((1.0, 0.5) if lengths else (None, None))
+    assert shown_facts(found)["pixel"] == ("1 mm high, 0.5 mm wide" if lengths else "0.5 times as wide as high")
+    ((name, nrrd),) = mask_files("a", found, ["nrrd"])
+    directions = b"(0.5,0,0) (0,1,0)" if lengths else b"(0.707106781,0,0) (0,1.41421356,0)"
+    assert (name, directions in nrrd) == ("a.seq.nrrd", True)
 
 
 def test_a_ventricle_that_vanishes_has_no_ejection_fraction() -> None:

@@ -100,7 +100,7 @@ def test_its_rhythm_is_that_of_the_package(shell: Browser, frames: int) -> None:
         radius = 18 + 3 * np.clip(np.cos(phase), -1, 0.6) + drift + rng.normal(0, 0.15, frames)
         mask = np.hypot((ROWS - 31.5) / 1.4, COLUMNS - 31.5)[None] < radius[:, None, None]
         curves.append([mask.sum((1, 2)).tolist(), area_length_volume(mask).tolist()])
-        known.append(find_rhythm(mask, fps=FPS, spacing_mm=None))
+        known.append(find_rhythm(mask, fps=FPS, sides=1.0, in_mm=False))
     found = shell.evaluate(f"{json.dumps(curves)}.map((pair) => echodfkd.rhythm(...pair))")
     assert min(len(one.beats) for one in known) >= 1
     for mine, theirs in zip(found, known, strict=True):
@@ -127,7 +127,7 @@ def test_its_flags_are_those_of_the_package(shell: Browser, steep: float, noise:
           return echodfkd.flags(stream, echodfkd.rhythm(stream.area, stream.volume));
         }})()"""
     )
-    rhythm = find_rhythm(logits > 0, fps=FPS, spacing_mm=None)
+    rhythm = find_rhythm(logits > 0, fps=FPS, sides=1.0, in_mm=False)
     signals = mask_signals(1 / (1 + np.exp(-logits.astype(np.float64))))
     rate = {"beat": float(len(rhythm.beats)), "slow": rhythm.heart_rate_bpm, "fast": rhythm.heart_rate_bpm}
     wanted = find_flags({**{name: signals[name] for name in ("unsure", "jumps", "small", "large")}, **rate})

@@ -79,8 +79,8 @@ def test_an_image_without_valid_uids_has_no_reference() -> None:
 @pytest.mark.parametrize("known", [True, False])
 def test_a_nrrd_sequence_is_a_list_of_label_maps(known: bool) -> None:
     mask = random_masks("LV")["LV"]
-    fps, spacing = (40.0, 0.5) if known else (0.0, None)
-    header, _, values = masks_nrrd(mask, fps=fps, spacing_mm=spacing).partition(b"\n\n")
+    fps, sides = (40.0, 0.5) if known else (0.0, 1.0)
+    header, _, values = masks_nrrd(mask, fps=fps, sides=sides, in_mm=known).partition(b"\n\n")
     magic, *lines = header.decode().split("\n")
     fields = dict(line.split(":=" if ":=" in line else ": ", 1) for line in lines)
     assert (magic, fields["type"], fields["encoding"]) == ("NRRD0005", "unsigned char", "gzip")
@@ -94,5 +94,5 @@ def test_a_nrrd_sequence_is_a_list_of_label_maps(known: bool) -> None:
     side = "0.5" if known else "1"
     assert fields["space directions"] == f"none ({side},0,0) (0,{side},0) (0,0,1)"
     assert ("space units" in fields, "units" in fields) == (known, known)
-    stretched = masks_nrrd(mask, fps=fps, spacing_mm=(0.8, 0.5))
+    stretched = masks_nrrd(mask, fps=fps, sides=(0.8, 0.5), in_mm=known)
     assert b"space directions: none (0.5,0,0) (0,0.8,0) (0,0,1)" in stretched

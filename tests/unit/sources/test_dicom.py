@@ -119,10 +119,30 @@ def test_pixels_that_cannot_be_are_said():
     assert found.warnings == (
         "a DICOM file has pixels 8 mm high and 0.5 mm wide, which cannot be; its scale is not given",
     )  # fmt: skip
-    found = read_dicom(dicom_bytes(regions=[FULL], elements={"PixelAspectRatio": ["3", "4"]}), salt=SALT)
-    assert found.warnings == ("a DICOM file is to be shown with pixels 4:3 wide; they are read as stored",)
-    found = read_dicom(dicom_bytes(regions=[FULL], elements={"PixelAspectRatio": ["1", "1"]}), salt=SALT)
-    assert found.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("lengths", "ratio", "aspect", "words"),
+    [
+        ({}, ["3", "4"], 4 / 3, "has pixels 1.33 times as wide as high, and 1 times by their lengths, which count"),
+        ({"PhysicalDeltaX": 0.1}, ["1", "2"], 2.0, ""),  # 1 mm wide, 0.5 mm high
+        ({"PhysicalUnitsXDirection": 4}, ["2", "1"], 0.5, "has pixels 0.5 times as wide as high, of unknown lengths"),
+        (
+            {"PhysicalUnitsXDirection": 4},
+            ["1", "9"],
+            9.0,
+            "has pixels 9 times as wide as high, which cannot be: they are taken for square ones",
+        ),
+        ({}, ["1", "1"], 1.0, ""),
+        ({}, ["0", "1"], 1.0, ""),
+    ],
+)
+def test_an_aspect_ratio_counts_without_lengths_and_is_held_against_them(lengths, ratio, aspect, words):
+    """`FULL` has pixels of 0.5 mm."""
+    data = dicom_bytes(regions=[{**FULL, **lengths}], elements={"PixelAspectRatio": ratio})
+    found = read_dicom(data, salt=SALT)
+    assert found.pixel_aspect == pytest.approx(aspect)
+    assert found.warnings == ((f"a DICOM file {words}",) if words else ())
 
 
 @pytest.mark.parametrize(
@@ -205,7 +225,7 @@ def test_nothing_that_names_the_patient_leaves(caplog):
         assert "DOE" not in text
         assert UID not in text
     assert {field.name for field in dataclasses.fields(found)} == {
-        "clip_id", "video", "fps", "spacing_mm", "may_show_text", "warnings"
+        "clip_id", "video", "fps", "spacing_mm", "may_show_text", "warnings", "pixel_aspect"
     }  # fmt: skip
 
 

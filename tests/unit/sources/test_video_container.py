@@ -208,14 +208,18 @@ def test_interlaced_pictures_are_refused():
         decode_video(data, name="a")
 
 
-def test_pixels_that_are_not_square_are_said():
-    def wide(stream):
-        stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
+def test_pixels_that_are_not_square_keep_their_frames_and_are_said():
+    def wide(stream, turn=0):
+        stream.codec_context.sample_aspect_ratio = Fraction(16, 9)
+        stream.set_display_rotation(turn)
 
-    data = encode(picture(4), "libx264", "yuv420p", layout="mp4", prepare=wide)
-    found = read_cine(data, "a")
-    assert found.warnings == ("a is to be shown with pixels 4:3 wide; they are read as stored",)
-    assert found.video.shape == (4, 32, 48)
+    found = read_cine(encode(picture(4), "libx264", "yuv420p", layout="mov", prepare=wide), "a")
+    assert found.warnings == ("a has pixels 1.78 times as wide as high, of unknown lengths",)
+    assert found.sides == pytest.approx((0.75, 4 / 3))  # of area 1
+    assert (found.video.shape, found.spacing_mm) == ((4, 32, 48), None)
+    turned = read_cine(encode(picture(4), "libx264", "yuv420p", layout="mov", prepare=lambda s: wide(s, 90)), "a")
+    assert turned.video.shape == (4, 48, 32)
+    assert turned.sides == pytest.approx((4 / 3, 0.75))
 
 
 def test_other_codecs_are_called_by_their_names():

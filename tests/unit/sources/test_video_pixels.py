@@ -29,7 +29,7 @@ def same_in_every_window(data):
     for first, stop in [(0, 1), (1, 3), (count - 1, count), (0, count)]:
         part = decode_video(data, name="a", window=lambda frames, fps, window=(first, stop): window)
         np.testing.assert_array_equal(part.video[first:stop], whole.video[first:stop], err_msg=f"{first} .. {stop}")
-        assert (part.fps, part.header_frames, part.warnings) == (whole.fps, whole.header_frames, whole.warnings)
+        assert (part.fps, part.header_frames, part.pixel_aspect) == (whole.fps, whole.header_frames, whole.pixel_aspect)
     return whole
 
 
