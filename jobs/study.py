@@ -13,10 +13,12 @@ from echodfkd.runtime.command import run_job
 
 
 def work(config: RunConfig) -> dict[str, object]:
-    """Run every seed, print the table and the paths of study.json and study.md."""
+    """Run every seed that has no rows yet, print the table and the paths of study.json and study.md."""
     from echodfkd.runtime.study_run import run_study, study_table
 
     study = run_study(config, print_line)
+    if study["stopped"]:
+        return study
     if not config.ray.json_lines:  # a program reads study.json
         print_lines(["", *study_table(study).split("\n"), "", f"study: {study['root']}/study.json, study.md"])
     return {"ok": True, "study": study["study"], "seeds": study["seeds"], "root": study["root"]}

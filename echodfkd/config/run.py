@@ -66,6 +66,11 @@ class StudyConfig:
     variants: dict[str, list[str]] = field(default_factory=dict)
     """Runs that differ in more than the student: a name, and the options key=value that it changes, e.g.
     {real: ["source.domain=handheld"]}. Each is a run of its own per seed, and stands in the table by its name."""
+    rows: str = option("", path="output")
+    """Folder that keeps the rows of each finished run in one small file; a run that has one there is not run again, on
+    any machine. Empty: `rows` in the study's own folder."""
+    minutes: float = option(0.0, least=0, ceiling=7 * DAY_S / 60)
+    """The study stops after so many minutes, between two steps of a run, and the same command goes on; 0: no limit."""
 
 
 @dataclass(frozen=True)

@@ -133,10 +133,15 @@ def column(table: pa.Table, name: str) -> np.ndarray:
 
 
 def _read_config(storage: RunStorage) -> dict[str, Any]:
-    values, where = stored_values(storage), f"{storage.root}/{CONFIG}"
+    values = stored_values(storage)
+    check_config_values(values, f"{storage.root}/{CONFIG}")
+    return redact_values(values)
+
+
+def check_config_values(values: dict[str, Any], where: str) -> None:
+    """Refuse options that no run has and tables could not compute with. Raises `InputError`."""
     _check_types(values, _CONFIG_TYPES, where)
     _check_types(values.get("train", {}), {"steps": int, "global_batch": int}, f"{where}: train")
-    return redact_values(values)
 
 
 def _read_json(storage: RunStorage, name: str) -> dict[str, Any]:
@@ -145,12 +150,16 @@ def _read_json(storage: RunStorage, name: str) -> dict[str, Any]:
         values = storage.read_json(name)
     except FileNotFoundError:
         return {}
-    where = f"{storage.root}/{name}"
+    check_run_values(values, f"{storage.root}/{name}")
+    return values
+
+
+def check_run_values(values: dict[str, Any], where: str) -> None:
+    """Refuse results of a run that no run has, likewise."""
     _check_types(values, _RUN_TYPES, where)
     for student, known in (values.get("students") or {}).items():
         _check_types({student: known}, {student: dict}, f"{where}: students")
         _check_types(known, {"parameters": int, "macs_per_frame": int}, f"{where}: students.{student}")
-    return values
 
 
 def _check_types(values: dict[str, Any], types: dict[str, Any], where: str) -> None:

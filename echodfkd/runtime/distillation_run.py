@@ -18,6 +18,7 @@ report          rows                 summary, page          the end           al
 from __future__ import annotations
 
 import json
+import math
 import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -64,17 +65,20 @@ from echodfkd.storage.schemas import SPAN_SCHEMA
 from echodfkd.training.initial_weights import check_initial
 
 
-def run_distillation(config: RunConfig, print_line: Callable[[str], None], *, like: str = "") -> dict[str, Any]:
+def run_distillation(
+    config: RunConfig, print_line: Callable[[str], None], *, like: str = "", within_s: float = math.inf
+) -> dict[str, Any]:
     """Run (or resume) a distillation and write its report.
 
     Args:
         config: of the run.
         print_line: takes lines for a person.
         like: folder of an earlier run of one study, whose measured precisions count here too; "" if there is none.
+        within_s: seconds after which the run stops, as by SIGTERM, and can be resumed.
 
     Returns:
-        The content of summary.json, with ``report`` added: the path of the page. Of a run that SIGTERM has ended,
-        whose time is short: its name and ``stopped``, the sentence that says so; `jobs/report.py` can write the rest.
+        The content of summary.json, with ``report`` added: the path of the page. Of a run that SIGTERM or its time has
+        ended: its name and ``stopped``, the sentence that says so; `jobs/report.py` can write the rest.
 
     Raises:
         EchoDFKDError: one sentence; everything published before stays.
@@ -87,7 +91,7 @@ def run_distillation(config: RunConfig, print_line: Callable[[str], None], *, li
             storage = open_run_folder(config, teacher_id)
             keep_precision(storage, seconds)
             with held(storage, lease_s=config.lease_s, log=spoken(config, print_line)) as lease:
-                return _run_leased(config, lease, teacher_id, print_line)
+                return _run_leased(config, lease, teacher_id, print_line, within_s)
     except OSError as error:  # a disk, a store or a network, for longer than retries bridge
         raise RunError(
             f"the run stopped, a file or a host can no longer be reached: {one_line(error)}; what was published in"
@@ -95,7 +99,9 @@ def run_distillation(config: RunConfig, print_line: Callable[[str], None], *, li
         ) from error
 
 
-def _run_leased(config: RunConfig, lease: Lease, teacher_id: str, print_line: Callable[[str], None]) -> dict[str, Any]:
+def _run_leased(
+    config: RunConfig, lease: Lease, teacher_id: str, print_line: Callable[[str], None], within_s: float
+) -> dict[str, Any]:
     """The run, while it holds its folder's lease."""
     storage = lease.storage
     keep_longer(storage, config)
@@ -107,7 +113,7 @@ def _run_leased(config: RunConfig, lease: Lease, teacher_id: str, print_line: Ca
     for note in source_notes(config):
         say(f"note: {note}")
     try:
-        with StopSignal(config.train.stop_grace_s) as stop, connected(config.ray):
+        with StopSignal(config.train.stop_grace_s, within_s) as stop, connected(config.ray):
             stop.listen()
             with nodes_for(config, say), room_for(config, say) as room:
                 facts = _run_stages(config, lease, teacher_id, print_line, stop, room)

@@ -2,54 +2,48 @@
 
 One run per seed, in which all students share every batch. With ``study.teachers`` there is a run per teacher and seed,
 with ``study.variants`` one per variant and seed, for options that students of one run must share, such as the source.
-Cases stay paired if the variants do not change ``evaluation``.
+Cases stay paired if the variants do not change ``evaluation``. A finished run leaves its cell (`reporting.study.cell`),
+and all tables are made from cells.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
+from echodfkd.config.identity import config_hash
 from echodfkd.config.run import RunConfig
 from echodfkd.config.study import study_groups
+from echodfkd.core import clock
 from echodfkd.core.counter import Counter
-from echodfkd.core.errors import RunError
 from echodfkd.core.redaction import dump_json
-from echodfkd.reporting.rows import read_rows
+from echodfkd.reporting.rows import RunRows, read_rows
+from echodfkd.reporting.study.cell import has_cell, read_cell, write_cell
 from echodfkd.reporting.study.study import build_study, students_markdown
 from echodfkd.reporting.study.study_chart import study_chart
 from echodfkd.reporting.study.teacher_study import build_teacher_study, teachers_markdown
 from echodfkd.runtime.cluster.connection import connected, with_absolute_paths
+from echodfkd.runtime.cluster.preemption import TIME_OVER
 from echodfkd.runtime.distillation_run import run_distillation
 from echodfkd.runtime.progress import spoken
 from echodfkd.storage.files import RunStorage
 
 
 def run_study(config: RunConfig, print_line: Callable[[str], None]) -> dict[str, Any]:
-    """Run (or resume) every distillation and write study.json, study.md and (of students) study.png.
+    """Run (or resume) every distillation that has no cell, and write study.json, study.md and (of students) study.png.
 
     Returns:
-        study.json's content, with ``root`` added: the folder it lies in.
+        study.json's content, with ``root`` added, the folder it lies in, and ``stopped``: "", or if the study ended
+        before its last run only this sentence.
 
     Raises:
         EchoDFKDError: one sentence; the same command resumes the study.
     """
-    groups = study_groups(with_absolute_paths(config))
-    runs = [(name or variant, run) for name, group in groups.items() for seed in group for variant, run in seed.items()]
-    first: dict[str, str] = {}
-    say = spoken(config, print_line)
-    counter = Counter("runs", len(runs), say)
-    with connected(config.ray):
-        for number, (name, run) in enumerate(runs):
-            what = f"{name}, seed {run.seed}".lstrip(", ")
-            say(f"study {config.name}: run {number + 1} of {len(runs)}, {what}, ETA {counter.eta(number)}")
-            like = first.setdefault(name, run.root)
-            if stopped := run_distillation(run, print_line, like=like)["stopped"]:
-                raise RunError(f"study {config.name}: {what} was {stopped}")
-    read = {
-        name: [{variant: read_rows(RunStorage(run.root)) for variant, run in seed.items()} for seed in group]
-        for name, group in groups.items()
-    }
+    folder = RunStorage(rows_folder(config))
+    if stopped := _run_all(config, folder, print_line):
+        return {"stopped": f"study {config.name}: {stopped}"}
+    read = study_cells(config, folder)
     storage = RunStorage(with_absolute_paths(config).root)
     if config.study.teachers:
         study = build_teacher_study({name: [seed[""] for seed in group] for name, group in read.items()})
@@ -59,7 +53,51 @@ def run_study(config: RunConfig, print_line: Callable[[str], None]) -> dict[str,
         storage.write("study.png", study_chart(study))
     storage.write("study.json", dump_json(study))
     storage.write("study.md", (study_table(study) + "\n").encode())
-    return {**study, "root": storage.root}
+    return {**study, "root": storage.root, "stopped": ""}
+
+
+def rows_folder(config: RunConfig) -> str:
+    """The folder of the study's cells."""
+    placed = with_absolute_paths(config)
+    return placed.study.rows or f"{placed.root}/rows"
+
+
+def study_cells(config: RunConfig, folder: RunStorage) -> dict[str, list[dict[str, RunRows]]]:
+    """The rows of every run of a finished study, as `study_groups` has them."""
+    return {
+        name: [{variant: read_cell(folder, run.name) for variant, run in seed.items()} for seed in group]
+        for name, group in study_groups(config).items()
+    }
+
+
+def _run_all(config: RunConfig, folder: RunStorage, print_line: Callable[[str], None]) -> str:
+    """Run all that have no cell. Returns "", or a sentence if a run was stopped."""
+    minutes = config.study.minutes
+    ends = clock.now() + 60.0 * minutes if minutes else math.inf
+    runs = [
+        (name or variant, run)
+        for name, group in study_groups(config).items()
+        for seed in group
+        for variant, run in seed.items()
+    ]
+    hashes = {run.name: config_hash(run) for _, run in runs}  # of paths as given: cells go with their checkout
+    left = [(number, *of) for number, of in enumerate(runs) if not has_cell(folder, of[1].name, hashes[of[1].name])]
+    first: dict[str, str] = {}
+    counter = Counter("runs", len(left), print_line)
+    if not left:
+        return ""
+    with connected(config.ray):
+        for done, (number, name, run) in enumerate(left):
+            what = f"{name}, seed {run.seed}".lstrip(", ")
+            if clock.now() >= ends:
+                return f"{what} was {TIME_OVER}"
+            print_line(f"study {config.name}: run {number + 1} of {len(runs)}, {what}, ETA {counter.eta(done)}")
+            run = with_absolute_paths(run)
+            like = first.setdefault(name, run.root)
+            if stopped := run_distillation(run, print_line, like=like, within_s=ends - clock.now())["stopped"]:
+                return f"{what} was {stopped}"
+            write_cell(folder, read_rows(RunStorage(run.root)), hashes[run.name])
+    return ""
 
 
 def study_table(study: dict[str, Any]) -> str:

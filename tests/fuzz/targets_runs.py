@@ -18,6 +18,9 @@ from echodfkd.config.sections.student import StudentConfig
 from echodfkd.core.errors import EchoDFKDError
 from echodfkd.core.records import CaseScore, DroppedMember, LedgerRow, Quarantined, StageSpan, VideoClip
 from echodfkd.models.students.build import build_student
+from echodfkd.reporting.rows import read_rows
+from echodfkd.reporting.study.cell import read_cell, write_cell
+from echodfkd.reporting.study.study import students_of
 from echodfkd.reporting.summary import build_summary
 from echodfkd.sources.video.encode import encode_mp4
 from echodfkd.sources.written.stored import merge_lists, open_folder, pending_shards, write_manifest
@@ -84,7 +87,7 @@ class Checkpoint:
 
 
 class Report(Checkpoint):
-    """A whole run folder, to the summary and, every fourth time, to the page."""
+    """A whole run folder, to the summary and, every fourth time, to the page; and the run's cell in a study."""
 
     name = "report"
 
@@ -118,11 +121,14 @@ class Report(Checkpoint):
         storage.write("run.json", json.dumps(run).encode())
         video = np.zeros((4, 64 + 56, 64), np.uint8)
         storage.write("overlays/a-0.mp4", encode_mp4(video, 32.0))
+        write_cell(RunStorage(f"{self.good}/rows"), read_rows(storage), "x")
         self.files = [path.relative_to(self.good) for path in sorted(self.good.rglob("*")) if path.is_file()]
         self.files = [path for path in self.files if path.suffix != ".safetensors"]
 
     def read(self, rng: random.Random) -> None:
         storage = RunStorage(str(self.root))
+        cell = read_cell(RunStorage(f"{self.root}/rows"), "demo")
+        assert set(students_of({"": cell})["a"].values("dice_all")) <= set(cell.cases["clip_id"].to_pylist())
         json.dumps(build_summary(storage), allow_nan=False)
         if rng.random() < 0.25:
             page = render_report(storage)

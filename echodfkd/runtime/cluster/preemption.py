@@ -2,10 +2,12 @@
 
 While students train, the workers are asked to publish after their next update and to stop. In any other phase
 there is nothing to publish, and the run ends at once. In any case the process ends within `train.stop_grace_s`.
+A run whose own time is over ends in the same way, but never by force: the machine stays.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -21,6 +23,7 @@ from echodfkd.core.errors import STOPPED
 from echodfkd.core.terminal import print_line
 
 NOTICE = "stopped by SIGTERM; the same command resumes it"
+TIME_OVER = "stopped, because its time is over; the same command resumes it"
 
 
 class StopNotice(BaseException):
@@ -32,11 +35,14 @@ class StopSignal:
 
     Args:
         grace_s: the process ends within this time of the signal, by force if it has to.
+        within_s: after so many seconds the run is stopped as if by the signal, but never by force.
     """
 
-    def __init__(self, grace_s: float) -> None:
+    def __init__(self, grace_s: float, within_s: float = math.inf) -> None:
         self.asked = False
         self._grace_s = grace_s
+        self._notice = NOTICE
+        self._timer = None if math.isinf(within_s) else threading.Timer(max(0.0, within_s), self._on_time)
         self._ask_workers: Callable[[], Any] | None = None
         self._before: Any = None
 
@@ -44,9 +50,14 @@ class StopSignal:
         if threading.current_thread() is threading.main_thread():
             self._before = signal.getsignal(signal.SIGTERM)
         self.listen()
+        if self._timer is not None:
+            self._timer.daemon = True
+            self._timer.start()
         return self
 
     def __exit__(self, *unused: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         self._ask_workers = None
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._before)
@@ -64,7 +75,13 @@ class StopSignal:
         """Raise `StopNotice` if the workers have ended because of a SIGTERM."""
         self._ask_workers = None
         if self.asked:
-            raise StopNotice(NOTICE)
+            raise StopNotice(self._notice)
+
+    def _on_time(self) -> None:
+        """In the timer's thread: only a signal interrupts the main thread in any wait."""
+        if not self.asked:
+            self._notice = TIME_OVER
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def _on_signal(self, *unused: object) -> None:
         if self.asked:
@@ -72,11 +89,13 @@ class StopSignal:
         self.asked = True
         threading.Thread(target=self._act, args=(self._ask_workers,), name="stop", daemon=True).start()
         if self._ask_workers is None:
-            raise StopNotice(NOTICE)
+            raise StopNotice(self._notice)
 
     def _act(self, ask_workers: Callable[[], Any] | None) -> None:
         if ask_workers is not None:
             ask_workers()
+        if self._notice == TIME_OVER:
+            return
         time.sleep(self._grace_s)
         print_line(
             f"error: SIGTERM: the run did not end within {self._grace_s:g} s (train.stop_grace_s); the same command"
