@@ -30,7 +30,7 @@ class ClipSource(Protocol):
     """The interface of every generator and every data set.
 
     Both methods are pure functions of the source's own settings and ``index``: any clip can be made again,
-    on any machine, from its index only, and no two indices of one source share a ``clip_id``.
+    on any machine, from its index only, and no two indices of one source share a ``clip_id`` (but for `source.clips`).
     """
 
     name: str

@@ -32,6 +32,7 @@ from echodfkd.models.teachers.torch_teacher import TorchTeacher
 from echodfkd.teaching.cache import CachedTeacher
 from echodfkd.teaching.ensemble import Ensemble, Member
 from echodfkd.teaching.frame_memory import FrameMemory
+from echodfkd.teaching.labels import LabelTeacher
 from echodfkd.teaching.members import Fusion, MemberRule
 from echodfkd.teaching.network_probe import check_network
 from echodfkd.teaching.plausible import PlausibleTeacher
@@ -161,6 +162,14 @@ def _recorded_teacher(model: TeacherModelConfig, device: str, placement: Placeme
     )
 
 
+def _label_teacher(model: TeacherModelConfig, device: str, placement: Placement | None) -> Teacher:
+    if placement is None:
+        raise ConfigError(
+            "teacher.kind: labels are those of a run's own clips, and this command has none; name a model"
+        )
+    return LabelTeacher(placement.clip)
+
+
 def _remote_teacher(model: TeacherModelConfig, device: str, placement: Placement | None) -> Teacher:
     return RemoteTeacher(model.remote, read_token(model.remote.token_file, "teacher.remote.token_file"))
 
@@ -264,6 +273,7 @@ BUILDERS: dict[str, Callable[[TeacherModelConfig, str, Placement | None], Teache
     **dict.fromkeys(("embedded", "embedded_chambers", "embedded_wild", "echonet_deeplabv3"), _shipped_teacher),
     **dict.fromkeys(NETWORK_KINDS, _network_teacher),
     "recorded": _recorded_teacher,
+    "labels": _label_teacher,
     "remote": _remote_teacher,
 }
 """(model, device, placement) -> teacher, by kind; an ensemble is built of these."""

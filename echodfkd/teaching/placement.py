@@ -1,4 +1,4 @@
-"""Find a clip in the recorded video that it was cut from, for masks that were stored for whole videos."""
+"""Find a clip in the recorded video that it was cut from, for masks stored for whole videos; or make a clip again."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from echodfkd.core.errors import ClipError
+from echodfkd.core.records import VideoClip
 from echodfkd.models.teachers.protocol import ClipKey
 from echodfkd.sources.clip_source import ClipSource
 from echodfkd.sources.mixture import MixtureSource
@@ -14,7 +15,8 @@ from echodfkd.sources.recorded import RecordedSource
 
 
 class SourcePlacement:
-    """`recorded.Placement` by the source of the clips. Its methods raise `ClipError` if that is no recorded one.
+    """`recorded.Placement` by the source of the clips. But for `clip` its methods raise `ClipError` if that is no
+    recorded one.
 
     Args:
         source_of: the source of a clip.
@@ -22,6 +24,11 @@ class SourcePlacement:
 
     def __init__(self, source_of: Callable[[ClipKey], ClipSource]) -> None:
         self._source_of = source_of
+
+    def clip(self, clip: ClipKey) -> VideoClip:
+        """The clip of this key with its truth; any source has it. Raises `ClipError` if it cannot be made."""
+        source = self._source_of(clip)
+        return source.case(clip.index) if clip.is_case else source.clip(clip.index)
 
     def video_name(self, clip: ClipKey) -> str:
         """See `recorded.Placement.video_name`."""

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from echodfkd.core.errors import ClipError, InputError, RunError, one_line
 from echodfkd.core.mask_codes import decode, quantise
+from echodfkd.core.records import VideoClip
 from echodfkd.models.teachers.protocol import ClipKey, Teacher, TeacherOutput
 from echodfkd.sources.video.windows import resize_video, sample_video
 from echodfkd.storage.files import read_inside
@@ -37,7 +38,11 @@ TRIED_MASKS = 3
 
 
 class Placement(Protocol):
-    """Places clips in the videos that they were cut from. All methods raise `ClipError` for a clip of no video."""
+    """Places clips in the videos that they were cut from. Methods raise `ClipError` for a clip of no video."""
+
+    def clip(self, clip: ClipKey) -> VideoClip:
+        """The clip itself, with its truth, if it is of a video or not."""
+        ...
 
     def video_name(self, clip: ClipKey) -> str:
         """Name of the clip's video, without a suffix."""

@@ -7,7 +7,7 @@ import urllib.parse
 
 from echodfkd.config.run import RunConfig
 from echodfkd.config.sections.remote import RemoteConfig, is_loopback
-from echodfkd.config.sections.teacher import TeacherConfig, TeacherModelConfig
+from echodfkd.config.sections.teacher import BY_CLIP, TeacherConfig, TeacherModelConfig
 from echodfkd.core.errors import ConfigError
 
 
@@ -74,8 +74,8 @@ def check_serve(config: RunConfig) -> None:
         ("teacher", teacher.kind),
         *((f"teacher.members.{name}", member.kind) for name, member in teacher.members.items()),
     ):
-        if kind in ("remote", "recorded"):
-            why = {"remote": "ask that service itself", "recorded": "its masks are found by clip, not by pixels"}[kind]
+        if kind in ("remote", *BY_CLIP):
+            why = "ask that service itself" if kind == "remote" else "its masks are found by clip, not by pixels"
             raise ConfigError(f"{option}.kind: got {kind!r}, which cannot be served: {why}")
     if teacher.cache:
         raise ConfigError(

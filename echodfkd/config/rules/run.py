@@ -12,7 +12,7 @@ from echodfkd.config.rules.lengths import check_lengths
 from echodfkd.config.rules.objective import check_recipe
 from echodfkd.config.rules.privacy import check_privacy
 from echodfkd.config.rules.remote import check_serve
-from echodfkd.config.rules.source import check_source
+from echodfkd.config.rules.source import check_clips, check_source
 from echodfkd.config.rules.steering import check_steering
 from echodfkd.config.rules.student import check_student
 from echodfkd.config.rules.synthesize import check_synthesize
@@ -36,6 +36,7 @@ def check_config(config: RunConfig) -> None:
     check_lengths(config)
     check_source("source", config.source)
     check_source("evaluation.source", config.evaluation.source)
+    check_clips(config)
     check_steering(config)
     check_adversary(config)
     check_privacy(config.privacy)

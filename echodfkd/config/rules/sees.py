@@ -5,7 +5,7 @@ from __future__ import annotations
 from echodfkd.config.run import RunConfig
 from echodfkd.config.sections.generator import GENERATORS
 from echodfkd.config.sections.source import PartConfig
-from echodfkd.config.sections.teacher import TeacherConfig
+from echodfkd.config.sections.teacher import BY_CLIP, TeacherConfig
 from echodfkd.core.errors import ConfigError
 
 OF_PHANTOM = ("domain", "noise", "dropout")
@@ -31,8 +31,8 @@ def check_sees(option: str, teacher: TeacherConfig, config: RunConfig) -> None:
     parts: dict[str, PartConfig] = {f"source.parts.{name}": part for name, part in config.source.parts.items()}
     for name, part in (parts or {"source": config.source}).items():
         _check_part(where, teacher, name, part)
-    if teacher.kind == "recorded" or any(member.kind == "recorded" for member in teacher.members.values()):
-        raise ConfigError(f"{where}: has no effect on recorded masks, which were made before; remove it")
+    if by_clip := {teacher.kind, *(member.kind for member in teacher.members.values())}.intersection(BY_CLIP):
+        raise ConfigError(f"{where}: has no effect on masks of kind {min(by_clip)}, which see no pixels; remove it")
     if sees.size and teacher.feature_layer:
         raise ConfigError(
             f"{where}.size: got {sees.size}, but {option}.feature_layer is set, and features are not resized;"

@@ -12,6 +12,7 @@ from statistics import NormalDist
 
 from echodfkd.config.rules.generator import check_generator
 from echodfkd.config.rules.values import check_options
+from echodfkd.config.run import RunConfig
 from echodfkd.config.sections.generator import GeneratorConfig
 from echodfkd.config.sections.source import (
     CHOICES,
@@ -83,6 +84,23 @@ def check_source(option: str, source: SourceConfig) -> None:
         raise ConfigError(
             f"{option}.cases_from: got {source.cases_from!r}, allowed are {', '.join(sorted(source.parts))}"
         )
+
+
+def check_clips(config: RunConfig) -> None:
+    """Refuse a number of training clips beside parts that make clips by their place in the run. Raises `ConfigError`."""
+    if config.evaluation.source.clips:
+        raise ConfigError("evaluation.source.clips: set, but held-out cases are evaluation.cases; remove it")
+    if not config.source.clips:
+        return
+    kinds = {config.teacher.kind, *(member.kind for member in config.teacher.members.values())}
+    for reason, given in (
+        ("source.steering.strata is set", config.source.steering.strata),
+        ("a generator's actors make each clip by its own index", config.source.generated),
+        ("masks of teacher.kind=recorded are found by the video of an index", "recorded" in kinds),
+        ("synthesize.out is set, whose clips are synthesize.clips", config.synthesize.out),
+    ):
+        if given:
+            raise ConfigError(f"source.clips: got {config.source.clips}, but {reason}; set it to 0")
 
 
 def exact_shares(weights: Mapping[str, float], option: str) -> dict[str, int]:

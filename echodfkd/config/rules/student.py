@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from echodfkd.config.sections.student import WEIGHTS_SUFFIXES, StudentConfig
+from echodfkd.config.sections.student import CAUSAL, WEIGHTS_SUFFIXES, StudentConfig
 from echodfkd.core.errors import ConfigError
 
 _LEAST_SHIFTED = 8
@@ -23,6 +23,11 @@ def check_student(option: str, student: StudentConfig) -> None:
         raise ConfigError(f"{option}.initial_sha256: given without {option}.initial; remove it or name the file")
     if student.recurrence == "shift":
         _check_shift(option, student)
+    elif student.bidirectional and student.recurrence in CAUSAL:
+        raise ConfigError(
+            f"{option}.bidirectional: got true, but {option}.recurrence is {student.recurrence}, which has no state to"
+            " run against time; set it to false"
+        )
     elif student.bidirectional and student.filters % 2:
         raise ConfigError(
             f"{option}.filters: got {student.filters}, must be even because {option}.bidirectional gives each"

@@ -14,6 +14,7 @@ from echodfkd.config.sections.limited import LimitedConfig
 from echodfkd.config.sections.option import NO_DEVICE
 from echodfkd.config.sections.pool import PoolConfig
 from echodfkd.config.sections.teacher import (
+    BY_CLIP,
     ENSEMBLE,
     KINDS,
     MemberConfig,
@@ -64,8 +65,10 @@ def _check_teacher(option: str, teacher: TeacherConfig) -> None:
                     f"{option}.mask_code: got {LOGIT!r}, but {where}.kind is {model.kind}, whose masks come in steps of"
                     f" 1/255; {PROBABILITY} keeps them as they are"
                 )
-    if teacher.cache and teacher.kind == "recorded":
-        raise ConfigError(f"{option}.cache: has no use if {option}.kind is recorded, whose masks are stored already")
+    if teacher.cache and teacher.kind in BY_CLIP:
+        raise ConfigError(
+            f"{option}.cache: has no use if {option}.kind is {teacher.kind}, whose masks are found by clip"
+        )
     _check_memory(option, teacher, models)
     _check_compile(option, teacher, teacher)
 
@@ -143,7 +146,7 @@ def _check_model(option: str, model: TeacherModelConfig) -> None:
                 f"{option}.{field.name}: has no effect if {option}.kind is {model.kind}; remove it, that kind reads"
                 f" {', '.join(read)}"
             )
-    if model.kind not in ("embedded", "embedded_chambers", "embedded_wild", "ensemble", "remote") and not model.weights:
+    if "weights" in read and not model.weights and not model.kind.startswith("embedded"):
         what = {"recorded": "the folder of masks", "python": "the Python file"}.get(model.kind, "its checkpoint file")
         raise ConfigError(f"{option}.weights: empty, but {option}.kind is {model.kind}; name {what}")
     if model.kind in NETWORK_KINDS:

@@ -208,6 +208,9 @@ class SourceConfig(PartConfig):
     """mixture: its sources by name."""
     cases_from: str = ""
     """mixture: the part that gives evaluation cases; empty takes all parts, in the shares of the clips."""
+    clips: int = option(0, least=0, ceiling=1_000_000_000)
+    """Number of training clips: with N of them the clip of index i is that of i mod N, as from a data set of this size.
+    0: the indices decide, so that a drawn source never ends."""
     steering: SteeringConfig = field(default_factory=SteeringConfig)
     """phantom, generators: which patients are drawn more often while the run goes on."""
 

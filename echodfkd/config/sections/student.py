@@ -8,6 +8,8 @@ from typing import Any
 from echodfkd.config.sections.objective import PLAIN_OBJECTIVE, TermConfig
 from echodfkd.config.sections.option import MOST_WEIGHT, option
 
+CAUSAL = ("none", "conv3d")
+"""Values of ``recurrence`` that cannot run against time."""
 _OF_TRAINING = ("objective", "initial", "initial_sha256")
 
 WEIGHTS_SUFFIXES = (".safetensors", ".ckpt")
@@ -30,8 +32,11 @@ class StudentConfig:
     """Classes to segment, by the teacher's names (embedded_chambers: LV, myocardium, LA, RV, RA); LV is always one."""
     tasks: list[str] = option(factory=list, choices=("phase", "ef"))
     """Further tasks: phase (of every frame), ef (the clip's ejection fraction), both or nothing."""
-    recurrence: str = option("convlstm", choices=("convlstm", "convlstm_separable", "convgru", "mingru", "shift"))
-    """convlstm, convlstm_separable, convgru, mingru, or shift (no recurrence: channels come one frame late)."""
+    recurrence: str = option(
+        "convlstm", choices=("convlstm", "convlstm_separable", "convgru", "mingru", "shift", *CAUSAL)
+    )
+    """convlstm, convlstm_separable, convgru, mingru; or without recurrence shift (channels come one frame late), none
+    (each frame by itself) or conv3d (this frame and the two before)."""
     skips: bool = False
     """The decoder also sees the encoder's features of its own resolution."""
     activation: str = option("none", choices=("none", "relu", "gelu", "silu"))

@@ -31,10 +31,14 @@ KINDS: dict[str, tuple[str, ...]] = {
     "smp": ("weights", "plausible", "sha256", "network", "encoder", "precision", *_PIXELS, *REFERENCE),
     "monai_bundle": ("weights", "plausible", "sha256", "output", *_PIXELS, *REFERENCE),
     "recorded": ("weights", "outputs", "classes"),
+    "labels": (),
     "remote": ("remote", *REFERENCE),
     "ensemble": (*ENSEMBLE, *REFERENCE),
 }
 """Options of `TeacherModelConfig` (and of an ensemble) that each kind reads."""
+
+BY_CLIP = ("recorded", "labels")
+"""Kinds whose masks are found by clip, not by pixels."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,8 @@ class TeacherModelConfig:
     """embedded, embedded_chambers or embedded_wild (shipped U-Nets), echonet_deeplabv3 (EchoNet-Dynamic's checkpoint),
     onnx, exported (a torch.export archive), python (a Python file that makes the network; it is run), torchvision or
     smp (a network of torchvision or of segmentation-models-pytorch), monai_bundle (a MONAI bundle),
-    recorded (a folder of masks), or remote (a service that its owner runs)."""
+    recorded (a folder of masks), labels (no model but the truth of the clips: a control that is trained with labels),
+    or remote (a service that its owner runs)."""
     weights: str = option("", path="input", identity=False)  # known by the teacher id, as the next one
     """Checkpoint file, or the folder of recorded masks; empty takes the shipped weights of an embedded teacher."""
     sha256: str = option(

@@ -17,7 +17,7 @@ from torch import nn
 from torch._higher_order_ops.scan import scan
 
 from echodfkd.models.students.convlstm import ConvLSTMStudent
-from echodfkd.models.students.recurrences import BothDirections, ShiftedConv2d
+from echodfkd.models.students.recurrences import BothDirections, FramesConv2d, ShiftedConv2d
 from echodfkd.models.students.streaming import state_channels, step_layer
 
 
@@ -78,4 +78,4 @@ class ScannedLayer(nn.Module):
 def _scanned(layer: nn.Module) -> nn.Module:
     if isinstance(layer, BothDirections):
         return BothDirections(ScannedLayer(layer.along), ScannedLayer(layer.against))
-    return layer if isinstance(layer, ShiftedConv2d) else ScannedLayer(layer)  # a shift has no loop
+    return layer if isinstance(layer, ShiftedConv2d | FramesConv2d) else ScannedLayer(layer)  # these have no loop

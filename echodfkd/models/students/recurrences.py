@@ -135,6 +135,25 @@ class ShiftedConv2d(nn.Conv2d):
         return super().forward(shifted.flatten(0, 1)).relu().unflatten(0, input.shape[:2])
 
 
+class FramesConv2d(nn.Conv2d):
+    """No recurrence: a 3 x 3 convolution over this frame and the ``past`` ones before it, and a ReLU.
+
+    With no past frame the layer of a plain 2-D network; with two a causal 3 x 3 x 3 convolution, as in video networks
+    (Cicek et al. 2016, "3D U-Net", there with a later frame). Frames before the first are zero. The weight holds this
+    frame's channels, then those of the frame before, and so on.
+    """
+
+    def __init__(self, in_channels: int, hidden_channels: int, past: int) -> None:
+        super().__init__(in_channels * (1 + past), hidden_channels, KERNEL_SIZE, padding=KERNEL_SIZE // 2)
+        self.past, self.frame_channels = past, in_channels
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Features (B, T, hidden, H, W), not negative, of an input (B, T, C, H, W)."""
+        T = input.shape[1]
+        seen = [F.pad(input, (0, 0, 0, 0, 0, 0, late, 0))[:, :T] for late in range(self.past + 1)]
+        return super().forward(torch.cat(seen, dim=2).flatten(0, 1)).relu().unflatten(0, input.shape[:2])
+
+
 class BothDirections(nn.Module):
     """Two recurrences of half the width, one along time and one against it, side by side.
 
@@ -156,10 +175,14 @@ def build_recurrence(kind: str, in_channels: int, hidden_channels: int, *, bidir
     """The layer of this kind: (B, T, C, H, W) -> (B, T, hidden, H, W).
 
     Raises:
-        ValueError: another kind, or an odd width that cannot be halved.
+        ValueError: another kind, one that cannot run against time, or an odd width that cannot be halved.
     """
     if kind == "shift":
         return ShiftedConv2d(in_channels, hidden_channels, bidirectional=bidirectional)
+    if kind in PAST_FRAMES:
+        if bidirectional:
+            raise ValueError(f"bidirectional: got True, but a layer of kind {kind} has no state to run against time")
+        return FramesConv2d(in_channels, hidden_channels, PAST_FRAMES[kind])
     if kind not in _RECURRENCES:
         raise ValueError(f"recurrence: got {kind!r}, allowed are {', '.join(RECURRENCES)}")
     build = _RECURRENCES[kind]
@@ -212,5 +235,8 @@ _RECURRENCES: dict[str, Callable[[int, int], nn.Module]] = {
     "mingru": MinGRUConv2d,
 }
 
-RECURRENCES = (*_RECURRENCES, "shift")
+PAST_FRAMES = {"none": 0, "conv3d": 2}
+"""Kinds without a state and how many frames back each layer sees; they run along time only."""
+
+RECURRENCES = (*_RECURRENCES, "shift", *PAST_FRAMES)
 """Values of a student's option ``recurrence``."""

@@ -21,6 +21,7 @@ from echodfkd.models.students.convlstm_cell import PADDING, RecurrentConv2d
 from echodfkd.models.students.heads import MultiTaskStudent
 from echodfkd.models.students.recurrences import (
     BothDirections,
+    FramesConv2d,
     GRUConv2d,
     MinGRUConv2d,
     SeparableRecurrentConv2d,
@@ -103,6 +104,8 @@ def state_channels(layer: Any) -> Sequence[int]:
         return (layer.hidden_channels,)
     if isinstance(layer, MinGRUConv2d):
         return (layer.out_channels // 2,)
+    if isinstance(layer, FramesConv2d):
+        return (layer.frame_channels,) * layer.past
     assert isinstance(layer, ShiftedConv2d), f"no state is known of a {type(layer).__name__}"
     return (layer.num_late,) if layer.num_late else ()
 
@@ -132,6 +135,10 @@ def step_layer(layer: Any, x: torch.Tensor, state: Sequence[torch.Tensor]) -> tu
         z, c = gates.chunk(2, dim=1)
         h = state[0] + z.sigmoid() * (c - state[0])
         return h, [h]
+    if isinstance(layer, FramesConv2d):
+        seen = [x, *state]
+        y = F.conv2d(torch.cat(seen, dim=1), layer.weight, layer.bias, padding=PADDING)
+        return y.relu(), seen[: layer.past]
     assert isinstance(layer, ShiftedConv2d)
     late = x[:, : layer.num_late]
     shifted = torch.cat([*state, x[:, layer.num_late :]], dim=1)

@@ -13,6 +13,7 @@ from echodfkd.config.run import PaintingLaw, RunConfig
 from echodfkd.config.sections.privacy import PrivacyConfig
 from echodfkd.config.sections.sees import SeesConfig
 from echodfkd.config.sections.source import RECORDED_KINDS, PartConfig, SourceConfig
+from echodfkd.config.sections.teacher import BY_CLIP
 from echodfkd.config.sections.training import WindowConfig
 from echodfkd.config.short_forms import map_parts
 
@@ -155,9 +156,10 @@ def load_member(config: RunConfig, name: str) -> Teacher:
 def _placement(config: RunConfig) -> SourcePlacement | None:
     from echodfkd.teaching.placement import SourcePlacement, has_videos
 
-    if "recorded" not in {config.teacher.kind, *(member.kind for member in config.teacher.members.values())}:
+    kinds = {config.teacher.kind, *(member.kind for member in config.teacher.members.values())}
+    if kinds.isdisjoint(BY_CLIP):
         return None
-    if not has_videos(training_source(config)) and not has_videos(evaluation_source(config)):
+    if "labels" not in kinds and not has_videos(training_source(config)) and not has_videos(evaluation_source(config)):
         return None
     return SourcePlacement(lambda clip: evaluation_source(config) if clip.is_case else training_source(config))
 
@@ -171,10 +173,13 @@ def num_cases(config: RunConfig) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class _Trained:
-    """Of training clips only: the other rendering that the teacher sees, and the painter of which clip."""
+    """Of training clips only: the other rendering that the teacher sees, the painter of which clip, and how many
+    clips there are.
+    """
 
     sees: SeesConfig = SeesConfig()  # noqa: RUF009 frozen
     painting: PaintingLaw | None = None
+    clips: int = 0
 
 
 _Arguments = tuple[SourceConfig, WindowConfig, int, int, str, _Trained]
@@ -195,7 +200,7 @@ def _placed(config: RunConfig) -> SourceConfig:
 
 
 def _training(config: RunConfig) -> _Arguments:
-    trained = _Trained(config.teacher.sees, config.painting)
+    trained = _Trained(config.teacher.sees, config.painting, config.source.clips)
     return _placed(config), config.window, config.seed, config.evaluation.frames, "source", trained
 
 
@@ -272,9 +277,10 @@ def _cached_source(
     pending: bool = False,
 ) -> ClipSource:
     from echodfkd.sources.build import build_source
+    from echodfkd.sources.repeated import RepeatedSource
     from echodfkd.sources.seen import SeenSource
 
-    built = build_source(
+    built: ClipSource = build_source(
         source,
         window,
         seed=seed,
@@ -283,4 +289,5 @@ def _cached_source(
         pending=pending,
         painting=trained.painting,
     )
-    return SeenSource(built, trained.sees) if trained.sees.is_on else built
+    built = SeenSource(built, trained.sees) if trained.sees.is_on else built
+    return RepeatedSource(built, trained.clips) if trained.clips else built

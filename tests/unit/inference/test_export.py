@@ -204,6 +204,7 @@ KINDS: tuple[dict[str, Any], ...] = (
     {"recurrence": "convgru", "norm": "group", "input": "raw"},
     {"recurrence": "mingru"},
     {"recurrence": "shift", "filters": 8},
+    {"recurrence": "conv3d"},
     {"recurrence": "convlstm", "bidirectional": True},
     {"recurrence": "mingru", "bidirectional": True, "tasks": ["ef"]},
     {"recurrence": "shift", "filters": 8, "bidirectional": True},

@@ -16,14 +16,15 @@ from echodfkd.core.errors import ConfigError
 from echodfkd.models.students.build import STUDENT_INPUT_MEAN, STUDENT_INPUT_STD, build_student
 from echodfkd.models.students.convlstm import ACTIVATIONS, count_parameters
 from echodfkd.models.students.cost import macs_per_frame
-from echodfkd.models.students.recurrences import RECURRENCES, build_recurrence, linear_scan
+from echodfkd.models.students.recurrences import PAST_FRAMES, RECURRENCES, build_recurrence, linear_scan
 from echodfkd.models.students.widths import matched_widths
 from tests.helpers.costs import authors_macs_per_frame
 
 PAPER = {"blocks": 2, "layers": 1, "filters": 8, "norm": "batch"}
-LAYERS = [(kind, both) for kind in RECURRENCES for both in (False, True)]
+TWO_WAY = [kind for kind in RECURRENCES if kind not in PAST_FRAMES]
+LAYERS = [(kind, both) for kind in RECURRENCES for both in ((False, True) if kind in TWO_WAY else (False,))]
 CAUSAL = [{"recurrence": kind} for kind in RECURRENCES] + [{"skips": True, "activation": "relu", "norm": "group"}]
-VARIANTS = [*CAUSAL, *({"recurrence": kind, "bidirectional": True, "skips": True} for kind in RECURRENCES)]
+VARIANTS = [*CAUSAL, *({"recurrence": kind, "bidirectional": True, "skips": True} for kind in TWO_WAY)]
 
 
 def _name(options: dict[str, object]) -> str:
@@ -90,7 +91,16 @@ def _shift_loop(x: torch.Tensor, w: dict[str, torch.Tensor], *, bidirectional: b
     return torch.stack(out, dim=1)
 
 
+def _frames_loop(x: torch.Tensor, w: dict[str, torch.Tensor], past: int) -> torch.Tensor:
+    """As a convolution in three dimensions, over a clip that begins with ``past`` frames of zero."""
+    weight = torch.stack(w["weight"].chunk(1 + past, dim=1)[::-1], dim=2)  # the last tap is this frame
+    x = torch.nn.functional.pad(x.transpose(1, 2), (1, 1, 1, 1, past, 0))
+    return torch.nn.functional.conv3d(x, weight, w["bias"]).relu().transpose(1, 2)
+
+
 def _layer_loop(x: torch.Tensor, w: dict[str, torch.Tensor], kind: str, bidirectional: bool) -> torch.Tensor:
+    if kind in PAST_FRAMES:
+        return _frames_loop(x, w, PAST_FRAMES[kind])
     if kind == "shift":
         return _shift_loop(x, w, bidirectional=bidirectional)
     if bidirectional:
@@ -177,6 +187,8 @@ def test_a_recurrence_equals_its_loop_with_gradients(kind: str, bidirectional: b
         {"recurrence": "convgru", "layers": 2},
         {"recurrence": "mingru", "skips": True, "blocks": 3},
         {"recurrence": "shift", "skips": True, "bidirectional": True},
+        {"recurrence": "none", "skips": True, "activation": "relu", "layers": 2},
+        {"recurrence": "conv3d", "skips": True, "activation": "relu"},
         {"skips": True, "activation": "silu", "bidirectional": True, "blocks": 3},
     ],
     ids=_name,
@@ -237,12 +249,13 @@ def test_parameters_of_a_recurrence(kind: str, C: int, h: int) -> None:
         "convgru": 3 * h * (9 * (C + h) + 1),
         "mingru": 2 * h * (9 * C + 1),
         "shift": h * (9 * C + 1),
+        "none": h * (9 * C + 1),
+        "conv3d": h * (27 * C + 1),
     }
     assert count_parameters(build_recurrence(kind, C, h, bidirectional=False)) == closed[kind]
 
 
-@pytest.mark.parametrize("kind", RECURRENCES)
-@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize(("kind", "bidirectional"), LAYERS)
 def test_macs_of_every_recurrence(kind: str, bidirectional: bool) -> None:
     """Closed forms of a student of two blocks, one layer, with skips: encoder, decoder, head."""
     f, size = 8, 16
@@ -256,6 +269,8 @@ def test_macs_of_every_recurrence(kind: str, bidirectional: bool) -> None:
             "convgru": 27 * h * (C + h),
             "mingru": 18 * h * C,
             "shift": 9 * h * C,
+            "none": 9 * h * C,
+            "conv3d": 27 * h * C,
         }
         return each[kind] * (width // h)
 
@@ -284,10 +299,11 @@ def test_causal_students_never_look_ahead_and_remember(options: dict[str, object
             )
         changed = video.clone()
         changed[:, 2] = 255 - changed[:, 2]
-        assert (student(changed).mask_logits[:, 3] - logits[:, 3]).abs().max() > 1e-6
+        later = (student(changed).mask_logits[:, 3] - logits[:, 3]).abs().max()
+        assert later == 0 if options.get("recurrence") == "none" else later > 1e-6
 
 
-@pytest.mark.parametrize("kind", RECURRENCES)
+@pytest.mark.parametrize("kind", TWO_WAY)
 def test_bidirectional_students_see_both_ways(kind: str) -> None:
     torch.manual_seed(3)
     student = build_student(**PAPER, recurrence=kind, bidirectional=True).double().eval()  # type: ignore[arg-type]
@@ -388,6 +404,10 @@ def test_unknown_names_are_refused() -> None:
         ),
         ("{activation: tanh}", "students.a.activation: got 'tanh', allowed are none, relu, gelu, silu"),
         ("{filters: -1}", "students.a.filters: got -1, must lie in 0 .. 1024"),
+        (
+            "{bidirectional: true, recurrence: conv3d}",
+            "students.a.recurrence is conv3d, which has no state to run against",
+        ),
         ("{filters: 5, bidirectional: true}", "got 5, must be even because students.a.bidirectional gives each"),
         ("{recurrence: shift, blocks: 1}", "students.a.recurrence: got shift with one layer in all"),
         ("{recurrence: shift, filters: 7}", "students.a.filters: got 7, must be 0 or at least 8 because students.a."),
