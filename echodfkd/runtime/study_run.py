@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 from echodfkd.config.identity import config_hash
@@ -70,33 +71,37 @@ def study_cells(config: RunConfig, folder: RunStorage) -> dict[str, list[dict[st
     }
 
 
+def missing_cells(config: RunConfig) -> list[tuple[int, str, RunConfig]]:
+    """Number, teacher or variant, and config of the runs that have no cell yet.
+
+    Raises:
+        ConfigError: one of them is not sound.
+        InputError: a cell is of other options.
+    """
+    folder, groups = RunStorage(rows_folder(config)), study_groups(config)
+    runs = [(name or variant, run) for name, of in groups.items() for seed in of for variant, run in seed.items()]
+    return [(n, name, run) for n, (name, run) in enumerate(runs) if not has_cell(folder, run.name, config_hash(run))]
+
+
 def _run_all(config: RunConfig, folder: RunStorage, print_line: Callable[[str], None]) -> str:
     """Run all that have no cell. Returns "", or a sentence if a run was stopped."""
-    minutes = config.study.minutes
+    minutes, left = config.study.minutes, missing_cells(config)
     ends = clock.now() + 60.0 * minutes if minutes else math.inf
-    runs = [
-        (name or variant, run)
-        for name, group in study_groups(config).items()
-        for seed in group
-        for variant, run in seed.items()
-    ]
-    hashes = {run.name: config_hash(run) for _, run in runs}  # of paths as given: cells go with their checkout
-    left = [(number, *of) for number, of in enumerate(runs) if not has_cell(folder, of[1].name, hashes[of[1].name])]
+    count = sum(len(seed) for group in study_groups(config).values() for seed in group)
     first: dict[str, str] = {}
     counter = Counter("runs", len(left), print_line)
-    if not left:
-        return ""
-    with connected(config.ray):
+    with connected(config.ray) if left else nullcontext():
         for done, (number, name, run) in enumerate(left):
             what = f"{name}, seed {run.seed}".lstrip(", ")
             if clock.now() >= ends:
                 return f"{what} was {TIME_OVER}"
-            print_line(f"study {config.name}: run {number + 1} of {len(runs)}, {what}, ETA {counter.eta(done)}")
-            run = with_absolute_paths(run)
-            like = first.setdefault(name, run.root)
-            if stopped := run_distillation(run, print_line, like=like, within_s=ends - clock.now())["stopped"]:
+            print_line(f"study {config.name}: run {number + 1} of {count}, {what}, ETA {counter.eta(done)}")
+            placed = with_absolute_paths(run)
+            like = first.setdefault(name, placed.root)
+            if stopped := run_distillation(placed, print_line, like=like, within_s=ends - clock.now())["stopped"]:
                 return f"{what} was {stopped}"
-            write_cell(folder, read_rows(RunStorage(run.root)), hashes[run.name])
+            # the hash is that of the paths as given: cells go with their checkout
+            write_cell(folder, read_rows(RunStorage(placed.root)), config_hash(run))
     return ""
 
 

@@ -87,7 +87,7 @@ def check_source(option: str, source: SourceConfig) -> None:
 
 
 def check_clips(config: RunConfig) -> None:
-    """Refuse a number of training clips beside parts that make clips by their place in the run. Raises `ConfigError`."""
+    """Refuse source.clips beside parts that make clips by their place in the run. Raises `ConfigError`."""
     if config.evaluation.source.clips:
         raise ConfigError("evaluation.source.clips: set, but held-out cases are evaluation.cases; remove it")
     if not config.source.clips:

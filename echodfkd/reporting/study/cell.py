@@ -1,7 +1,8 @@
 """A cell of a study: the rows of one finished run in one small Parquet file, which a run folder is not needed for.
 
-The scores of every model at its last scored step, and Dice at the steps before. The file's own facts, as JSON in its
-metadata, are those options and results of the run that tables of it need, its config's hash, version, machine and time.
+The scores of every model at its last scored step (not its calibration bins), and Dice at the steps before. The file's
+own facts, as JSON in its metadata, are those options and results of the run that tables of it need, its config's hash,
+version, machine and time.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 from echodfkd.core import intervals
 from echodfkd.core.errors import InputError
 from echodfkd.core.redaction import redact_values
+from echodfkd.evaluation.against_truth import RELIABILITY
 from echodfkd.reporting.rows import RunRows, check_config_values, check_run_values, column
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.parquet import PARQUET_ERRORS, open_parquet
@@ -26,7 +28,8 @@ from echodfkd.storage.untrusted import parse_json_object
 CURVE = "dice_all"
 """The metric that is kept at every scored step."""
 _FACTS = b"echodfkd"
-_SCHEMA = pa.schema([*SCORE_SCHEMA, CASE_SCHEMA.field("domain")])
+_OF_CASES = ("domain", "ef_percent")
+_SCHEMA = pa.schema([*SCORE_SCHEMA, *(CASE_SCHEMA.field(name) for name in _OF_CASES)])
 
 
 def cell_name(run: str) -> str:
@@ -37,11 +40,12 @@ def cell_name(run: str) -> str:
 def write_cell(folder: RunStorage, rows: RunRows, config_hash: str) -> None:
     """Write the cell of a finished run. ``config_hash`` is of the run with the paths that its config gives."""
     last = {student: steps[-1] for student in ("", *rows.students) if (steps := rows.scored_steps(student))}
-    domains = dict(zip(column(rows.cases, "clip_id"), column(rows.cases, "domain"), strict=True))
+    cases = {row["clip_id"]: row for row in rows.cases.select(["clip_id", *_OF_CASES]).to_pylist()}
     kept = [
-        {**row, "domain": domains.get(row["clip_id"], "")}
+        {**cases.get(row["clip_id"], {}), **row}
         for row in rows.scores.to_pylist()
-        if row["step"] == last.get(row["student"]) or row["metric"] == CURVE
+        if row["metric"] == CURVE
+        or (row["step"] == last.get(row["student"]) and not row["metric"].startswith(RELIABILITY))
     ]
     if not kept:
         raise InputError(f"run {rows.config.get('name')}: it has no scores; set evaluation.enabled=true")
@@ -96,8 +100,11 @@ def _facts(data: bytes, where: str) -> dict[str, Any]:
 
 
 def _cases(table: pa.Table) -> pa.Table:
-    found = dict(zip(table["clip_id"].to_pylist(), table["domain"].to_pylist(), strict=True))
-    return pa.table({"clip_id": pa.array(found.keys(), pa.string()), "domain": pa.array(found.values(), pa.string())})
+    """One row per case: `clip_id` and `_OF_CASES`."""
+    found = {row["clip_id"]: row for row in table.select(["clip_id", *_OF_CASES]).to_pylist()}
+    return pa.Table.from_pylist(
+        list(found.values()), schema=pa.schema([CASE_SCHEMA.field(n) for n in ("clip_id", *_OF_CASES)])
+    )
 
 
 def has_cell(folder: RunStorage, run: str, config_hash: str) -> bool:

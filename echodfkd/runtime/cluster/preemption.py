@@ -2,7 +2,8 @@
 
 While students train, the workers are asked to publish after their next update and to stop. In any other phase
 there is nothing to publish, and the run ends at once. In any case the process ends within `train.stop_grace_s`.
-A run whose own time is over ends in the same way, but never by force: the machine stays.
+A run whose own time is over publishes and ends likewise, but takes its time: it is asked between two updates, or before
+its first, and scores that are being made are finished.
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ class StopSignal:
 
     Args:
         grace_s: the process ends within this time of the signal, by force if it has to.
-        within_s: after so many seconds the run is stopped as if by the signal, but never by force.
+        within_s: after so many seconds training is stopped.
     """
 
     def __init__(self, grace_s: float, within_s: float = math.inf) -> None:
         self.asked = False
         self._grace_s = grace_s
-        self._notice = NOTICE
+        self._notice = ""
         self._timer = None if math.isinf(within_s) else threading.Timer(max(0.0, within_s), self._on_time)
         self._ask_workers: Callable[[], Any] | None = None
         self._before: Any = None
@@ -68,25 +69,30 @@ class StopSignal:
             signal.signal(signal.SIGTERM, self._on_signal)
 
     def training(self, progress_actor: Any) -> None:
-        """Training has started: from now on the signal is passed to the workers through the progress actor."""
+        """Training starts: from now on a notice is passed to the workers through the progress actor.
+
+        Raises `StopNotice` if the time is over already.
+        """
         self._ask_workers = progress_actor.stop.remote
+        if self._notice:
+            raise StopNotice(self._notice)
 
     def check(self) -> None:
-        """Raise `StopNotice` if the workers have ended because of a SIGTERM."""
+        """Raise `StopNotice` if the workers have ended because of a notice."""
         self._ask_workers = None
-        if self.asked:
+        if self._notice:
             raise StopNotice(self._notice)
 
     def _on_time(self) -> None:
-        """In the timer's thread: only a signal interrupts the main thread in any wait."""
-        if not self.asked:
-            self._notice = TIME_OVER
-            os.kill(os.getpid(), signal.SIGTERM)
+        """In the timer's thread."""
+        self._notice = self._notice or TIME_OVER
+        if ask_workers := self._ask_workers:
+            ask_workers()
 
     def _on_signal(self, *unused: object) -> None:
         if self.asked:
             return
-        self.asked = True
+        self.asked, self._notice = True, NOTICE
         threading.Thread(target=self._act, args=(self._ask_workers,), name="stop", daemon=True).start()
         if self._ask_workers is None:
             raise StopNotice(self._notice)
@@ -94,8 +100,6 @@ class StopSignal:
     def _act(self, ask_workers: Callable[[], Any] | None) -> None:
         if ask_workers is not None:
             ask_workers()
-        if self._notice == TIME_OVER:
-            return
         time.sleep(self._grace_s)
         print_line(
             f"error: SIGTERM: the run did not end within {self._grace_s:g} s (train.stop_grace_s); the same command"

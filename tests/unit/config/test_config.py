@@ -16,7 +16,7 @@ from echodfkd.config.sections.training import DataConfig
 from echodfkd.core.errors import ConfigError
 
 ONE_STUDENT = "students.a.blocks=2"
-CONFIGS = sorted(Path(__file__).parents[3].glob("configs/*.yaml"))
+CONFIGS = sorted(Path(__file__).parents[3].glob("configs/**/*.yaml"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)

@@ -59,7 +59,8 @@ def fake_run(
     empty = pa.table({})
     scores = pa.Table.from_pylist(rows, schema=schemas.SCORE_SCHEMA)
     clips = [f"s{seed}-c{case}" for case in range(6)]
-    cases = pa.table({"clip_id": clips, "domain": [domains[case % len(domains)] for case in range(6)]})
+    names = [domains[case % len(domains)] for case in range(6)]
+    cases = pa.table({"clip_id": clips, "domain": names, "ef_percent": [50.0 + case for case in range(6)]})
     return RunRows(config, {}, {}, (), scores, empty, empty, empty, pa.table({"student": pa.array([], "str")}), cases)
 
 

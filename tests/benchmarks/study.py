@@ -1,0 +1,102 @@
+"""The project's study: run the cells that are missing, and write tables and figures of docs/study.md from their rows.
+
+    python -m tests.benchmarks.study [--minutes 60] [--only sizes ...] [key=value ...]
+    python -m tests.benchmarks.study --page
+
+A cell is one run: a part of the study (a file of configs/study/), its condition or teacher, and a seed; its students
+share every batch. The rows of a finished cell are one file of docs/study/rows/, and it is never run again. With
+--minutes the command ends between two steps and the same one goes on. key=value changes every cell, such as
+train.steps=20: give these another folder of rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from echodfkd.config.file import load_config
+from echodfkd.config.run import RunConfig
+from echodfkd.core.errors import STOPPED, EchoDFKDError
+from echodfkd.runtime.study_run import missing_cells, run_study
+from tests.benchmarks.study_page import CONFIGS, PAGE, PARTS, ROWS, write_page
+
+SECOND_DOMAIN = ["source.domain=handheld", "source.seed_offset=17", "synthesize.clips=400", "synthesize.frames=48"]
+"""The recorded folder: another scanner, and patients that no drawn clip shows."""
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def study_config(part: str, rows: str, overrides: Sequence[str]) -> RunConfig:
+    """The config of a part, with this folder of rows."""
+    return load_config(str(CONFIGS / f"{part}.yaml"), [*overrides, f"study.rows={rows}"])
+
+
+def prepare(config: RunConfig, overrides: Sequence[str]) -> None:
+    """Make what runs of this part read and is not in the repository: a recorded folder, teachers of few clips."""
+    folders = {text.partition("=")[2] for of in config.study.variants.values() for text in of if "source.path=" in text}
+    for folder in folders:
+        from echodfkd.runtime.synthesis_run import run_synthesis
+
+        run_synthesis(load_config(None, [*_window(config), *SECOND_DOMAIN, f"synthesize.out={folder}"]), say)
+    if config.limited.out and not all(
+        Path(config.limited.out, f"{s}.safetensors").exists() for s in config.limited.sites
+    ):
+        from echodfkd.training.teacher.limited import train_limited_teachers
+
+        train_limited_teachers(config, report=say)
+
+
+def _window(config: RunConfig) -> list[str]:
+    return [f"window.size={config.window.size}", f"window.fps={config.window.fps}"]
+
+
+def run_parts(parts: Sequence[str], rows: str, overrides: Sequence[str], minutes: float) -> str:
+    """Run what is missing, part by part. Returns "", or why it stopped before the end."""
+    ends = time.monotonic() + 60 * minutes if minutes else None
+    for part in parts:
+        config = study_config(part, rows, overrides)
+        if not missing_cells(config):
+            say(f"{part}: all cells are there")
+            continue
+        prepare(config, overrides)
+        if ends is not None:
+            left = max(0.001, (ends - time.monotonic()) / 60)
+            config = replace(config, study=replace(config.study, minutes=left))
+        if stopped := run_study(config, say)["stopped"]:
+            return str(stopped)
+    return ""
+
+
+def main() -> int:
+    """Parse, run, write the page; 75 if the time is over before the study."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.study",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--minutes", type=float, default=0.0, help="stop after so many; 0: no limit")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to run")
+    parser.add_argument("--rows", default=str(ROWS), metavar="FOLDER", help="of the cells")
+    parser.add_argument("--page", action="store_true", help="run nothing, write tables and figures")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    args = parser.parse_args()
+    try:
+        stopped = "" if args.page else run_parts(args.only, args.rows, args.overrides, args.minutes)
+        if args.rows == str(ROWS):
+            write_page(PAGE, ROWS)
+    except EchoDFKDError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if stopped:
+        say(stopped)
+    return STOPPED if stopped else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,195 @@
+"""Tables, figures and answers of docs/study.md, all computed from the committed rows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from echodfkd.config.file import load_config
+from echodfkd.config.run import RunConfig
+from echodfkd.config.study import study_groups
+from echodfkd.metrics.cardiac import pearson_r
+from echodfkd.metrics.summary import Interval
+from echodfkd.reporting.figures.figure_files import svg_file
+from echodfkd.reporting.rows import RunRows, column
+from echodfkd.reporting.study.cell import cell_name, read_cell
+from echodfkd.reporting.study.compared import RunModel, markdown, score_interval, scored_model, student_interval
+from echodfkd.storage.files import RunStorage
+
+ROOT = Path(__file__).parents[2]
+CONFIGS, PAGE = Path("configs/study"), Path("docs/study.md")
+ROWS, FIGURES = Path("docs/study/rows"), Path("docs/study")
+PARTS = ("sizes", "comparators", "repetition", "specialists", "teachers", "sixteen")
+"""Files of configs/study, in the order in which they are run."""
+COMMAND = "python -m tests.benchmarks.study --minutes 60 --only {part}"
+METRICS = {
+    "dice_all": ("Dice", 3), "dice_ed": ("ED", 3), "dice_es": ("ES", 3), "published_afd_ed": ("aFD ED", 2),
+    "published_afd_es": ("aFD ES", 2), "ed_error_frames": ("blind ED", 2), "es_error_frames": ("blind ES", 2),
+    "ef_r": ("EF r", 2), "ef_error": ("EF error", 1), "judge_score": ("judge", 3),
+}  # fmt: skip
+"""Columns of the tables and their digits."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The cells of a part that are there: condition (or teacher, or "") -> seed -> rows; and how many there will be."""
+
+    name: str
+    cells: dict[str, dict[int, RunRows]]
+    wanted: int
+
+    @property
+    def count(self) -> int:
+        """Cells that are there."""
+        return sum(map(len, self.cells.values()))
+
+    def models(self, condition: str, student: str) -> dict[int, RunModel]:
+        """Seed -> a student (or the teacher, "") of a condition."""
+        return {seed: scored_model(rows, student) for seed, rows in self.cells.get(condition, {}).items()}
+
+    @property
+    def missing(self) -> str:
+        """A line on cells that are not there, with the command that runs them; "" if all are."""
+        if self.count == self.wanted:
+            return ""
+        got = f"{self.count} of {self.wanted} cells" if self.count else "not run yet"
+        return f"`{self.name}`: {got}. `{COMMAND.format(part=self.name)}`"
+
+
+def read_part(name: str, folder: Path) -> Part:
+    """The cells of a part. Raises `InputError` if a file there is none."""
+    rows, runs = RunStorage(str(folder)), part_runs(name)
+    cells: dict[str, dict[int, RunRows]] = {condition: {} for condition, _ in runs}
+    for condition, run in runs:
+        if rows.exists(cell_name(run.name)):
+            cells[condition][run.seed] = read_cell(rows, run.name)
+    return Part(name, cells, len(runs))
+
+
+@cache
+def part_runs(name: str) -> list[tuple[str, RunConfig]]:
+    """Every run of a part and its condition: a variant, a teacher, or ""."""
+    groups = study_groups(load_config(str(ROOT / CONFIGS / f"{name}.yaml"), []))
+    return [(teacher or variant, run) for teacher, of in groups.items() for seed in of for variant, run in seed.items()]
+
+
+def value_of(model: RunModel, metric: str) -> float:
+    """A run's value: the mean over its cases, or a number of all of them."""
+    if metric not in ("ef_r", "ef_error"):
+        values = [value for value in model.values(metric).values() if np.isfinite(value)]
+        return float(np.mean(values)) if values else float("nan")
+    known = dict(zip(column(model.rows.cases, "clip_id"), column(model.rows.cases, "ef_percent"), strict=True))
+    pairs = np.array([(value, known[clip]) for clip, value in model.values("ef_area").items()], np.float64).reshape(
+        -1, 2
+    )
+    own, truth = pairs[np.isfinite(pairs).all(axis=1)].T
+    if metric == "ef_error":
+        return float(np.abs(own - truth).mean()) if len(own) else float("nan")
+    return float(pearson_r(own, truth)) if len(own) > 2 else float("nan")
+
+
+def over_seeds(values: Sequence[float], metric: str) -> Interval:
+    """Mean and 95 % interval over the seeds; of one seed no interval, which is NaN."""
+    if len(values) < 2 or not np.isfinite(values).all():
+        return Interval(
+            float(np.mean(values)) if len(values) else float("nan"), float("nan"), float("nan"), len(values)
+        )
+    return student_interval(values) if metric == "ef_r" else score_interval(values, metric)
+
+
+def text_of(found: Interval, digits: int = 3, *, sign: str = "") -> str:
+    """``mean [low, high]``; without an interval only the mean; a dash if there is none."""
+    if not np.isfinite(found.mean):
+        return "–"
+    number = f"{found.mean:{sign}.{digits}f}"
+    return (
+        number
+        if not np.isfinite(found.low)
+        else f"{number} [{found.low:{sign}.{digits}f}, {found.high:{sign}.{digits}f}]"
+    )
+
+
+def table(part: Part) -> str:
+    """One row per condition and student: cost, and every metric over the seeds that are there."""
+    lines = []
+    for condition, seeds in part.cells.items():
+        first = next(iter(seeds.values()), None)
+        for student in first.students if first else ():
+            models = part.models(condition, student)
+            size = first.sizes[student] if first else {}
+            weights, macs = size.get("parameters"), size.get("macs_per_frame")
+            cells = [
+                condition or "drawn",
+                student,
+                f"{weights:,}" if weights else "–",
+                f"{macs / 1e6:.0f}" if macs else "–",
+            ]
+            for metric, (_, digits) in METRICS.items():
+                cells.append(text_of(over_seeds([value_of(m, metric) for m in models.values()], metric), digits))
+            lines.append([*cells, str(len(models))])
+    if not lines:
+        return part.missing
+    head = ["clips", "student", "weights", "MMAC", *(label for label, _ in METRICS.values()), "seeds"]
+    return "\n\n".join(text for text in (markdown(head, lines, names=2), setting(part), part.missing) if text)
+
+
+def setting(part: Part) -> str:
+    """How the cells were made: what their files say."""
+    rows = [cell for seeds in part.cells.values() for cell in seeds.values()]
+    first, hours = rows[0], sum(float(cell.run["seconds"]) for cell in rows) / 3600
+    train, window = first.config["train"], first.config["window"]
+    return (
+        f"{train['steps']} steps of {train['global_batch']} clips of {window['frames']} frames, {window['size']} x"
+        f" {window['size']} pixels; {len(first.cases)} held-out cases a seed; MMAC of a frame of 112 x 112 pixels;"
+        f" {hours:.1f} hours of work on {' and '.join(sorted({str(cell.run['machine']) for cell in rows}))}."
+    )
+
+
+def write_page(page: Path, folder: Path) -> None:
+    """Replace every generated block of the page, and the figures beside it."""
+    text, figures = blocks(folder)
+    page.write_text(filled(page.read_text(), text))
+    for name, content in figures.items():
+        Path(FIGURES, name).write_bytes(content)
+
+
+def filled(page: str, text: dict[str, str]) -> str:
+    """The page with these texts between ``<!-- NAME -->`` and ``<!-- end -->``."""
+
+    def block(match: re.Match[str]) -> str:
+        return f"<!-- {match[1]} -->\n{text[match[1]]}\n<!-- end -->"
+
+    return re.sub(r"<!-- ([\w-]+) -->\n.*?<!-- end -->", block, page, flags=re.DOTALL)
+
+
+def blocks(folder: Path) -> tuple[dict[str, str], dict[str, bytes]]:
+    """All texts and figures of the page by name."""
+    from tests.benchmarks.study_questions import QUESTIONS, decision
+
+    parts = {name: read_part(name, folder) for name in PARTS}
+    text = {f"table-{name}": table(part) for name, part in parts.items()}
+    text["decision"] = decision(parts["sizes"])
+    figures = {}
+    for letter, ask in QUESTIONS.items():
+        answer = ask(parts)
+        text[f"question-{letter}"] = answer.text
+        if answer.figure is not None:
+            name = f"question_{letter}.svg"
+            figures[name] = svg_file(answer.figure(), f"study-{letter}")
+            text[f"question-{letter}"] += f"\n\n![{answer.title}](study/{name})"
+    return text, figures
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A sentence with a number and its interval, and the figure; no figure if the cells are not there."""
+
+    text: str
+    title: str = ""
+    figure: Callable[[], Any] | None = None
