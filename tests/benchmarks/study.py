@@ -21,7 +21,6 @@ from pathlib import Path
 from echodfkd.config.file import load_config
 from echodfkd.config.run import RunConfig
 from echodfkd.core.errors import STOPPED, EchoDFKDError
-from echodfkd.runtime.study_run import missing_cells, run_study
 from tests.benchmarks.study_page import CONFIGS, PAGE, PARTS, ROWS, write_page
 
 SECOND_DOMAIN = ["source.domain=handheld", "source.seed_offset=17", "synthesize.clips=400", "synthesize.frames=48"]
@@ -58,6 +57,8 @@ def _window(config: RunConfig) -> list[str]:
 
 def run_parts(parts: Sequence[str], rows: str, overrides: Sequence[str], minutes: float) -> str:
     """Run what is missing, part by part. Returns "", or why it stopped before the end."""
+    from echodfkd.runtime.study_run import missing_cells, run_study  # Ray, which --page does without
+
     ends = time.monotonic() + 60 * minutes if minutes else None
     for part in parts:
         config = study_config(part, rows, overrides)
@@ -84,10 +85,10 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to run")
     parser.add_argument("--rows", default=str(ROWS), metavar="FOLDER", help="of the cells")
     parser.add_argument("--page", action="store_true", help="run nothing, write tables and figures")
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("changes", nargs="*", metavar="key=value")
     args = parser.parse_args()
     try:
-        stopped = "" if args.page else run_parts(args.only, args.rows, args.overrides, args.minutes)
+        stopped = "" if args.page else run_parts(args.only, args.rows, args.changes, args.minutes)
         if args.rows == str(ROWS):
             write_page(PAGE, ROWS)
     except EchoDFKDError as error:
