@@ -89,13 +89,14 @@ def _run_all(config: RunConfig, folder: RunStorage, print_line: Callable[[str], 
     ends = clock.now() + 60.0 * minutes if minutes else math.inf
     count = sum(len(seed) for group in study_groups(config).values() for seed in group)
     first: dict[str, str] = {}
-    counter = Counter("runs", len(left), print_line)
+    say = spoken(config, print_line)
+    counter = Counter("runs", len(left), say)
     with connected(config.ray) if left else nullcontext():
         for done, (number, name, run) in enumerate(left):
             what = f"{name}, seed {run.seed}".lstrip(", ")
             if clock.now() >= ends:
                 return f"{what} was {TIME_OVER}"
-            print_line(f"study {config.name}: run {number + 1} of {count}, {what}, ETA {counter.eta(done)}")
+            say(f"study {config.name}: run {number + 1} of {count}, {what}, ETA {counter.eta(done)}")
             placed = with_absolute_paths(run)
             like = first.setdefault(name, placed.root)
             if stopped := run_distillation(placed, print_line, like=like, within_s=ends - clock.now())["stopped"]:
