@@ -53,12 +53,12 @@ def accumulate_gradients(
             with student.working():
                 output = student.engine.forward(tensors.video)
                 share = student.objective.measure(output, tensors, totals, step=step)
-                if look is not None:
-                    look(student.objective, output, tensors, batch)
                 row[LOSS] += share.loss.detach()
                 for name, value in share.terms.items():
                     row[TERMS + TERM_NAMES.index(name)] += value.detach()
                 student.engine.backward(share.loss * student.engine.workers)  # engines average over the workers
+            if look is not None:  # no time of the student's
+                look(student.objective, output, tensors, batch)
     for row, student in zip(sums, students, strict=True):
         with student.working():
             norm = student.engine.average_gradients()
