@@ -1,0 +1,36 @@
+"""Paces of a run's updates, and their ratios over pairs of runs."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pyarrow as pa
+from scipy.stats import t
+
+from tests.benchmarks.steered_pace import SEGMENT, paces, ratio
+
+
+def test_changes_of_segment_are_apart_from_usual_updates() -> None:
+    times = [100.0]
+    for step in range(2, 3 * SEGMENT + 1):
+        times.append(times[-1] + (7.0 if step in (SEGMENT + 1, 2 * SEGMENT + 1) else 0.25))
+    rows = [{"step": step, "time": time} for step, time in enumerate(times, start=1)]
+    found = paces(SimpleNamespace(training=pa.Table.from_pylist(rows)))  # type: ignore[arg-type]
+    assert found == (0.25, 7.0, round(0.25 * (3 * SEGMENT - 3) + 14, 2))
+
+
+def test_a_ratio_is_the_geometric_mean_over_pairs_with_the_interval_of_its_logarithm() -> None:
+    seconds = {0: (1.0, 1.1), 1: (2.0, 1.9), 2: (1.5, 1.56)}
+    rows: list[dict[str, object]] = [
+        {"pair": pair, "follow": follow, "run_s": value}
+        for pair, both in seconds.items()
+        for follow, value in zip(("", "judge"), both, strict=True)
+    ]
+    logs = [math.log(b / a) for a, b in seconds.values()]
+    mean = sum(logs) / 3
+    half = t.ppf(0.975, 2) * math.sqrt(sum((value - mean) ** 2 for value in logs) / 2 / 3)
+    wanted = [f"{math.exp(value):.3f}" for value in (mean, mean - half, mean + half)]
+    assert ratio(rows, "judge", "run_s") == f"{wanted[0]} ({wanted[1]} … {wanted[2]}), n = 3"
+    alone: list[dict[str, object]] = [{"pair": pair, "follow": f, "run_s": 1.0} for pair, f in ((3, ""), (4, "judge"))]
+    assert ratio([*rows, *alone], "judge", "run_s").endswith("n = 3")
