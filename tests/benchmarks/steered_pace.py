@@ -58,10 +58,11 @@ def paces(rows: RunRows) -> tuple[float, float, float]:
 
 def ratio(rows: Sequence[dict[str, object]], follow: str, column: str) -> str:
     """Geometric mean of steered over not steered over the pairs, with its 95 % interval (t)."""
-    values = {(str(row["pair"]), row["follow"]): math.log(float(str(row[column]))) for row in rows}
-    pairs = [
-        value - values[pair, ""] for (pair, name), value in values.items() if name == follow and (pair, "") in values
-    ]
+    steered, plain = (
+        {str(row["pair"]): math.log(float(str(row[column]))) for row in rows if row["follow"] == name}
+        for name in (follow, "")
+    )
+    pairs = [value - plain[pair] for pair, value in steered.items() if pair in plain]
     found = student_interval(pairs)
     return f"{math.exp(found.mean):.3f} ({math.exp(found.low):.3f} … {math.exp(found.high):.3f}), n = {len(pairs)}"
 
