@@ -20,7 +20,7 @@ def check_batches(config: RunConfig) -> None:
 
 def check_sizing(sizing: SizingConfig) -> None:
     """Refuse prices of unknown stages. Raises `ConfigError`."""
-    for option, given in (("price_per_hour", sizing.price_per_hour), ("per_machine", sizing.per_machine)):
-        for name in given:
+    for option in ("price_per_hour", "per_machine", "losses_per_hour"):
+        for name in getattr(sizing, option):
             if name not in PRICED:
                 raise ConfigError(f"sizing.{option}: got {name!r}, allowed are {', '.join(PRICED)}")

@@ -15,15 +15,16 @@ from typing import Any
 from echodfkd.config.run import RunConfig
 from echodfkd.config.stored import stored_config
 from echodfkd.core.errors import InputError
+from echodfkd.runtime.cluster.pilot import differences, own_rate, rate_of, started_in
 from echodfkd.storage.files import RunStorage
 
 HOUR = 3600.0
+RESTART_S = 30.0
+"""Seconds from a new machine to the students' next update (docs/explanation/faults.md: 18 to 48 s)."""
 SEEN_S = 0.15
 """Seconds from the end of a source task to the start of the next: Ray Data's scheduler looks for finished tasks ten
 times a second, and two tasks that take no time make 11 to 14 blocks a second (docs/explanation/scale.md). It does not
 slow teachers whose blocks take longer: each has a second block waiting."""
-SEGMENT_S = 10.0
-"""Seconds that the students wait at a change of segments (docs/explanation/scale.md)."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ class Estimate:
         hours: until the last checkpoint is scored.
         stages: in stream order.
         notes: differences between pilot and run.
-        waits_s: the start, and the changes of segments; a part of ``hours``.
+        start_s: until the first update; a part of ``hours``, as are
+        stops_s: those in which students stand still, or train again, after the loss of a machine of theirs or the head.
         traffic_gb: moved from sources to teachers and from teachers to students.
         price_per_gb: of traffic between zones.
     """
@@ -82,7 +84,8 @@ class Estimate:
     hours: float
     stages: tuple[Stage, ...]
     notes: tuple[str, ...]
-    waits_s: float = 0.0
+    start_s: float = 0.0
+    stops_s: float = 0.0
     traffic_gb: float = 0.0
     price_per_gb: float = 0.0
 
@@ -90,7 +93,8 @@ class Estimate:
         """Lines for the terminal."""
         found = [
             f"estimate: {self.clips:,} clips at {self.clips_s:.1f} clips/s take {_time(self.hours)}; the bound is"
-            f" {self.bound}; start and changes of segments are {_time(self.waits_s / HOUR)} of it"
+            f" {self.bound}; the start is {_time(self.start_s / HOUR)} of it"
+            + (f", the loss of machines {_time(self.stops_s / HOUR)}" if self.stops_s else "")
         ]
         for stage in self.stages:
             cost = "" if stage.cost is None else f", cost {_cost(stage.cost)}"
@@ -141,8 +145,8 @@ def estimate(config: RunConfig, pilot: RunConfig, summary: Mapping[str, Any]) ->
     speeds = {name: most * rates[name] for name, (most, _) in stream.items()}
     bound = min(speeds, key=lambda name: speeds[name])
     clips_s, clips = speeds[bound], config.plan_slots
-    waits_s = _start_s(summary) + SEGMENT_S * (config.num_segments - 1)
-    hours = (clips / clips_s + waits_s) / HOUR
+    start_s, stops_s = started_in(summary), _stops_s(config, clips / clips_s, clips_s)
+    hours = (clips / clips_s + start_s + stops_s) / HOUR
     prices, holds, least = config.sizing.price_per_hour, config.sizing.per_machine, _least(config)
     stages = [
         Stage(
@@ -164,13 +168,13 @@ def estimate(config: RunConfig, pilot: RunConfig, summary: Mapping[str, Any]) ->
         stages.append(Stage("evaluator", count, count, rate, max(hours, scored), price, per_machine))
     if "head" in prices:
         stages.append(Stage("head", 1, 1, math.nan, max(hours, scored), prices["head"]))
-    notes = _own_rate(summary) + _differences(config, pilot) + _generators_of_a_teacher(config, rates)
+    notes = own_rate(summary) + differences(config, pilot) + _generators_of_a_teacher(config, rates)
     if scored > hours:
         notes.append(f"evaluators end {_time(scored - hours)} after the students: raise evaluation.actors")
     moved = clips * (_pixels(config.window.frames, config.window.size) + config.clip_bytes) / 1e9
     whole = max(hours, scored)
     return Estimate(
-        clips, clips_s, bound, whole, tuple(stages), tuple(notes), waits_s, moved, config.sizing.price_per_gb
+        clips, clips_s, bound, whole, tuple(stages), tuple(notes), start_s, stops_s, moved, config.sizing.price_per_gb
     )
 
 
@@ -184,15 +188,29 @@ def _generators_of_a_teacher(config: RunConfig, rates: Mapping[str, float]) -> l
 def _scoring(config: RunConfig, pilot: RunConfig, summary: Mapping[str, Any]) -> tuple[float, int, int]:
     """Cases that an evaluator scores a second, cases of the run, and the number of evaluators."""
     frames = _pixels(pilot.evaluation.frames, pilot.window.size)
-    rate = _rate(summary, "evaluator") * frames / _pixels(config.evaluation.frames, config.window.size)
+    rate = rate_of(summary, "evaluator") * frames / _pixels(config.evaluation.frames, config.window.size)
     checkpoints = math.ceil(config.train.steps / config.train.checkpoint_every)
-    return rate, config.evaluation.cases * (checkpoints * len(config.students) + 1), config.evaluation.actors
+    return (
+        rate * _share_there(config, "evaluator"),
+        config.evaluation.cases * (checkpoints * len(config.students) + 1),
+        config.evaluation.actors,
+    )
 
 
-def _start_s(summary: Mapping[str, Any]) -> float:
-    """Seconds to the pilot's first update; 0 if it does not tell."""
-    found = summary["pipeline"].get("first_step_s")
-    return float(found) if isinstance(found, int | float) and math.isfinite(found) and found > 0 else 0.0
+def _share_there(config: RunConfig, stage: str) -> float:
+    """Share of the time that a machine of a stage is there, of machines that are taken away and replaced."""
+    lost = config.sizing.losses_per_hour.get(stage.partition(".")[0], 0.0)
+    return 1 / (1 + lost * config.sizing.machine_start_s / HOUR)
+
+
+def _stops_s(config: RunConfig, seconds: float, clips_s: float) -> float:
+    """Seconds that losses of the students' machines and of the head cost in ``seconds`` of training: a new machine, a
+    start, and half of the updates between two checkpoints once more.
+    """
+    lost, per_machine = config.sizing.losses_per_hour, config.sizing.per_machine.get("students", 1)
+    losses = lost.get("students", 0.0) * math.ceil(config.train.workers / per_machine) + lost.get("head", 0.0)
+    again = config.train.checkpoint_every * config.train.global_batch / clips_s / 2
+    return losses * seconds / HOUR * (config.sizing.machine_start_s + RESTART_S + again)
 
 
 def _least(config: RunConfig) -> dict[str, int]:
@@ -205,11 +223,11 @@ def _least(config: RunConfig) -> dict[str, int]:
 def _clip_rates(config: RunConfig, pilot: RunConfig, summary: Mapping[str, Any]) -> dict[str, float]:
     """Clips of the run per second of one process, by stage of the stream."""
     scale = _pixels(pilot.window.frames, pilot.window.size) / _pixels(config.window.frames, config.window.size)
-    rates = {name: _rate(summary, *parts) * scale for name, (_, parts) in _stream(config).items()}
+    rates = {name: rate_of(summary, *parts) * scale for name, (_, parts) in _stream(config).items()}
     for name in config.generator_pools:  # a mixture's part makes only its share of the clips
         rates[name] /= config.source.share(name.partition(".")[2])
     rates["source"] = 1 / (1 / rates["source"] + SEEN_S / config.micro_batch)
-    return rates
+    return {name: rate if name == "students" else rate * _share_there(config, name) for name, rate in rates.items()}
 
 
 def _stream(config: RunConfig) -> dict[str, tuple[int, list[str]]]:
@@ -225,30 +243,6 @@ def _stream(config: RunConfig) -> dict[str, tuple[int, list[str]]]:
     return {**found, "students": (config.train.workers, ["students"])}
 
 
-def _rate(summary: Mapping[str, Any], *stages: str) -> float:
-    """Clips per second of a process that passes each clip through these stages."""
-    seconds = 0.0
-    for stage in stages:
-        try:
-            found = summary["pipeline"]["stages"][stage]
-            clips, busy = float(found["clips"]), float(found["busy_s"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"sizing.pilot: its summary.json does not tell what the stage {stage} did") from error
-        if not (clips > 0 and busy > 0 and math.isfinite(clips / busy)):
-            raise InputError(f"sizing.pilot: its stage {stage} made {clips:g} clips in {busy:g} s; let it train longer")
-        seconds += busy / clips
-    return 1 / seconds
-
-
-def _own_rate(summary: Mapping[str, Any]) -> list[str]:
-    """The rate that the pilot itself reached, to be held against the estimate's."""
-    try:
-        rate = float(summary["ledger"]["clips"]) / float(summary["pipeline"]["steady_s"])
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
-        return []
-    return [f"the pilot itself trained {rate:.1f} clips/s from its first update to its last"] if rate > 0 else []
-
-
 def _time(hours: float) -> str:
     return f"{hours:.1f} h" if hours >= 1 else f"{math.ceil(60 * hours)} min"
 
@@ -259,28 +253,3 @@ def _cost(cost: float) -> str:
 
 def _pixels(frames: int, size: int) -> float:
     return float(frames * size**2)
-
-
-def _differences(config: RunConfig, pilot: RunConfig) -> list[str]:
-    """Settings that differ between pilot and run, so that the rates may not hold."""
-    kinds = [
-        ("students", sorted(config.students), sorted(pilot.students)),
-        ("teacher.kind", config.teacher.kind, pilot.teacher.kind),
-        ("source.kind", config.source.kind, pilot.source.kind),
-        ("train.global_batch", config.train.global_batch, pilot.train.global_batch),
-        ("train.workers", config.train.workers, pilot.train.workers),
-        ("train.engine", config.train.engine, pilot.train.engine),
-        ("train.precision", config.train.precision, pilot.train.precision),
-        ("train.num_gpus", config.train.num_gpus, pilot.train.num_gpus),
-        ("train.num_cpus", config.train.num_cpus, pilot.train.num_cpus),
-        ("teacher.num_gpus", config.teacher.num_gpus, pilot.teacher.num_gpus),
-        ("teacher.num_cpus", config.teacher.num_cpus, pilot.teacher.num_cpus),
-        *(
-            (f"the {option} of the stage {name}", getattr(pool, option), getattr(pilot.generator_pools[name], option))
-            for name, pool in config.generator_pools.items()
-            for option in ("num_gpus", "num_cpus", "precision", "steps", "batch")
-            if name in pilot.generator_pools
-        ),
-        ("window", vars(config.window), vars(pilot.window)),
-    ]
-    return [f"the pilot has {name} {theirs}, this run {ours}" for name, ours, theirs in kinds if ours != theirs]

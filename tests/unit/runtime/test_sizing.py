@@ -24,7 +24,6 @@ PILOT = {"pipeline": {"stages": {
 RUN = [
     "students.a={blocks: 1}", "students.b={blocks: 1}", "train.steps=9000", "train.global_batch=8",
     "train.checkpoint_every=3000", "data.source_tasks=4", "teacher.max_actors=2", "evaluation.cases=24",
-    "data.segment_tasks=9000",
 ]  # fmt: skip
 
 
@@ -90,20 +89,36 @@ def test_a_pool_is_never_smaller_than_its_least_and_machines_are_rented_whole():
     assert any("6 of at most 8, 4.00 clips/s each, 2 machines, 2.0 h, cost 32" in line for line in found.lines())
 
 
-def test_start_and_changes_of_segments_are_paid_and_traffic_is_said():
-    """9,000 blocks in segments of 1,000: 8 changes of 10 s, after a start of 40 s."""
-    pilot = {"pipeline": {**PILOT["pipeline"], "first_step_s": 40.0}}
-    run = config("data.segment_tasks=1000", "sizing.price_per_gb=0.02", "sizing.price_per_hour={teacher: 1}")
+def test_the_start_is_paid_and_traffic_is_said():
+    pilot = {"pipeline": {**PILOT["pipeline"], "first_step_s": 120.0}}
+    run = config("sizing.price_per_gb=0.02", "sizing.price_per_hour={teacher: 1}")
     found = estimate(run, config(), pilot)
-    assert (run.num_segments, found.waits_s) == (9, 120.0)
-    assert found.hours == pytest.approx(2.5 + 120 / 3600)
+    assert (found.start_s, found.hours) == (120.0, pytest.approx(2.5 + 120 / 3600))
     pixels = run.window.frames * run.window.size**2  # bytes of the video; a taught clip has its masks as well
     assert found.traffic_gb == pytest.approx(72_000 * (pixels + run.clip_bytes) / 1e9)
     traffic = found.traffic_gb * 0.02
     text = "\n".join(found.lines())
     assert f"cost {traffic:.2f} if all of it crosses zones" in text
     assert f"cost {2 * found.hours + traffic:.2f} in all" in text
-    assert "the bound is teacher; start and changes of segments are 2 min of it" in text
+    assert "the bound is teacher; the start is 2 min of it" in text
+
+
+def test_machines_that_are_lost_are_replaced_and_students_start_again():
+    """Teachers are there ten hours of eleven. Students lose a machine every two hours, and each time an hour for the
+    next one, 30 s for their start, and half of 3,000 updates of 8 clips."""
+    lost = "sizing.losses_per_hour={teacher: 0.1, students: 0.5}"
+    found = estimate(config(lost, "sizing.machine_start_s=3600"), config(), PILOT)
+    assert found.clips_s == pytest.approx(8 / 1.1)
+    hours = 72_000 / (8 / 1.1) / 3600
+    stops_s = hours / 2 * (3600 + 30 + 12_000 / (8 / 1.1))
+    assert (found.stops_s, found.hours) == (pytest.approx(stops_s), pytest.approx(hours + stops_s / 3600))
+    assert f"the start is 0 min of it, the loss of machines {stops_s / 3600:.1f} h" in found.lines()[0]
+    head = estimate(config("sizing.losses_per_hour={head: 1}", "sizing.machine_start_s=0"), config(), PILOT)
+    assert head.stops_s == pytest.approx(2.5 * (30 + 12_000 / 8))
+    scored = estimate(config("sizing.losses_per_hour={evaluator: 1}", "sizing.machine_start_s=3600"), config(), PILOT)
+    assert next(stage for stage in scored.stages if stage.name == "evaluator").clips_s == pytest.approx(0.25)
+    with pytest.raises(ConfigError, match=r"sizing.losses_per_hour: got 'spot', allowed are source, generator"):
+        config("sizing.losses_per_hour={spot: 1}")
 
 
 def test_evaluators_that_end_after_the_students():
