@@ -20,7 +20,6 @@ from echodfkd.core import clock
 from echodfkd.core.errors import RunError
 from echodfkd.core.records import DistillationBatch, StageSpan
 from echodfkd.storage.files import RunStorage
-from echodfkd.storage.manifests import latest_checkpoint
 from echodfkd.training.collectives import gather_texts, sum_over_workers
 from echodfkd.training.objective import Totals, own_totals
 from echodfkd.training.run_state import RunState, WorkerContext, flush_log, publish_run, start_run
@@ -28,13 +27,7 @@ from echodfkd.training.schedule import learning_rate
 from echodfkd.training.step import LOSS, NORM, accumulate_gradients, check_finite, term_values, update
 from echodfkd.training.student import Student
 
-__all__ = ["WorkerContext", "first_step", "train"]
-
-
-def first_step(storage: RunStorage) -> int:
-    """Updates that the run folder's newest checkpoint holds: the 0-based number of the next one."""
-    newest = latest_checkpoint(storage)
-    return newest.step if newest else 0
+__all__ = ["WorkerContext", "train"]
 
 
 def train(
@@ -95,7 +88,7 @@ def train(
             run.early[name].add(loss, step + 1, config.train)
         done = step + 1
         last = run.stopping or done == config.train.steps or not run.active
-        if last or done % config.train.checkpoint_every == 0:
+        if last or run.leaving or done % config.train.checkpoint_every == 0:
             publish_run(run, done)
         run.progress.report(force=last)
         if run.stopping:
@@ -160,11 +153,11 @@ def _agree(run: RunState, rounds: Sequence[DistillationBatch], fault: str, step:
     Raises `RunError` on every worker alike.
     """
     bad = [row for batch in rounds for row in batch.quarantined]
-    flags = (float(len(bad)), float(bool(fault)), float(run.context.stop_asked()))
+    flags = (float(len(bad)), float(bool(fault)), float(run.context.stop_asked()), float(run.context.is_leaving()))
     vector = torch.tensor([*own_totals(rounds), *flags], dtype=torch.float64)
-    *sums, quarantined, faults, stops = sum_over_workers(vector)
+    *sums, quarantined, faults, stops, leaving = sum_over_workers(vector)
     totals = Totals(*sums)
-    run.stopping = bool(stops)
+    run.stopping, run.leaving = bool(stops), bool(leaving)
     run.quarantined += int(quarantined)
     run.progress.quarantined = run.quarantined
     slots, limit = run.config.plan_slots, run.config.data.quarantine_limit

@@ -40,6 +40,8 @@ class WorkerContext:
         report: takes progress numbers; called on rank 0 at the start and then at most once a second.
         lease_epoch: the lease of this run (`echodfkd.storage.lease`); 0 if no other run can write to the folder.
         stop_asked: whether the run must publish and stop after this update; called at every step.
+        is_leaving: whether the worker's machine will be taken away, so that the run must publish after this update, and
+            goes on; called at every step, and true once.
     """
 
     rank: int
@@ -50,6 +52,7 @@ class WorkerContext:
     report: Callable[[dict[str, Any]], None]
     lease_epoch: int = 0
     stop_asked: Callable[[], bool] = lambda: False
+    is_leaving: Callable[[], bool] = lambda: False
 
 
 @dataclass
@@ -83,6 +86,8 @@ class RunState:
     """None: the run is not steered."""
     stopping: bool = False
     """Some worker was asked to stop; all of them know."""
+    leaving: bool = False
+    """Some worker's machine will be taken away; all of them know."""
 
     @property
     def active(self) -> list[Student]:

@@ -24,6 +24,7 @@ from echodfkd.core.errors import EchoDFKDError
 from echodfkd.core.records import DistillationBatch, Quarantined
 from echodfkd.models.students.output import StudentOutput
 from echodfkd.storage.files import RunStorage
+from echodfkd.storage.manifests import latest_checkpoint
 
 SIZE, FRAMES, TEACHER = 8, 3, "teacher-1234abcd"
 ENGINES = {
@@ -43,6 +44,12 @@ FAMILY = {
     for blocks in (1, 2, 3, 4)
     for layers in (1, 2, 3, 4)
 }
+
+
+def first_step(storage: RunStorage) -> int:
+    """Updates that the run folder's newest checkpoint holds: the 0-based number of the next one."""
+    newest = latest_checkpoint(storage)
+    return newest.step if newest else 0
 
 
 def small_config(
@@ -114,7 +121,7 @@ def run_training(
     attempt: str = "first",
 ) -> dict[str, Any]:
     """Train in this process, as one rank; an explained error comes back as {"error": sentence}."""
-    from echodfkd.training.loop import WorkerContext, first_step, train
+    from echodfkd.training.loop import WorkerContext, train
 
     storage = RunStorage(str(root))
     stream = plan_stream(config, rank, start=first_step(storage), stop=stop)

@@ -1,9 +1,14 @@
-"""SIGTERM as a notice that the machine will be taken away: the run publishes a checkpoint and ends in time.
+"""Notices that a machine will be taken away.
+
+SIGTERM at the driver: the run publishes a checkpoint and ends in time.
 
 While students train, the workers are asked to publish after their next update and to stop. In any other phase
 there is nothing to publish, and the run ends at once. In any case the process ends within `train.stop_grace_s`.
 A run whose own time is over publishes and ends likewise, but takes its time: it is asked between two updates, or before
 its first, and scores that are being made are finished.
+
+The drain of a node with students (`ray drain-node`, the autoscaler, the end of a pod): the run publishes a checkpoint
+at its next update and goes on. Ray Train starts the students elsewhere when the node is gone.
 """
 
 from __future__ import annotations
@@ -18,13 +23,17 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
+from ray._private import state as ray_state
 from ray.exceptions import RayError
 
+from echodfkd.core import clock
 from echodfkd.core.errors import STOPPED
 from echodfkd.core.terminal import print_line
 
 NOTICE = "stopped by SIGTERM; the same command resumes it"
 TIME_OVER = "stopped, because its time is over; the same command resumes it"
+LOOK_S = 2.0
+"""Seconds between two looks for the drain of a node."""
 
 
 class StopNotice(BaseException):
@@ -121,3 +130,22 @@ class StopWatch:
             return bool(ray.wait([self._answer], timeout=0)[0]) and bool(ray.get(self._answer))
         except RayError:
             return False
+
+
+class DrainWatch:
+    """A worker's view of its node: each step asks whether it is being drained, and is told so once."""
+
+    def __init__(self) -> None:
+        self._node = ray.get_runtime_context().get_node_id()
+        self._said, self._look_at = False, 0.0
+
+    def __call__(self) -> bool:
+        """Whether to publish after this update; False if the cluster cannot be asked at the moment."""
+        if self._said or clock.now() < self._look_at:
+            return False
+        self._look_at = clock.now() + LOOK_S
+        try:
+            self._said = self._node in ray_state.state.get_draining_nodes()
+        except RayError:
+            return False
+        return self._said

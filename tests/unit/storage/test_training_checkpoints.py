@@ -16,9 +16,8 @@ from echodfkd.storage.checkpoints import prune_resume, publish, read_resume, rea
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.intervals import Intervals
 from echodfkd.storage.manifests import latest_checkpoint, list_checkpoints, read_consumed
-from echodfkd.training.loop import first_step
 from echodfkd.training.student import make_student, student_seed
-from tests.helpers.training import BATCH_STUDENT, GROUP_STUDENT, PAIR, TEACHER, run_training, small_config
+from tests.helpers.training import BATCH_STUDENT, GROUP_STUDENT, PAIR, TEACHER, first_step, run_training, small_config
 
 
 @pytest.fixture(scope="module")

@@ -36,13 +36,13 @@ from echodfkd.storage.files import RunStorage
 from echodfkd.storage.ledger import check_ledger
 from echodfkd.storage.manifests import latest_checkpoint, list_checkpoints
 from echodfkd.storage.steering import UNIT, SteeringState, read_laws, read_steering
-from echodfkd.training.loop import WorkerContext, first_step, train
+from echodfkd.training.loop import WorkerContext, train
 from echodfkd.training.objective import LV_OBJECTIVE, Objective, batch_tensors
 from echodfkd.training.signals import JudgeShortfall, Signal, disagreement, temporal
 from echodfkd.training.steering import Steering
 from jobs import check_laws
 from tests.helpers.teachers import taught_batch
-from tests.helpers.training import Workers, load_results, make_batch, save_result
+from tests.helpers.training import Workers, first_step, load_results, make_batch, save_result
 
 RUN = [
     "students.a.blocks=1", "students.a.layers=1", "students.a.filters=2", "window.size=16", "window.frames=2",
