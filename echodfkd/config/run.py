@@ -159,7 +159,7 @@ class RunConfig:
 
     @property
     def segment_steps(self) -> int:
-        """Optimiser steps of one segment of the stream: at most data.segment_tasks read tasks, whole checkpoints.
+        """Optimiser steps of one segment of the plan: at most data.segment_tasks read tasks, whole checkpoints.
 
         Of a steered run those of one law, which do not depend on the workers.
         """
@@ -230,3 +230,10 @@ class RunConfig:
         in_teachers = 2 * sum(pool.max_actors for pool in self.teacher.actor_pools.values()) * self.micro_batch
         in_workers = self.train.workers * (self.data.prefetch_batches + 1) * self.micro_batch
         return waiting + in_teachers + in_workers
+
+    @property
+    def kept_tasks(self) -> int:
+        """Newest read tasks from which Ray can make a lost block again: at least those whose blocks are on their way,
+        of which as many may wait for a teacher as are taught.
+        """
+        return 2 * max(self.data.segment_tasks, self.taught_ahead_bound // self.micro_batch)

@@ -16,30 +16,26 @@ from typing import Any
 
 import ray.train
 import torch
-from ray.train import FailureConfig, ScalingConfig
+from ray.train import DataConfig, FailureConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from echodfkd.config.run import RunConfig
 from echodfkd.core import clock
 from echodfkd.core.errors import EchoDFKDError
 from echodfkd.runtime.cluster.connection import actor_name, node_labels
-from echodfkd.runtime.cluster.preemption import StopWatch
+from echodfkd.runtime.cluster.preemption import DrainWatch, StopWatch
+from echodfkd.runtime.stream.batches import STREAM, stream_batches
 from echodfkd.runtime.stream.clip_stream import build_stream, execution_options
-from echodfkd.runtime.stream.segments import SegmentData, segment_name, stream_batches
 from echodfkd.storage.files import RunStorage
-from echodfkd.training.loop import WorkerContext, first_step, train
+from echodfkd.training.loop import WorkerContext, train
 from echodfkd.training.student import StudentMemoryError
 
 
 def build_trainer(config: RunConfig, *, teacher_id: str, progress_actor: Any, lease_epoch: int) -> TorchTrainer:
-    """The trainer of this run: one worker group, one dataset per segment, restarts that resume from the manifests.
+    """The trainer of this run: one worker group, one dataset, restarts that resume from the manifests.
 
-    Datasets are callables: Train calls them at every restart, and each skips the slots consumed by then.
+    The dataset is a callable: Train calls it at every restart, and its plan skips the slots consumed by then.
     """
-    segments = {
-        segment_name(number): functools.partial(build_stream, config, number, teacher_id, progress_actor)
-        for number in range(config.num_segments)
-    }
     return TorchTrainer(
         train_loop,
         train_loop_config={
@@ -49,8 +45,8 @@ def build_trainer(config: RunConfig, *, teacher_id: str, progress_actor: Any, le
             "lease_epoch": lease_epoch,
         },
         **worker_group(config, f"{config.root}/logs"),
-        datasets=segments,
-        dataset_config=SegmentData(execution_options=execution_options(config), enable_shard_locality=False),
+        datasets={STREAM: functools.partial(build_stream, config, teacher_id, progress_actor)},
+        dataset_config=DataConfig(execution_options=execution_options(config), enable_shard_locality=False),
     )
 
 
@@ -117,13 +113,13 @@ def train_loop(loop: dict[str, Any]) -> dict[str, Any]:
         report=lambda values: progress_actor.update.remote(values),
         lease_epoch=loop["lease_epoch"],
         stop_asked=StopWatch(progress_actor) if context.get_world_rank() == 0 else lambda: False,
+        is_leaving=DrainWatch(),
     )
     started = {"started": clock.now()} if worker.rank == 0 else {}
     progress_actor.update.remote({f"pid_{worker.rank}": os.getpid(), **started})
     storage = RunStorage(config.root)
     try:
-        batches = stream_batches(config, first_step(storage))
-        return train(worker, batches, config, storage, loop["teacher_id"])
+        return train(worker, stream_batches(config), config, storage, loop["teacher_id"])
     except StudentMemoryError as error:
         if worker.world_size > 1:
             raise  # the others may wait in an exchange with this worker: only the end of the group frees them

@@ -48,7 +48,7 @@ def _pace(teachers: int, teach_s: float, learn: Callable[[], None], *, batches: 
     """Batches per second, without the first rounds and the last."""
     settle = SETTLE_ROUNDS * TEACHERS
     config = stream_config(settle + batches + TEACHERS, max(1, teachers))
-    stages = [Stage(SleepingTeacher, {"sleeps": [(0, teach_s)]}, config.teacher)] if teachers else []
+    stages = [Stage("teacher", SleepingTeacher, {"sleeps": [(0, teach_s)]}, config.teacher)] if teachers else []
     with stream_through(stages, config) as columns:
         for number, batch in enumerate(columns, 1):
             if stages:

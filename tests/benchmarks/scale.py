@@ -62,7 +62,7 @@ WHOLE = Plan(
     pools=((1.0, 0.2), (2.0, 0.2), (1.0, 0.4), (0.5, 0.1)),
     pool_s=30.0,
     steady_runs=3,
-    runs=((100, 50), (1000, 50)),  # two segments exist at the same time, so the short run has two as well
+    runs=((100, 50), (1000, 50)),
 )
 QUICK = Plan(
     streams=((2, (1.0,)), (8, (1.0,))),
@@ -144,8 +144,8 @@ def measure_runs(plan: Plan) -> dict[str, Any]:
             f"{run['clips']} clips, {run['segments']} segments, {run['wall_s']} s: ledger"
             f" {run['ledger_bytes_per_clip']} bytes a clip, logs {run['log_bytes_per_clip']};"
             f" {run['checkpoints']} checkpoints, last score {run['lag_s']['median']} s (median),"
-            f" {run['lag_s']['most']} s (most) after the manifest; an update takes {run['update_s']} s, a change of"
-            f" segments {statistics.median(run['between_segments_s'])} s (medians)",
+            f" {run['lag_s']['most']} s (most) after the manifest; an update takes {run['update_s']} s, the"
+            f" first one of a segment {statistics.median(run['between_segments_s'])} s (medians)",
             flush=True,
         )
     parts = {"driver and object store": ("driver", "object_store"), "head and object store": ("head", "object_store")}

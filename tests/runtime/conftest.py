@@ -60,7 +60,7 @@ class FinishedRun:
     summary: dict[str, Any]
     lines: list[str]
     coordinators: int = 0
-    """The most stream coordinators that lived at once; each segment has one."""
+    """The most stream coordinators that lived at once."""
 
 
 @contextlib.contextmanager

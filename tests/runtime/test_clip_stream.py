@@ -8,7 +8,8 @@ import pytest
 from echodfkd.config.run import RunConfig
 from echodfkd.core.records import DistillationBatch
 from echodfkd.runtime.stream.builders import load_teacher
-from echodfkd.runtime.stream.clip_stream import build_stream, remaining_blocks
+from echodfkd.runtime.stream.clip_stream import build_stream
+from echodfkd.runtime.stream.plan import blocks_of, remaining_slots
 from echodfkd.storage.checkpoints import publish
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.intervals import Intervals
@@ -17,7 +18,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
 
 def batches(config: RunConfig) -> Iterator[DistillationBatch]:
-    stream = build_stream(config, 0, load_teacher(config, "cpu").teacher_id)
+    stream = build_stream(config, load_teacher(config, "cpu").teacher_id)
     shard = stream.streaming_split(1, equal=True)[0]
     for columns in shard.iter_batches(batch_size=config.micro_batch, batch_format="numpy", prefetch_batches=1):
         yield DistillationBatch.from_columns(columns)
@@ -53,8 +54,8 @@ def test_blocks_arrive_in_plan_order_and_the_stream_waits_for_a_slow_student(
 def test_what_a_checkpoint_has_consumed_is_not_streamed_again(tiny_config: Callable[..., RunConfig]) -> None:
     config = tiny_config("train.workers=2")
     storage = RunStorage(config.root)
-    assert remaining_blocks(config, 0) == [[slot, slot + 1] for slot in range(0, 24, 2)]
     consumed = Intervals.of([0, 1, 2, 3, 6, 7])  # an unordered run leaves gaps
     publish(storage, step=1, students={}, consumed=consumed, ledger={}, quarantine={}, meta={})
-    assert remaining_blocks(config, 0)[:2] == [[4, 5], [8, 9]]
-    assert sum(map(len, remaining_blocks(config, 0))) == 24 - 6
+    blocks = list(blocks_of(config, remaining_slots(config)))
+    assert blocks == [[4, 5], *([slot, slot + 1] for slot in range(8, 24, 2))]
+    assert [batch.slot.tolist() for batch in batches(config)] == blocks

@@ -16,7 +16,7 @@ from echodfkd.evaluation.against_truth import RELIABILITY
 from echodfkd.runtime.distillation_run import check_inputs
 from echodfkd.runtime.evaluator_pool import Evaluator, ScoringTask
 from echodfkd.runtime.stream.builders import load_teacher, slot_rules, training_source
-from echodfkd.runtime.stream.clip_stream import block_of, remaining_blocks
+from echodfkd.runtime.stream.plan import block_of, blocks_of, remaining_slots
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.manifests import latest_checkpoint
 from echodfkd.teaching.blocks import make_block, teach_block
@@ -59,7 +59,7 @@ def test_blocks_cross_arrow_and_an_evaluator_reads_what_they_have_trained(
     storage, rules, source = RunStorage(config.root), slot_rules(config), training_source(config)
     teacher = load_teacher(config, "cpu")
     batches = []
-    for slots in remaining_blocks(config, 0):
+    for slots in blocks_of(config, remaining_slots(config)):
         block = block_of(make_block(source, slots, rules, actor="source").to_columns())
         made = ClipBlock.from_columns(to_numpy(block))
         taught = teach_block(teacher, made, lambda: source, rules, actor="teacher")

@@ -156,7 +156,7 @@ def test_runs_come_in_one_after_the_other_and_each_whole(tiny_config: Callable[.
     guests["j1"].missing = []
     assert admit(guests, "j2", [Node("head", 1.5, 0)]) == [missing]
     assert admit(guests, "j3", [Node("head", 1.5, 0)]) == ["run two waits before this one"]  # none overtakes
-    guests["j1"].missing = [role for role in large if role.name == "teacher"]  # between two segments
+    guests["j1"].missing = [role for role in large if role.name == "teacher"]  # its machine was lost
     assert admit(guests, "j2", [Node("head", 2.5, 0)]) != []
     assert admit(guests, "j2", [Node("head", 3.5, 0)]) == []
     assert admit(guests, "j3", [Node("head", 1.25, 0), Node("other", 3, 0)]) != []  # kept for one and two

@@ -19,7 +19,7 @@ TINY = [
     "train.global_batch=4",
     "train.accumulation=4",
     "train.checkpoint_every=100",
-    "data.segment_tasks=800",  # a segment every 200 steps
+    "data.segment_tasks=800",  # a segment every 200 steps: the tasks of two are kept
     *("evaluation.cases=2", "evaluation.frames=32"),
     "evaluation.overlays=1",
     "ray.address=local",

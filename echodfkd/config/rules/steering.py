@@ -45,7 +45,6 @@ def check_steering(config: RunConfig) -> None:
     if steering.judged != SteeringConfig().judged and steering.follow != "judge":
         raise ConfigError(f"{_OPTION}.judged: set, but {_OPTION}.follow is {steering.follow}; it is for judge")
     _check_curriculum(steering, words)
-    _check_stream(config)
 
 
 def axis_words(source: SourceConfig) -> dict[str, tuple[str, ...]]:
@@ -109,20 +108,3 @@ def _check_stage(option: str, stage: CurriculumStage, strata: Mapping[str, int])
             raise ConfigError(
                 f"{option}.{name}: got {list(shares)}, must be 0 .. {MOST_WEIGHT} and at least one above 0"
             )
-
-
-def _check_stream(config: RunConfig) -> None:
-    """A law must be published before its segment is drawn, and a segment must not be too long to plan."""
-    tasks, most = config.segment_steps * config.blocks_per_step, config.data.segment_tasks
-    if tasks > most:
-        raise ConfigError(
-            f"{_OPTION}.every: got {config.source.steering.every} checkpoints of {config.train.checkpoint_every} steps,"
-            f" which are {tasks} read tasks, at most {most} are allowed (data.segment_tasks)"
-        )
-    ahead = -(-config.data.prefetch_batches // config.train.accumulation)
-    if ahead > config.train.checkpoint_every:
-        raise ConfigError(
-            f"train.checkpoint_every: got {config.train.checkpoint_every}, must be at least {ahead} with"
-            f" {_OPTION}: a law is published before the clips it draws are asked for"
-            f" (data.prefetch_batches {config.data.prefetch_batches})"
-        )

@@ -38,8 +38,7 @@ class SteeringConfig:
     floor: float = option(0.5, above=0, most=1)
     """Share of the clips that is drawn from the patients as they are, whatever the law says; no patient is lost."""
     every: int = option(1, least=1, ceiling=MOST_STEPS)
-    """Published checkpoints from one law to the next. A new law starts a new segment of the stream, whose actors start
-    again."""
+    """Published checkpoints from one law to the next: a segment of the plan."""
     again: float = option(0.0, least=0, most=0.5)
     """Share of the clips that come back: those with the largest signal since the law before."""
     curriculum: list[CurriculumStage] = field(default_factory=list)

@@ -3,7 +3,7 @@
 A run whose students have started and whose teachers find no room holds machines and does nothing; two such runs wait
 for each other. So one actor per cluster lets runs in one after the other, each for all its roles. Room is all that
 no process holds now, less the roles that runs were let in for and have not taken yet, or have given up for a moment:
-between two segments, or after the loss of a machine. Ray's own placement groups do not know these.
+after the loss of a machine. Ray's own placement groups do not know these.
 
 The actor reserves nothing and ends with the last run. A run that has died is left out at the next question.
 """

@@ -1,4 +1,4 @@
-"""The students' end of the stream: each rank's shard of a segment, and its micro-batches."""
+"""The students' end of the stream: each rank's shard, and its micro-batches."""
 
 from __future__ import annotations
 
@@ -6,72 +6,32 @@ import queue
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import ray
 import ray.train
-from ray.data import DataIterator
-from ray.train import DataConfig
 
 from echodfkd.config.run import RunConfig
 from echodfkd.core.records import DistillationBatch
 
 T = TypeVar("T")
 
-
-def segment_name(segment: int) -> str:
-    """Name of a segment's dataset among those of the trainer."""
-    return f"segment_{segment:03d}"
+STREAM = "stream"
+"""Name of the trainer's dataset."""
 
 
-@dataclass(frozen=True)
-class SegmentShard:
-    """One rank's shard of a segment, in a type that Ray Train does not know (see `SegmentData`)."""
-
-    shard: DataIterator
-
-
-class SegmentData(DataConfig):
-    """Ray Train's way of splitting datasets, except that a segment's coordinator may end before the run.
-
-    Ray Train keeps the coordinator of every dataset that was used, a process with records of all its tasks, and asks
-    each to shut down at the end of the run. It does so only for split iterators, hence `SegmentShard`.
-    """
-
-    def configure(self, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
-        """One dictionary per rank, of `SegmentShard`."""
-        found = super().configure(*args, **kwargs)
-        return [{name: SegmentShard(shard) for name, shard in shards.items()} for shards in found]
-
-
-def stream_batches(config: RunConfig, first_step: int) -> Iterator[DistillationBatch]:
-    """The micro-batches of one rank, from the segment that holds ``first_step`` to the end of the plan.
+def stream_batches(config: RunConfig) -> Iterator[DistillationBatch]:
+    """The micro-batches of one rank to the end of the plan.
 
     The first is requested now: the stream's coordinator and pools start while the caller builds its students.
     """
-    return _without_old_segments(prefetch(_shards_and_batches(config, first_step), config.data.prefetch_batches))
+    return prefetch(_batches(config), config.data.prefetch_batches)
 
 
-def _shards_and_batches(config: RunConfig, first_step: int) -> Iterator[tuple[DataIterator, DistillationBatch]]:
-    for segment in range(first_step // config.segment_steps, config.num_segments):
-        shard = ray.train.get_dataset_shard(segment_name(segment)).shard
-        # Ray's own prefetching gives a batch only once it has the next: a whole block later
-        for columns in shard.iter_batches(batch_size=config.micro_batch, batch_format="numpy", prefetch_batches=0):
-            yield shard, DistillationBatch.from_columns(columns)
-
-
-def _without_old_segments(taken: Iterator[tuple[DataIterator, DistillationBatch]]) -> Iterator[DistillationBatch]:
-    """The batches without their shards. Ends the coordinators of segments that are over."""
-    shards: list[DataIterator] = []
-    for shard, batch in taken:
-        if shard not in shards:
-            shards.append(shard)
-        if len(shards) > 2:  # the ranks average gradients in every step: none is two segments behind
-            old = shards.pop(0)
-            if ray.train.get_context().get_world_rank() == 0:
-                ray.kill(old._coord_actor)
-        yield batch
+def _batches(config: RunConfig) -> Iterator[DistillationBatch]:
+    shard = ray.train.get_dataset_shard(STREAM)
+    # Ray's own prefetching gives a batch only once it has the next: a whole block later
+    for columns in shard.iter_batches(batch_size=config.micro_batch, batch_format="numpy", prefetch_batches=0):
+        yield DistillationBatch.from_columns(columns)
 
 
 def prefetch(items: Iterator[T], count: int) -> Iterator[T]:

@@ -12,31 +12,18 @@ So imports of read tasks are inside their functions, and torch is not imported h
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 import ray.data
-from ray.data import (
-    DataContext,
-    Dataset,
-    Datasource,
-    ExecutionOptions,
-    ExecutionResources,
-    ReadTask,
-    TaskPoolStrategy,
-)
-from ray.data.block import Block, BlockAccessor, BlockMetadata
+from ray.data import DataContext, Dataset, ExecutionOptions, ExecutionResources, TaskPoolStrategy
 
 from echodfkd.config.run import RunConfig
-from echodfkd.runtime.cluster.connection import actor_name, labels_of_stream
-from echodfkd.runtime.stream.builders import drafting_source, slot_rules
+from echodfkd.runtime.cluster.connection import labels_of_stream
 from echodfkd.runtime.stream.generator_pool import generating_stages
-from echodfkd.runtime.stream.pacing import PacedScheduling
+from echodfkd.runtime.stream.pacing import PacedScheduling, PatientPools
+from echodfkd.runtime.stream.plan import ClipDatasource, OpenPlan
 from echodfkd.runtime.stream.pool_worker import CarriedPool
 from echodfkd.runtime.stream.teacher_pool import teaching_stages
-from echodfkd.storage.files import RunStorage
-from echodfkd.storage.manifests import latest_checkpoint, read_consumed
 
 
 def execution_options(config: RunConfig) -> ExecutionOptions:
@@ -47,8 +34,8 @@ def execution_options(config: RunConfig) -> ExecutionOptions:
     )
 
 
-def build_stream(config: RunConfig, segment: int, teacher_id: str, progress_actor: Any = None) -> Dataset:
-    """The slots of this segment that no published checkpoint has consumed.
+def build_stream(config: RunConfig, teacher_id: str, progress_actor: Any = None) -> Dataset:
+    """The slots of the plan that no published checkpoint has consumed, in one pass (`plan`).
 
     Called in the train controller at every start and restart of the worker group. The controller does not inherit the
     driver's DataContext, so it is set here.
@@ -60,16 +47,15 @@ def build_stream(config: RunConfig, segment: int, teacher_id: str, progress_acto
     context.target_max_block_size = 256 << 20  # a block is a micro-batch: never split it
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.custom_execution_callback_classes = [PacedScheduling]
-    datasource = ClipDatasource(config, segment)
+    opening: Any = functools.partial(OpenPlan, config)  # Ray Data calls it as it would the class
+    context.custom_execution_callback_classes = [PacedScheduling, PatientPools, opening]
     stream = ray.data.read_datasource(
-        datasource,
+        ClipDatasource(config),
         override_num_blocks=1,  # the least: no block is split
         num_cpus=config.data.source_num_cpus,
         label_selector=labels_of_stream("", config.evaluation.node_label),
         compute=TaskPoolStrategy(size=config.data.source_tasks),
     )
-    datasource.is_open = True
     for stage in [*generating_stages(config, progress_actor), *teaching_stages(config, teacher_id, progress_actor)]:
         stream = stream.map_batches(
             stage.named_actor,
@@ -82,73 +68,3 @@ def build_stream(config: RunConfig, segment: int, teacher_id: str, progress_acto
             compute=CarriedPool(stage, progress_actor),
         )
     return stream
-
-
-def remaining_blocks(config: RunConfig, segment: int) -> list[list[int]]:
-    """Slots of this segment still to be trained, in order, cut into micro-batches."""
-    batch = config.train.global_batch
-    start = segment * config.segment_steps * batch
-    stop = min((segment + 1) * config.segment_steps * batch, config.plan_slots)
-    storage = RunStorage(config.root)
-    newest = latest_checkpoint(storage)
-    consumed = read_consumed(storage, newest) if newest else None
-    slots = [slot for slot in range(start, stop) if consumed is None or slot not in consumed]
-    size = config.micro_batch
-    return [slots[first : first + size] for first in range(0, len(slots), size)]
-
-
-class ClipDatasource(Datasource):
-    """Read tasks that make clips by slot. A task holds the config and a few numbers, never pixels.
-
-    The slots of a segment are listed by the coordinator that runs it. Ray Train makes the datasets of all segments at
-    every start and restart of its workers, and Ray Data asks each for its tasks at once: until ``is_open`` it gets one
-    without a clip, so that a start does not cost the more the longer the run is.
-    """
-
-    def __init__(self, config: RunConfig, segment: int) -> None:
-        super().__init__()
-        self.config = config
-        self.segment = segment
-        self.is_open = False
-
-    @functools.cached_property
-    def blocks(self) -> list[list[int]]:
-        """See `remaining_blocks`."""
-        return remaining_blocks(self.config, self.segment)
-
-    def get_name(self) -> str:
-        """Name of the stage in Ray's statistics."""
-        return "Clips"
-
-    def estimate_inmemory_data_size(self) -> int | None:
-        """Bytes of all clips of the segment."""
-        return self.config.segment_steps * self.config.train.global_batch * self._clip_bytes
-
-    def get_read_tasks(self, parallelism: int, *unused: object, **also_unused: object) -> list[ReadTask]:
-        """One task per block, in plan order."""
-        return [
-            ReadTask(
-                functools.partial(_read_block, self.config, slots),
-                BlockMetadata(
-                    num_rows=len(slots), size_bytes=len(slots) * self._clip_bytes, input_files=None, exec_stats=None
-                ),
-            )
-            for slots in (self.blocks if self.is_open else [[]])
-        ]
-
-    @property
-    def _clip_bytes(self) -> int:
-        window, seen = self.config.window, self.config.seen_window.size if self.config.teacher.sees.is_on else 0
-        return window.frames * (window.size**2 + seen**2) + 256
-
-
-def _read_block(config: RunConfig, slots: list[int]) -> Iterable[Block]:
-    from echodfkd.teaching.blocks import make_block
-
-    block = make_block(drafting_source(config), slots, slot_rules(config), actor=actor_name("source"))
-    return [block_of(block.to_columns())]
-
-
-def block_of(columns: dict[str, np.ndarray]) -> Block:
-    """Columns as an Arrow block."""
-    return BlockAccessor.batch_to_block(columns)

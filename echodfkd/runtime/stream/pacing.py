@@ -1,8 +1,9 @@
-"""A rest for the stream's scheduler. A module of its own, because Ray Data imports it in every actor."""
+"""The pace of the stream's scheduler and pools. A module of its own, because Ray Data imports it in every actor."""
 
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
@@ -26,3 +27,23 @@ class PacedScheduling(ExecutionCallback):
         if rest > 0:
             time.sleep(rest)
         self._last = time.perf_counter()
+
+
+class PatientPools(ExecutionCallback):
+    """Keeps a pool's actors through a pause: only one that was idle for `IDLE_S` without a break gets smaller.
+
+    Ray Data takes an idle actor away as soon as ten seconds have passed since it added one, and then another in each
+    step: a stop of students for a checkpoint or a lost machine left one teacher of many, and half a minute went by for
+    each to come back.
+    """
+
+    IDLE_S = 120.0
+
+    def on_execution_step(self, executor: Any) -> None:
+        """The time since a pool last grew, which Ray Data looks at, is made that since it was last in use."""
+        idle = executor._data_context.autoscaling_config.actor_pool_util_downscaling_threshold
+        for stage in executor._topology:
+            for pool in stage.get_autoscaling_actor_pools():
+                pool._debounce_period_s = self.IDLE_S
+                if pool.get_pool_util() > idle:
+                    pool._last_upscaled_at = time.time()

@@ -50,10 +50,10 @@ class Stage:
 
 
 class CarriedPool(ActorPoolStrategy):
-    """A pool that starts a segment with as many actors as were at work when the one before ended.
+    """A pool that starts with as many actors as were at work when the stream before it ended.
 
-    The coordinator of a segment asks for that number when it lays out its pools; a pool of Ray Data starts with its
-    least number and grows by one actor in half a minute.
+    A stream that begins after a loss of students, or of a resumed run, asks for that number when it lays out its pools;
+    a pool of Ray Data starts with its least number and grows by one actor in half a minute.
 
     Args:
         stage: its stage.

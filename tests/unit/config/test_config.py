@@ -343,7 +343,7 @@ def test_a_table_is_known_by_its_content(tmp_path: Path) -> None:
     assert config_hash(load_config(None, conditions(f"table={copy}"))) != config_hash(first)
 
 
-def test_a_long_plan_runs_in_legs_that_end_at_checkpoints() -> None:
+def test_a_long_plan_has_segments_that_end_at_checkpoints() -> None:
     config = load_config(
         None,
         [ONE_STUDENT, "train.steps=12000", "train.workers=2", "train.global_batch=8", "train.checkpoint_every=100"],

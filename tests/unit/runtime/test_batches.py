@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from echodfkd.core.errors import RunError
-from echodfkd.runtime.stream.segments import prefetch
+from echodfkd.runtime.stream.batches import prefetch
 
 
 class Numbers:

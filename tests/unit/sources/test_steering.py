@@ -316,8 +316,6 @@ def test_the_parts_of_a_mixture_are_strata_and_their_clips_follow_the_law(
         ),
         (["source.steering.curriculum=[{step: 0, shares: {sex: [1, 2]}}]"], "got 'sex', allowed are ef_percent"),
         (["source.steering.curriculum=[{step: 0, shares: {ef_percent: [0, 0]}}]"], "at least one above 0"),
-        (["data.segment_tasks=9"], "which are 10 read tasks, at most 9 are allowed"),
-        (["data.prefetch_batches=11"], "train.checkpoint_every: got 10, must be at least 11"),
         (["evaluation.source.steering.strata={sex: []}"], "held-out cases are not steered"),
         (["source.steering.strata={}", "source.steering.floor=0.1"], "source.steering.strata: empty, but other"),
         (["source.steering.floor=0"], "source.steering.floor: got 0.0, must lie in 0 < value <= 1"),
