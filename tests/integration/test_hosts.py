@@ -41,3 +41,20 @@ def test_a_run_goes_on_without_a_host_that_is_cut_off(short_path: Path) -> None:
         extra_s=found["went_on_s"],
     )
     print(f"given up after {found['given_up_s']} s, the next checkpoint {found['went_on_s']} s later")
+
+
+def test_students_on_two_hosts_go_on_after_one_was_lost_and_came_back(short_path: Path) -> None:
+    found = run_apart("tests/integration/students_run.py", short_path, timeout_s=590)
+    assert found["exit"] == 0, found
+    storage = RunStorage(f"{short_path}/runs/students")
+    report = check_ledger(storage, SLOTS)
+    assert (report.clips, report.lost, report.repeated, report.problems) == (SLOTS, 0, 0, [])
+    assert len(found["workers"]) == 4, "two workers before the loss, and two after it"
+    record(
+        report,
+        "one of two hosts with students is cut off the network, and joins again",
+        "its node is given up after some 10 s of silence; both workers start again from the newest checkpoint",
+        detected_s=found["given_up_s"],
+        extra_s=found["went_on_s"],
+    )
+    print(f"given up after {found['given_up_s']:.1f} s, the next checkpoint {found['went_on_s']:.1f} s later")
