@@ -121,6 +121,7 @@ FILES: dict[str, Callable[[Path], list[str]]] = {
     "smp": smp,
     "monai_bundle": monai_bundle,
     "recorded": lambda folder: [f"teacher.weights={folder}"],
+    "labels": lambda folder: [],
     "ensemble": ensemble,
 }
 
