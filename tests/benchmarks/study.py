@@ -1,6 +1,7 @@
 """The project's study: run the cells that are missing, and write tables and figures of docs/study.md from their rows.
 
     python -m tests.benchmarks.study [--minutes 60] [--only sizes ...] [key=value ...]
+    python -m tests.benchmarks.study --speed
     python -m tests.benchmarks.study --page
 
 A cell is one run: a part of the study (a file of configs/study/), its condition or teacher, and a seed; its students
@@ -12,16 +13,21 @@ train.steps=20: give these another folder of rows.
 from __future__ import annotations
 
 import argparse
+import statistics
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from echodfkd.config.file import load_config
 from echodfkd.config.run import RunConfig
 from echodfkd.core.errors import STOPPED, EchoDFKDError
-from tests.benchmarks.study_page import CONFIGS, PAGE, PARTS, ROWS, write_page
+from echodfkd.models.students.build import build_student
+from tests.benchmarks.row_file import RowFile
+from tests.benchmarks.study_page import CONFIGS, PAGE, PARTS, ROWS, SPEEDS, write_page
 
 SECOND_DOMAIN = ["source.domain=handheld", "source.seed_offset=17", "synthesize.clips=400", "synthesize.frames=48"]
 """The recorded folder: another scanner, and patients that no drawn clip shows."""
@@ -74,6 +80,25 @@ def run_parts(parts: Sequence[str], rows: str, overrides: Sequence[str], minutes
     return ""
 
 
+def time_students(path: Path) -> None:
+    """Frames a second of every student that the file lacks: one core, float32, a clip of 32 frames of 112 x 112."""
+    from echodfkd.runtime.cluster.connection import machine_line
+
+    torch.set_num_threads(1)
+    file, video = RowFile(path), torch.zeros(1, 32, 112, 112, dtype=torch.uint8)
+    for name, options in {n: s for part in PARTS for n, s in study_config(part, "", []).students.items()}.items():
+        if file.find(student=name):
+            continue
+        student = build_student(**options.network).eval()
+        seconds = []
+        for _ in range(5):
+            start = time.perf_counter()
+            with torch.inference_mode():
+                student(video)
+            seconds.append(time.perf_counter() - start)
+        file.add({"student": name, "frames_s": round(32 / statistics.median(seconds)), "machine": machine_line()})
+
+
 def main() -> int:
     """Parse, run, write the page; 75 if the time is over before the study."""
     parser = argparse.ArgumentParser(
@@ -84,11 +109,14 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=0.0, help="stop after so many; 0: no limit")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to run")
     parser.add_argument("--rows", default=str(ROWS), metavar="FOLDER", help="of the cells")
+    parser.add_argument("--speed", action="store_true", help="run nothing, time the students on one quiet core")
     parser.add_argument("--page", action="store_true", help="run nothing, write tables and figures")
     parser.add_argument("changes", nargs="*", metavar="key=value")
     args = parser.parse_args()
     try:
-        stopped = "" if args.page else run_parts(args.only, args.rows, args.changes, args.minutes)
+        if args.speed:
+            time_students(SPEEDS)
+        stopped = "" if args.page or args.speed else run_parts(args.only, args.rows, args.changes, args.minutes)
         if args.rows == str(ROWS):
             write_page(PAGE, ROWS)
     except EchoDFKDError as error:

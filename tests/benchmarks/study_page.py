@@ -16,15 +16,18 @@ from echodfkd.config.run import RunConfig
 from echodfkd.config.study import study_groups
 from echodfkd.metrics.cardiac import pearson_r
 from echodfkd.metrics.summary import Interval
+from echodfkd.reporting.case_table import values_at
 from echodfkd.reporting.figures.figure_files import svg_file
 from echodfkd.reporting.rows import RunRows, column
-from echodfkd.reporting.study.cell import cell_name, read_cell
+from echodfkd.reporting.study.cell import CURVE, cell_name, read_cell
 from echodfkd.reporting.study.compared import RunModel, markdown, score_interval, scored_model, student_interval
 from echodfkd.storage.files import RunStorage
+from tests.benchmarks.row_file import RowFile
 
 ROOT = Path(__file__).parents[2]
 CONFIGS, PAGE = Path("configs/study"), Path("docs/study.md")
 ROWS, FIGURES = Path("docs/study/rows"), Path("docs/study")
+SPEEDS = Path("docs/study/speed.csv")
 PARTS = ("sizes", "comparators", "repetition", "specialists", "teachers", "sixteen")
 """Files of configs/study, in the order in which they are run."""
 COMMAND = "python -m tests.benchmarks.study --minutes 60 --only {part}"
@@ -118,6 +121,7 @@ def text_of(found: Interval, digits: int = 3, *, sign: str = "") -> str:
 def table(part: Part) -> str:
     """One row per condition and student: cost, and every metric over the seeds that are there."""
     lines = []
+    speeds = {str(row["student"]): str(row["frames_s"]) for row in RowFile(ROOT / SPEEDS).rows}
     for condition, seeds in part.cells.items():
         first = next(iter(seeds.values()), None)
         for student in first.students if first else ():
@@ -130,17 +134,32 @@ def table(part: Part) -> str:
                 f"{weights:,}" if weights else "–",
                 f"{macs / 1e6:.0f}" if macs else "–",
             ]
+            cells.append(speeds.get(student, "–"))
             for metric, (_, digits) in METRICS.items():
                 cells.append(text_of(over_seeds([value_of(m, metric) for m in models.values()], metric), digits))
             lines.append([*cells, str(len(models))])
     if not lines:
         return part.missing
-    head = ["clips", "student", "weights", "MMAC", *(label for label, _ in METRICS.values()), "seeds"]
+    head = ["clips", "student", "weights", "MMAC", "frames/s", *(label for label, _ in METRICS.values()), "seeds"]
     return "\n\n".join(text for text in (markdown(head, lines, names=2), setting(part), part.missing) if text)
 
 
+def last_gain(part: Part) -> str:
+    """How far Dice still rose at the end, over all cells and students; "" if they were scored once."""
+    gains, steps = [], (0, 0)
+    for rows in (cell for seeds in part.cells.values() for cell in seeds.values()):
+        for student in rows.students:
+            if len(scored := rows.scored_steps(student)) > 1:
+                steps = (scored[-2], scored[-1])
+                before, after = (values_at(rows, student, step, CURVE) for step in steps)
+                gains.append(float(np.nanmean([after[clip] - before[clip] for clip in after])))
+    if not gains:
+        return ""
+    return f" From step {steps[0]} to {steps[1]} Dice rose by {np.mean(gains):+.4f} (at most {max(gains):+.4f})."
+
+
 def setting(part: Part) -> str:
-    """How the cells were made: what their files say."""
+    """How the cells were made, and whether their curves are flat."""
     rows = [cell for seeds in part.cells.values() for cell in seeds.values()]
     first, hours = rows[0], sum(float(cell.run["seconds"]) for cell in rows) / 3600
     train, window = first.config["train"], first.config["window"]
@@ -148,6 +167,7 @@ def setting(part: Part) -> str:
         f"{train['steps']} steps of {train['global_batch']} clips of {window['frames']} frames, {window['size']} x"
         f" {window['size']} pixels; {len(first.cases)} held-out cases a seed; MMAC of a frame of 112 x 112 pixels;"
         f" {hours:.1f} hours of work on {' and '.join(sorted({str(cell.run['machine']) for cell in rows}))}."
+        f"{last_gain(part)}"
     )
 
 
@@ -170,19 +190,19 @@ def filled(page: str, text: dict[str, str]) -> str:
 
 def blocks(folder: Path) -> tuple[dict[str, str], dict[str, bytes]]:
     """All texts and figures of the page by name."""
-    from tests.benchmarks.study_questions import QUESTIONS, decision
+    from tests.benchmarks.study_questions import QUESTIONS, decision, pareto
 
     parts = {name: read_part(name, folder) for name in PARTS}
     text = {f"table-{name}": table(part) for name, part in parts.items()}
     text["decision"] = decision(parts["sizes"])
     figures = {}
-    for letter, ask in QUESTIONS.items():
-        answer = ask(parts)
-        text[f"question-{letter}"] = answer.text
+    for name, ask in {"pareto": pareto, **QUESTIONS}.items():
+        answer, block = ask(parts), name if name == "pareto" else f"question-{name}"
+        text[block] = answer.text
         if answer.figure is not None:
-            name = f"question_{letter}.svg"
-            figures[name] = svg_file(answer.figure(), f"study-{letter}")
-            text[f"question-{letter}"] += f"\n\n![{answer.title}](study/{name})"
+            file = f"{block.replace('-', '_')}.svg"
+            figures[file] = svg_file(answer.figure(), block)
+            text[block] += f"\n\n![{answer.title}](study/{file})"
     return text, figures
 
 

@@ -12,8 +12,9 @@ import numpy as np
 from echodfkd.metrics.ranks import ranking_agreement
 from echodfkd.metrics.summary import Interval
 from echodfkd.reporting.case_table import values_at
-from echodfkd.reporting.figures.charts import Line, line_chart
+from echodfkd.reporting.figures.charts import Line, Point, line_chart, pareto_chart
 from echodfkd.reporting.figures.charts_cases import scatter_chart, strata_chart
+from echodfkd.reporting.page.pareto import pareto_front
 from echodfkd.reporting.study.cell import CURVE
 from echodfkd.reporting.study.compared import RunModel, compare, student_interval
 from tests.benchmarks.domain_gap import correlations
@@ -184,6 +185,24 @@ def _gap_rows(key: str) -> list[dict[str, str]]:
 @cache
 def _gap_rank(key: str) -> Interval:
     return correlations(_gap_rows(key))["wild"]["spearman"]
+
+
+def pareto(parts: Mapping[str, Part]) -> Answer:
+    """Dice of the students of drawn clips against their weights, over the seeds."""
+    part, points = parts["sizes"], []
+    for number, name in enumerate(f"{net}_{size}" for net in ("paper", "ours") for size in SIZES):
+        models = [*part.models("drawn", name).values()]
+        if len(models) < LEAST_SEEDS:
+            return Answer(part.missing)
+        score, weights = (
+            over_seeds([value_of(m, CURVE) for m in models], CURVE),
+            models[0].rows.sizes[name]["parameters"],
+        )
+        points.append(Point(name, float(weights or 0), score.mean, score.low, score.high, number))
+    front = [points[n] for n in pareto_front([p.cost for p in points], [p.mean for p in points], better=1)]
+    text = f"On the front: {', '.join(f'{p.label} ({p.cost:,.0f} weights, Dice {p.mean:.3f})' for p in front)}."
+    figure = partial(pareto_chart, points, front, x_label="weights", y_label="Dice with the truth")
+    return Answer(text, "Dice of students of drawn clips against their weights", figure)
 
 
 QUESTIONS: dict[str, Callable[[Mapping[str, Part]], Answer]] = {

@@ -103,7 +103,14 @@ def test_answers_are_those_of_another_route(tmp_path: Path) -> None:
     for part in ("sizes", "specialists", "teachers", "repetition"):
         write_part(part, tmp_path)
     texts, figures = blocks(tmp_path)
-    assert set(figures) == {f"question_{letter}.svg" for letter in "abcdef"}
+    assert set(figures) == {"pareto.svg", *(f"question_{letter}.svg" for letter in "abcdef")}
+    means = {
+        f"{net}_{size}": np.mean([score("sizes", "drawn", f"{net}_{size}", s, 10, "dice_all") for s in range(3)])
+        for net in ("paper", "ours")
+        for size in study_questions.SIZES
+    }
+    best = max(means, key=means.__getitem__)  # all have the same weights here
+    assert texts["pareto"].startswith(f"On the front: {best} (36,337 weights, Dice {means[best]:.3f}).")
     assert all(b"<svg" in figure for figure in figures.values())
     for net in ("paper", "ours"):
         for size in study_questions.SIZES:
@@ -128,7 +135,7 @@ def test_a_table_has_the_runs_values_and_says_how_they_were_made(tmp_path: Path)
     write_part("specialists", tmp_path, seeds=(0, 1))
     part = read_part("specialists", tmp_path)
     lines = table(part).splitlines()
-    assert lines[2].startswith("| generalist | ours_3x1 | 36,337 | 27 | ")
+    assert lines[2].startswith("| generalist | ours_3x1 | 36,337 | 27 | – | ")
     areas = [score("specialists", "generalist", "ours_3x1", seed, 10, "ef_area") for seed in (0, 1)]
     errors = [float(np.abs(area - np.arange(50, 56)).mean()) for area in areas]
     assert f"| {text(over_seeds(errors, 'ef_error'), 1)} |" in lines[2]
@@ -136,6 +143,14 @@ def test_a_table_has_the_runs_values_and_says_how_they_were_made(tmp_path: Path)
     assert f"| {interval(rs, digits=2, sign='')} |" in lines[2]
     assert lines[2].endswith("| 2 |")
     assert "2.0 hours of work on two cores" in "\n".join(lines)
+    rises = [
+        float(
+            np.mean(np.subtract(*(score("specialists", kind, "ours_3x1", seed, step, "dice_all") for step in (10, 5))))
+        )
+        for kind in ("generalist", "specialist")
+        for seed in (0, 1)
+    ]
+    assert f"From step 5 to 10 Dice rose by {np.mean(rises):+.4f} (at most {max(rises):+.4f})." in "\n".join(lines)
     assert lines[-1].startswith("`specialists`: 4 of 6 cells.")
     write_part("comparators", tmp_path, seeds=(0,))
     alone = table(read_part("comparators", tmp_path)).splitlines()[2]
