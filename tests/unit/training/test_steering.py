@@ -80,7 +80,7 @@ def run(config: RunConfig, *, attempt: str, stop: int = 12, ask: int = 99) -> li
     return seen
 
 
-def config_in(folder: Path, *options: str) -> RunConfig:
+def config_in(folder: Path | str, *options: str) -> RunConfig:
     return load_config(None, [*RUN, f"storage={folder}", *options])
 
 
@@ -246,9 +246,11 @@ def test_the_judges_shortfall_is_its_score_of_the_teachers_mask_less_that_of_the
     assert float(better[2]) == 0.0  # above the teacher's
 
 
-def test_a_run_that_follows_the_judge_is_exact_when_it_is_resumed_and_replayed(tmp_path: Path) -> None:
+def test_a_run_that_follows_the_judge_is_exact_when_it_is_resumed_on_s3_and_replayed(
+    tmp_path: Path, s3_bucket: str
+) -> None:
     options = ["source.steering.follow=judge", "source.steering.judged=0.5"]
-    whole, cut = config_in(tmp_path / "whole", *options), config_in(tmp_path / "cut", *options)
+    whole, cut = config_in(tmp_path, *options), config_in(f"s3://{s3_bucket}/cut", *options)
     run(whole, attempt="one")
     run(cut, attempt="one", stop=5)
     run(cut, attempt="two")
