@@ -29,9 +29,6 @@ from echodfkd.models.students.build import build_student
 from tests.benchmarks.row_file import RowFile
 from tests.benchmarks.study_page import CONFIGS, PAGE, PARTS, ROWS, SPEEDS, write_page
 
-SECOND_DOMAIN = ["source.domain=handheld", "source.seed_offset=17", "synthesize.clips=400", "synthesize.frames=48"]
-"""The recorded folder: another scanner, and patients that no drawn clip shows."""
-
 
 def say(line: str) -> None:
     print(line, flush=True)
@@ -42,23 +39,25 @@ def study_config(part: str, rows: str, overrides: Sequence[str]) -> RunConfig:
     return load_config(str(CONFIGS / f"{part}.yaml"), [*overrides, f"study.rows={rows}"])
 
 
-def prepare(config: RunConfig, overrides: Sequence[str]) -> None:
+def second_domain(config: RunConfig, folder: str, *, clips: int = 400) -> RunConfig:
+    """The synthesis of the recorded folder: another scanner, and patients that no drawn clip shows."""
+    window = [f"window.size={config.window.size}", f"window.fps={config.window.fps}"]
+    clips_of = ["source.domain=handheld", "source.seed_offset=17", f"synthesize.clips={clips}", "synthesize.frames=48"]
+    return load_config(None, [*window, *clips_of, "synthesize.preview=0", f"synthesize.out={folder}"])
+
+
+def prepare(config: RunConfig) -> None:
     """Make what runs of this part read and is not in the repository: a recorded folder, teachers of few clips."""
     folders = {text.partition("=")[2] for of in config.study.variants.values() for text in of if "source.path=" in text}
     for folder in folders:
         from echodfkd.runtime.synthesis_run import run_synthesis
 
-        run_synthesis(load_config(None, [*_window(config), *SECOND_DOMAIN, f"synthesize.out={folder}"]), say)
-    if config.limited.out and not all(
-        Path(config.limited.out, f"{s}.safetensors").exists() for s in config.limited.sites
-    ):
+        run_synthesis(second_domain(config, folder), say)
+    weights = [Path(config.limited.out, f"{site}.safetensors") for site in config.limited.sites]
+    if config.limited.out and not all(path.exists() for path in weights):
         from echodfkd.training.teacher.limited import train_limited_teachers
 
         train_limited_teachers(config, report=say)
-
-
-def _window(config: RunConfig) -> list[str]:
-    return [f"window.size={config.window.size}", f"window.fps={config.window.fps}"]
 
 
 def run_parts(parts: Sequence[str], rows: str, overrides: Sequence[str], minutes: float) -> str:
@@ -71,7 +70,7 @@ def run_parts(parts: Sequence[str], rows: str, overrides: Sequence[str], minutes
         if not missing_cells(config):
             say(f"{part}: all cells are there")
             continue
-        prepare(config, overrides)
+        prepare(config)
         if ends is not None:
             left = max(0.001, (ends - time.monotonic()) / 60)
             config = replace(config, study=replace(config.study, minutes=left))
@@ -86,7 +85,9 @@ def time_students(path: Path) -> None:
 
     torch.set_num_threads(1)
     file, video = RowFile(path), torch.zeros(1, 32, 112, 112, dtype=torch.uint8)
-    for name, options in {n: s for part in PARTS for n, s in study_config(part, "", []).students.items()}.items():
+    for name, options in {
+        n: s for part in PARTS for n, s in study_config(part, str(ROWS), []).students.items()
+    }.items():
         if file.find(student=name):
             continue
         student = build_student(**options.network).eval()

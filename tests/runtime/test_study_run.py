@@ -6,16 +6,28 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from echodfkd.config.file import load_config
 from echodfkd.config.run import RunConfig, StudyConfig
 from echodfkd.config.sections.student import StudentConfig
-from echodfkd.config.study import seed_configs
+from echodfkd.config.study import seed_configs, study_groups
 from echodfkd.reporting.rows import read_rows
+from echodfkd.reporting.study.cell import read_cell, write_cell
 from echodfkd.runtime.cluster.preemption import TIME_OVER
+from echodfkd.runtime.distillation_run import run_distillation
 from echodfkd.runtime.study_run import run_study
+from echodfkd.runtime.synthesis_run import run_synthesis
 from echodfkd.storage.files import RunStorage
+from tests.benchmarks.study import run_parts, second_domain
+
+TINY = [
+    *("train.steps=2", "train.checkpoint_every=1", "window.size=32", "window.frames=6", "evaluation.cases=2"),
+    *("evaluation.frames=16", "train.num_cpus=1", "study.seeds=2", "ray.progress_s=0"),
+]
+"""Cells of the project's study, as small as can be."""
 
 
 def test_runs_of_a_study_are_runs_of_their_own() -> None:
@@ -58,3 +70,48 @@ def test_a_study_of_two_seeds(local_ray: None, tiny_config: Callable[..., RunCon
     for run in seed_configs(config):
         shutil.rmtree(run.root)
     assert run_study(config, lines.append) == study  # nothing is trained or scored again: the cells are enough
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_the_smallest_cell_run_again_has_the_same_rows(local_ray: None, tmp_path: Path) -> None:
+    """A part of the project's study by its own command, stopped before it begins, then whole; one cell of it twice."""
+    options, rows = [*TINY, f"storage={tmp_path}/runs"], RunStorage(f"{tmp_path}/rows")
+    assert run_parts(["specialists"], rows.root, options, 1e-3).endswith(f"generalist, seed 0 was {TIME_OVER}")
+    assert run_parts(["specialists"], rows.root, options, 0) == ""
+    names = [f"study_specialists-{kind}-seed{seed}" for kind in ("generalist", "specialist") for seed in (0, 1)]
+    assert sorted(rows.list("")) == sorted(f"{name}.parquet" for name in names)
+    before = {name: read_cell(rows, name) for name in names}
+    again = names[0]
+    rows.delete(f"{again}.parquet")
+    shutil.rmtree(tmp_path / "runs" / again)
+    assert run_parts(["specialists"], rows.root, options, 0) == ""
+    order = [("student", "ascending"), ("step", "ascending"), ("metric", "ascending"), ("clip_id", "ascending")]
+    found, wanted = (cell.scores.sort_by(order) for cell in (read_cell(rows, again), before[again]))
+    assert found.num_rows > 20
+    assert str(found.to_pylist()) == str(wanted.to_pylist())  # bit for bit; NaN is NaN
+    assert found.to_pylist() != before[names[2]].scores.sort_by(order).to_pylist()
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_every_kind_of_clips_of_the_study_trains_and_is_scored(local_ray: None, tmp_path: Path) -> None:
+    config = load_config("configs/study/sizes.yaml", [*TINY, f"storage={tmp_path}/runs"])
+    run_synthesis(second_domain(config, str(tmp_path / "other"), clips=3), lambda line: None)
+    students = {name: config.students[name] for name in ("paper_2x1", "ours_2x1")}
+    folder = RunStorage(f"{tmp_path}/rows")
+    for variant, run in study_groups(config)[""][0].items():
+        if run.source.path:
+            run = dataclasses.replace(run, source=dataclasses.replace(run.source, path=str(tmp_path / "other")))
+        run = dataclasses.replace(run, students=students)
+        run_distillation(run, lambda line: None)
+        write_cell(folder, read_rows(RunStorage(run.root)), "x")
+        cell = read_cell(folder, run.name)
+        assert cell.scored_steps("ours_2x1") == [1, 2], variant
+        assert {"judge_score", "published_afd_ed", "ef_area", "es_error_frames"} <= set(
+            cell.scores["metric"].to_pylist()
+        )
+        teacher = [
+            row["value"] for row in cell.scores.to_pylist() if (row["student"], row["metric"]) == ("", "dice_all")
+        ]
+        assert (teacher == [1.0, 1.0]) == (variant == "labels")
