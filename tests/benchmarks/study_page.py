@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from echodfkd.config.file import load_config
+from echodfkd.config.identity import config_hash
 from echodfkd.config.run import RunConfig
 from echodfkd.config.study import study_groups
 from echodfkd.metrics.cardiac import pearson_r
@@ -19,7 +20,7 @@ from echodfkd.metrics.summary import Interval
 from echodfkd.reporting.case_table import values_at
 from echodfkd.reporting.figures.figure_files import svg_file
 from echodfkd.reporting.rows import RunRows, column
-from echodfkd.reporting.study.cell import CURVE, cell_name, read_cell
+from echodfkd.reporting.study.cell import CURVE, has_cell, read_cell
 from echodfkd.reporting.study.compared import RunModel, markdown, score_interval, scored_model, student_interval
 from echodfkd.storage.files import RunStorage
 from tests.benchmarks.row_file import RowFile
@@ -37,6 +38,8 @@ METRICS = {
     "ef_r": ("EF r", 2), "ef_error": ("EF error", 1), "judge_score": ("judge", 3),
 }  # fmt: skip
 """Columns of the tables and their digits."""
+UNBOUNDED = ("ef_r", "judge_score")
+"""Those that can be below 0."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,11 @@ class Part:
 
 
 def read_part(name: str, folder: Path) -> Part:
-    """The cells of a part. Raises `InputError` if a file there is none."""
+    """The cells of a part. Raises `InputError` if a file there is none, or is of other options than today's."""
     rows, runs = RunStorage(str(folder)), part_runs(name)
     cells: dict[str, dict[int, RunRows]] = {condition: {} for condition, _ in runs}
     for condition, run in runs:
-        if rows.exists(cell_name(run.name)):
+        if has_cell(rows, run.name, config_hash(run)):
             cells[condition][run.seed] = read_cell(rows, run.name)
     return Part(name, cells, len(runs))
 
@@ -103,7 +106,7 @@ def over_seeds(values: Sequence[float], metric: str) -> Interval:
         return Interval(
             float(np.mean(values)) if len(values) else float("nan"), float("nan"), float("nan"), len(values)
         )
-    return student_interval(values) if metric == "ef_r" else score_interval(values, metric)
+    return student_interval(values) if metric in UNBOUNDED else score_interval(values, metric)
 
 
 def text_of(found: Interval, digits: int = 3, *, sign: str = "") -> str:
@@ -124,13 +127,14 @@ def table(part: Part) -> str:
     speeds = {str(row["student"]): str(row["frames_s"]) for row in RowFile(ROOT / SPEEDS).rows}
     for condition, seeds in part.cells.items():
         first = next(iter(seeds.values()), None)
-        for student in first.students if first else ():
+        scored = [name for name in ("", *first.students) if first.scored_steps(name)] if first else []
+        for student in scored:
             models = part.models(condition, student)
-            size = first.sizes[student] if first else {}
+            size = first.sizes.get(student, {}) if first else {}
             weights, macs = size.get("parameters"), size.get("macs_per_frame")
             cells = [
                 condition or "drawn",
-                student,
+                student or "its teacher",
                 f"{weights:,}" if weights else "–",
                 f"{macs / 1e6:.0f}" if macs else "–",
             ]

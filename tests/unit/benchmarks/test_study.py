@@ -10,6 +10,8 @@ import pyarrow as pa
 import pytest
 from scipy import stats
 
+from echodfkd.config.identity import config_hash
+from echodfkd.core.errors import InputError
 from echodfkd.core.records import StageSpan
 from echodfkd.reporting.rows import RunRows
 from echodfkd.reporting.study.cell import write_cell
@@ -66,7 +68,7 @@ def write_part(part: str, folder: Path, *, seeds: tuple[int, ...] = (0, 1, 2)) -
                 pa.Table.from_pylist(rows, schema=schemas.SCORE_SCHEMA), empty, empty,
                 pa.Table.from_pylist(spans, schema=schemas.SPAN_SCHEMA), empty, pa.table(cases),
             )  # fmt: skip
-            write_cell(RunStorage(str(folder)), of_run, "x")
+            write_cell(RunStorage(str(folder)), of_run, config_hash(run))
 
 
 def gaps(part: str, student: str, one: str, other: str) -> list[float]:
@@ -97,6 +99,15 @@ def test_without_rows_every_part_names_its_command(tmp_path: Path) -> None:
         assert texts[f"table-{part}"].endswith(f"python -m tests.benchmarks.study --minutes 60 --only {part}`")
         assert f"`{part}`: not run yet" in texts[f"table-{part}"]
     assert "not run yet" in texts["decision"]
+
+
+def test_rows_of_another_config_are_no_rows_of_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.config_hash", lambda run: "older")
+    write_part("comparators", tmp_path)
+    with pytest.raises(
+        InputError, match=r"study_comparators-seed0.* is of a run with other options .config hash older"
+    ):
+        blocks(tmp_path)
 
 
 def test_answers_are_those_of_another_route(tmp_path: Path) -> None:
