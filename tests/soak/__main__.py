@@ -19,7 +19,8 @@ TINY = [
     "train.global_batch=4",
     "train.accumulation=4",
     "train.checkpoint_every=100",
-    "data.segment_tasks=800",  # a segment every 200 steps: the tasks of two are kept
+    "data.segment_tasks=400",  # a segment every 100 steps; with the next line some thousand tasks are kept at most
+    "data.ahead_mb=1",
     *("evaluation.cases=2", "evaluation.frames=32"),
     "evaluation.overlays=1",
     "ray.address=local",
