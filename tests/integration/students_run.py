@@ -44,19 +44,20 @@ def main(folder: Path) -> None:
         assert driver.poll() is None, f"the run ended: {log.read_text()[-3000:]}"
         return [commit.step for commit in list_checkpoints(storage)] if storage.exists("checkpoints") else []
 
+    def lose(host: str) -> tuple[float, float]:
+        known = published()
+        sh("ip", "link", "set", f"to-{host}", "down")
+        given_up_s = wait_until("giving the host up", lambda: is_gone(HOSTS[host][0]), 90)
+        sh("ip", "link", "set", f"to-{host}", "up")
+        start_node(folder, host, *HOSTS[host])
+        return given_up_s, wait_until("a checkpoint with it", lambda: len(published()) > len(known), 240)
+
     wait_until("a checkpoint", lambda: bool(published()), 240)
     drain = ["drain-node", f"--address={ADDRESS}", "--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot"]
     one = next(node for address, alive, node in nodes() if alive and address == HOSTS["one"][0])
     sh(*inside("head", *ray_command(folder), *drain, f"--node-id={one}", "--deadline-remaining-seconds=20"))
     noticed_s = wait_until("a checkpoint for the drain", lambda: any(step % 40 for step in published()), 20)
-    times = []
-    for host in ("one", "two"):
-        known = published()
-        sh("ip", "link", "set", f"to-{host}", "down")
-        times.append(wait_until("giving the host up", lambda: is_gone(HOSTS[host][0]), 90))
-        sh("ip", "link", "set", f"to-{host}", "up")
-        start_node(folder, host, *HOSTS[host])
-        times.append(wait_until("a checkpoint with it", lambda: len(published()) > len(known), 240))
+    times = [*lose("one"), *lose("two")]
     driver.wait(timeout=300)
     workers = {row["actor"] for row in read_rows(storage).spans.to_pylist() if row["stage"] == "students"}
     last = log.read_text().splitlines()[-1:]
