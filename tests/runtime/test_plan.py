@@ -7,6 +7,8 @@ import pytest
 import ray
 from ray.data import ReadTask
 from ray.data._internal.execution.operators.input_data_buffer import InputDataBuffer
+from ray.data._internal.execution.operators.task_pool_map_operator import TaskPoolMapOperator
+from ray.data.block import BlockStats
 from ray.data.context import DataContext
 
 from echodfkd.config.run import RunConfig
@@ -128,6 +130,7 @@ def test_tasks_are_kept_while_their_blocks_are_on_their_way_and_no_longer(
 
 
 def test_records_that_grow_with_the_run_are_emptied(tiny_config: Callable[..., RunConfig]) -> None:
-    stages = [SimpleNamespace(), SimpleNamespace(_output_blocks_stats=[1, 2])]
-    OpenPlan(tiny_config()).on_execution_step(SimpleNamespace(_topology=stages))
-    assert stages[1]._output_blocks_stats == []
+    stage = TaskPoolMapOperator.__new__(TaskPoolMapOperator)
+    stage._output_blocks_stats = [BlockStats(1, 1, None)]
+    OpenPlan(tiny_config()).on_execution_step(SimpleNamespace(_topology=[SimpleNamespace(), stage]))
+    assert stage._output_blocks_stats == []

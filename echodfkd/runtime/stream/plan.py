@@ -21,6 +21,8 @@ import ray
 from ray.data import Datasource, ReadTask
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data._internal.execution.interfaces import BlockEntry, RefBundle
+from ray.data._internal.execution.operators.input_data_buffer import InputDataBuffer
+from ray.data._internal.execution.operators.map_operator import MapOperator
 from ray.data.block import Block, BlockAccessor, BlockMetadata
 
 from echodfkd.config.run import RunConfig
@@ -171,6 +173,7 @@ class OpenPlan(ExecutionCallback):
     def before_execution_starts(self, executor: Any) -> None:
         """Called by Ray Data once the stages are laid out, before their first step."""
         source, state = next(iter(executor._topology.items()))  # stages stand in stream order
+        assert isinstance(source, InputDataBuffer)
         slots = remaining_slots(self._config)
         tasks = ComingTasks(self._config, slots, lambda: len(state.output_queue))
         source._input_data = tasks
@@ -180,4 +183,5 @@ class OpenPlan(ExecutionCallback):
     def on_execution_step(self, executor: Any) -> None:
         """Ray Data keeps a record of every block, for statistics that nothing here reads."""
         for stage in executor._topology:
-            getattr(stage, "_output_blocks_stats", []).clear()
+            if isinstance(stage, MapOperator):
+                stage._output_blocks_stats.clear()
