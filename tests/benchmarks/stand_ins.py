@@ -16,11 +16,10 @@ from echodfkd.config.file import load_config
 from echodfkd.config.run import RunConfig
 from echodfkd.config.sections.source import PartConfig
 from echodfkd.config.sections.teacher import TeacherModelConfig
-from echodfkd.config.sections.training import WindowConfig
 from echodfkd.core.records import CLASS_NAMES, VideoClip
 from echodfkd.models.teachers.protocol import Teacher
 from echodfkd.sources import build as sources
-from echodfkd.sources.clip_source import ClipSource
+from echodfkd.sources.clip_source import ClipSource, WindowSettings
 from echodfkd.teaching import build as teachers
 from echodfkd.teaching.recorded import Placement
 from tests.helpers.teachers import FloatTeacher
@@ -45,10 +44,10 @@ def stand_in_config(overrides: list[str], *, teach_s: float = 0.0) -> StandInCon
 class StandInSource:
     """Noise drawn once, brightened by index: a clip costs one copy of its pixels."""
 
-    name = "stand_in"
+    name, notes = "stand_in", ()
     num_cases = 0
 
-    def __init__(self, window: WindowConfig, seed: int) -> None:
+    def __init__(self, window: WindowSettings, seed: int) -> None:
         shape = (window.frames, window.size, window.size)
         self.noise = np.random.default_rng(seed).integers(0, 128, shape, dtype=np.uint8)
         self.seed, self.fps = seed, window.fps
@@ -90,8 +89,8 @@ class DiscTeacher(FloatTeacher):
         return np.broadcast_to(disc, video_NTHW.shape).copy()
 
 
-def _source(part: PartConfig, window: WindowConfig, seed: int, case_frames: int) -> ClipSource:
-    return StandInSource(window, seed)
+def _source(part: PartConfig, settings: WindowSettings, seed: int) -> ClipSource:
+    return StandInSource(settings, seed)
 
 
 def _teacher(model: TeacherModelConfig, device: str, placement: Placement | None) -> Teacher:

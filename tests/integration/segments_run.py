@@ -21,7 +21,7 @@ from tests.integration.autoscaling_run import PLACEMENT, PORT, start_head
 RUN = [
     "teacher.max_actors=3", "train.steps=480", "train.checkpoint_every=30", "data.segment_tasks=60",
     "data.source_tasks=4", "data.source_num_cpus=0.1", "data.ahead_mb=1", "evaluation.enabled=false",
-    "evaluation.num_cpus=0", "evaluation.node_label=", "ray.progress_s=2", "ray.json_lines=true",
+    "ray.progress_s=2", "ray.json_lines=true",
 ]  # fmt: skip
 
 
