@@ -1,4 +1,4 @@
-"""A program: a run over eight segments, whose teachers grow from one to three on nodes that Ray's autoscaler brings.
+"""A program: a run over nine segments, whose teachers grow from one to three on nodes that Ray's autoscaler brings.
 
 Usage: python segments_run.py FOLDER. It leaves processes behind: run it in a PID namespace of its own. A teacher takes
 a second for a block and everything else takes next to none. Prints one JSON object.
@@ -19,8 +19,8 @@ from tests.conftest import TINY
 from tests.integration.autoscaling_run import PLACEMENT, PORT, start_head
 
 RUN = [
-    "teacher.max_actors=3", "train.steps=480", "train.checkpoint_every=30", "data.segment_tasks=60",
-    "data.source_tasks=4", "data.source_num_cpus=0.1", "data.ahead_mb=1", "evaluation.enabled=false",
+    "teacher.max_actors=3", "train.steps=540", "train.checkpoint_every=30", "data.segment_tasks=60",
+    "data.source_tasks=4", "data.source_num_cpus=0.05", "data.ahead_mb=1", "evaluation.enabled=false",
     "ray.progress_s=2", "ray.json_lines=true",
 ]  # fmt: skip
 
