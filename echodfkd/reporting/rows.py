@@ -38,6 +38,9 @@ READERS = 16
 STARTED = "logs/students.json"
 """Sizes of the students, as in run.json, for the page of a run that has not ended."""
 
+DRAWN = "overlays/drawn.json"
+"""Names of the videos of the last checkpoint (`names`) and its step: an earlier end of the run may have left others."""
+
 
 @dataclass(frozen=True)
 class RunRows:

@@ -38,10 +38,7 @@ from echodfkd.core.errors import EchoDFKDError, RunError, one_line
 from echodfkd.core.redaction import dump_json
 from echodfkd.evaluation.judge import configured_judge
 from echodfkd.models.students.cost import student_facts
-from echodfkd.reporting.page.report import write_report
 from echodfkd.reporting.rows import STARTED
-from echodfkd.reporting.segmented.real_heart import draw_real_heart
-from echodfkd.reporting.summary import write_summary
 from echodfkd.runtime.cluster.connection import connected, last_sentence, machine_line, with_absolute_paths
 from echodfkd.runtime.cluster.preemption import StopNotice, StopSignal
 from echodfkd.runtime.cluster.rooms import Room, room_for
@@ -161,6 +158,8 @@ def _run_stages(
             say("all checkpoints are scored; cases are being drawn")
             evaluators.draw_overlays()
         if config.evaluation.real_cine:
+            from echodfkd.reporting.segmented.real_heart import draw_real_heart
+
             draw_real_heart(lease.storage, config.students)
     finally:
         progress.close()
@@ -262,7 +261,13 @@ def write_run_facts(config: RunConfig, storage: RunStorage, teacher_id: str, fac
 
 
 def finish(config: RunConfig, storage: RunStorage, teacher_id: str, facts: dict[str, Any]) -> dict[str, Any]:
-    """Write run.json, and summary.json and report.html from the rows. Returns the summary."""
+    """Write run.json, and summary.json and report.html from the rows. Returns the summary.
+
+    Figures and statistics are imported here: Ray starts a second earlier without them.
+    """
+    from echodfkd.reporting.page.report import write_report
+    from echodfkd.reporting.summary import write_summary
+
     write_run_facts(config, storage, teacher_id, facts)
     summary = write_summary(storage)
     return {**summary, "report": write_report(storage)}

@@ -4,6 +4,7 @@ consumes: manifests under checkpoints/ / produces: scores/part-*, cases.parquet,
 waits for: a free actor / unblocked by: a published manifest. Only the end of the run waits for it.
 
 Ray Train and Ray Data do not count the actors: on one node they reserve no CPU and yield, else have their own nodes.
+The driver holds the pool, so imports of scores and drawings are inside the functions that need them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import threading
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 import torch
@@ -23,16 +24,15 @@ from echodfkd.config.run import RunConfig
 from echodfkd.core import clock
 from echodfkd.core.errors import EchoDFKDError, RunError
 from echodfkd.core.records import PublishedCheckpoint, StageSpan
-from echodfkd.evaluation.scored_models import ScoredModel, load_student
-from echodfkd.evaluation.scorer import run_scorer
-from echodfkd.reporting.figures.overlays import DRAWN, case_overlay
-from echodfkd.reporting.page.groups import cases_to_draw
-from echodfkd.reporting.rows import read_rows
+from echodfkd.reporting.rows import DRAWN, read_rows
 from echodfkd.runtime.cluster.connection import actor_name, last_sentence, node_labels
 from echodfkd.runtime.stream.builders import num_cases
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.manifests import list_checkpoints
 from echodfkd.storage.schemas import CASE_SCHEMA, QUARANTINE_SCHEMA, SCORE_SCHEMA
+
+if TYPE_CHECKING:
+    from echodfkd.evaluation.scored_models import ScoredModel
 
 SHARD_CASES = 8
 """Cases of one task: small enough that an actor's death costs seconds."""
@@ -70,6 +70,8 @@ class Evaluator:
             torch.set_num_threads(config.evaluation.threads)
         if not config.evaluation.num_cpus and hasattr(os, "nice"):
             os.nice(10)  # shares its cores with training, which goes first
+        from echodfkd.evaluation.scorer import run_scorer
+
         self.config = config
         self.storage = RunStorage(config.root)
         self.device = "cuda" if config.evaluation.num_gpus and torch.cuda.is_available() else "cpu"
@@ -93,9 +95,13 @@ class Evaluator:
 
     def overlay(self, checkpoint: PublishedCheckpoint, student: str, number: int) -> tuple[str, bytes]:
         """One case as MP4: contours of teacher, student and truth. Returns its name and bytes."""
+        from echodfkd.reporting.figures.overlays import case_overlay
+
         return case_overlay(self.scorer, self._load(checkpoint, student), number)
 
     def _load(self, checkpoint: PublishedCheckpoint, name: str) -> ScoredModel:
+        from echodfkd.evaluation.scored_models import load_student
+
         if self._student is None or (self._student.step, self._student.name) != (checkpoint.step, name):
             self._student = load_student(self.storage, checkpoint, name, self.config.students[name], self.device)
         return self._student
@@ -137,6 +143,8 @@ class EvaluatorPool:
         """MP4 overlays of the last checkpoint: every student's worst, median and best cases (`cases_to_draw`)."""
         if not self.config.evaluation.overlays or not (published := list_checkpoints(self.storage)):
             return
+        from echodfkd.reporting.page.groups import cases_to_draw
+
         chosen = cases_to_draw(read_rows(self.storage), self.config.evaluation.overlays)
         names: list[str] = []
         futures = [

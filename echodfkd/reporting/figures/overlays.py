@@ -23,8 +23,6 @@ from echodfkd.sources.video.encode import encode_mp4
 from echodfkd.sources.video.sheets import in_rows, png
 
 SCALE = 4
-DRAWN = "overlays/drawn.json"
-"""Names of the videos of the last checkpoint (`names`) and its step: an earlier end of the run may have left others."""
 STRIP_PX = 56
 TICK_PX = 9
 TICK = "#f0e442"

@@ -16,9 +16,9 @@ from echodfkd.core.errors import InputError
 from echodfkd.evaluation.scored_models import load_students
 from echodfkd.evaluation.scorer import run_scorer
 from echodfkd.models.teachers.build import pick_device
-from echodfkd.reporting.figures.overlays import DRAWN, case_overlay
+from echodfkd.reporting.figures.overlays import case_overlay
 from echodfkd.reporting.page.groups import cases_to_draw
-from echodfkd.reporting.rows import read_rows
+from echodfkd.reporting.rows import DRAWN, read_rows
 from echodfkd.storage.files import RunStorage
 
 

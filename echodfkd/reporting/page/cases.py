@@ -12,10 +12,10 @@ import numpy as np
 
 from echodfkd.core.errors import ClipError, InputError
 from echodfkd.reporting.case_table import models
-from echodfkd.reporting.figures.overlays import DRAWN, stills_png
+from echodfkd.reporting.figures.overlays import stills_png
 from echodfkd.reporting.page.groups import rank_words, ranked_cases
 from echodfkd.reporting.page.page import FOLDER
-from echodfkd.reporting.rows import RunRows
+from echodfkd.reporting.rows import DRAWN, RunRows
 from echodfkd.sources.video.sheets import in_rows, png, titled
 from echodfkd.storage.files import RunStorage
 

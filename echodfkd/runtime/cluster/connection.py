@@ -23,7 +23,7 @@ from echodfkd.config.run import RayConfig, RunConfig
 from echodfkd.config.sections.option import Declaration, replace_options
 from echodfkd.core.errors import RunError, plain_sentence
 from echodfkd.core.terminal import print_line
-from echodfkd.runtime.cluster.environment import QUIET_RAY, cluster_address
+from echodfkd.runtime.cluster.environment import QUIET_RAY, cluster_address, shared_cores
 from echodfkd.runtime.cluster.host_memory import kept_memory
 
 ANSWER_TIMEOUT_S = 4.0
@@ -66,7 +66,8 @@ def connected(options: RayConfig) -> Iterator[None]:
 def _connect(options: RayConfig, address: str) -> None:
     check_authentication(address, allowed=options.allow_unauthenticated)
     kept = kept_memory() if options.keep_memory else {}
-    runtime_env: dict[str, object] = {"env_vars": {**QUIET_RAY, **kept}}
+    shared = shared_cores() if address == "local" else {}
+    runtime_env: dict[str, object] = {"env_vars": {**QUIET_RAY, **kept, **shared}}
     if shlex.quote(sys.executable) != sys.executable:
         # Ray starts workers through a shell and does not quote the interpreter: from a path with a space
         # no actor would start, and no error would be shown

@@ -16,6 +16,17 @@ QUIET_RAY = {
 hides a warning about many roles on few cores, and one about a service that has ended as it should. The one before
 bounds the records of finished tasks in a local cluster: some 3 KB each, of which Ray keeps 100,000."""
 
+SHARED_CORES = {"GOMP_SPINCOUNT": "1000"}
+"""Environment of the workers of a local cluster, whose parts share the machine's cores. A thread of torch that waits
+for its fellows holds its core for so many rounds before it sleeps: 300,000 (3 ms) by libgomp's default, while a fellow
+may stand in line for that very core, and a step has thousands of such waits. On idle cores the rounds are worth a tenth
+of a step, on busy ones a step without them takes a tenth of the time or less (docs/explanation/performance.md)."""
+
+
+def shared_cores() -> dict[str, str]:
+    """`SHARED_CORES`; a variable that is already set in this process keeps its value."""
+    return {name: os.environ.get(name, value) for name, value in SHARED_CORES.items()}
+
 
 def cluster_address(option: str) -> str:
     """Resolve `ray.address`: auto is RAY_ADDRESS if that is set, else a new local cluster."""

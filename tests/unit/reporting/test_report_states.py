@@ -21,7 +21,7 @@ from echodfkd.config.file import config_to_yaml
 from echodfkd.config.sections.student import StudentConfig
 from echodfkd.core.errors import InputError
 from echodfkd.core.records import JUDGE_STEP, CaseScore
-from echodfkd.reporting.figures.overlays import DRAWN, STRIP_PX, TICK, draw_overlay
+from echodfkd.reporting.figures.overlays import STRIP_PX, TICK, draw_overlay
 from echodfkd.reporting.live.follow import follow_report
 from echodfkd.reporting.live.redraw import redraw_overlays
 from echodfkd.reporting.page.agreement import judge_reading_table
@@ -29,7 +29,7 @@ from echodfkd.reporting.page.groups import cases_to_draw, chosen_places
 from echodfkd.reporting.page.pareto import pareto_front
 from echodfkd.reporting.page.report import write_report
 from echodfkd.reporting.page.table import csv_file
-from echodfkd.reporting.rows import read_rows
+from echodfkd.reporting.rows import DRAWN, read_rows
 from echodfkd.reporting.study.across import compare_runs
 from echodfkd.reporting.summary import build_summary, summarise
 from echodfkd.sources.build import build_source
