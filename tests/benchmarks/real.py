@@ -83,10 +83,12 @@ def measure_clips(
             scores = [score_clip(predict, clip, side=side, every=every) for clip in clips]
             mean, worst = float(np.mean([one.dice for one in scores])), min(one.dice for one in scores)
             part = float(np.mean([one.one_part for one in scores]))
+            area, filled, emptied = np.mean([(one.area, one.filled, one.emptied) for one in scores], axis=0)
+            stray, each = np.nanmean([one.stray for one in scores]), " ".join(f"{one.dice:.2f}" for one in scores)
             print(
                 f"  {name:<32} {_size(side):<10} Dice {mean:.3f}, worst {worst:.3f}, largest part {part:.3f}; area"
-                f" {np.mean([one.area for one in scores]):.2f}, slope of size {size_slope(scores):.2f}, stray"
-                f" {np.nanmean([one.stray for one in scores]):.3f}; {' '.join(f'{one.dice:.2f}' for one in scores)}",
+                f" {area:.2f} ({filled:.2f} filled, {emptied:.2f} emptied), slope of size {size_slope(scores):.2f},"
+                f" stray {stray:.3f}; {each}",
                 flush=True,
             )
             rows.append({"model": name, "side": side, "dice": mean, "worst": worst, "largest_part": part,

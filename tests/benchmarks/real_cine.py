@@ -55,7 +55,9 @@ def crops(video_THW: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
 def score_crop(predict: Predict, name: str, video_THW: np.ndarray, *, fps: float, side: int) -> CineScore:
     """One crop, resized to this side first: masks are counted there."""
     mask = predict(resize_video(video_THW, side), 0, fps)
-    return CineScore(name, stray_share(mask), ndimage.label(mask)[1], find_rhythm(mask, fps=fps, spacing_mm=None))
+    return CineScore(
+        name, stray_share(mask), ndimage.label(mask)[1], find_rhythm(mask, fps=fps, sides=1.0, in_mm=False)
+    )
 
 
 def score_cine(predict: Predict, cine: Cine, *, side: int) -> list[CineScore]:

@@ -9,6 +9,7 @@ Legend: T frames, H rows, W columns of one half.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,8 @@ class ClipScore:
     """Mean Dice over frames of one clip: of all parts, and of the part that is largest over the clip.
 
     ``area`` is that of our masks over that of the painted ones, ``painted`` the painted ones' share of the frame,
-    ``stray`` the share outside the largest part.
+    ``stray`` the share outside the largest part. ``filled`` and ``emptied`` are the ratio of areas in the tenth of the
+    frames in which the painted mask is largest, and smallest.
     """
 
     clip: str
@@ -62,6 +64,8 @@ class ClipScore:
     area: float
     painted: float
     stray: float
+    filled: float
+    emptied: float
 
 
 def read_painted_clips(folder: str) -> list[PaintedClip]:
@@ -86,13 +90,16 @@ def score_clip(predict: Predict, clip: PaintedClip, *, side: int, every: int) ->
     """Every so many frames of one clip."""
     video, painted = clip.video[::every], clip.mask[::every]
     mask = predict(video, side, 0.0)
+    ours, theirs = mask.sum((1, 2)), painted.sum((1, 2))
+    by_size, tenth = np.argsort(theirs), math.ceil(len(theirs) / 10)
     return ClipScore(
         clip.name,
         float(dice(mask, painted).mean()),
         float(dice(largest_part(mask), painted).mean()),
-        float(mask.sum() / max(1, painted.sum())),
+        float(ours.sum() / max(1, theirs.sum())),
         float(painted.mean()),
         stray_share(mask),
+        *(float(ours[few].sum() / max(1, theirs[few].sum())) for few in (by_size[-tenth:], by_size[:tenth])),
     )
 
 

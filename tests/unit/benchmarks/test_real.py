@@ -19,6 +19,7 @@ from tests.benchmarks import domain_gap
 from tests.benchmarks.real_cine import CineScore, crops, score_cine, score_crop
 from tests.benchmarks.side_by_side import (
     ClipScore,
+    PaintedClip,
     read_painted_clips,
     score_clip,
     size_slope,
@@ -93,6 +94,12 @@ def test_masks_are_scored_against_the_painted_ones(tmp_path: Path) -> None:
     assert score.area == pytest.approx(300 / 400)
     assert score.painted == pytest.approx(400 / 64**2)
     assert score.stray == pytest.approx(1 / 3)
+    assert (score.filled, score.emptied) == pytest.approx((300 / 400, 300 / 400))
+    beating = PaintedClip("", clip.video[:20], np.zeros_like(clip.mask[:20]))
+    for frame, rows in enumerate([16] * 18 + [4] * 2):  # areas of 320 pixels, twice of 80
+        beating.mask[frame, 20 : 20 + rows, 10:30] = True
+    score = score_clip(half_and_a_patch, beating, side=0, every=1)
+    assert (score.filled, score.emptied) == pytest.approx((300 / 320, 300 / 80))
     with pytest.raises(InputError, match=r"--clips: .* holds no \.mp4 file"):
         read_painted_clips(str(tmp_path / "nothing"))
 
@@ -101,7 +108,7 @@ def test_the_slope_of_size_tells_shrinkage_from_a_margin() -> None:
     """Areas that go with the root of the painted one have slope 0.5, those that are all 20 % too large slope 1."""
 
     def clips(area_of: Callable[[float], float]) -> list[ClipScore]:
-        return [ClipScore("", 0.9, 0.9, area_of(size) / size, size, 0.0) for size in (0.05, 0.1, 0.2)]
+        return [ClipScore("", 0.9, 0.9, area_of(size) / size, size, 0.0, 1.0, 1.0) for size in (0.05, 0.1, 0.2)]
 
     assert size_slope(clips(lambda size: 0.3 * size**0.5)) == pytest.approx(0.5)
     assert size_slope(clips(lambda size: 1.2 * size)) == pytest.approx(1.0)
