@@ -6,9 +6,7 @@ import argparse
 import datetime
 import sys
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import save
 
@@ -22,7 +20,6 @@ from echodfkd.training.judge.contrastive import train_towers
 from echodfkd.training.judge.patients import draw_pools
 
 HELD_OUT_SEED = 7_000_002
-EMBEDDING = 128
 
 
 def main() -> int:
@@ -37,28 +34,25 @@ def main() -> int:
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=6_000_001)
     parser.add_argument("--cases", type=int, default=24, help="held-out cases")
-    args = parser.parse_args()
-    return run_guarded(lambda: train(args))
+    return run_guarded(lambda: train(parser.parse_args()))
 
 
-def train(args: argparse.Namespace) -> dict[str, Any]:
+def train(args: argparse.Namespace) -> dict[str, object]:
     """The judge of the arguments."""
     torch.set_num_threads(1)  # the weights then do not depend on the number of cores
     torch.manual_seed(args.seed)
-    if args.initial:
-        towers = read_towers(WEIGHTS if args.initial == "shipped" else Path(args.initial), option="--initial")
-    else:
-        towers = JudgeTowers(embedding=EMBEDDING)
+    file = WEIGHTS if args.initial == "shipped" else Path(args.initial)
+    towers = read_towers(file, option="--initial") if args.initial else JudgeTowers()
     pools = draw_pools(args.domains, args.patients, seed=args.seed, say=print_line)
     recipe = {name: getattr(args, name) for name in ("steps", "batch", "learning_rate", "seed")}
-    towers = train_towers(towers, pools, say=print_line, **recipe)
+    train_towers(towers, pools, say=print_line, **recipe)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_bytes(save(towers.state_dict()))
     result = held_out_agreement(embedded_judge(towers), args.cases, args.domains, seed=HELD_OUT_SEED)
-    recipe |= {"initial": args.initial, "patients": args.patients, "domains": args.domains}
-    recipe |= {"held_out_seed": HELD_OUT_SEED, "agreement_with_dice": result}
-    recipe |= {"torch": torch.__version__, "numpy": np.__version__, "date": str(datetime.date.today())}
-    args.out.with_suffix(".json").write_bytes(dump_json(recipe))
+    card = {name: value for name, value in vars(args).items() if name != "out"}
+    card |= {"held_out_seed": HELD_OUT_SEED, "agreement_with_dice": result}
+    card |= {"torch": torch.__version__, "date": str(datetime.date.today())}
+    args.out.with_suffix(".json").write_bytes(dump_json(card))
     return {"ok": True, "agreement": result}
 
 

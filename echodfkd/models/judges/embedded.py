@@ -91,7 +91,7 @@ class TextTower(nn.Module):
 class JudgeTowers(nn.Module):
     """The shipped pair of towers with its learned temperature (Radford et al. 2021)."""
 
-    def __init__(self, *, embedding: int) -> None:
+    def __init__(self, *, embedding: int = 128) -> None:
         super().__init__()
         self.image = ImageTower(embedding)
         self.text = TextTower(embedding)
