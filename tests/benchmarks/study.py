@@ -24,8 +24,10 @@ import torch
 
 from echodfkd.config.file import load_config
 from echodfkd.config.run import RunConfig
+from echodfkd.config.study import study_groups
 from echodfkd.core.errors import STOPPED, EchoDFKDError
 from echodfkd.models.students.build import build_student
+from echodfkd.storage.files import RunStorage
 from tests.benchmarks.row_file import RowFile
 from tests.benchmarks.study_page import CONFIGS, PAGE, PARTS, ROWS, SPEEDS, write_page
 
@@ -67,15 +69,25 @@ def run_parts(parts: Sequence[str], rows: str, overrides: Sequence[str], minutes
     ends = time.monotonic() + 60 * minutes if minutes else None
     for part in parts:
         config = study_config(part, rows, overrides)
-        if not missing_cells(config):
-            say(f"{part}: all cells are there")
-            continue
-        prepare(config)
-        if ends is not None:
-            left = max(0.001, (ends - time.monotonic()) / 60)
-            config = replace(config, study=replace(config.study, minutes=left))
-        if stopped := run_study(config, say)["stopped"]:
-            return str(stopped)
+        if missing_cells(config):
+            prepare(config)
+            left = 0.0 if ends is None else max(0.001, (ends - time.monotonic()) / 60)
+            if stopped := run_study(replace(config, study=replace(config.study, minutes=left)), say)["stopped"]:
+                return str(stopped)
+        else:
+            say(f"{part}: all cells of the package's own networks are there")
+        if part == "comparators" and (stopped := run_other(config, rows, ends)):
+            return stopped
+    return ""
+
+
+def run_other(config: RunConfig, rows: str, ends: float | None) -> str:
+    """The comparator that is no network of the package, seed by seed."""
+    from tests.benchmarks.study_deeplab import run_deeplab
+
+    for seed in study_groups(config)[""]:
+        if stopped := run_deeplab(seed[""], RunStorage(rows), say, ends=ends):
+            return stopped
     return ""
 
 

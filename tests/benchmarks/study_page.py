@@ -31,6 +31,8 @@ ROWS, FIGURES = Path("docs/study/rows"), Path("docs/study")
 SPEEDS = Path("docs/study/speed.csv")
 PARTS = ("sizes", "comparators", "repetition", "specialists", "teachers", "sixteen")
 """Files of configs/study, in the order in which they are run."""
+OTHER = "deeplab_mobilenet"
+"""Student of `comparators` that is no network of the package (`study_deeplab`), in cells of its own."""
 COMMAND = "python -m tests.benchmarks.study --minutes 60 --only {part}"
 METRICS = {
     "dice_all": ("Dice", 3), "dice_ed": ("ED", 3), "dice_es": ("ES", 3), "published_afd_ed": ("aFD ED", 2),
@@ -75,7 +77,18 @@ def read_part(name: str, folder: Path) -> Part:
     for condition, run in runs:
         if has_cell(rows, run.name, config_hash(run)):
             cells[condition][run.seed] = read_cell(rows, run.name)
-    return Part(name, cells, len(runs))
+    if name != "comparators":
+        return Part(name, cells, len(runs))
+    for _, run in runs:
+        if has_cell(rows, other_cell(run), config_hash(run)):
+            cells.setdefault(OTHER, {})[run.seed] = read_cell(rows, other_cell(run))
+    return Part(name, cells, 2 * len(runs))
+
+
+def other_cell(run: RunConfig) -> str:
+    """Name of the cell of `OTHER` on the stream of a run."""
+    stem, _, seed = run.name.rpartition("-")
+    return f"{stem}_{OTHER}-{seed}"
 
 
 @cache
@@ -133,7 +146,7 @@ def table(part: Part) -> str:
             size = first.sizes.get(student, {}) if first else {}
             weights, macs = size.get("parameters"), size.get("macs_per_frame")
             cells = [
-                condition or "drawn",
+                "drawn" if condition in ("", OTHER) else condition,
                 student or "its teacher",
                 f"{weights:,}" if weights else "–",
                 f"{macs / 1e6:.0f}" if macs else "–",

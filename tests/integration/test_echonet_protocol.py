@@ -11,6 +11,7 @@ import pytest
 
 from echodfkd.config.evaluated import run_options
 from echodfkd.config.file import load_config
+from echodfkd.reporting.rows import read_rows
 from echodfkd.runtime.distillation_run import run_distillation
 from echodfkd.runtime.evaluation_run import evaluate
 from echodfkd.storage.files import RunStorage
@@ -89,4 +90,5 @@ def test_a_protocol_runs_from_its_files_to_the_tables(
         for metric in ("dice_ed", "published_dice_ed", "published_afd_es", "judge_score"):
             assert scores[metric]["n"] == 2, (student, metric)
             assert np.isfinite(scores[metric]["mean"])
-    assert scored["judge"]["id"].startswith("echoclip") or "echoclip" in str(scored["judge"])
+    rows = read_rows(RunStorage(f"{tmp_path}/out")).scores.to_pylist()
+    assert {row["reference"].split("-")[0] for row in rows if row["metric"] == "judge_score"} == {"echoclip"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ from scipy import stats
 from echodfkd.config.identity import config_hash
 from echodfkd.core.errors import InputError
 from echodfkd.core.records import StageSpan
+from echodfkd.models.teachers.torchvision_guard import import_torchvision
 from echodfkd.reporting.rows import RunRows
-from echodfkd.reporting.study.cell import write_cell
+from echodfkd.reporting.study.cell import read_cell, write_cell
 from echodfkd.storage import schemas
 from echodfkd.storage.files import RunStorage
 from tests.benchmarks import study_questions
@@ -201,3 +203,32 @@ def test_rows_of_the_benchmark_behind_the_last_question_are_those_that_it_names(
         assert len(rows) == counts[key]
         found = stats.spearmanr([float(r["wild"]) for r in rows], [float(r["real"]) for r in rows]).statistic
         assert f"{found:+.2f} [" in study_questions.real_dice({}).text.split(f" over {words}")[0]
+
+
+@pytest.mark.slow
+def test_the_comparator_of_torchvision_stops_goes_on_and_has_a_cell(tmp_path: Path) -> None:
+    """Two sittings are one: the same rows as without a stop, of the same clips."""
+    from tests.benchmarks.study_deeplab import run_deeplab
+
+    try:
+        import_torchvision()
+    except InputError as error:
+        pytest.skip(str(error))
+    run = replace(part_runs("comparators")[0][1], storage=str(tmp_path / "runs"))
+    run = replace(run, window=replace(run.window, size=32, frames=4), train=replace(run.train, steps=2, global_batch=2))
+    run = replace(run, evaluation=replace(run.evaluation, cases=1, frames=16))
+    cells = []
+    for sitting in ("whole", "stopped"):
+        folder, lines = RunStorage(str(tmp_path / sitting)), []
+        run = replace(run, storage=str(tmp_path / "runs" / sitting))
+        if sitting == "stopped":
+            said = run_deeplab(run, folder, lines.append, ends=0.0, side=32)
+            assert said.endswith("its time is over; the same command resumes it")
+            assert lines == ["study_comparators_deeplab_mobilenet-seed0: 1 of 2 steps"]
+        assert run_deeplab(run, folder, lines.append, ends=None, side=32) == ""
+        cells.append(read_cell(folder, "study_comparators_deeplab_mobilenet-seed0"))
+        assert run_deeplab(run, folder, lambda line: pytest.fail(line), ends=None) == ""
+    one, other = cells
+    assert str(one.scores.to_pylist()) == str(other.scores.to_pylist())
+    assert {"dice_all", "published_afd_es", "judge_score"} <= set(one.scores["metric"].to_pylist())
+    assert 11_000_000 < one.sizes["deeplab_mobilenet"]["parameters"] < 11_100_000
