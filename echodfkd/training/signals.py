@@ -48,6 +48,10 @@ class JudgeShortfall:
 
     def __init__(self, judge: Judge, place: int, judged: Callable[[int], bool]) -> None:
         self._judge, self._place, self._judged = judge, place, judged
+        self._taught: tuple[DistillationBatch | None, list[float]] = (
+            None,
+            [],
+        )  # the newest batch, which all students see
 
     def __call__(
         self, objective: Objective, output: StudentOutput, tensors: BatchTensors, batch: DistillationBatch
@@ -57,8 +61,9 @@ class JudgeShortfall:
         found = torch.full((len(batch.index),), torch.nan)
         if rows:
             own = self._scores(batch, rows, output.mask_logits[rows, :, objective.places.index(self._place)] > 0)
-            taught = self._scores(batch, rows, tensors.mask_prob[rows, :, self._place] > 0.5)
-            for row, mine, wanted in zip(rows, own, taught, strict=True):
+            if self._taught[0] is not batch:
+                self._taught = batch, self._scores(batch, rows, tensors.mask_prob[rows, :, self._place] > 0.5)
+            for row, mine, wanted in zip(rows, own, self._taught[1], strict=True):
                 found[row] = max(0.0, wanted - mine)
         return found
 

@@ -1,10 +1,11 @@
-"""Throughput of whole runs on Ray with and without steering, in pairs whose order alternates.
+"""Cost of steering: CPU time in a step of the demo's students, and throughput of whole runs on Ray, in pairs.
 
     python -m tests.benchmarks.steered_pace --folder FOLDER [--pairs 4] [--follow disagreement]
 
-Small students are the slowest stage, so that work of the step is not hidden behind a teacher. Both runs of a pair have
-segments of the same length: what a change of segment costs is measured apart. FOLDER/rows.csv keeps the rows: those
-that it has are not run again.
+--pairs 0 measures only the step. Of the runs with and without steering the order alternates. Small students are the
+slowest stage, so that work of the step is not hidden behind a teacher. Both runs of a pair have segments of the same
+length: what a change of segment costs is measured apart. FOLDER/rows.csv keeps the rows: those that it has are not run
+again.
 """
 
 from __future__ import annotations
@@ -13,16 +14,28 @@ import argparse
 import math
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
+from echodfkd.config.file import load_config
 from echodfkd.config.sections.steering import SteeringConfig
 from echodfkd.reporting.rows import RunRows
 from echodfkd.reporting.study.compared import student_interval
+from echodfkd.runtime.stream.builders import training_source
+from echodfkd.storage.files import RunStorage
+from echodfkd.training.objective import own_totals
+from echodfkd.training.steering import start_steering
+from echodfkd.training.step import accumulate_gradients
+from echodfkd.training.student import make_student
 from tests.benchmarks.job_run import distil
 from tests.benchmarks.row_file import RowFile
+from tests.helpers.teachers import taught_batch
 
 SEGMENT, SEGMENTS, SETTLED = 60, 3, 5
 """Updates of a segment, segments of a run, and updates after a change of segment that are not counted as usual ones."""
@@ -31,7 +44,38 @@ RUN = [
     f"train.steps={SEGMENT * SEGMENTS}", f"train.checkpoint_every={SEGMENT}", "train.global_batch=8",
     f"data.segment_tasks={SEGMENT}", "teacher.num_cpus=0.5", "evaluation.enabled=false", "ray.address=local",
 ]  # fmt: skip
+DEMO = Path(__file__).parents[2] / "configs" / "demo.yaml"
+STEPS = 10
 STEERED = ["source.steering.strata={ef_percent: [40], heart_rate_bpm: [75], image_quality: [0.3333]}"]
+
+
+def step_seconds(follow: str) -> tuple[float, float]:
+    """CPU seconds of a step of the demo's students: without steering (median), and of steering (mean)."""
+    config = load_config(str(DEMO), [*STEERED, f"source.steering.follow={follow}", "train.engine=plain"])
+    device, source = torch.device("cpu"), training_source(config)
+    steering = start_steering(config, RunStorage(config.root), None)
+    assert steering is not None
+    students = [make_student(config, name, device, None) for name in config.students]
+    steps, added = [], []
+    for step in range(STEPS):
+        slots = range(step * config.micro_batch, (step + 1) * config.micro_batch)
+        batch = taught_batch([source.clip(slot) for slot in slots], slots)
+        seen: list[tuple[Any, ...]] = []
+        begin = time.process_time()
+        look = partial(_keep, seen)
+        accumulate_gradients(students, [batch], totals=own_totals([batch]), step=step, device=device, look=look)
+        end = time.process_time()
+        for output in seen:
+            steering.look(*output)
+        steering.fault(batch)
+        steering.add([batch])
+        steps.append(end - begin)
+        added.append(time.process_time() - end)
+    return float(np.median(steps)), float(np.mean(added))
+
+
+def _keep(seen: list[tuple[Any, ...]], *output: Any) -> None:
+    seen.append(output)
 
 
 def measure(pair: int, follow: str) -> dict[str, object]:
@@ -74,12 +118,15 @@ def main() -> int:
     parser.add_argument("--pairs", type=int, default=4)
     parser.add_argument("--follow", choices=("disagreement", "temporal", "judge"), default=SteeringConfig().follow)
     args = parser.parse_args()
+    torch.set_num_threads(1)
+    usual, added = step_seconds(args.follow)
+    print(f"a step: {usual:.3f} s of CPU time, and {added:.4f} s ({added / usual:.2%}) for {args.follow}")
     file = RowFile(args.folder / "rows.csv")
     for pair in range(args.pairs):
         for follow in ("", args.follow) if pair % 2 == 0 else (args.follow, ""):
             if not file.find(pair=pair, follow=follow):
                 file.add(measure(pair, follow))
-    for column in ("update_s", "change_s", "run_s"):
+    for column in ("update_s", "change_s", "run_s") if args.pairs else ():
         print(f"{column}: steered over not steered {ratio(file.rows, args.follow, column)}")
     return 0
 

@@ -231,12 +231,15 @@ def test_the_judges_shortfall_is_its_score_of_the_teachers_mask_less_that_of_the
     shifted[2] = truth[2]
     objective = Objective(places=(1, 0))  # of the student it is the first
     output = StudentOutput(torch.stack([shifted, truth.flip(2)], dim=2).float() - 0.5)
-    found = JudgeShortfall(judge, 1, lambda index: index != 1)(objective, output, tensors, batch)
+    signal = JudgeShortfall(judge, 1, lambda index: index != 1)
+    found = signal(objective, output, tensors, batch)
     scores = [whole.score(clips[0].video, mask[0].numpy())["judge_score"] for mask in (truth, shifted)]
     assert float(found[0]) == pytest.approx(scores[0] - scores[1], rel=1e-5)
     assert float(found[0]) > 0.2
     assert found[1].isnan()
     assert float(found[2]) == 0.0
+    right = StudentOutput(torch.stack([truth, truth], dim=2).float() - 0.5)
+    assert signal(objective, right, tensors, batch)[[0, 2]].tolist() == [0.0, 0.0]  # of another student
     better = JudgeShortfall(judge, 1, lambda index: True)(
         objective,
         output,
