@@ -1,8 +1,8 @@
-"""Cost of steering: CPU time in a step of the demo's students, and throughput of whole runs on Ray, in pairs.
+"""Cost of steering: CPU time in a step and a clip of the demo, and throughput of whole runs on Ray, in pairs.
 
     python -m tests.benchmarks.steered_pace --folder FOLDER [--pairs 4] [--follow disagreement]
 
---pairs 0 measures only the step. Of the runs with and without steering the order alternates. Small students are the
+--pairs 0 runs nothing on Ray. Of the runs with and without steering the order alternates. Small students are the
 slowest stage, so that work of the step is not hidden behind a teacher. Both runs of a pair have segments of the same
 length: what a change of segment costs is measured apart. FOLDER/rows.csv keeps the rows: those that it has are not run
 again.
@@ -28,6 +28,8 @@ from echodfkd.config.sections.steering import SteeringConfig
 from echodfkd.reporting.rows import RunRows
 from echodfkd.reporting.study.compared import student_interval
 from echodfkd.runtime.stream.builders import training_source
+from echodfkd.sources.steering.laws import make_law
+from echodfkd.sources.steering.plan import SteeringPlan
 from echodfkd.storage.files import RunStorage
 from echodfkd.training.objective import own_totals
 from echodfkd.training.steering import start_steering
@@ -45,7 +47,7 @@ RUN = [
     f"data.segment_tasks={SEGMENT}", "teacher.num_cpus=0.5", "evaluation.enabled=false", "ray.address=local",
 ]  # fmt: skip
 DEMO = Path(__file__).parents[2] / "configs" / "demo.yaml"
-STEPS = 10
+STEPS, PLACES = 10, 400
 STEERED = ["source.steering.strata={ef_percent: [40], heart_rate_bpm: [75], image_quality: [0.3333]}"]
 
 
@@ -72,6 +74,20 @@ def step_seconds(follow: str) -> tuple[float, float]:
         steps.append(end - begin)
         added.append(time.process_time() - end)
     return float(np.median(steps)), float(np.mean(added))
+
+
+def clip_seconds() -> tuple[float, float]:
+    """CPU seconds of the mean clip of the demo's source, and of finding its patient if all strata have equal shares."""
+    config = load_config(str(DEMO), STEERED)
+    plan, source = SteeringPlan(config.source, config.seed), training_source(config)
+    law = make_law(config.source, plan.shares, 0, (1.0,) * len(plan.shares))
+    begin = time.process_time()
+    for index in range(PLACES):
+        plan.place(index, law)
+    middle = time.process_time()
+    for index in range(STEPS):
+        source.clip(index)
+    return (time.process_time() - middle) / STEPS, (middle - begin) / PLACES
 
 
 def _keep(seen: list[tuple[Any, ...]], *output: Any) -> None:
@@ -121,6 +137,8 @@ def main() -> int:
     torch.set_num_threads(1)
     usual, added = step_seconds(args.follow)
     print(f"a step: {usual:.3f} s of CPU time, and {added:.4f} s ({added / usual:.2%}) for {args.follow}")
+    usual, added = clip_seconds()
+    print(f"a clip: {usual:.4f} s of CPU time, and {added:.5f} s ({added / usual:.2%}) to find its patient")
     file = RowFile(args.folder / "rows.csv")
     for pair in range(args.pairs):
         for follow in ("", args.follow) if pair % 2 == 0 else (args.follow, ""):
