@@ -3,9 +3,8 @@
     python -m tests.benchmarks.steered_pace --folder FOLDER [--pairs 4] [--follow disagreement]
 
 --pairs 0 runs nothing on Ray. Of the runs with and without steering the order alternates. Small students are the
-slowest stage, so that work of the step is not hidden behind a teacher. Both runs of a pair have segments of the same
-length: what a change of segment costs is measured apart. FOLDER/rows.csv keeps the rows: those that it has are not run
-again.
+slowest stage, so that work of the step is not hidden behind a teacher. FOLDER/rows.csv keeps the rows: those that it has
+are not run again.
 """
 
 from __future__ import annotations
@@ -39,12 +38,12 @@ from tests.benchmarks.job_run import distil
 from tests.benchmarks.row_file import RowFile
 from tests.helpers.teachers import taught_batch
 
-SEGMENT, SEGMENTS, SETTLED = 60, 3, 5
-"""Updates of a segment, segments of a run, and updates after a change of segment that are not counted as usual ones."""
+UPDATES, LAWS, SETTLED = 20, 3, 3
+"""Updates of a law, laws of a run, and updates after a change of law that are not counted as usual ones."""
 RUN = [
     "students={a: {blocks: 2, layers: 1, filters: 8}}", "window={frames: 8, size: 40, fps: 16}", "train.engine=plain",
-    f"train.steps={SEGMENT * SEGMENTS}", f"train.checkpoint_every={SEGMENT}", "train.global_batch=8",
-    f"data.segment_tasks={SEGMENT}", "teacher.num_cpus=0.5", "evaluation.enabled=false", "ray.address=local",
+    f"train.steps={UPDATES * LAWS}", f"train.checkpoint_every={UPDATES}", "train.global_batch=8",
+    "teacher.num_cpus=0.5", "evaluation.enabled=false", "ray.address=local",
 ]  # fmt: skip
 DEMO = Path(__file__).parents[2] / "configs" / "demo.yaml"
 STEPS, PLACES = 10, 400
@@ -95,7 +94,7 @@ def _keep(seen: list[tuple[Any, ...]], *output: Any) -> None:
 
 
 def measure(pair: int, follow: str) -> dict[str, object]:
-    """One run: median seconds of an update, mean seconds of a change of segment, and seconds from first to last update.
+    """One run: median seconds of an update, mean seconds of the first one of a law, and seconds from first to last.
 
     ``follow`` is empty for a run that is not steered.
     """
@@ -110,8 +109,8 @@ def paces(rows: RunRows) -> tuple[float, float, float]:
     """See `measure`."""
     at = {row["step"]: row["time"] for row in rows.training.to_pylist()}
     took = {step: at[step] - at[step - 1] for step in at if step - 1 in at}
-    changes = [took[step] for step in took if (step - 1) % SEGMENT == 0]
-    usual = [seconds for step, seconds in took.items() if (step - 1) % SEGMENT >= SETTLED]
+    changes = [took[step] for step in took if (step - 1) % UPDATES == 0]
+    usual = [seconds for step, seconds in took.items() if (step - 1) % UPDATES >= SETTLED]
     found = float(np.median(usual)), float(np.mean(changes)), at[max(at)] - at[min(at)]
     return round(found[0], 5), round(found[1], 3), round(found[2], 2)
 

@@ -8,16 +8,16 @@ from types import SimpleNamespace
 import pyarrow as pa
 from scipy.stats import t
 
-from tests.benchmarks.steered_pace import SEGMENT, paces, ratio
+from tests.benchmarks.steered_pace import UPDATES, paces, ratio
 
 
-def test_changes_of_segment_are_apart_from_usual_updates() -> None:
+def test_changes_of_law_are_apart_from_usual_updates() -> None:
     times = [100.0]
-    for step in range(2, 3 * SEGMENT + 1):
-        times.append(times[-1] + (7.0 if step in (SEGMENT + 1, 2 * SEGMENT + 1) else 0.25))
+    for step in range(2, 3 * UPDATES + 1):
+        times.append(times[-1] + (7.0 if step in (UPDATES + 1, 2 * UPDATES + 1) else 0.25))
     rows = [{"step": step, "time": time} for step, time in enumerate(times, start=1)]
     found = paces(SimpleNamespace(training=pa.Table.from_pylist(rows)))  # type: ignore[arg-type]
-    assert found == (0.25, 7.0, round(0.25 * (3 * SEGMENT - 3) + 14, 2))
+    assert found == (0.25, 7.0, round(0.25 * (3 * UPDATES - 3) + 14, 2))
 
 
 def test_a_ratio_is_the_geometric_mean_over_pairs_with_the_interval_of_its_logarithm() -> None:
