@@ -3,8 +3,8 @@
     python -m tests.benchmarks.steered_pace --folder FOLDER [--pairs 4] [--follow disagreement]
 
 --pairs 0 runs nothing on Ray. Of the runs with and without steering the order alternates. Small students are the
-slowest stage, so that work of the step is not hidden behind a teacher. FOLDER/rows.csv keeps the rows: those that it has
-are not run again.
+slowest stage, so that work of the step is not hidden behind a teacher. FOLDER/rows.csv keeps the rows: those that it
+has are not run again.
 """
 
 from __future__ import annotations
