@@ -44,6 +44,7 @@ CASES = {
     "accounting": "accounting",
     "evaluation_overhead": "evaluation_overhead",
     "confidence": "confidence",
+    "generator_actors": "generator_actors",
     "published_generators": "published_generators",
     "exported_sizes": "exported_sizes",
     "precision_auto": "precision",

@@ -1,15 +1,20 @@
-"""A mixture of drawn and generated clips on a real local Ray: a generator's actor is killed, and nothing changes."""
+"""Generated clips on a real local Ray: the same on any number of actors, after a resume, and if an actor is killed."""
 
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from echodfkd.config.run import RunConfig
 from echodfkd.reporting.rows import column, read_rows
+from echodfkd.runtime.stream.builders import training_source
+from echodfkd.storage.checkpoints import publish
 from echodfkd.storage.files import RunStorage
+from echodfkd.storage.intervals import Intervals
 from echodfkd.storage.ledger import check_ledger
+from tests.benchmarks.generator_actors import made_clips, pool_config
 from tests.helpers.generators import write_tiny_painter
 from tests.integration.helpers_faults import ThreadedRun, final_weights, train_without_ray
 from tests.runtime.helpers_generators import generator_processes
@@ -51,3 +56,34 @@ def test_a_killed_generator_changes_nothing(tiny_config: Callable[..., RunConfig
     assert "The generator of made made " in Path(config.root, "report.html").read_text()
     alone = train_without_ray(config, tmp_path / "alone")
     assert final_weights(alone) == final_weights(config)
+
+
+@pytest.mark.ray
+@pytest.mark.slow  # five streams
+@pytest.mark.usefixtures("local_ray")
+def test_a_clip_is_the_same_on_any_actors_in_any_batch_and_after_a_resume(tmp_path: Path) -> None:
+    def config(actors: int, batch: int) -> RunConfig:
+        small = ("window.frames=8", "window.size=32", "train.steps=8", "source.generator.steps=2")
+        return pool_config(str(tmp_path), actors, batch, *small)
+
+    source = training_source(config(1, 1))
+    clips = [source.clip(index) for index in range(32)]
+    alone = {clip.clip_id: clip.video.astype(int) for clip in clips}
+    assert len({clip.video.tobytes() for clip in clips}) == 32
+    for actors, batch, tolerance in ((1, 1, 0), (4, 1, 0), (1, 8, 1), (4, 8, 1)):
+        found = made_clips(config(actors, batch))
+        assert found.keys() == alone.keys()
+        assert max(np.abs(found[name] - alone[name]).max() for name in alone) <= tolerance, (actors, batch)
+    resumed = config(4, 1)
+    publish(
+        RunStorage(resumed.root),
+        step=3,
+        students={},
+        consumed=Intervals.of(range(12)),
+        ledger={},
+        quarantine={},
+        meta={},
+    )
+    rest = made_clips(resumed)
+    assert list(rest) == [clip.clip_id for clip in clips[12:]]
+    assert all(np.array_equal(rest[name], alone[name]) for name in rest)
