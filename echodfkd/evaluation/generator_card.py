@@ -18,7 +18,14 @@ from echodfkd.core.records import VideoClip
 from echodfkd.core.redaction import dump_json
 from echodfkd.evaluation.generator_scores import score_generator
 from echodfkd.models.generators.latent_networks import LatentSpec
-from echodfkd.models.generators.latent_video import LatentModel, LatentVideo, load_latent_model, write_latent_model
+from echodfkd.models.generators.latent_video import (
+    GUIDANCE,
+    STEPS,
+    LatentModel,
+    LatentVideo,
+    load_latent_model,
+    write_latent_model,
+)
 from echodfkd.models.teachers.build import build_teacher
 from echodfkd.sources.build import build_source
 from echodfkd.sources.clip_source import ClipSource
@@ -110,6 +117,7 @@ def _card(
         "parameters": sum(value.numel() for value in tensors.values()),
         "recipe": asdict(recipe),
         "data": f"source {source.name}, its clips 0, 1, ... of this seed; scored on clips of seed + {HELD_OUT_SEED}",
+        "sampler": {"steps": STEPS, "guidance": GUIDANCE},
         "scores": scores,
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},

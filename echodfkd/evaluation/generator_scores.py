@@ -9,6 +9,7 @@ Legend: N clips, T frames, H rows, W columns.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ from echodfkd.models.generators.protocol import ClipRequest, Generator
 from echodfkd.models.judges.embedded import read_towers
 from echodfkd.models.teachers.protocol import Teacher
 
+_PAIRS, _ASKED_EFS = 16, (20.0, 80.0)
+"""Clips, and ejection fractions, that are made of the same noise."""
 _FRAMES_OF_CLIP = 4
 """Frames of each clip that the judge's features are taken of."""
 
@@ -70,13 +73,8 @@ def score_generator(
         RunError: it cannot make a clip.
     """
     first, second = (np.stack([clip.video for clip in clips]) for clips in held_out)
-    made = []
-    for request in requests_like(held_out[0], seed):
-        (clip,) = generator.generate([request])
-        if isinstance(clip, ClipError):
-            raise RunError(f"the generator cannot make {request.clip_id}: {clip}")
-        made.append(clip)
-    videos = np.stack(made)
+    requests = requests_like(held_out[0], seed)
+    videos = _made(generator, requests)
     asked = np.array([clip.conditions.ef_percent for clip in held_out[0]], np.float64)
     features = {name: judge_features(video) for name, video in (("made", videos), ("a", first), ("b", second))}
     scores = {
@@ -84,6 +82,7 @@ def score_generator(
         "ef": {
             "made": ef_agreement(asked, measured_ef(teacher, videos)),
             "drawn": ef_agreement(asked, measured_ef(teacher, first)),
+            "same_noise": ef_of_same_noise(generator, teacher, requests[:_PAIRS]),
         },
         "frechet": {
             "made_to_drawn": frechet_distance(features["made"], features["b"]),
@@ -92,6 +91,27 @@ def score_generator(
         "copies": copies(videos[:, 0], first[:, 0], training_NTHW),
     }
     return scores, videos
+
+
+def _made(generator: Generator, requests: Sequence[ClipRequest]) -> np.ndarray:
+    """The clips of requests of one shape, made one by one, uint8 (N, T, H, W)."""
+    found = []
+    for request in requests:
+        (clip,) = generator.generate([request])
+        if isinstance(clip, ClipError):
+            raise RunError(f"the generator cannot make {request.clip_id}: {clip}")
+        found.append(clip)
+    return np.stack(found)
+
+
+def ef_of_same_noise(generator: Generator, teacher: Teacher, requests: Sequence[ClipRequest]) -> dict[str, float]:
+    """Mean measured ejection fraction by the one that is asked for, in percent, all else as in the requests."""
+    return {
+        f"{ef:.0f}": float(
+            np.nanmean(measured_ef(teacher, _made(generator, [replace(r, ef=ef / 100) for r in requests])))
+        )
+        for ef in _ASKED_EFS
+    }
 
 
 def measured_ef(teacher: Teacher, video_NTHW: np.ndarray) -> np.ndarray:

@@ -33,6 +33,7 @@ from echodfkd.training.datafree.settings import DataFreeSettings
 from echodfkd.training.teacher.embedded import embedded_recipe
 from echodfkd.training.teacher.supervised import train_segmentation
 from tests.benchmarks.row_file import RowFile
+from tests.benchmarks.steering import gain
 
 SIZE, FRAMES, FPS, BATCH = 40, 6, 12.0, 4
 CASES, CASE_FRAMES, CASE_FPS = 24, 8, 8.0
@@ -133,12 +134,15 @@ def measure(run: str, seed: int, steps: int, teacher: GradedTeacher) -> dict[str
 
 
 def table(rows: Sequence[dict[str, object]]) -> str:
-    """Mean and every seed's Dice of each kind of run, as Markdown."""
-    lines = ["| clips | Dice, mean of seeds | each seed |", "| --- | ---: | --- |"]
-    for run in RUNS:
-        found = [float(str(row["dice"])) for row in rows if row["run"] == run]
+    """Mean and every seed's Dice of each kind of run, and the difference from drawn clips with its 95 % interval (t,
+    paired by seed), as Markdown."""
+    lines = ["| clips | Dice, mean of seeds | each seed | difference from drawn clips |", "| --- | ---: | --- | --- |"]
+    by_run = {run: {str(row["seed"]): row for row in rows if row["run"] == run} for run in RUNS}
+    for run, found in by_run.items():
         if found:
-            lines.append(f"| {run} | {np.mean(found):.3f} | {', '.join(f'{value:.3f}' for value in found)} |")
+            values = [float(str(row["dice"])) for row in found.values()]
+            apart = gain(found, by_run["conditions"], "dice") if run != "conditions" else ""
+            lines.append(f"| {run} | {np.mean(values):.3f} | {', '.join(f'{one:.3f}' for one in values)} | {apart} |")
     return "\n".join(lines)
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from echodfkd.config.file import load_config
+from echodfkd.core.errors import ClipError
 from echodfkd.evaluation.generator_card import make_generator
-from echodfkd.evaluation.generator_scores import measured_ef, nearest_distance
+from echodfkd.evaluation.generator_scores import ef_of_same_noise, measured_ef, nearest_distance
 from echodfkd.metrics.frechet import frechet_distance
+from echodfkd.models.generators.protocol import ClipRequest
 from echodfkd.models.teachers.build import build_teacher
 from echodfkd.models.teachers.protocol import TeacherOutput
 from echodfkd.sources.phantom.source import default_phantom
@@ -67,6 +70,31 @@ def test_the_measured_ejection_fraction_of_known_masks() -> None:
     assert np.isnan(measured[1])
 
 
+def test_ejection_fractions_of_the_same_noise_are_measured_in_pairs() -> None:
+    """A fake generator whose ventricle, a disk that its fake teacher finds, shrinks as it is asked to."""
+    y, x = np.mgrid[:64, :64] - 31.5
+
+    class FakeGenerator:
+        notes = ()
+        wants_label_map = False
+
+        def generate(self, requests: Sequence[ClipRequest]) -> list[np.ndarray | ClipError]:
+            found: list[np.ndarray | ClipError] = []
+            for request in requests:
+                assert request.ef is not None
+                radii = request.seed, request.seed * (1 - request.ef) ** (1 / 3)
+                found.append(np.stack([x**2 + y**2 <= radius**2 for radius in radii]).astype(np.uint8))
+            return found
+
+    class FakeTeacher:
+        def teach(self, video: np.ndarray, *, classes: tuple[str, ...]) -> TeacherOutput:
+            return TeacherOutput(video[:, :, None].astype(np.float32))
+
+    requests = [ClipRequest(f"r{seed}", seed=seed, frames=2, fps=2.0, size=64) for seed in (24, 30)]
+    found = ef_of_same_noise(FakeGenerator(), FakeTeacher(), requests)  # type: ignore[arg-type]
+    assert found == {"20": pytest.approx(20.0, abs=2.0), "80": pytest.approx(80.0, abs=2.0)}  # pixels of small disks
+
+
 @pytest.mark.slow
 def test_from_a_source_to_a_card(tmp_path: Path) -> None:
     config = load_config(None, ["window.frames=16", "window.size=32", "seed=2", "students.s.blocks=2"])
@@ -77,6 +105,7 @@ def test_from_a_source_to_a_card(tmp_path: Path) -> None:
     assert card["scores"] == json.loads(json.dumps(scores))
     assert card["recipe"]["spec"]["fps_high"] == 32.0
     assert scores["clips"] == 4
+    assert scores["ef"]["same_noise"].keys() == {"20", "80"}
     assert scores["frechet"]["made_to_drawn"] > scores["frechet"]["drawn_to_drawn"]  # one step makes no heart
     assert out.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
     assert out.stat().st_size < 10_000_000

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from echodfkd.config.pins import shipped_weights
 from echodfkd.config.sections.source import PartConfig
 from echodfkd.core.errors import ClipError, InputError
+from echodfkd.evaluation.generator_scores import measured_ef
 from echodfkd.models.generators.build import build_generator
 from echodfkd.models.generators.latent_networks import FrameVAE, LatentSpec, VelocityNet
 from echodfkd.models.generators.latent_video import (
@@ -86,14 +87,17 @@ def test_without_velocity_a_clip_is_its_own_decoded_noise(model: LatentModel) ->
     np.testing.assert_array_equal(made(still, REQUEST)[0], frames.round().clamp(0, 255).byte().numpy())
 
 
-def test_guidance_weighs_the_conditions_against_none(model: LatentModel) -> None:
+def test_guidance_weighs_the_conditions_against_none_in_motion(model: LatentModel) -> None:
     x, time, seconds = torch.randn(1, 4, 4, 4, 4), torch.tensor([0.7]), torch.arange(4.0)[None] / 16
     wishes = torch.tensor([[60.0, 80.0, math.nan, math.nan]])
-    generator = LatentVideo(model, guidance=3.0)
     with torch.no_grad():
         with_, without = (model.flow(x, time, seconds, w) for w in (wishes, torch.full((1, 4), math.nan)))
-        found = generator._velocity(x, time, seconds, wishes)
-    torch.testing.assert_close(found, 3.0 * with_ - 2.0 * without)
+        found = LatentVideo(model, guidance=3.0)._velocity(x, time, seconds, wishes)
+        usual = LatentVideo(model)._velocity(x, time, seconds, wishes)
+    torch.testing.assert_close(found.mean(1), with_.mean(1))  # the picture
+    motion = [values - values.mean(1, keepdim=True) for values in (found, with_, without, usual)]
+    torch.testing.assert_close(motion[0], 3.0 * motion[1] - 2.0 * motion[2])
+    torch.testing.assert_close(motion[3], 4.0 * motion[1] - 3.0 * motion[2])
 
 
 def test_lengths_and_rates(model: LatentModel) -> None:
@@ -141,15 +145,17 @@ def test_its_file(model: LatentModel, tmp_path: Path) -> None:
         load_latent_model(str(path))
 
 
-def test_the_shipped_generator_makes_a_heart_that_the_teacher_finds() -> None:
+def test_the_shipped_generator_makes_hearts_that_beat_as_they_are_asked_to() -> None:
     place = Path(shipped_weights("latent_video"))
     assert place.stat().st_size <= 10_000_000
     card = json.loads(place.with_suffix(".json").read_text())
     shipped = load_latent_model()
     assert asdict(shipped.spec) == card["recipe"]["spec"]
     generator = build_generator(PartConfig(kind="latent_video"), "cpu", "fp32")
-    (clip,) = generator.generate([replace(REQUEST, size=64, frames=16)])
-    assert isinstance(clip, np.ndarray)
+    asked = [replace(REQUEST, size=64, frames=16, seed=seed, ef=ef) for ef in (0.2, 0.8) for seed in range(3)]
+    clips = np.stack([clip for clip in generator.generate(asked) if isinstance(clip, np.ndarray)])
     teacher = build_teacher(kind="embedded", weights="", device="cpu", batch_frames=16)
-    share = (teacher.teach(clip[None]).masks > 0.5).mean(axis=(0, 2, 3, 4))
+    share = (teacher.teach(clips[:1]).masks > 0.5).mean(axis=(0, 2, 3, 4))
     assert ((share > 0.02) & (share < 0.5)).all()  # of the picture, in every frame
+    weak, strong = measured_ef(teacher, clips).reshape(2, 3).mean(1)  # of the same noise
+    assert strong - weak > 10.0
