@@ -19,8 +19,9 @@ from torch import nn
 
 from echodfkd.config.identity import config_hash
 from echodfkd.config.run import RunConfig
+from echodfkd.core.counter import Counter
 from echodfkd.core.mask_codes import decode
-from echodfkd.core.records import StageSpan
+from echodfkd.core.records import DistillationBatch, StageSpan
 from echodfkd.evaluation.predictions import predict_student
 from echodfkd.evaluation.scored_models import ScoredModel
 from echodfkd.evaluation.scorer import CaseScorer
@@ -32,6 +33,7 @@ from echodfkd.models.teachers.torchvision_guard import import_torchvision
 from echodfkd.reporting.rows import RunRows
 from echodfkd.reporting.study.cell import has_cell, write_cell
 from echodfkd.runtime.cluster.connection import machine_line
+from echodfkd.runtime.cluster.preemption import TIME_OVER
 from echodfkd.runtime.stream.builders import load_teacher, slot_rules, training_source
 from echodfkd.storage import schemas
 from echodfkd.storage.files import RunStorage
@@ -74,42 +76,43 @@ def run_deeplab(
         ends: when to stop between two steps; None never does.
         side: that the network works at.
     """
-    name = other_cell(config)
-    if has_cell(folder, name, config_hash(config)):
+    name, own = other_cell(config), config_hash(config)
+    if has_cell(folder, name, own):
         return ""
     torch.manual_seed(config.seed)
-    network, state = DeepLabMobileNet(side), Path(config.storage, f"{name}.pt")
-    adam, rate = torch.optim.Adam(network.parameters()), config.optimizer
+    network, state = DeepLabMobileNet(side), Path(config.storage, f"{name}-{own}.pt")
+    adam = torch.optim.Adam(network.parameters())
     step, seconds = _load(state, network, adam)
     source, teacher, rules = training_source(config), load_teacher(config, device="cpu"), slot_rules(config)
     started = time.monotonic()
-    while step < config.train.steps:
-        slots = range(step * config.train.global_batch, (step + 1) * config.train.global_batch)
-        batch = teach_block(teacher, make_block(source, slots, rules, actor="c"), lambda: source, rules, actor="c")
-        assert not batch.fault, batch.fault
-        torch.manual_seed(config.seed + 1_000_003 * step)  # its dropout is a function of the step
-        adam.param_groups[0]["lr"] = learning_rate(
-            step, schedule=rate.schedule, base=rate.learning_rate, warmup_steps=rate.warmup_steps,
-            total_steps=config.train.steps, final_fraction=rate.final_fraction,
-        )  # fmt: skip
-        _update(
-            network, adam, torch.from_numpy(batch.video), torch.from_numpy(decode(batch.teacher_prob)), rate.clip_norm
-        )
-        step += 1
-        over = ends is not None and time.monotonic() >= ends
-        if over or step % SAVE_EVERY == 0 or step == config.train.steps:
-            _save(state, network, adam, step, seconds + time.monotonic() - started)
-            say(f"{name}: {step} of {config.train.steps} steps")
-        if over:
-            return f"{name} was stopped, because its time is over; the same command resumes it"
-    write_cell(folder, _scored(config, network.eval(), name, seconds + time.monotonic() - started), config_hash(config))
+    with Counter("steps", config.train.steps, say, done=step) as counter:
+        while step < config.train.steps:
+            slots = range(step * config.train.global_batch, (step + 1) * config.train.global_batch)
+            batch = teach_block(teacher, make_block(source, slots, rules, actor="c"), lambda: source, rules, actor="c")
+            assert not batch.fault, batch.fault
+            _update(network, adam, batch, config, step)
+            step += 1
+            counter.show(step, name)
+            over = ends is not None and time.monotonic() >= ends
+            if over or step % SAVE_EVERY == 0 or step == config.train.steps:
+                _save(state, network, adam, step, seconds + time.monotonic() - started)
+            if over:
+                return f"{name} was {TIME_OVER}"
+    write_cell(folder, _scored(config, network.eval(), name, seconds + time.monotonic() - started), own)
     return ""
 
 
-def _update(network: nn.Module, adam: torch.optim.Adam, video: torch.Tensor, prob: torch.Tensor, most: float) -> None:
+def _update(network: nn.Module, adam: torch.optim.Adam, batch: DistillationBatch, config: RunConfig, step: int) -> None:
+    torch.manual_seed(config.seed + 1_000_003 * step)  # dropout is a function of the step
+    rate = config.optimizer
+    adam.param_groups[0]["lr"] = learning_rate(
+        step, schedule=rate.schedule, base=rate.learning_rate, warmup_steps=rate.warmup_steps,
+        total_steps=config.train.steps, final_fraction=rate.final_fraction,
+    )  # fmt: skip
     adam.zero_grad()
-    F.binary_cross_entropy_with_logits(network.train()(video).mask_logits, prob).backward()
-    torch.nn.utils.clip_grad_norm_(network.parameters(), most)
+    logits = network.train()(torch.from_numpy(batch.video)).mask_logits
+    F.binary_cross_entropy_with_logits(logits, torch.from_numpy(decode(batch.teacher_prob))).backward()
+    torch.nn.utils.clip_grad_norm_(network.parameters(), rate.clip_norm)
     adam.step()
 
 
