@@ -91,6 +91,10 @@ class PaintingLaw:
         return max(0, (update // self.every - 1) * self.every)
 
 
+PASS_SEGMENTS = 10
+"""Segments of the plan in one pass of the stream, after which coordinator and pools start again."""
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """One run."""
@@ -173,6 +177,16 @@ class RunConfig:
     def num_segments(self) -> int:
         """Segments that the plan is cut into."""
         return -(-self.train.steps // self.segment_steps)
+
+    @property
+    def pass_steps(self) -> int:
+        """Optimiser steps of one pass of the stream: at most `PASS_SEGMENTS` x data.segment_tasks read tasks."""
+        return max(1, PASS_SEGMENTS * self.data.segment_tasks // self.blocks_per_step)
+
+    @property
+    def num_passes(self) -> int:
+        """Passes of the stream over the plan."""
+        return -(-self.train.steps // self.pass_steps)
 
     @property
     def generator_pools(self) -> dict[str, GeneratorConfig]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import ray.train
 import torch
-from ray.train import DataConfig, FailureConfig, ScalingConfig
+from ray.train import FailureConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from echodfkd.config.run import RunConfig
@@ -24,7 +24,7 @@ from echodfkd.core import clock
 from echodfkd.core.errors import EchoDFKDError
 from echodfkd.runtime.cluster.connection import actor_name, node_labels
 from echodfkd.runtime.cluster.preemption import DrainWatch, StopWatch
-from echodfkd.runtime.stream.batches import STREAM, stream_batches
+from echodfkd.runtime.stream.batches import PassData, pass_name, stream_batches
 from echodfkd.runtime.stream.clip_stream import build_stream, execution_options
 from echodfkd.storage.files import RunStorage
 from echodfkd.training.loop import WorkerContext, train
@@ -32,10 +32,14 @@ from echodfkd.training.student import StudentMemoryError
 
 
 def build_trainer(config: RunConfig, *, teacher_id: str, progress_actor: Any, lease_epoch: int) -> TorchTrainer:
-    """The trainer of this run: one worker group, one dataset, restarts that resume from the manifests.
+    """The trainer of this run: one worker group, one dataset per pass, restarts that resume from the manifests.
 
-    The dataset is a callable: Train calls it at every restart, and its plan skips the slots consumed by then.
+    Datasets are callables: Train calls them at every restart, and each skips the slots consumed by then.
     """
+    passes = {
+        pass_name(number): functools.partial(build_stream, config, number, teacher_id, progress_actor)
+        for number in range(config.num_passes)
+    }
     return TorchTrainer(
         train_loop,
         train_loop_config={
@@ -45,8 +49,8 @@ def build_trainer(config: RunConfig, *, teacher_id: str, progress_actor: Any, le
             "lease_epoch": lease_epoch,
         },
         **worker_group(config, f"{config.root}/logs"),
-        datasets={STREAM: functools.partial(build_stream, config, teacher_id, progress_actor)},
-        dataset_config=DataConfig(execution_options=execution_options(config), enable_shard_locality=False),
+        datasets=passes,
+        dataset_config=PassData(execution_options=execution_options(config), enable_shard_locality=False),
     )
 
 

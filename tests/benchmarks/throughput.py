@@ -115,7 +115,7 @@ def stream_through(stages: list[Stage], config: RunConfig) -> Iterator[Iterator[
     """Columns of the stream of `build_stream` with other teaching stages, as one student reads it."""
     DataContext.get_current().wait_for_min_actors_s = 900
     with mock.patch.object(clip_stream, "teaching_stages", return_value=stages):
-        dataset = clip_stream.build_stream(config, "stand-in")
+        dataset = clip_stream.build_stream(config, 0, "stand-in")
     shard = dataset.streaming_split(1, equal=True)[0]
     yield iter(shard.iter_batches(batch_size=config.micro_batch, batch_format="numpy", prefetch_batches=1))
 
@@ -123,7 +123,7 @@ def stream_through(stages: list[Stage], config: RunConfig) -> Iterator[Iterator[
 def stream_config(steps: int, teachers: int) -> RunConfig:
     """A run of one student with ``steps`` micro-batches and a pool of teachers that share cores."""
     return stand_in_config(
-        [*BATCH, f"train.steps={steps}", "train.checkpoint_every=1",
+        [*BATCH, f"train.steps={steps}", "train.checkpoint_every=1", "data.segment_tasks=100000",
          f"data.source_tasks={SOURCES}", "data.source_num_cpus=0.2",
          "data.ahead_mb=256", "teacher.num_cpus=0.1", f"teacher.min_actors={teachers}",
          f"teacher.max_actors={teachers}", "students.a={blocks: 1, layers: 1, filters: 2}"]

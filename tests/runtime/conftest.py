@@ -31,9 +31,11 @@ SHARED = [
     "window.frames=24",
     "window.fps=24",
     "evaluation.frames=40",
-    "data.segment_tasks=2",
+    "train.accumulation=2",
+    "data.segment_tasks=1",
 ]
-"""Two workers, two teacher actors, four segments, and three students that ask one teacher for different things."""
+"""Two workers, two teacher actors, four segments, two passes of the stream, and three students that ask one teacher for
+different things."""
 
 FAMILY = [
     "students.b={blocks: 1, layers: 1, filters: 2}",

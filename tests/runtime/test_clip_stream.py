@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
 
 def batches(config: RunConfig) -> Iterator[DistillationBatch]:
-    stream = build_stream(config, load_teacher(config, "cpu").teacher_id)
+    stream = build_stream(config, 0, load_teacher(config, "cpu").teacher_id)
     shard = stream.streaming_split(1, equal=True)[0]
     for columns in shard.iter_batches(batch_size=config.micro_batch, batch_format="numpy", prefetch_batches=1):
         yield DistillationBatch.from_columns(columns)

@@ -13,7 +13,7 @@ from ray.data.context import DataContext
 
 from echodfkd.config.run import RunConfig
 from echodfkd.runtime.stream import plan
-from echodfkd.runtime.stream.plan import ClipDatasource, ComingTasks, DrawnSlots, OpenPlan, remaining_slots
+from echodfkd.runtime.stream.plan import ClipDatasource, ComingTasks, DrawnSlots, OpenPlan, first_pass, remaining_slots
 from echodfkd.storage.checkpoints import publish
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.intervals import Intervals
@@ -38,12 +38,12 @@ class Store:
 class Input:
     """Ray Data's own input operator, opened by `OpenPlan`, and the queue of a source that takes a task at a time."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, number: int = 0) -> None:
         self.operator = InputDataBuffer(DataContext.get_current(), input_data=[])
         self.queue: list[object] = []
         state = SimpleNamespace(output_queue=self.queue)
         self.executor = SimpleNamespace(_topology={self.operator: state})
-        OpenPlan(config).before_execution_starts(self.executor)
+        OpenPlan(config, number).before_execution_starts(self.executor)
 
     def step(self) -> None:
         """As in each step of Ray Data's scheduler: all that may be taken is."""
@@ -71,7 +71,8 @@ def test_a_plan_of_any_length_makes_as_many_tasks_as_soon_run(
     assert len(taken.queue) == ahead(config)
     assert store.slots == [list(range(first, first + 16)) for first in range(0, 16 * (100 + ahead(config)), 16)]
     assert not taken.operator.has_completed()
-    assert taken.operator.num_outputs_total() == clips // 16
+    assert taken.operator.num_outputs_total() == min(50_000, clips // 16)
+    assert config.num_passes == -(-clips // 16 // 50_000)
 
 
 def test_the_rest_of_a_plan_is_given_once_and_then_the_input_is_complete(
@@ -86,6 +87,21 @@ def test_the_rest_of_a_plan_is_given_once_and_then_the_input_is_complete(
     assert store.slots == [[4, 5], *([slot, slot + 1] for slot in range(8, 24, 2))]
     assert taken.operator.has_completed()
     assert ComingTasks(config, Intervals(), lambda: 0).is_over
+
+
+def test_passes_share_the_plan_and_the_first_holds_the_first_slot_left(
+    tiny_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, config = Store(monkeypatch), tiny_config("train.steps=25", "data.segment_tasks=1", "data.order=arrival")
+    assert (config.num_passes, first_pass(config)) == (3, 0)
+    commit = {"students": {}, "ledger": {}, "quarantine": {}, "meta": {}}
+    publish(RunStorage(config.root), step=9, consumed=Intervals(((0, 33), (34, 37))), **commit)
+    assert first_pass(config) == 0
+    for number in range(3):
+        Input(config, number).step()
+    assert store.slots == [[33, 37, 38, 39], *(list(range(slot, slot + 4)) for slot in range(40, 100, 4))]
+    publish(RunStorage(config.root), step=25, consumed=Intervals(((0, 100),)), **commit)
+    assert first_pass(config) == 3
 
 
 def test_a_queue_that_runs_empty_before_the_end_does_not_end_the_stream(
@@ -120,7 +136,7 @@ def test_tasks_are_kept_while_their_blocks_are_on_their_way_and_no_longer(
 ) -> None:
     """From a task that is kept Ray can make a lost block again."""
     Store(monkeypatch)
-    config = tiny_config("train.steps=100000", "data.segment_tasks=1", "data.ahead_mb=1", "window.size=64")
+    config = tiny_config("train.steps=100000", "data.segment_tasks=20", "data.ahead_mb=1", "window.size=64")
     assert config.kept_tasks >= config.taught_ahead_bound // config.micro_batch
     taken = Input(config)
     for _ in range(config.kept_tasks):
@@ -132,5 +148,5 @@ def test_tasks_are_kept_while_their_blocks_are_on_their_way_and_no_longer(
 def test_records_that_grow_with_the_run_are_emptied(tiny_config: Callable[..., RunConfig]) -> None:
     stage = TaskPoolMapOperator.__new__(TaskPoolMapOperator)
     stage._output_blocks_stats = [BlockStats(1, 1, None)]
-    OpenPlan(tiny_config()).on_execution_step(SimpleNamespace(_topology=[SimpleNamespace(), stage]))
+    OpenPlan(tiny_config(), 0).on_execution_step(SimpleNamespace(_topology=[SimpleNamespace(), stage]))
     assert stage._output_blocks_stats == []

@@ -1,4 +1,4 @@
-"""The students' end of the stream: each rank's shard, and its micro-batches."""
+"""The students' end of the stream: each rank's shard of a pass, and its micro-batches."""
 
 from __future__ import annotations
 
@@ -6,17 +6,44 @@ import queue
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
+import ray
 import ray.train
+from ray.data import DataIterator
+from ray.train import DataConfig
 
 from echodfkd.config.run import RunConfig
 from echodfkd.core.records import DistillationBatch
+from echodfkd.runtime.stream.plan import first_pass
 
 T = TypeVar("T")
 
-STREAM = "stream"
-"""Name of the trainer's dataset."""
+
+def pass_name(number: int) -> str:
+    """Name of a pass among the datasets of the trainer."""
+    return f"pass_{number:04d}"
+
+
+@dataclass(frozen=True)
+class PassShard:
+    """One rank's shard of a pass, in a type that Ray Train does not know (see `PassData`)."""
+
+    shard: DataIterator
+
+
+class PassData(DataConfig):
+    """Ray Train's way of splitting datasets, except that the coordinator of a pass may end before the run.
+
+    Ray Train keeps the coordinator of every dataset that was used, and asks each to shut down at the end of the run. It
+    does so only for split iterators, hence `PassShard`.
+    """
+
+    def configure(self, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
+        """One dictionary per rank, of `PassShard`."""
+        found = super().configure(*args, **kwargs)
+        return [{name: PassShard(shard) for name, shard in shards.items()} for shards in found]
 
 
 def stream_batches(config: RunConfig) -> Iterator[DistillationBatch]:
@@ -24,14 +51,28 @@ def stream_batches(config: RunConfig) -> Iterator[DistillationBatch]:
 
     The first is requested now: the stream's coordinator and pools start while the caller builds its students.
     """
-    return prefetch(_batches(config), config.data.prefetch_batches)
+    return _without_old_passes(prefetch(_shards_and_batches(config), config.data.prefetch_batches))
 
 
-def _batches(config: RunConfig) -> Iterator[DistillationBatch]:
-    shard = ray.train.get_dataset_shard(STREAM)
-    # Ray's own prefetching gives a batch only once it has the next: a whole block later
-    for columns in shard.iter_batches(batch_size=config.micro_batch, batch_format="numpy", prefetch_batches=0):
-        yield DistillationBatch.from_columns(columns)
+def _shards_and_batches(config: RunConfig) -> Iterator[tuple[DataIterator, DistillationBatch]]:
+    for number in range(first_pass(config), config.num_passes):
+        shard = ray.train.get_dataset_shard(pass_name(number)).shard
+        # Ray's own prefetching gives a batch only once it has the next: a whole block later
+        for columns in shard.iter_batches(batch_size=config.micro_batch, batch_format="numpy", prefetch_batches=0):
+            yield shard, DistillationBatch.from_columns(columns)
+
+
+def _without_old_passes(taken: Iterator[tuple[DataIterator, DistillationBatch]]) -> Iterator[DistillationBatch]:
+    """The batches without their shards. Ends the coordinators of passes that are over."""
+    shards: list[DataIterator] = []
+    for shard, batch in taken:
+        if shard not in shards:
+            shards.append(shard)
+        if len(shards) > 2:  # the ranks average gradients in every step: none is two passes behind
+            old = shards.pop(0)
+            if ray.train.get_context().get_world_rank() == 0:
+                ray.kill(old._coord_actor)
+        yield batch
 
 
 def prefetch(items: Iterator[T], count: int) -> Iterator[T]:

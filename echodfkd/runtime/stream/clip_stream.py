@@ -34,8 +34,8 @@ def execution_options(config: RunConfig) -> ExecutionOptions:
     )
 
 
-def build_stream(config: RunConfig, teacher_id: str, progress_actor: Any = None) -> Dataset:
-    """The slots of the plan that no published checkpoint has consumed, in one pass (`plan`).
+def build_stream(config: RunConfig, number: int, teacher_id: str, progress_actor: Any = None) -> Dataset:
+    """The slots of a pass that no published checkpoint has consumed (`plan`).
 
     Called in the train controller at every start and restart of the worker group. The controller does not inherit the
     driver's DataContext, so it is set here.
@@ -47,7 +47,7 @@ def build_stream(config: RunConfig, teacher_id: str, progress_actor: Any = None)
     context.target_max_block_size = 256 << 20  # a block is a micro-batch: never split it
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    opening: Any = functools.partial(OpenPlan, config)  # Ray Data calls it as it would the class
+    opening: Any = functools.partial(OpenPlan, config, number)  # Ray Data calls it as it would the class
     context.custom_execution_callback_classes = [PacedScheduling, PatientPools, opening]
     stream = ray.data.read_datasource(
         ClipDatasource(config),

@@ -1,9 +1,9 @@
 """The stream's plan: read tasks of the run's slots, each made shortly before it runs.
 
 Ray Data lists every read task of a dataset before the first one runs, and a dataset that ends takes its actor pools
-with it. So a run is one dataset that begins with one empty task (`ClipDatasource`). As its execution starts, `OpenPlan`
-puts `ComingTasks` in the place of that list: a start costs the same for any length of the run, and the pools of
-teachers live from its first clip to its last.
+with it. So a pass, tens of thousands of tasks, is one dataset that begins with one empty task (`ClipDatasource`), and
+as its execution starts, `OpenPlan` puts `ComingTasks` in the place of that list. A new pass, with a new coordinator
+and new pools, bounds the memory of a coordinator, in which Ray keeps some kilobytes of every block.
 
 Ray unpickles the plan in several processes that make neither clips nor masks, so torch is not imported here.
 """
@@ -43,6 +43,19 @@ def remaining_slots(config: RunConfig) -> Intervals:
     newest = latest_checkpoint(storage)
     consumed = read_consumed(storage, newest) if newest else Intervals()
     return consumed.complement(config.plan_slots)
+
+
+def slots_of_pass(config: RunConfig, number: int) -> Intervals:
+    """Those of `remaining_slots` that lie in a pass."""
+    size = config.pass_steps * config.train.global_batch
+    start, stop = number * size, min((number + 1) * size, config.plan_slots)
+    return Intervals.merge([(max(low, start), min(high, stop)) for low, high in remaining_slots(config).ranges])
+
+
+def first_pass(config: RunConfig) -> int:
+    """The pass that holds the first of `remaining_slots`; `num_passes` if none remain."""
+    ranges = remaining_slots(config).ranges
+    return ranges[0][0] // config.train.global_batch // config.pass_steps if ranges else config.num_passes
 
 
 def blocks_of(config: RunConfig, slots: Intervals) -> Iterator[list[int]]:
@@ -165,16 +178,16 @@ class DrawnSlots:
 
 
 class OpenPlan(ExecutionCallback):
-    """Puts the run's own plan in the place of Ray Data's list of read tasks, and empties records that grow with it."""
+    """Puts a pass of the plan in the place of Ray Data's list of read tasks, and empties records that grow with it."""
 
-    def __init__(self, config: RunConfig) -> None:
-        self._config = config
+    def __init__(self, config: RunConfig, number: int) -> None:
+        self._config, self._number = config, number
 
     def before_execution_starts(self, executor: Any) -> None:
         """Called by Ray Data once the stages are laid out, before their first step."""
         source, state = next(iter(executor._topology.items()))  # stages stand in stream order
         assert isinstance(source, InputDataBuffer)
-        slots = remaining_slots(self._config)
+        slots = slots_of_pass(self._config, self._number)
         tasks = ComingTasks(self._config, slots, lambda: len(state.output_queue))
         source._input_data = tasks
         source._estimated_num_output_bundles = len(slots) // self._config.micro_batch
