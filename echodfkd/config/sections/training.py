@@ -140,8 +140,8 @@ class DataConfig:
     prefetch_batches: int = option(1, least=1, ceiling=1024, identity=False)
     """Micro-batches that a worker asks for ahead of the one it trains on."""
     segment_tasks: int = option(5_000, least=1, ceiling=1_000_000, identity=False)
-    """Most read tasks of one segment of the plan. The stream goes on from one to the next without a pause; after ten, its
-    coordinator and pools start again. The tasks of two are kept, so that Ray can make a lost block again."""
+    """Most read tasks of one segment of the plan. The stream goes on from one to the next without a pause; after ten,
+    its coordinator and pools start again. The tasks of two are kept, so that Ray can make a lost block again."""
     ahead_mb: int = option(64, least=1, ceiling=1 << 20, identity=False)
     """Object-store memory that blocks on their way to the students may fill, in MiB."""
     no_progress_timeout_s: float = option(600.0, least=0, ceiling=7 * DAY_S, identity=False)
