@@ -6,6 +6,8 @@ from types import SimpleNamespace
 import pytest
 import ray
 from ray.data import ReadTask
+from ray.data._internal.execution.bundle_queue import ReorderingBundleQueue
+from ray.data._internal.execution.interfaces import RefBundle
 from ray.data._internal.execution.operators.input_data_buffer import InputDataBuffer
 from ray.data._internal.execution.operators.task_pool_map_operator import TaskPoolMapOperator
 from ray.data.block import BlockStats
@@ -146,7 +148,19 @@ def test_tasks_are_kept_while_their_blocks_are_on_their_way_and_no_longer(
 
 
 def test_records_that_grow_with_the_run_are_emptied(tiny_config: Callable[..., RunConfig]) -> None:
-    stage = TaskPoolMapOperator.__new__(TaskPoolMapOperator)
-    stage._output_blocks_stats = [BlockStats(1, 1, None)]
-    OpenPlan(tiny_config(), 0).on_execution_step(SimpleNamespace(_topology=[SimpleNamespace(), stage]))
-    assert stage._output_blocks_stats == []
+    stage, queue = TaskPoolMapOperator.__new__(TaskPoolMapOperator), ReorderingBundleQueue()
+    stage._output_queue = queue
+    opened, executor = OpenPlan(tiny_config(), 0), SimpleNamespace(_topology=[SimpleNamespace(), stage])
+    block = RefBundle((), owns_blocks=False, schema=None)
+    for task in (1, 0, 3, 2, 4):  # they end in another order; the last one has not ended
+        stage._output_blocks_stats = [BlockStats(1, 1, None)]
+        queue.add(block, key=task)
+        if task < 4:
+            queue.finalize(key=task)
+        opened.on_execution_step(executor)
+    taken = 0
+    while queue.has_next():
+        queue.get_next()
+        taken += 1
+        opened.on_execution_step(executor)
+    assert (taken, stage._output_blocks_stats, list(queue._inner), queue._finalized_keys) == (5, [], [4], set())

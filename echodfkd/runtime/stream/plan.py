@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import ray
 from ray.data import Datasource, ReadTask
+from ray.data._internal.execution.bundle_queue import ReorderingBundleQueue
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data._internal.execution.interfaces import BlockEntry, RefBundle
 from ray.data._internal.execution.operators.input_data_buffer import InputDataBuffer
@@ -194,7 +195,16 @@ class OpenPlan(ExecutionCallback):
         source.has_completed = lambda: tasks.is_over and not source.has_next()
 
     def on_execution_step(self, executor: Any) -> None:
-        """Ray Data keeps a record of every block, for statistics that nothing here reads."""
+        """Ray Data keeps statistics of every block, and a place in its order for every task that is over."""
         for stage in executor._topology:
             if isinstance(stage, MapOperator):
                 stage._output_blocks_stats.clear()
+                _forget_past(stage._output_queue)
+
+
+def _forget_past(queue: object) -> None:
+    """Empty the places of tasks whose blocks have been taken, of a queue that keeps the order."""
+    if isinstance(queue, ReorderingBundleQueue):
+        for key in [key for key in queue._finalized_keys if key < queue._current_key]:
+            queue._finalized_keys.discard(key)
+            queue._inner.pop(key, None)
