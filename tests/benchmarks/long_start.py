@@ -52,6 +52,7 @@ def start(clips: int, folder: Path) -> dict[str, float]:
 
 def long_start(report: Report, *, quick: bool) -> dict[str, Any]:
     """The start of a run of 10^9 clips takes no longer and no more memory than that of 10^6."""
+    prepare_ray("local")  # for the processes below, which import Ray first
     runs: dict[int, list[dict[str, float]]] = {clips: [] for clips in CLIPS}
     for _ in range(1 if quick else 3):
         for clips, found in runs.items():
@@ -70,6 +71,5 @@ def long_start(report: Report, *, quick: bool) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    prepare_ray("local")
     with tempfile.TemporaryDirectory(prefix="echo-", ignore_cleanup_errors=True) as temporary:
         print(json.dumps(start(int(sys.argv[1]), Path(temporary))))
