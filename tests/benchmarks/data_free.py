@@ -1,6 +1,6 @@
 """A student's Dice after the same steps on clips of several kinds, three seeds each: is a painter worth its while?
 
-    python -m tests.benchmarks.data_free --folder FOLDER [--steps 150] [--kinds noise adversarial ...]
+    python -m tests.benchmarks.data_free --folder FOLDER [--steps 120] [--kinds noise adversarial ...]
 
 The teacher is the embedded one with batch normalisation in place of group normalisation, trained on in FOLDER on the
 phantom, because guided clips need batch statistics. FOLDER/rows.csv keeps the rows: what it has is not run again.
@@ -150,7 +150,7 @@ def main() -> int:
     """Parse, measure the rows that are missing, print the table."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.data_free", description=__doc__)
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--kinds", nargs="+", choices=RUNS, default=list(RUNS))
     args = parser.parse_args()
     file = RowFile(args.folder / "rows.csv")

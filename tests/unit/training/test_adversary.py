@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import threading
 from itertools import pairwise
 from pathlib import Path
@@ -25,8 +26,9 @@ from echodfkd.storage.files import RunStorage
 from echodfkd.storage.manifests import checkpoint_folder, latest_checkpoint, wait_for_checkpoint
 from echodfkd.training.datafree import adversary
 from echodfkd.training.datafree.adversary import PainterTraining
-from echodfkd.training.loop import train
+from echodfkd.training.loop import WorkerContext, train
 from tests.conftest import TINY
+from tests.helpers.training import Workers
 from tests.integration.helpers_faults import batches_in_turn, final_weights, train_without_ray, worker_alone
 
 MIXED = "source={kind: mixture, parts: {plain: {kind: noise}, against: {kind: adversarial}}}"
@@ -149,3 +151,26 @@ def test_what_cannot_be_trained_against_is_refused(options: list[str], words: st
     with pytest.raises(ConfigError) as caught:
         load_config(None, [*OPTIONS, *options])
     assert words in str(caught.value)
+
+
+PAIRED = [*OPTIONS, "students.a.norm=group"]  # a batch's statistics are those of one worker
+
+
+def two_processes(rank: int, folder: str) -> None:
+    config = load_config(None, [*PAIRED, f"storage={folder}", "train.workers=2"])
+    context = WorkerContext(rank, 2, "cpu", f"rank{rank}", "paired", lambda values: None)
+    own = itertools.islice(batches_in_turn(config), rank, None, 2)
+    train(context, own, config, RunStorage(config.root), load_teacher(config).teacher_id)
+
+
+def test_two_workers_train_the_painter_of_one(two_workers: Workers, tmp_path: Path) -> None:
+    one = train_without_ray(load_config(None, PAIRED), tmp_path / "one")
+    two_workers.run(two_processes, tmp_path)
+    two = load_config(None, [*PAIRED, f"storage={tmp_path}"])
+    for file in ("painter/weights.safetensors", "a/student.safetensors"):
+        first, last, paired = (
+            torch.cat([value.flatten() for value in load_file(Path(run.root, checkpoint_folder(step), file)).values()])
+            for run, step in ((one, 1), (one, 5), (two, 5))
+        )
+        # gradients are summed in another order
+        assert torch.linalg.norm(paired - last) < 0.05 * torch.linalg.norm(last - first), file
