@@ -49,6 +49,7 @@ CASES = {
     "exported_sizes": "exported_sizes",
     "precision_auto": "precision",
     "mask_stores": "mask_stores",
+    "busy_cores": "busy_cores",
     "first_picture": "first_picture",
     "score_parts": "score_parts",
     "long_start": "long_start",
