@@ -17,7 +17,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import ray
-import torch
 from ray.exceptions import RayActorError, RayTaskError
 
 from echodfkd.config.run import RunConfig
@@ -66,12 +65,14 @@ class Evaluator:
     """One evaluator: a `CaseScorer` in a process of its own, and the student that it scored last."""
 
     def __init__(self, config: RunConfig) -> None:
-        if not config.evaluation.num_gpus:
-            torch.set_num_threads(config.evaluation.threads)
         if not config.evaluation.num_cpus and hasattr(os, "nice"):
-            os.nice(10)  # shares its cores with training, which goes first
+            os.nice(10)  # shares its cores with training, which goes first, before these imports too
+        import torch
+
         from echodfkd.evaluation.scorer import run_scorer
 
+        if not config.evaluation.num_gpus:
+            torch.set_num_threads(config.evaluation.threads)
         self.config = config
         self.storage = RunStorage(config.root)
         self.device = "cuda" if config.evaluation.num_gpus and torch.cuda.is_available() else "cpu"

@@ -11,6 +11,7 @@ from echodfkd.core.precision import CHOICES
 
 JUDGES: dict[str, tuple[str, ...]] = {
     "embedded": ("judge_weights", "judge_phase_sign"),
+    "embedded_wild": ("judge_phase_sign",),
     "echoclip": ("judge_weights", "judge_precision", "judge_captions", "judge_phase_sign"),
     "echoprime": ("judge_weights", "judge_precision", "judge_captions"),
     "panecho": ("judge_weights", "judge_precision"),
@@ -35,7 +36,7 @@ class EvaluationConfig:
     frames: int = option(48, least=4, ceiling=4096)
     """Frames of one case, at window.fps: long enough for a whole beat."""
     judge: str = option("embedded", choices=tuple(JUDGES), outside=("echoclip", *NEED_WEIGHTS))
-    """embedded, echoclip (through open_clip), echoprime, panecho, a model of your own as onnx, or none."""
+    """embedded, embedded_wild (all domains), echoclip (by open_clip), echoprime, panecho, onnx (your own), or none."""
     judge_weights: str = option("", path="input", identity=False)  # every score names the hash of the judge's weights
     """Folder with the judge's files (docs/explanation/judge.md). embedded: a file of echodfkd train-judge, empty takes
     the shipped one. echoclip: as open_clip saves it, or an hf-hub: name, empty takes the published one."""

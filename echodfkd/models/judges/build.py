@@ -74,6 +74,13 @@ def _embedded_judge(weights: str, device: str, prompts: dict[str, Any], options:
     return embedded_judge(towers, prompts=prompts, phase_sign=options["phase_sign"])
 
 
+def _embedded_wild_judge(weights: str, device: str, prompts: dict[str, Any], options: dict[str, Any]) -> Judge:
+    """Likewise on the CPU."""
+    from echodfkd.models.judges.embedded import WILD_WEIGHTS, embedded_judge, read_towers
+
+    return embedded_judge(read_towers(WILD_WEIGHTS), prompts=prompts, phase_sign=options["phase_sign"])
+
+
 def _echoclip_judge(weights: str, device: str, prompts: dict[str, Any], options: dict[str, Any]) -> Judge:
     from echodfkd.models.judges.echoclip import load_towers
 
@@ -142,6 +149,7 @@ def _panecho_judge(weights: str, device: str, prompts: dict[str, Any], options: 
 
 _JUDGES: dict[str, Callable[[str, str, dict[str, Any], dict[str, Any]], Judge | None]] = {
     "embedded": _embedded_judge,
+    "embedded_wild": _embedded_wild_judge,
     "echoclip": _echoclip_judge,
     "echoprime": _echoprime_judge,
     "panecho": _panecho_judge,

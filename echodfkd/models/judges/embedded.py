@@ -24,6 +24,8 @@ from echodfkd.models.judges.reading import ReadingJudge
 PHASES = ("END-DIASTOLE", "END-SYSTOLE")
 """Captions of its training."""
 WEIGHTS = Path(__file__).parents[2] / "weights" / "embedded_judge.safetensors"
+WILD_WEIGHTS = WEIGHTS.with_name("embedded_wild_judge.safetensors")
+"""Of towers that were trained on, over frames of every domain."""
 
 
 class ImageTower(nn.Module):

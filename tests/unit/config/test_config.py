@@ -420,7 +420,7 @@ def test_a_teacher_must_give_what_the_students_ask_for() -> None:
     [
         (
             ["evaluation.judge=gpt"],
-            "evaluation.judge: got 'gpt', allowed are embedded, echoclip, echoprime, panecho, onnx",
+            "evaluation.judge: got 'gpt', allowed are embedded, embedded_wild, echoclip, echoprime, panecho, onnx",
         ),
         (["evaluation.judge_weights=/w"], "evaluation.judge_weights: set, but evaluation.judge is embedded"),
         (["evaluation.judge_phase_sign=0"], "evaluation.judge_phase_sign: got 0, allowed are -1, 1"),

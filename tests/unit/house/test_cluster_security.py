@@ -19,7 +19,13 @@ FILES = sorted(path for path in CLUSTER.rglob("*") if path.is_file() and path.su
 SCRIPTS = [path for path in FILES if path.suffix == ".sh"]
 UPLOAD_MB = 20
 """Of `ray job submit --working-dir .`, unpacked; Ray's own limit is some 500 MB, and every node fetches it."""
-EMBEDDED = {"embedded_wild_teacher", "embedded_teacher", "embedded_chambers_teacher", "embedded_judge"}
+EMBEDDED = {
+    "embedded_wild_teacher",
+    "embedded_teacher",
+    "embedded_chambers_teacher",
+    "embedded_judge",
+    "embedded_wild_judge",
+}
 EMBEDDED |= {"embedded_large_student", "embedded_small_student", "latent_video"}
 
 
