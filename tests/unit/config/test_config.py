@@ -422,7 +422,10 @@ def test_a_teacher_must_give_what_the_students_ask_for() -> None:
             ["evaluation.judge=gpt"],
             "evaluation.judge: got 'gpt', allowed are embedded, embedded_wild, echoclip, echoprime, panecho, onnx",
         ),
-        (["evaluation.judge_weights=/w"], "evaluation.judge_weights: set, but evaluation.judge is embedded"),
+        (
+            ["evaluation.judge_weights=/w", "evaluation.judge=embedded_wild"],
+            "evaluation.judge_weights: set, but evaluation.judge is embedded_wild",
+        ),
         (["evaluation.judge_phase_sign=0"], "evaluation.judge_phase_sign: got 0, allowed are -1, 1"),
         (["evaluation.judge_prompts.wall=' '"], "evaluation.judge_prompts.wall: empty, expected a caption"),
         (["evaluation.judge_prompts.ef=[EF IS HIGH]"], "expected sentences with <#> in place of the number"),
