@@ -19,7 +19,7 @@ TINY = [
     "train.global_batch=4",
     "train.accumulation=4",
     "train.checkpoint_every=100",
-    "data.segment_tasks=400",  # a segment every 100 steps; with the next line some thousand tasks are kept at most
+    "data.segment_tasks=80",  # a pass of the stream every 200 steps; with the next line some 800 tasks are kept
     "data.ahead_mb=1",
     *("evaluation.cases=2", "evaluation.frames=32"),
     "evaluation.overlays=1",
@@ -29,7 +29,7 @@ TINY = [
 
 
 def pipeline(steps: int) -> dict[str, Any]:
-    """Watch the processes of a real run of several segments."""
+    """Watch the processes of a real run of several passes of the stream."""
     os.environ.setdefault("RAY_task_events_max_num_task_in_gcs", "1000")  # reach this bound in the first third
     prepare_ray("local")
     from tests.soak.soak_run import soak_pipeline

@@ -65,7 +65,7 @@ def soak_pipeline(config: RunConfig, report: Callable[[str], None], *, every_s: 
         if 3 * len(values) >= 2 * len(samples):
             series[name] = values
     found = describe(series, report, steps=config.train.steps, wall_s=time.monotonic() - started)
-    return {**found, "segments": config.num_segments, **ledger}
+    return {**found, "passes": config.num_passes, **ledger}
 
 
 def _watch(samples: list[dict[str, float]], closing: threading.Event, every_s: float) -> None:
