@@ -4,7 +4,6 @@ Usage: python -m tests.integration.s3_runs BUCKET KILLED LOCAL, with AWS_ENDPOIN
 is behind faults, KILLED is the folder of a killed job, LOCAL a folder of this machine. Prints what it found, as JSON.
 """
 
-import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -17,7 +16,6 @@ from echodfkd.runtime.cluster.connection import connected
 from echodfkd.runtime.distillation_run import run_distillation
 from echodfkd.runtime.stream.builders import synthesis_source
 from echodfkd.runtime.synthesis_run import run_synthesis
-from echodfkd.sources.steering.replay import replay
 from echodfkd.storage.checkpoints import read_resume
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.manifests import latest_checkpoint
@@ -97,9 +95,8 @@ def killed_folder(killed: str, local: str) -> dict[str, object]:
 
 
 def distillation(bucket: str) -> dict[str, object]:
-    """A whole steered run, then one that goes on from before the last commit: as if killed while it was written."""
-    here = [f"storage={bucket}/faulty/runs", "name=tiny", "ray.address=local"]
-    config = load_config(None, [*TINY, *here, "source.steering.strata={ef_percent: [50]}"])
+    """A whole run, then one that goes on from before the last commit: as if killed while it was written."""
+    config = load_config(None, [*TINY, f"storage={bucket}/faulty/runs", "name=tiny", "ray.address=local"])
     first = run_distillation(config, quiet)
     storage = RunStorage(config.root)
     newest = latest_checkpoint(storage)
@@ -122,7 +119,6 @@ def distillation(bucket: str) -> dict[str, object]:
         "names": names,
         "steps": [newest.step, again.step],
         "same_weights": all(bool((resumed.weights[key] == value).all()) for key, value in state.weights.items()),
-        "laws": dataclasses.asdict(replay(config, storage)),
         "ledgers": [first["ledger"], second["ledger"]],
         "scored": [
             first["students"]["a"]["scores"]["dice_all"]["n"],
