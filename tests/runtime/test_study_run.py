@@ -25,7 +25,7 @@ from tests.benchmarks.study import run_parts, second_domain
 
 TINY = [
     *("train.steps=2", "train.checkpoint_every=1", "window.size=32", "window.frames=6", "evaluation.cases=2"),
-    *("evaluation.frames=16", "train.num_cpus=1", "study.seeds=2", "ray.progress_s=0"),
+    *("evaluation.frames=40", "train.num_cpus=1", "study.seeds=2", "ray.progress_s=0"),
 ]
 """Cells of the project's study, as small as can be."""
 
