@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from echodfkd.config.file import load_config
+from echodfkd.config.identity import config_hash
 from echodfkd.config.run import RunConfig, StudyConfig
 from echodfkd.config.sections.student import StudentConfig
 from echodfkd.config.study import seed_configs, study_groups
-from echodfkd.reporting.rows import read_rows
+from echodfkd.reporting.rows import RunRows, read_rows
 from echodfkd.reporting.study.cell import read_cell, write_cell
 from echodfkd.runtime.cluster.preemption import TIME_OVER
 from echodfkd.runtime.distillation_run import run_distillation
@@ -75,43 +76,44 @@ def test_a_study_of_two_seeds(local_ray: None, tiny_config: Callable[..., RunCon
 @pytest.mark.slow
 @pytest.mark.ray
 def test_the_smallest_cell_run_again_has_the_same_rows(local_ray: None, tmp_path: Path) -> None:
-    """A part of the project's study by its own command, stopped before it begins, then whole; one cell of it twice."""
-    options, rows = [*TINY, f"storage={tmp_path}/runs"], RunStorage(f"{tmp_path}/rows")
-    assert run_parts(["specialists"], rows.root, options, 1e-3).endswith(f"generalist, seed 0 was {TIME_OVER}")
-    assert run_parts(["specialists"], rows.root, options, 0) == ""
-    names = [f"study_specialists-{kind}-seed{seed}" for kind in ("generalist", "specialist") for seed in (0, 1)]
-    assert sorted(rows.list("")) == sorted(f"{name}.parquet" for name in names)
-    before = {name: read_cell(rows, name) for name in names}
-    again = names[0]
-    rows.delete(f"{again}.parquet")
-    shutil.rmtree(tmp_path / "runs" / again)
-    assert run_parts(["specialists"], rows.root, options, 0) == ""
-    order = [("student", "ascending"), ("step", "ascending"), ("metric", "ascending"), ("clip_id", "ascending")]
-    found, wanted = (cell.scores.sort_by(order) for cell in (read_cell(rows, again), before[again]))
-    assert found.num_rows > 20
-    assert str(found.to_pylist()) == str(wanted.to_pylist())  # bit for bit; NaN is NaN
-    assert found.to_pylist() != before[names[2]].scores.sort_by(order).to_pylist()
+    options, order = (
+        [*TINY, f"storage={tmp_path}/runs"],
+        [(name, "ascending") for name in ("student", "metric", "clip_id")],
+    )
+    said = run_parts(["specialists"], f"{tmp_path}/rows", options, 1e-3)
+    assert said.endswith(f"study study_specialists: generalist, seed 0 was {TIME_OVER}")
+    scores = []
+    for place in ("one", "other"):
+        config = load_config("configs/study/specialists.yaml", [*TINY, f"storage={tmp_path}/{place}"])
+        scores.append(cell_of(study_groups(config)[""][0]["generalist"], tmp_path / place).scores.sort_by(order))
+    assert scores[0].num_rows > 20
+    assert str(scores[0].to_pylist()) == str(scores[1].to_pylist())  # bit for bit; NaN is NaN
+
+
+def cell_of(run: RunConfig, folder: Path) -> RunRows:
+    """Run a cell, write it and read it."""
+    run_distillation(run, lambda line: None)
+    rows = RunStorage(str(folder / "rows"))
+    write_cell(rows, read_rows(RunStorage(run.root)), config_hash(run))
+    return read_cell(rows, run.name)
+
+
+VARIANTS = load_config("configs/study/sizes.yaml", []).study.variants
 
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_every_kind_of_clips_of_the_study_trains_and_is_scored(local_ray: None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_kind_of_clips_of_the_study_trains_and_is_scored(variant: str, local_ray: None, tmp_path: Path) -> None:
     config = load_config("configs/study/sizes.yaml", [*TINY, f"storage={tmp_path}/runs"])
-    run_synthesis(second_domain(config, str(tmp_path / "other"), clips=3), lambda line: None)
-    students = {name: config.students[name] for name in ("paper_2x1", "ours_2x1")}
-    folder = RunStorage(f"{tmp_path}/rows")
-    for variant, run in study_groups(config)[""][0].items():
-        if run.source.path:
-            run = dataclasses.replace(run, source=dataclasses.replace(run.source, path=str(tmp_path / "other")))
-        run = dataclasses.replace(run, students=students)
-        run_distillation(run, lambda line: None)
-        write_cell(folder, read_rows(RunStorage(run.root)), "x")
-        cell = read_cell(folder, run.name)
-        assert cell.scored_steps("ours_2x1") == [1, 2], variant
-        assert {"judge_score", "published_afd_ed", "ef_area", "es_error_frames"} <= set(
-            cell.scores["metric"].to_pylist()
-        )
-        teacher = [
-            row["value"] for row in cell.scores.to_pylist() if (row["student"], row["metric"]) == ("", "dice_all")
-        ]
-        assert (teacher == [1.0, 1.0]) == (variant == "labels")
+    run = study_groups(config)[""][0][variant]
+    if run.source.path:
+        other = str(tmp_path / "other")
+        run_synthesis(second_domain(config, other, clips=3), lambda line: None)
+        run = dataclasses.replace(run, source=dataclasses.replace(run.source, path=other))
+    run = dataclasses.replace(run, students={name: config.students[name] for name in ("paper_2x1", "ours_2x1")})
+    cell = cell_of(run, tmp_path)
+    assert cell.scored_steps("ours_2x1") == [1, 2]
+    assert {"judge_score", "published_afd_ed", "ef_area", "es_error_frames"} <= set(cell.scores["metric"].to_pylist())
+    teacher = [row["value"] for row in cell.scores.to_pylist() if (row["student"], row["metric"]) == ("", "dice_all")]
+    assert (teacher == [1.0, 1.0]) == (variant == "labels")
