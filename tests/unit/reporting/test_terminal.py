@@ -28,7 +28,7 @@ def test_programs_get_no_table(
 ) -> None:
     config = load_config(None, ["students.a.blocks=1", f"ray.json_lines={json_lines}".lower()])
     monkeypatch.setattr(distillation_run, "run_distillation", lambda *args: summary_of_a_run())
-    monkeypatch.setattr(study_run, "run_study", lambda *args: {"study": "s", "seeds": 2, "root": "r"})
+    monkeypatch.setattr(study_run, "run_study", lambda *args: {"study": "s", "seeds": 2, "root": "r", "stopped": ""})
     monkeypatch.setattr(study_run, "study_table", lambda found: "a table")
     assert distill.work(config)["report"] == "report.html"
     assert study.work(config)["root"] == "r"

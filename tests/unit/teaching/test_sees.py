@@ -251,7 +251,7 @@ ONNX = ["teacher.kind=recorded", "teacher.weights=here"]
             [*RECORDED, "teacher.sees={path: x, noise: false}"],
             "sees.path: got a folder, but teacher.sees has options of",
         ),
-        ([*ONNX, "teacher.sees.domain=clear"], "teacher.sees: has no effect on recorded masks"),
+        ([*ONNX, "teacher.sees.domain=clear"], "teacher.sees: has no effect on masks of kind recorded,"),
         (["teacher.sees.view=A2C"], "sees.view: unknown option; .*; another view is another cut through the heart, so"),
         (["augment.gain=0.1", "teacher.sees.size=64"], "but augment.where is before_teacher"),
         (["teacher.feature_layer=up.0", "teacher.sees.size=64"], "sees.size: got 64, but teacher.feature_layer is set"),

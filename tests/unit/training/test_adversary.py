@@ -163,6 +163,7 @@ def two_processes(rank: int, folder: str) -> None:
     train(context, own, config, RunStorage(config.root), load_teacher(config).teacher_id)
 
 
+@pytest.mark.slow  # starts two processes
 def test_two_workers_train_the_painter_of_one(two_workers: Workers, tmp_path: Path) -> None:
     one = train_without_ray(load_config(None, PAIRED), tmp_path / "one")
     two_workers.run(two_processes, tmp_path)
