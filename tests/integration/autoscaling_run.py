@@ -29,7 +29,7 @@ HEAD_ID = "0" * 50 + "fake00"
 IDLE_S = 15.0
 PORT = 6399
 STORE = 150_000_000
-TYPES = {"teacher": ({"CPU": 1}, {"pool": "teacher"}, 2), "student": ({"CPU": 1}, {"pool": "student"}, 1),
+TYPES = {"teacher": ({"CPU": 1}, {"pool": "teacher"}, 3), "student": ({"CPU": 1}, {"pool": "student"}, 1),
          "eval": ({"CPU": 1}, {"ray-subcluster": "eval"}, 1)}  # fmt: skip
 """Type of node -> resources, labels, most of them."""
 PLACEMENT = [
@@ -56,7 +56,7 @@ def autoscaler_config() -> dict[str, Any]:
                    "head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files")  # fmt: skip
     return {
         "cluster_name": "make-believe",
-        "max_workers": 4,
+        "max_workers": 5,
         "idle_timeout_minutes": IDLE_S / 60,
         "upscaling_speed": 10.0,
         "provider": {
