@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,13 @@ def inside(host: str, *command: str) -> list[str]:
     return ["ip", "netns", "exec", host, *command]
 
 
-def make_hosts() -> None:
+def make_hosts(hosts: Mapping[str, tuple[str, str]]) -> None:
     """A bridge, and a namespace for each host that a cable connects with it."""
     sh("mount", "-t", "tmpfs", "tmpfs", "/run")
     sh("ip", "link", "set", "lo", "up")
     sh("ip", "link", "add", "bridge", "type", "bridge")
     sh("ip", "link", "set", "bridge", "up")
-    for host, (address, _) in HOSTS.items():
+    for host, (address, _) in hosts.items():
         sh("ip", "netns", "add", host)
         sh("ip", "link", "add", f"to-{host}", "type", "veth", "peer", "name", "eth0", "netns", host)
         sh("ip", "link", "set", f"to-{host}", "master", "bridge", "up")
@@ -59,9 +60,8 @@ def make_hosts() -> None:
         sh(*inside(host, "ip", "link", "set", "eth0", "up"))
 
 
-def start_node(folder: Path, host: str) -> None:
+def start_node(folder: Path, host: str, address: str, label: str) -> None:
     """Ray on one host, with a temporary folder of its own: two raylets must not share one."""
-    address, label = HOSTS[host]
     command = [*ray_command(folder), "start", f"--node-ip-address={address}", "--num-cpus=2"]
     command += ["--object-store-memory=120000000", f"--temp-dir={folder / host}"]
     if host == "head":
@@ -72,11 +72,16 @@ def start_node(folder: Path, host: str) -> None:
 
 
 def nodes() -> list[list[Any]]:
-    """[address, whether it is alive] of every node that has been."""
+    """[address, whether it is alive, id] of every node that has been."""
     code = f"import json, ray; ray.init({ADDRESS!r}, log_to_driver=False, logging_level=50);"
-    code += "print('nodes:' + json.dumps([[n['NodeManagerAddress'], n['Alive']] for n in ray.nodes()]))"
+    code += "print('nodes:' + json.dumps([[n['NodeManagerAddress'], n['Alive'], n['NodeID']] for n in ray.nodes()]))"
     done = subprocess.run(inside("head", sys.executable, "-c", code), capture_output=True, text=True, check=True)
     return json.loads(next(line[6:] for line in done.stdout.splitlines() if line.startswith("nodes:")))
+
+
+def is_gone(address: str) -> bool:
+    """Whether the cluster has given up a host."""
+    return not any(alive for own, alive, _ in nodes() if own == address)
 
 
 def wait_until(what: str, condition: Any, seconds: float) -> float:
@@ -90,9 +95,9 @@ def wait_until(what: str, condition: Any, seconds: float) -> float:
 
 def main(folder: Path) -> None:
     """Hosts, cluster, run, cut, heal, end."""
-    make_hosts()
-    for host in HOSTS:
-        start_node(folder, host)
+    make_hosts(HOSTS)
+    for host, place in HOSTS.items():
+        start_node(folder, host, *place)
     options = [f"storage={folder}/runs", "name=hosts", *TINY, *RUN, f"ray.address={ADDRESS}"]
     command = inside("head", sys.executable, "jobs/distill.py", *options)
     log = folder / "driver.log"
@@ -107,7 +112,7 @@ def main(folder: Path) -> None:
     wait_until("a checkpoint", lambda: published() >= 1, 200)
     before = published()
     sh("ip", "link", "set", "to-one", "down")
-    given_up_s = wait_until("giving the host up", lambda: [HOSTS["one"][0], False] in nodes(), 90)
+    given_up_s = wait_until("giving the host up", lambda: is_gone(HOSTS["one"][0]), 90)
     went_on_s = wait_until("a checkpoint without it", lambda: published() > before, 400)
     sh("ip", "link", "set", "to-one", "up")
     driver.wait(timeout=300)
