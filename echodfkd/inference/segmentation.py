@@ -90,8 +90,8 @@ def segment(
 ) -> Segmentation:
     """Segment one video. Every frame of it gets a mask.
 
-    The frames are padded with black until they are square as they are shown, resized to the student's
-    size and resampled to its rate; its probabilities are brought back the same way, linear in time and in space.
+    The frames are padded with black until they are square as they are shown, resized to the student's size and
+    resampled to its rate; its probabilities are brought back the same way, linear in time and in space.
 
     Args:
         student: of `load_student`.
@@ -113,11 +113,8 @@ def segment(
     resampled = fps > 0 and student.fps > 0 and fps != student.fps
     positions = resample_positions(T, fps=fps, target_fps=student.fps) if resampled else np.arange(float(T))
     prob = student.probabilities(sample_video(small, positions))
-    codes = {name: np.empty((T, H, W), np.uint8) for name in student.classes}
-    for part in _parts(T):
-        at = np.interp(np.arange(T)[part], positions, np.arange(len(positions)))
-        for place, name in enumerate(student.classes):
-            codes[name][part] = _to_codes(_between(prob[:, place], at), (H, W), square)
+    places = np.interp(np.arange(T), positions, np.arange(len(positions)))
+    codes = {name: _codes(prob[:, number], places, (H, W), square) for number, name in enumerate(student.classes)}
     mask = codes["LV"] > 255.0 * THRESHOLD
     rhythm = find_rhythm(mask, fps=fps, sides=sides, in_mm=spacing_mm is not None)
     signals = {
@@ -130,8 +127,7 @@ def segment(
         "size": student.size / max(H, W),
         "rate": student.fps / fps if fps > 0 else math.nan,
     }
-    notes = _notes(T, fps, student)
-    flags = find_flags(signals)
+    flags, notes = find_flags(signals), _notes(T, fps, student)
     return Segmentation(video_THW, codes, fps, spacing_mm, rhythm, signals, flags, notes, pixel_aspect=pixel_aspect)
 
 
@@ -174,6 +170,14 @@ def _between(values_tss: np.ndarray, at: np.ndarray) -> np.ndarray:
     above = np.minimum(below + 1, len(values_tss) - 1)
     weight = (at - below).astype(np.float32)[:, None, None]
     return values_tss[below] * (1 - weight) + values_tss[above] * weight
+
+
+def _codes(prob_tss: np.ndarray, places: np.ndarray, shape: tuple[int, int], square: tuple[int, int]) -> np.ndarray:
+    """Codes uint8 (T, H, W) of one class; ``places`` (T,) are those of the video's frames among the student's."""
+    codes = np.empty((len(places), *shape), np.uint8)
+    for part in _parts(len(places)):
+        codes[part] = _to_codes(_between(prob_tss, places[part]), shape, square)
+    return codes
 
 
 def _to_codes(prob_Tss: np.ndarray, shape: tuple[int, int], square: tuple[int, int]) -> np.ndarray:

@@ -48,10 +48,8 @@ class JudgeShortfall:
 
     def __init__(self, judge: Judge, place: int, judged: Callable[[int], bool]) -> None:
         self._judge, self._place, self._judged = judge, place, judged
-        self._taught: tuple[DistillationBatch | None, list[float]] = (
-            None,
-            [],
-        )  # the newest batch, which all students see
+        # The newest batch, which all students see, and the teacher's scores in it
+        self._taught: tuple[DistillationBatch | None, list[float]] = (None, [])
 
     def __call__(
         self, objective: Objective, output: StudentOutput, tensors: BatchTensors, batch: DistillationBatch

@@ -65,8 +65,8 @@ def shell(browser: Browser, tmp_path: Path) -> Browser:
 
 
 @pytest.fixture(scope="module")
-def opened(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> tuple[Browser, bytes]:
-    """The whole page of a small student from file://, and its stream as ONNX."""
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
+    """The whole page of a small student as a file, and its stream as ONNX."""
     try:
         runtime = page.fetch_runtime()
     except RunError as error:
@@ -75,7 +75,14 @@ def opened(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     student = load_student(saved(folder, shows_masks=True))
     stream = stream_onnx(student.network, 2, {})
     (folder / "index.html").write_bytes(page.build_page(student, stream, runtime))
-    browser.open(folder / "index.html")
+    return folder / "index.html", stream
+
+
+@pytest.fixture
+def opened(browser: Browser, whole: tuple[Path, bytes]) -> tuple[Browser, bytes]:
+    """The browser at the whole page, and its stream."""
+    path, stream = whole
+    browser.open(path)
     return browser, stream
 
 
