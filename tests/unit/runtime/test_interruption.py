@@ -39,7 +39,10 @@ def test_a_signal_is_answered_before_its_handler_runs(
     assert signal.set_wakeup_fd(-1) == -1, "left as it was"
 
 
-def test_the_jobs_own_sentence_comes_last(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("number", ["SIGINT"], indirect=True)
+def test_the_jobs_own_sentence_comes_last(number: signal.Signals, capsys: pytest.CaptureFixture[str]) -> None:
+    signal.signal(number, signal.default_int_handler)  # shells start background jobs with it ignored
+
     def work() -> dict[str, object]:
         signal.raise_signal(signal.SIGINT)
         return {}
