@@ -249,6 +249,7 @@ def test_the_judges_shortfall_is_its_score_of_the_teachers_mask_less_that_of_the
     assert float(better[2]) == 0.0  # above the teacher's
 
 
+@pytest.mark.slow  # two runs with the judge, one of them on S3
 def test_a_run_that_follows_the_judge_is_exact_when_it_is_resumed_on_s3_and_replayed(
     tmp_path: Path, s3_bucket: str
 ) -> None:
