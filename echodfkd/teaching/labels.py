@@ -47,8 +47,9 @@ class LabelTeacher(Teacher):
         for row, key in enumerate(clips):
             try:
                 clip = self._clip_of(key)
+                labels = _known_labels(clip)
                 for place, name in zip(self.places(names), names, strict=True):
-                    prob[row, :, place] = _known_labels(clip) == _number(clip, name)
+                    prob[row, :, place] = labels == _number(clip, name)
             except ClipError as error:
                 faults[row] = str(error)
         return self.output_of(prob, video_NTHW, classes=names, code=code, faults=faults)

@@ -31,7 +31,7 @@ def check_sees(option: str, teacher: TeacherConfig, config: RunConfig) -> None:
     parts: dict[str, PartConfig] = {f"source.parts.{name}": part for name, part in config.source.parts.items()}
     for name, part in (parts or {"source": config.source}).items():
         _check_part(where, teacher, name, part)
-    if by_clip := {teacher.kind, *(member.kind for member in teacher.members.values())}.intersection(BY_CLIP):
+    if by_clip := teacher.kinds.intersection(BY_CLIP):
         raise ConfigError(f"{where}: has no effect on masks of kind {min(by_clip)}, which see no pixels; remove it")
     if sees.size and teacher.feature_layer:
         raise ConfigError(

@@ -92,11 +92,10 @@ def check_clips(config: RunConfig) -> None:
         raise ConfigError("evaluation.source.clips: set, but held-out cases are evaluation.cases; remove it")
     if not config.source.clips:
         return
-    kinds = {config.teacher.kind, *(member.kind for member in config.teacher.members.values())}
     for reason, given in (
         ("source.steering.strata is set", config.source.steering.strata),
         ("a generator's actors make each clip by its own index", config.source.generated),
-        ("masks of teacher.kind=recorded are found by the video of an index", "recorded" in kinds),
+        ("masks of teacher.kind=recorded are found by the video of an index", "recorded" in config.teacher.kinds),
         ("synthesize.out is set, whose clips are synthesize.clips", config.synthesize.out),
     ):
         if given:

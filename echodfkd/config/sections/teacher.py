@@ -148,6 +148,11 @@ class TeacherConfig(PoolConfig, TeacherModelConfig):
     not be above window.size squared, which is twice the video's bytes."""
 
     @property
+    def kinds(self) -> set[str]:
+        """Its kind and those of its members."""
+        return {self.kind, *(member.kind for member in self.members.values())}
+
+    @property
     def actor_pools(self) -> dict[str, PoolConfig]:
         """Every pool of teacher actors by the config section that sets it, in the order in which a block meets them."""
         members = self.members if self.pools == "each" else {}

@@ -49,7 +49,6 @@ class StopSignal:
     """
 
     def __init__(self, grace_s: float, within_s: float = math.inf) -> None:
-        self.asked = False
         self._grace_s = grace_s
         self._notice = ""
         self._timer = None if math.isinf(within_s) else threading.Timer(max(0.0, within_s), self._on_time)
@@ -99,9 +98,9 @@ class StopSignal:
             ask_workers()
 
     def _on_signal(self, *unused: object) -> None:
-        if self.asked:
+        if self._notice == NOTICE:
             return
-        self.asked, self._notice = True, NOTICE
+        self._notice = NOTICE
         threading.Thread(target=self._act, args=(self._ask_workers,), name="stop", daemon=True).start()
         if self._ask_workers is None:
             raise StopNotice(self._notice)

@@ -156,7 +156,7 @@ def load_member(config: RunConfig, name: str) -> Teacher:
 def _placement(config: RunConfig) -> SourcePlacement | None:
     from echodfkd.teaching.placement import SourcePlacement, has_videos
 
-    kinds = {config.teacher.kind, *(member.kind for member in config.teacher.members.values())}
+    kinds = config.teacher.kinds
     if kinds.isdisjoint(BY_CLIP):
         return None
     if "labels" not in kinds and not has_videos(training_source(config)) and not has_videos(evaluation_source(config)):
