@@ -1,20 +1,23 @@
-"""Cost of steering: CPU time in a step and a clip of the demo, and throughput of whole runs on Ray, in pairs.
+"""Cost of steering: CPU time in a step and a clip of the demo, and pace of whole runs on Ray, in pairs.
 
     python -m tests.benchmarks.steered_pace --folder FOLDER [--pairs 4] [--follow disagreement]
 
 --pairs 0 runs nothing on Ray. Of the runs with and without steering the order alternates. Small students are the
-slowest stage, so that work of the step is not hidden behind a teacher. FOLDER/rows.csv keeps the rows: those that it
-has are not run again.
+slowest stage, so that work of the step is not hidden behind a teacher. CPU time of all processes from the first update
+to the last one tells more than time on a machine that others use. FOLDER/rows.csv keeps the rows: those that it has
+are not run again.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ import torch
 
 from echodfkd.config.file import load_config
 from echodfkd.config.sections.steering import SteeringConfig
+from echodfkd.core import clock
 from echodfkd.reporting.rows import RunRows
 from echodfkd.reporting.study.compared import student_interval
 from echodfkd.runtime.stream.builders import training_source
@@ -35,6 +39,7 @@ from echodfkd.training.steering import start_steering
 from echodfkd.training.step import accumulate_gradients
 from echodfkd.training.student import make_student
 from tests.benchmarks.job_run import distil
+from tests.benchmarks.processes import cpu_seconds
 from tests.benchmarks.row_file import RowFile
 from tests.helpers.teachers import taught_batch
 
@@ -93,26 +98,49 @@ def _keep(seen: list[tuple[Any, ...]], *output: Any) -> None:
     seen.append(output)
 
 
+@contextlib.contextmanager
+def watched() -> Iterator[list[tuple[float, float]]]:
+    """Times, and CPU seconds so far of all processes below this one, twice a second until the block ends."""
+    samples: list[tuple[float, float]] = []
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.5):
+            spent = cpu_seconds()
+            samples.append((clock.now(), spent.total() - spent["driver"]))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield samples
+    finally:
+        over.set()
+        thread.join()
+
+
 def measure(pair: int, follow: str) -> dict[str, object]:
-    """One run: median seconds of an update, mean seconds of the first one of a law, and seconds from first to last.
+    """One run: median seconds of an update, mean seconds of the first one of a law, and from the first update to the
+    last one seconds, and CPU seconds of all processes.
 
     ``follow`` is empty for a run that is not steered.
     """
     steering = [*STEERED, f"source.steering.follow={follow}"] if follow else []
-    with tempfile.TemporaryDirectory(prefix="echo-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix="echo-", ignore_cleanup_errors=True) as folder, watched() as samples:
         rows = distil([*RUN, *steering], storage=folder, name="pace")
-    usual, changes, whole = paces(rows)
-    return {"pair": pair, "follow": follow, "update_s": usual, "change_s": changes, "run_s": whole}
+    usual, changes, whole, cpu = paces(rows, samples)
+    return {"pair": pair, "follow": follow, "update_s": usual, "change_s": changes, "run_s": whole, "cpu_s": cpu}
 
 
-def paces(rows: RunRows) -> tuple[float, float, float]:
-    """See `measure`."""
+def paces(rows: RunRows, samples: Sequence[tuple[float, float]]) -> tuple[float, float, float, float]:
+    """See `measure`; samples are those of `watched`."""
     at = {row["step"]: row["time"] for row in rows.training.to_pylist()}
     took = {step: at[step] - at[step - 1] for step in at if step - 1 in at}
     changes = [took[step] for step in took if (step - 1) % UPDATES == 0]
     usual = [seconds for step, seconds in took.items() if (step - 1) % UPDATES >= SETTLED]
-    found = float(np.median(usual)), float(np.mean(changes)), at[max(at)] - at[min(at)]
-    return round(found[0], 5), round(found[1], 3), round(found[2], 2)
+    times, spent = np.transpose(samples)
+    begin, end = np.interp([at[min(at)], at[max(at)]], times, spent)
+    found = float(np.median(usual)), float(np.mean(changes)), at[max(at)] - at[min(at)], float(end - begin)
+    return round(found[0], 5), round(found[1], 3), round(found[2], 2), round(found[3], 2)
 
 
 def ratio(rows: Sequence[dict[str, object]], follow: str, column: str) -> str:
@@ -143,7 +171,7 @@ def main() -> int:
         for follow in ("", args.follow) if pair % 2 == 0 else (args.follow, ""):
             if not file.find(pair=pair, follow=follow):
                 file.add(measure(pair, follow))
-    for column in ("update_s", "change_s", "run_s") if args.pairs else ():
+    for column in ("update_s", "change_s", "run_s", "cpu_s") if args.pairs else ():
         print(f"{column}: steered over not steered {ratio(file.rows, args.follow, column)}")
     return 0
 

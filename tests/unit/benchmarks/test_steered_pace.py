@@ -16,8 +16,11 @@ def test_changes_of_law_are_apart_from_usual_updates() -> None:
     for step in range(2, 3 * UPDATES + 1):
         times.append(times[-1] + (7.0 if step in (UPDATES + 1, 2 * UPDATES + 1) else 0.25))
     rows = [{"step": step, "time": time} for step, time in enumerate(times, start=1)]
-    found = paces(SimpleNamespace(training=pa.Table.from_pylist(rows)))  # type: ignore[arg-type]
-    assert found == (0.25, 7.0, round(0.25 * (3 * UPDATES - 3) + 14, 2))
+    whole = times[-1] - times[0]
+    # two cores, busy from before the first update; the processes end after the last one
+    samples = [(90.0, 4.0), (times[-1] + 10.0, 4.0 + 2.0 * (whole + 20.0)), (times[-1] + 11.0, 0.0)]
+    found = paces(SimpleNamespace(training=pa.Table.from_pylist(rows)), samples)  # type: ignore[arg-type]
+    assert found == (0.25, 7.0, round(0.25 * (3 * UPDATES - 3) + 14, 2), round(2.0 * whole, 2))
 
 
 def test_a_ratio_is_the_geometric_mean_over_pairs_with_the_interval_of_its_logarithm() -> None:
