@@ -104,14 +104,19 @@ def _made(generator: Generator, requests: Sequence[ClipRequest]) -> np.ndarray:
     return np.stack(found)
 
 
-def ef_of_same_noise(generator: Generator, teacher: Teacher, requests: Sequence[ClipRequest]) -> dict[str, float]:
-    """Mean measured ejection fraction by the one that is asked for, in percent, all else as in the requests."""
-    return {
-        f"{ef:.0f}": float(
-            np.nanmean(measured_ef(teacher, _made(generator, [replace(r, ef=ef / 100) for r in requests])))
-        )
-        for ef in _ASKED_EFS
-    }
+def ef_of_same_noise(
+    generator: Generator, teacher: Teacher, requests: Sequence[ClipRequest]
+) -> dict[str, float | None]:
+    """Mean measured ejection fraction by the one that is asked for, in percent, all else as in the requests.
+
+    None if it is known of no clip.
+    """
+    found: dict[str, float | None] = {}
+    for ef in _ASKED_EFS:
+        measured = measured_ef(teacher, _made(generator, [replace(r, ef=ef / 100) for r in requests]))
+        known = measured[np.isfinite(measured)]
+        found[f"{ef:.0f}"] = float(known.mean()) if len(known) else None
+    return found
 
 
 def measured_ef(teacher: Teacher, video_NTHW: np.ndarray) -> np.ndarray:

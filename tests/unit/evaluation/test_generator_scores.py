@@ -87,12 +87,19 @@ def test_ejection_fractions_of_the_same_noise_are_measured_in_pairs() -> None:
             return found
 
     class FakeTeacher:
+        sees = 1.0
+
         def teach(self, video: np.ndarray, *, classes: tuple[str, ...]) -> TeacherOutput:
-            return TeacherOutput(video[:, :, None].astype(np.float32))
+            return TeacherOutput(self.sees * video[:, :, None].astype(np.float32))
+
+    class BlindTeacher(FakeTeacher):
+        sees = 0.0
 
     requests = [ClipRequest(f"r{seed}", seed=seed, frames=2, fps=2.0, size=64) for seed in (24, 30)]
     found = ef_of_same_noise(FakeGenerator(), FakeTeacher(), requests)  # type: ignore[arg-type]
     assert found == {"20": pytest.approx(20.0, abs=2.0), "80": pytest.approx(80.0, abs=2.0)}  # pixels of small disks
+    blind = ef_of_same_noise(FakeGenerator(), BlindTeacher(), requests)  # type: ignore[arg-type]
+    assert blind == {"20": None, "80": None}  # no number: JSON has none for it
 
 
 @pytest.mark.slow
