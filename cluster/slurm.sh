@@ -33,7 +33,7 @@ export RAY_AUTH_TOKEN_PATH="$folder/auth_token"
   python -c 'import secrets; print(secrets.token_hex(32), end="")' >"$RAY_AUTH_TOKEN_PATH"
 )
 
-# one Ray for each job on a shared machine: a port of its own, and a folder (start_ray.sh makes it on each machine)
+# one Ray for each job on a shared machine: ports of its own, and a folder (start_ray.sh makes it on each machine)
 port=$((20000 + SLURM_JOB_ID % 10000))
 head=$(hostname -I | awk '{print $1}')
 export RAY_ADDRESS="$head:$port"
@@ -50,11 +50,12 @@ finish() {
 trap finish EXIT
 
 start() { # component, then the words after start_ray.sh
-  srun --het-group="$1" --kill-on-bad-exit=0 cluster/start_ray.sh "${@:2}" &
+  srun --het-group="$1" --kill-on-bad-exit=0 cluster/start_ray.sh "${@:2}" --dashboard-agent-listen-port=0 &
   steps+=($!)
 }
 
-start 0 head --num-cpus=0 --node-ip-address="$head" --port="$port"
+start 0 head --num-cpus=0 --node-ip-address="$head" --port="$port" \
+  --dashboard-port=$((port + 10000)) --ray-client-server-port=$((port + 20000))
 for _ in {1..60}; do
   ray health-check --address="$RAY_ADDRESS" >/dev/null 2>&1 && break
   sleep 2

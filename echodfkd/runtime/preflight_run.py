@@ -11,11 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy
 import psutil
+import pyarrow
 import ray
 import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+import echodfkd
 from echodfkd.config.run import RunConfig
 from echodfkd.config.sections.generator import GENERATORS
 from echodfkd.core.counter import Counter
@@ -170,8 +173,9 @@ def _check_nodes(config: RunConfig, print_line: Callable[[str], None]) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions that must be the same on every node."""
-    return {"python": platform.python_version(), "ray": ray.__version__, "torch": torch.__version__}
+    """Versions that must be the same on every node: blocks and plans travel as Arrow's, numpy's and our own objects."""
+    packages = {module.__name__: module.__version__ for module in (echodfkd, ray, torch, numpy, pyarrow)}
+    return {"python": platform.python_version(), **packages}
 
 
 def node_facts() -> dict[str, Any]:

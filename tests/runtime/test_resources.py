@@ -98,7 +98,9 @@ def test_what_a_node_says_of_itself(tiny_config: Callable[..., RunConfig]) -> No
         return node_faults({**facts, "disk_mb": 9000, **changes}, here, gpus=gpus, asked=now - 1, now=now + 1)
 
     assert faults({}) == []
-    assert faults({"torch": "1.0"}) == [f"has torch 1.0, the driver {here['torch']}"]
+    assert set(here) == {"python", "echodfkd", "ray", "torch", "numpy", "pyarrow"}
+    for name in here:
+        assert faults({name: "1.0"}) == [f"has {name} 1.0, the driver {here[name]}"]
     assert faults({"cuda": 1}, gpus=2) == ["has 2 GPU by Ray's count, but torch sees 1 there"]
     assert faults({"disk_mb": 5}) == ["has 5 MiB of disk left for Ray's temporary folder, 2048 are needed"]
     for off in (-100.0, 100.0):

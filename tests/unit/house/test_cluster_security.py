@@ -258,6 +258,8 @@ def test_a_slurm_job_starts_all_roles_and_asks_again_after_its_notice(tmp_path: 
     assert [re.findall("--labels=(\\S+)", line) for line in starts] == [
         [], ["role=student"], ["role=teacher"], ["ray-subcluster=eval"], ["role=synthesis"]
     ]  # fmt: skip
+    assert "--port=24242 --dashboard-port=34242 --ray-client-server-port=44242" in starts[0]
+    assert all(line.endswith(" --dashboard-agent-listen-port=0") for line in starts)  # another job's Ray may be there
     assert "python 192.0.2.1:24242 jobs/distill.py --config c.yaml ray.wait_for_nodes_s=300" in lines
     assert lines[-1] == "scontrol requeue 4242"
     assert "600" in lines  # the token's file is its owner's alone
