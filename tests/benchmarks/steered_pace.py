@@ -43,7 +43,7 @@ from tests.benchmarks.processes import cpu_seconds
 from tests.benchmarks.row_file import RowFile
 from tests.helpers.teachers import taught_batch
 
-UPDATES, LAWS, SETTLED = 20, 3, 3
+UPDATES, LAWS, SETTLED = 20, 12, 3
 """Updates of a law, laws of a run, and updates after a change of law that are not counted as usual ones."""
 RUN = [
     "students={a: {blocks: 2, layers: 1, filters: 8}}", "window={frames: 8, size: 40, fps: 16}", "train.engine=plain",
