@@ -24,7 +24,7 @@ from echodfkd.core import clock
 from echodfkd.core.errors import EchoDFKDError
 from echodfkd.runtime.cluster.connection import actor_name, node_labels
 from echodfkd.runtime.cluster.preemption import DrainWatch, StopWatch
-from echodfkd.runtime.stream.batches import PassData, pass_name, stream_batches
+from echodfkd.runtime.stream.batches import ComingPass, PassData, pass_name, stream_batches
 from echodfkd.runtime.stream.clip_stream import build_stream, execution_options
 from echodfkd.storage.files import RunStorage
 from echodfkd.training.loop import WorkerContext, train
@@ -34,10 +34,10 @@ from echodfkd.training.student import StudentMemoryError
 def build_trainer(config: RunConfig, *, teacher_id: str, progress_actor: Any, lease_epoch: int) -> TorchTrainer:
     """The trainer of this run: one worker group, one dataset per pass, restarts that resume from the manifests.
 
-    Datasets are callables: Train calls them at every restart, and each skips the slots consumed by then.
+    After a restart a pass is built anew, and skips the slots consumed by then.
     """
-    passes = {
-        pass_name(number): functools.partial(build_stream, config, number, teacher_id, progress_actor)
+    passes: dict[str, Any] = {
+        pass_name(number): ComingPass(functools.partial(build_stream, config, number, teacher_id, progress_actor))
         for number in range(config.num_passes)
     }
     return TorchTrainer(

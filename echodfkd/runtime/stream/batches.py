@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import ray
 import ray.train
-from ray.data import DataIterator
+from ray.data import DataIterator, Dataset
 from ray.train import DataConfig
 
 from echodfkd.config.run import RunConfig
@@ -26,6 +26,12 @@ def pass_name(number: int) -> str:
     return f"pass_{number:04d}"
 
 
+class ComingPass(NamedTuple):
+    """A pass that is built once students ask for it. It is not callable: Ray Train would call all at each start."""
+
+    build: Callable[[], Dataset]
+
+
 @dataclass(frozen=True)
 class PassShard:
     """One rank's shard of a pass, in a type that Ray Train does not know (see `PassData`)."""
@@ -34,15 +40,17 @@ class PassShard:
 
 
 class PassData(DataConfig):
-    """Ray Train's way of splitting datasets, except that the coordinator of a pass may end before the run.
+    """Ray Train's way of splitting datasets, except that a pass is built when it is used, and that its coordinator may
+    end before the run.
 
     Ray Train keeps the coordinator of every dataset that was used, and asks each to shut down at the end of the run. It
     does so only for split iterators, hence `PassShard`.
     """
 
-    def configure(self, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
-        """One dictionary per rank, of `PassShard`."""
-        found = super().configure(*args, **kwargs)
+    def configure(self, datasets: dict[str, Any], *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
+        """One dictionary per rank, of `PassShard`, for datasets that are a `ComingPass`."""
+        built = {name: coming.build() for name, coming in datasets.items()}
+        found = super().configure(built, *args, **kwargs)
         return [{name: PassShard(shard) for name, shard in shards.items()} for shards in found]
 
 

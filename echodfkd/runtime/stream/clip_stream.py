@@ -37,8 +37,7 @@ def execution_options(config: RunConfig) -> ExecutionOptions:
 def build_stream(config: RunConfig, number: int, teacher_id: str, progress_actor: Any = None) -> Dataset:
     """The slots of a pass that no published checkpoint has consumed (`plan`).
 
-    Called in the train controller at every start and restart of the worker group. The controller does not inherit the
-    driver's DataContext, so it is set here.
+    Called in an actor of Ray Train, which does not inherit the driver's DataContext, so it is set here.
     """
     context = DataContext.get_current()
     context.execution_options = execution_options(config)

@@ -1,12 +1,17 @@
 """Micro-batches are asked for before anybody takes them, and given as soon as they are there."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from echodfkd.config.run import RunConfig
 from echodfkd.core.errors import RunError
-from echodfkd.runtime.stream.batches import prefetch
+from echodfkd.runtime import student_workers
+from echodfkd.runtime.stream.batches import PassData, PassShard, prefetch
+from echodfkd.runtime.stream.clip_stream import execution_options
 
 
 class Numbers:
@@ -64,3 +69,41 @@ def test_what_goes_wrong_is_raised_where_the_item_would_have_been() -> None:
     with pytest.raises(RunError, match=r"^the stream broke off$"):
         next(taken)
     assert list(taken) == []
+
+
+class Stream:
+    """A stand-in for a pass: no dataset, and a word for each shard."""
+
+    def __init__(self, number: int) -> None:
+        self.name, self.number, self.context = None, number, SimpleNamespace()
+
+    def set_name(self, name: str) -> None:
+        self.name = name
+
+    def copy(self, other: Any) -> Any:
+        return other
+
+    def streaming_split(self, count: int, **unused: object) -> list[str]:
+        return [f"pass {self.number}, shard {rank}" for rank in range(count)]
+
+
+def test_of_all_passes_only_the_one_in_use_is_built(
+    tiny_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[int] = []
+
+    def build(config: RunConfig, number: int, *unused: object) -> Stream:
+        built.append(number)
+        return Stream(number)
+
+    monkeypatch.setattr(student_workers, "build_stream", build)
+    config = tiny_config("train.global_batch=16", f"train.steps={10**9 // 16}")
+    trainer = student_workers.build_trainer(config, teacher_id="t", progress_actor=None, lease_epoch=1)
+    assert len(trainer.datasets) == config.num_passes == 1250
+    assert not any(map(callable, trainer.datasets.values())), "Ray Train calls those at each start of the group"
+    assert built == []
+    data = PassData(execution_options=execution_options(config), enable_shard_locality=False)
+    wanted = {"pass_0007": trainer.datasets["pass_0007"]}
+    shards = data.configure(wanted, world_size=2, worker_handles=None, worker_node_ids=["a", "b"])
+    assert shards == [{"pass_0007": PassShard(f"pass 7, shard {rank}")} for rank in range(2)]
+    assert built == [7]
