@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 
+from echodfkd.runtime.cluster.environment import prepare_ray
 from tests.benchmarks.cases import CASES, describe_cases, run_case
 
 
@@ -20,6 +21,7 @@ def main() -> int:
     if args.list:
         print("\n".join(describe_cases()))
         return 0
+    prepare_ray("local")  # before a case imports Ray
     result = run_case(args.case, lambda line: print(line, flush=True), quick=args.quick)
     print(json.dumps(result), flush=True)
     return 0 if result["holds"] else 1

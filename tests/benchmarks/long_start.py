@@ -16,7 +16,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from echodfkd.runtime.cluster.environment import prepare_ray
 from echodfkd.runtime.distillation_run import run_distillation
 from tests.benchmarks.processes import cpu_seconds, memory_of
 from tests.benchmarks.stand_ins import stand_in_config
@@ -52,7 +51,6 @@ def start(clips: int, folder: Path) -> dict[str, float]:
 
 def long_start(report: Report, *, quick: bool) -> dict[str, Any]:
     """The start of a run of 10^9 clips takes no longer and no more memory than that of 10^6."""
-    prepare_ray("local")  # for the processes below, which import Ray first
     runs: dict[int, list[dict[str, float]]] = {clips: [] for clips in CLIPS}
     report(f"{'clips':>14}{'first update, s':>18}{'CPU, s':>10}{'head, MiB':>12}")
     for _ in range(1 if quick else 3):
