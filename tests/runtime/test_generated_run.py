@@ -6,14 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from echodfkd.config.run import RunConfig
+from echodfkd.models.generators.painted import PAINTER_FILE
 from echodfkd.reporting.rows import column, read_rows
-from echodfkd.runtime.stream.builders import training_source
+from echodfkd.runtime.stream.builders import drafting_source, training_source
 from echodfkd.storage.checkpoints import publish
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.intervals import Intervals
 from echodfkd.storage.ledger import check_ledger
+from echodfkd.storage.manifests import checkpoint_folder
 from tests.benchmarks.generator_actors import made_clips, pool_config
 from tests.helpers.generators import write_tiny_painter
 from tests.integration.helpers_faults import ThreadedRun, final_weights, train_without_ray
@@ -87,3 +90,40 @@ def test_a_clip_is_the_same_on_any_actors_in_any_batch_and_after_a_resume(tmp_pa
     rest = made_clips(resumed)
     assert list(rest) == [clip.clip_id for clip in clips[12:]]
     assert all(np.array_equal(rest[name], alone[name]) for name in rest)
+
+
+@pytest.mark.ray
+@pytest.mark.slow  # two workers and three segments
+@pytest.mark.usefixtures("local_ray")
+def test_two_workers_train_the_painter_of_one_over_several_segments(
+    tiny_config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    pool = "generator: {num_cpus: 0.5, min_actors: 2, max_actors: 2}"
+    options = (
+        f"source={{kind: mixture, parts: {{plain: {{kind: noise}}, against: {{kind: adversarial, {pool}}}}}}}",
+        "evaluation.enabled=false",
+        "train.engine=plain",
+        "students.a.norm=group",  # a batch's statistics are those of one worker
+        "train.checkpoint_every=1",
+        "data.segment_tasks=4",
+    )
+    config = tiny_config(*options, "train.workers=2")
+    assert config.num_segments == 3
+    summary = ThreadedRun(config).finish()
+    assert summary["ledger"] == {"clips": 24, "lost": 0, "to_come": 0, "repeated": 0, "quarantined": 0}
+    assert check_ledger(RunStorage(config.root), config.plan_slots).problems == []
+    alone = train_without_ray(tiny_config(*options), tmp_path / "alone")
+    source = drafting_source(config)
+    drawn = [source.clip(index).clip_id for index in range(config.plan_slots)]
+    assert sorted(column(read_rows(RunStorage(config.root)).ledger, "clip_id")) == sorted(drawn)
+    assert any("-g4-" in name for name in drawn), "clips of the last update tell four updates of their painter"
+    for file in (PAINTER_FILE, "a/student.safetensors"):
+        first, last = (weights(alone, step, file) for step in (1, config.train.steps))
+        apart = weights(config, config.train.steps, file) - last  # gradients are summed in another order
+        assert np.linalg.norm(apart) < 0.05 * np.linalg.norm(last - first), file
+
+
+def weights(config: RunConfig, step: int, file: str) -> np.ndarray:
+    """All numbers of a file of weights in a checkpoint."""
+    tensors = load_file(Path(config.root, checkpoint_folder(step), file))
+    return np.concatenate([tensors[name].ravel() for name in sorted(tensors)])
