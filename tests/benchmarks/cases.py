@@ -53,6 +53,7 @@ CASES = {
     "first_picture": "first_picture",
     "score_parts": "score_parts",
     "long_start": "long_start",
+    "far_workers": "far_workers",
 }
 """Name of a case, which is also its function's -> module of this package. Only that module is imported, so that
 `student_step`, `teacher_frames`, `family_of_16` and `phantom_gpu` need no package but torch, numpy and scipy."""
