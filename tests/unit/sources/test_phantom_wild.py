@@ -12,6 +12,7 @@ from echodfkd.core.records import CHAMBER_NAMES, VideoClip
 from echodfkd.sources.phantom.renderer import Patient
 from echodfkd.sources.phantom.source import PhantomSource, default_phantom
 from echodfkd.sources.phantom.wild import ranges as ranges_module
+from echodfkd.sources.phantom.wild.heart import angles, draw_shape
 from echodfkd.sources.phantom.wild.ranges import WildDraws, WildRanges
 from echodfkd.sources.phantom.wild.renderer import render_wild
 from echodfkd.sources.phantom.wild.rhythm import draw_rhythm
@@ -245,6 +246,23 @@ def test_rhythms() -> None:
                 assert min(beats) < 0.88 * 0.8
         late = rhythm_of(one, fibrillation=1.0).valve[regular.phase.remainder(1.0) > 0.97]
         assert late.max() <= regular.valve.max()
+
+
+@pytest.mark.parametrize("ef", [20.0, 65.0])
+def test_the_long_axis_shortens_with_the_ejection_fraction(ef: float) -> None:
+    """Apex and annulus approach each other; the apex does so inside of a wall whose outer border stays."""
+    one = patient(2, heart_rate_bpm=75.0, edv_ml=100.0, esv_ml=100.0 - ef, ef_percent=ef)
+    draw = WildDraws(one.key, fixed(shortening=(0.3, 0.3), apex_motion=(0.5, 0.5)))
+    rhythm = draw_rhythm(one.conditions, one.key, draw, fps=50.0, num_frames=40, start=0.0)
+    shape = draw_shape(one.conditions, rhythm, draw)
+    filled, empty = rhythm.ejected.argmin(), rhythm.ejected.argmax()
+    moved = 0.15 * ef / 100.0 * shape.rest_length
+    assert float(shape.apex[empty]) == pytest.approx(moved, abs=0.1)
+    assert shape.rest_length - float(shape.length[empty]) == pytest.approx(moved, abs=0.1)
+    tip = angles().abs().argmin()
+    inner, outer = (shape.centre - table[:, tip] for table in (shape.endo, shape.epi))
+    assert float(inner[empty] - inner[filled]) == pytest.approx(moved, rel=0.5)
+    assert abs(float(outer[empty] - outer[filled])) < 0.5
 
 
 def test_ranges_are_frozen_numbers() -> None:

@@ -22,8 +22,9 @@ ANGLES = 128
 
 @dataclass(frozen=True)
 class WildShape:
-    """One heart: ``length``, ``centre`` and ``ring`` (T,) in mm, tables (T, K), and numbers of the other chambers.
+    """One heart: ``apex``, ``length``, ``centre`` and ``ring`` (T,) in mm, tables (T, K), and numbers of the others.
 
+    ``apex`` and ``length`` are the places of the cavity's apex and of the annular plane, from the apex at rest.
     ``rest_length`` and ``rest_width`` are those of the filled ventricle, also if no frame shows it.
     ``endo`` and ``epi`` are the radii of both borders, ``straighten`` turns a radial into a perpendicular distance.
     """
@@ -31,6 +32,7 @@ class WildShape:
     four_chamber: bool
     rest_length: float
     rest_width: float
+    apex: torch.Tensor
     length: torch.Tensor
     centre: torch.Tensor
     half_width: torch.Tensor
@@ -76,43 +78,43 @@ def ripples(draw: WildDraws, name: str, theta: torch.Tensor, first: int = 1, las
 def draw_shape(conditions: Conditions, rhythm: Rhythm, draw: WildDraws) -> WildShape:
     """A heart with these conditions over the frames of this rhythm."""
     assert conditions.edv_ml is not None
+    assert conditions.ef_percent is not None
     theta = angles()
     size = (conditions.edv_ml / 91.0) ** (1.0 / 3.0)
     rest = 79.0 * size * draw("roundness") ** (-2.0 / 3.0)
-    length = rest * (1.0 - draw("shortening") * 0.6 * rhythm.ejected)
+    shorter = rest * draw("shortening") * conditions.ef_percent / 100.0 * rhythm.ejected
+    length, apex = rest - shorter, draw("apex_motion") * shorter
     outline = _Outline(draw, theta)
     volumes = torch.cat([torch.tensor([conditions.edv_ml], dtype=torch.float64), rhythm.volume_ml])
     lengths = torch.cat([torch.tensor([rest], dtype=torch.float64), length])
     kinesis = _kinesis(draw, theta)
     half_width, radius = _fit(outline, volumes, lengths, kinesis)
-    wall = draw("wall") * size**-0.4  # dilated ventricles have thin walls
-    wall = wall * (1.0 + draw("wall_ripple") * ripples(draw, "wall", theta, 1, 3)).clamp(0.4, 2.0)
-    wall = wall * (1.0 + (draw("apical_wall") - 1.0) * window(theta, 0.4, 0.6))
-    wall = wall * (1.0 + (draw("lateral_wall") - 1.0) * window(theta, 1.5, 0.7))
-    wall = wall * (1.0 + (draw("septal_wall") - 1.0) * window(theta, -1.5, 0.7))
-    if draw.chance("hypertrophy"):
-        wall = wall * draw.between("hypertrophy", 1.3, 2.0)
-    wall = wall.clamp(3.0, 22.0)
+    wall = _wall(draw, theta, size)
     # The wall keeps its cross-section at each angle, so that it thickens as the cavity shrinks.
     section = (radius[0] + wall) ** 2 - radius[0] ** 2
-    epi = torch.sqrt(radius**2 + section)
+    epi = torch.sqrt(radius**2 + section)[1:]
+    # Towards the apex the outer border stays, while the inner one descends.
+    towards, centre = theta.cos(), apex + outline.widest * length
+    still = radius[0] + wall + (centre - outline.widest * rest)[:, None] * towards
+    epi = torch.lerp(epi, still.maximum(radius[1:] + 2.0), towards.clamp(min=0.0))
     steep = (torch.roll(radius, -1, 1) - torch.roll(radius, 1, 1)) * (ANGLES / (4.0 * math.pi)) / radius
     at_septum = int(ANGLES / 4)
     return WildShape(
         four_chamber=conditions.view != "A2C",
         rest_length=rest,
         rest_width=float(half_width[0]),
-        length=length,
-        centre=outline.widest * length,
+        apex=apex,
+        length=apex + length,
+        centre=centre,
         half_width=half_width[1:],
         ring=outline.annulus * half_width[1:],
         endo=radius[1:],
-        epi=epi[1:],
+        epi=epi,
         straighten=torch.rsqrt(1.0 + steep[1:] ** 2),
         bend=draw("bend"),
         apex_shift=draw("apex_shift"),
         slope=outline.slope,
-        face=epi[1:, at_septum],
+        face=epi[:, at_septum],
         ejected=rhythm.ejected,
         rv_width=draw("rv_width") * size**0.5,
         rv_reach=draw("rv_reach"),
@@ -167,6 +169,18 @@ def _fit(
         radius = (free[:1] + (free - free[:1]) * kinesis).clamp(min=2.0)
         half_width = half_width * (target / outline.area(radius, length)).clamp(0.6, 1.6)
     return half_width, radius
+
+
+def _wall(draw: WildDraws, theta: torch.Tensor, size: float) -> torch.Tensor:
+    """Thickness of the wall around the filled ventricle (K,); ``size`` is its length over a normal one's."""
+    wall = draw("wall") * size**-0.4  # dilated ventricles have thin walls
+    wall = wall * (1.0 + draw("wall_ripple") * ripples(draw, "wall", theta, 1, 3)).clamp(0.4, 2.0)
+    wall = wall * (1.0 + (draw("apical_wall") - 1.0) * window(theta, 0.4, 0.6))
+    wall = wall * (1.0 + (draw("lateral_wall") - 1.0) * window(theta, 1.5, 0.7))
+    wall = wall * (1.0 + (draw("septal_wall") - 1.0) * window(theta, -1.5, 0.7))
+    if draw.chance("hypertrophy"):
+        wall = wall * draw.between("hypertrophy", 1.3, 2.0)
+    return wall.clamp(3.0, 22.0)
 
 
 def _kinesis(draw: WildDraws, theta: torch.Tensor) -> torch.Tensor:

@@ -200,10 +200,10 @@ def read_tissue(
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
     """Speckle power and the two slow fields, each (T, H, W), at each pixel's tissue traced back to end-diastole."""
     first, width = shape.rest_length, shape.rest_width
-    length, half = (value[part].float()[:, None, None] for value in (shape.length, shape.half_width))
+    apex, length, half = (value[part].float()[:, None, None] for value in (shape.apex, shape.length, shape.half_width))
     face = shape.face[part].float()[:, None, None]
     back_u = torch.minimum(torch.maximum(u, -face), face).mul_(width / half - 1.0).add_(u)
-    back_v = ((v / length).clamp_(0.0, 1.0) * (first - length)).add_(v)
+    back_v = ((v - apex) / (length - apex)).clamp_(0.0, 1.0).mul_(first - length + apex).add_(v - apex)
     cos, sin = math.cos(place.rest_tilt), math.sin(place.rest_tilt)
     x = back_u * cos + back_v * sin + place.rest_x
     y = back_v * cos - back_u * sin + place.rest_y

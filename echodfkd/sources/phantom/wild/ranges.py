@@ -67,6 +67,9 @@ class WildRanges:
     """Thickness beside the apex, on its lateral side, against the mean."""
     wall_ripple: Spread = (0.05, 0.35)
     shortening: Spread = (0.2, 0.42)
+    """Of the long axis in systole, over the ejection fraction."""
+    apex_motion: Spread = (0.0, 0.6)
+    """Share of it that the apex of the cavity moves, as its wall thickens; the annulus moves the rest."""
 
     # Rhythm and regional motion
     akinesia: float = 0.3
