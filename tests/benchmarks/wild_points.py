@@ -56,8 +56,8 @@ POINTS: dict[str, dict[str, Spread | float]] = {
         "side_shadow": 0.0,
     },
     "endocardium": {
-        "trabeculae": (0.0, 0.0), "papillary": (3.0, 5.0), "papillary_level": (0.45, 0.55), "second_papillary": 0.0,
-        "tendon": 0.0,
+        "trabeculae": (0.0, 0.0), "spongy": (0.0, 0.0), "papillary": (3.0, 5.0),
+        "papillary_level": (0.45, 0.55), "second_papillary": 0.0, "tendon": 0.0,
     },
     "haze": {"clutter": (-44.0, -44.0), "streaks": (0.0, 0.0), "fogs": (0.0, 0.0), "shadows": (0.0, 0.0)},
     "speckle": {"axial": (0.5, 0.9), "lateral": (0.014, 0.024), "noise": (-67.0, -46.0)},
@@ -79,7 +79,7 @@ POINTS: dict[str, dict[str, Spread | float]] = {
         "blunt_base": (2.0, 2.0), "skew": (0.0, 0.0), "apex_shift": (0.0, 0.2), "bend": (0.0, 0.0),
         "slope": (-0.1, 0.1), "ripple": (0.0, 0.0), "septal_bulge": (0.0, 0.0), "aneurysm": 0.0, "hypertrophy": 0.0,
         "wall": (8.0, 10.0), "septal_wall": (1.0, 1.0), "lateral_wall": (1.0, 1.0), "apical_wall": (1.0, 1.0),
-        "wall_ripple": (0.0, 0.05),
+        "wall_ripple": (0.0, 0.05), "apical_narrowing": (0.0, 0.0), "apex_motion": (0.0, 0.0),
     },
     "picture": {
         "gain": (5.5, 11.5), "dynamic_range": (44.0, 56.0), "contrast": (0.35, 0.95), "attenuation": (2.0, 12.0),

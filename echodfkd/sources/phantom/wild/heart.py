@@ -17,14 +17,18 @@ from echodfkd.core.records import Conditions
 from echodfkd.sources.phantom.wild.ranges import WildDraws
 from echodfkd.sources.phantom.wild.rhythm import Rhythm
 
-ANGLES = 128
+ANGLES, POINTS = 128, 33
+"""Of the tables, and of each quarter of an outline."""
+MIDDLE = 0.5
+"""Place of the tables' centre on the long axis, in lengths from the apex."""
 
 
 @dataclass(frozen=True)
 class WildShape:
     """One heart: ``apex``, ``length``, ``centre`` and ``ring`` (T,) in mm, tables (T, K), and numbers of the others.
 
-    ``apex`` and ``length`` are the places of the cavity's apex and of the annular plane, from the apex at rest.
+    ``apex`` and ``length`` are the places of the cavity's apex and of the annular plane, from the apex at rest;
+    ``pressed`` (T,) is 1 if trabeculae are pressed into the wall.
     ``rest_length`` and ``rest_width`` are those of the filled ventricle, also if no frame shows it.
     ``endo`` and ``epi`` are the radii of both borders, ``straighten`` turns a radial into a perpendicular distance.
     """
@@ -45,6 +49,7 @@ class WildShape:
     slope: float
     face: torch.Tensor
     ejected: torch.Tensor
+    pressed: torch.Tensor
     rv_width: float
     rv_reach: float
     tricuspid: float
@@ -82,20 +87,24 @@ def draw_shape(conditions: Conditions, rhythm: Rhythm, draw: WildDraws) -> WildS
     theta = angles()
     size = (conditions.edv_ml / 91.0) ** (1.0 / 3.0)
     rest = 79.0 * size * draw("roundness") ** (-2.0 / 3.0)
-    shorter = rest * draw("shortening") * conditions.ef_percent / 100.0 * rhythm.ejected
+    ejected = conditions.ef_percent / 100.0 * rhythm.ejected
+    shorter = rest * draw("shortening") * ejected
     length, apex = rest - shorter, draw("apex_motion") * shorter
     outline = _Outline(draw, theta)
-    volumes = torch.cat([torch.tensor([conditions.edv_ml], dtype=torch.float64), rhythm.volume_ml])
-    lengths = torch.cat([torch.tensor([rest], dtype=torch.float64), length])
-    kinesis = _kinesis(draw, theta)
-    half_width, radius = _fit(outline, volumes, lengths, kinesis)
+    half_width, radius = _fit(
+        outline,
+        volume_ml=_with_rest(conditions.edv_ml, rhythm.volume_ml),
+        length=_with_rest(rest, length),
+        narrow=_with_rest(0.0, draw("apical_narrowing") * ejected),
+        kinesis=_kinesis(draw, theta),
+    )
     wall = _wall(draw, theta, size)
     # The wall keeps its cross-section at each angle, so that it thickens as the cavity shrinks.
     section = (radius[0] + wall) ** 2 - radius[0] ** 2
     epi = torch.sqrt(radius**2 + section)[1:]
     # Towards the apex the outer border stays, while the inner one descends.
-    towards, centre = theta.cos(), apex + outline.widest * length
-    still = radius[0] + wall + (centre - outline.widest * rest)[:, None] * towards
+    towards, centre = theta.cos(), apex + MIDDLE * length
+    still = radius[0] + wall + (centre - MIDDLE * rest)[:, None] * towards
     epi = torch.lerp(epi, still.maximum(radius[1:] + 2.0), towards.clamp(min=0.0))
     steep = (torch.roll(radius, -1, 1) - torch.roll(radius, 1, 1)) * (ANGLES / (4.0 * math.pi)) / radius
     at_septum = int(ANGLES / 4)
@@ -116,6 +125,7 @@ def draw_shape(conditions: Conditions, rhythm: Rhythm, draw: WildDraws) -> WildS
         slope=outline.slope,
         face=epi[:, at_septum],
         ejected=rhythm.ejected,
+        pressed=(ejected / 0.6).clamp(max=1.0),
         rv_width=draw("rv_width") * size**0.5,
         rv_reach=draw("rv_reach"),
         tricuspid=draw("tricuspid"),
@@ -128,13 +138,19 @@ def draw_shape(conditions: Conditions, rhythm: Rhythm, draw: WildDraws) -> WildS
 
 
 class _Outline:
-    """The ventricle's outline as a function of half width and length."""
+    """The ventricle's outline as a function of half width and length: a bullet, widest between its middle and base."""
 
     def __init__(self, draw: WildDraws, theta: torch.Tensor) -> None:
         self.theta, self.sin, self.cos = theta, torch.sin(theta), torch.cos(theta)
-        self.widest, self.annulus, self.slope = draw("widest"), draw("annulus"), draw("slope")
-        self._power = torch.where(self.cos > 0.0, draw("blunt_apex"), draw("blunt_base"))
-        self._side = 1.0 + draw("skew") * torch.sign(theta)
+        widest, self.annulus, self.slope = draw("widest"), draw("annulus"), draw("slope")
+        quarter = torch.linspace(0.0, math.pi / 2.0, POINTS, dtype=torch.float64)
+        apex, base = draw("blunt_apex"), draw("blunt_base")
+        below = (1.0 - widest) / (1.0 - self.annulus**base) ** (1.0 / base)
+        self._level = torch.cat(
+            [widest * (1.0 - quarter.cos() ** (2.0 / apex)), widest + below * quarter.sin()[1:] ** (2.0 / base)]
+        )
+        self._across = torch.cat([quarter.sin() ** (2.0 / apex), quarter.cos()[1:].clamp(min=0.0) ** (2.0 / base)])
+        self._skew = draw("skew")
         factor = 1.0 + draw("ripple") * ripples(draw, "outline", theta, 2, 5)
         factor = factor - draw("septal_bulge") * window(theta, -2.1, 0.35)
         if draw.chance("aneurysm"):
@@ -142,33 +158,48 @@ class _Outline:
             factor = factor + draw("aneurysm_size") * window(theta, place, 0.4)
         self._factor = factor
 
-    def radius(self, half_width: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
-        """Radii (T, K); the annulus lies below the widest level and has its share of the width."""
-        power = float(self._power[0])
-        below = (1.0 - self.widest) / (1.0 - self.annulus**power) ** (1.0 / power)
-        semi = torch.where(self.cos > 0.0, self.widest, below) * length[:, None]
-        across = (self.sin.abs() / (half_width[:, None] * self._side)) ** self._power
-        along = (self.cos.abs() / semi) ** self._power
-        return (across + along) ** (-1.0 / self._power) * self._factor
+    def radius(self, half_width: torch.Tensor, length: torch.Tensor, narrow: torch.Tensor) -> torch.Tensor:
+        """Radii (T, K) around `MIDDLE` of the long axis; ``narrow`` (T,) is the loss of width at the apex."""
+        along = (MIDDLE - self._level) * length[:, None]
+        across = self._across * half_width[:, None] * (1.0 - narrow[:, None] * (1.0 - self._level).clamp(min=0.0))
+        half = len(self.theta) // 2
+        sides = []
+        for side, angle in ((1.0 - self._skew, -self.theta[:half].flip(0)), (1.0 + self._skew, self.theta[half:])):
+            sides.append(_read(angle, torch.atan2(side * across, along), torch.hypot(side * across, along)))
+        return torch.cat([sides[0].flip(1), sides[1]], dim=1) * self._factor
 
     def area(self, radius: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
         """Area above the annular plane (T,)."""
         towards = -self.cos - self.slope * self.sin
-        plane = ((1.0 - self.widest) * length)[:, None] / towards.clamp(min=1e-6)
+        plane = ((1.0 - MIDDLE) * length)[:, None] / towards.clamp(min=1e-6)
         return torch.minimum(radius, plane).square().sum(1) * (math.pi / ANGLES)
 
 
+def _read(at: torch.Tensor, places: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Values (T, N) at ``at`` (N,), between those at the rising ``places`` (T, M)."""
+    at = at.expand(len(places), -1).contiguous()
+    after = torch.searchsorted(places.contiguous(), at).clamp(1, places.shape[1] - 1)
+    low, high = places.gather(1, after - 1), places.gather(1, after)
+    share = ((at - low) / (high - low).clamp(min=1e-9)).clamp(0.0, 1.0)
+    return torch.lerp(values.gather(1, after - 1), values.gather(1, after), share)
+
+
 def _fit(
-    outline: _Outline, volume_ml: torch.Tensor, length: torch.Tensor, kinesis: torch.Tensor
+    outline: _Outline, *, volume_ml: torch.Tensor, length: torch.Tensor, narrow: torch.Tensor, kinesis: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Half widths (T,) and radii (T, K) that give the volumes; the first frame is the one at rest."""
     target = torch.sqrt(3.0 * math.pi * 1000.0 * volume_ml * length / 8.0)
     half_width = 0.28 * length
     for _ in range(4):
-        free = outline.radius(half_width, length)
+        free = outline.radius(half_width, length, narrow)
         radius = (free[:1] + (free - free[:1]) * kinesis).clamp(min=2.0)
         half_width = half_width * (target / outline.area(radius, length)).clamp(0.6, 1.6)
     return half_width, radius
+
+
+def _with_rest(rest: float, values: torch.Tensor) -> torch.Tensor:
+    """The value of the filled ventricle before those of the frames (T + 1,)."""
+    return torch.cat([values.new_tensor([rest]), values])
 
 
 def _wall(draw: WildDraws, theta: torch.Tensor, size: float) -> torch.Tensor:

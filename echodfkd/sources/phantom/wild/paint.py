@@ -33,9 +33,9 @@ class WildChart:
 
     def __init__(self, u: torch.Tensor, v: torch.Tensor, shape: WildShape, part: slice, levels: Levels) -> None:
         self.shape, self.u, self.v = shape, u, v
-        self.length, self.half_width, self.ring, face, self.ejected = (
+        self.length, self.half_width, self.ring, face, self.ejected, self.pressed = (
             value[part].float()[:, None, None]
-            for value in (shape.length, shape.half_width, shape.ring, shape.face, shape.ejected)
+            for value in (shape.length, shape.half_width, shape.ring, shape.face, shape.ejected, shape.pressed)
         )
         along = (v / self.length).clamp_(0.0, 1.0)
         self.along = along
@@ -219,7 +219,10 @@ class WildCanvas:
     def _cavity(self) -> None:
         chart, draw, of = self.chart, self._draw, self.of
         rough = self._grains.add(0.4).clamp_(min=0.0).mul_(chart.rough).add_(chart.lv_distance)
-        cavity = self._inside(rough, draw("bloom")).mul_(self._inside(chart.below_base, 3.0))
+        # Trabeculae hold blood in diastole, and are traced as cavity; systole presses them together, into the wall.
+        layer = draw("spongy")
+        edge = layer * chart.pressed + (draw("bloom") + 0.5 * self._pixel)
+        cavity = (edge - rough).div_(layer + self._pixel).clamp_(0.0, 1.0).mul_(self._inside(chart.below_base, 3.0))
         self._paint(cavity, of["lv_blood"])
         muscle = of["myocardium"] + draw.between("papillary level", -8.0, 8.0)
         sides = (1.0, -1.0) if draw.chance("second_papillary") else (1.0,)

@@ -7,7 +7,7 @@ in dB below white, angles in degrees, unless said otherwise.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from echodfkd.sources.phantom.draws import share_of
 
@@ -17,6 +17,10 @@ Spread = tuple[float, float] | tuple[float, float, float]
 @dataclass(frozen=True)
 class WildRanges:
     """The distribution of appearances. The groups follow the parts of the drawing."""
+
+    plain: float = 0.5
+    """Share of clips that show the border well: `PLAIN` in place of these ranges. A network that sees hard clips only
+    learns to trust its idea of a ventricle more than the image."""
 
     # Pose and proportions
     share: Spread = (0.26, 0.72)
@@ -39,9 +43,10 @@ class WildRanges:
     # Left ventricle
     roundness: Spread = (0.72, 1.3)
     """Width over length against a normal heart; the volume stays."""
-    widest: Spread = (0.3, 0.62)
-    annulus: Spread = (0.55, 0.88)
-    blunt_apex: Spread = (1.9, 3.0)
+    widest: Spread = (0.5, 0.85)
+    """Level of the largest width, in lengths from the apex: a ventricle is a bullet rather than an egg."""
+    annulus: Spread = (0.6, 0.95)
+    blunt_apex: Spread = (1.6, 2.5)
     """Exponent of the super-ellipse above the widest level: 2 is an ellipse."""
     blunt_base: Spread = (1.8, 2.9)
     skew: Spread = (-0.12, 0.12)
@@ -68,6 +73,8 @@ class WildRanges:
     wall_ripple: Spread = (0.05, 0.35)
     shortening: Spread = (0.2, 0.42)
     """Of the long axis in systole, over the ejection fraction."""
+    apical_narrowing: Spread = (0.0, 0.7)
+    """Loss of width towards the apex in systole, beyond that of the base, over the ejection fraction."""
     apex_motion: Spread = (0.0, 0.6)
     """Share of it that the apex of the cavity moves, as its wall thickens; the annulus moves the rest."""
 
@@ -104,9 +111,12 @@ class WildRanges:
     """Loss of the lateral wall, which lies along the beams."""
     inner_loss: Spread = (-4.0, 16.0, 1.2)
     """Loss of the wall at its inner border against its outer one."""
-    bloom: Spread = (0.3, 2.0)
+    bloom: Spread = (0.0, 1.2)
     """Width of the wall's inner edge that the point spread smears into the cavity: readers trace inside of it, so that
     the wall is drawn this far outside of the truth."""
+    spongy: Spread = (0.0, 7.0)
+    """Thickness of the trabeculated layer, grey between blood and wall: inside of the truth at end-diastole, outside of
+    it at end-systole (readers trace the compacted wall, Lang et al. 2015)."""
     endocardium: Spread = (0.0, 8.0, 2.0)
     """Bright inner border."""
     blood: Spread = (-64.0, -36.0, 0.8)
@@ -203,11 +213,23 @@ class WildRanges:
     ink: Spread = (0.3, 1.0)
 
 
+PLAIN: dict[str, Spread | float] = {
+    "share": (0.36, 0.7), "mirrored": 0.0, "aneurysm": 0.0, "akinesia": 0.1, "any_contrast": 0.0,
+    "lateral_loss": (0.0, 8.0),
+    "inner_loss": (0.0, 4.0), "blood": (-64.0, -46.0), "dropouts": (0.0, 0.0), "septal_dropout": 0.0,
+    "trabeculae": (0.0, 0.8), "gain": (0.0, 10.0), "dynamic_range": (36.0, 60.0), "attenuation": (0.0, 8.0),
+    "noise": (-78.0, -60.0), "clutter": (-44.0, -44.0), "streaks": (0.0, 0.0), "fogs": (0.0, 0.0),
+    "shadows": (0.0, 0.0), "side_shadow": 0.0,
+}  # fmt: skip
+
+
 class WildDraws:
     """Numbers of one clip, each a hash of its key and a name."""
 
     def __init__(self, key: int, ranges: WildRanges) -> None:
         self._key, self._ranges = key, ranges
+        if self.chance("plain"):
+            self._ranges = replace(ranges, **PLAIN)  # type: ignore[arg-type]
 
     def __call__(self, name: str, number: int = 0) -> float:
         """A value of the range ``name``; ``number`` gives further independent ones."""
