@@ -271,6 +271,13 @@ def test_the_long_axis_shortens_with_the_ejection_fraction(ef: float) -> None:
     assert abs(float(outer[empty] - outer[filled])) < 0.5
 
 
+def test_plain_clips_show_the_border_well_and_keep_ranges_that_were_chosen() -> None:
+    draw = WildDraws(3, WildRanges(plain=1.0, share=(0.8, 0.8)))
+    assert (draw("share"), draw("dropouts"), draw.chance("any_contrast")) == (0.8, 0.0, False)
+    shares = [WildDraws(key, WildRanges())("dropouts") == 0.0 for key in range(400)]
+    assert np.mean(shares) == pytest.approx(0.5, abs=0.1)
+
+
 def test_ranges_are_frozen_numbers() -> None:
     assert dataclasses.is_dataclass(WildRanges)
     for item in fields(WildRanges):

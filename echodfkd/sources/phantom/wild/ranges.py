@@ -228,8 +228,9 @@ class WildDraws:
 
     def __init__(self, key: int, ranges: WildRanges) -> None:
         self._key, self._ranges = key, ranges
-        if self.chance("plain"):
-            self._ranges = replace(ranges, **PLAIN)  # type: ignore[arg-type]
+        if self.chance("plain"):  # a range that somebody chose counts in every clip
+            plain = {name: value for name, value in PLAIN.items() if getattr(ranges, name) == getattr(WildRanges, name)}
+            self._ranges = replace(ranges, **plain)  # type: ignore[arg-type]
 
     def __call__(self, name: str, number: int = 0) -> float:
         """A value of the range ``name``; ``number`` gives further independent ones."""
