@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from scipy import ndimage
@@ -95,13 +95,13 @@ def drawn(domain: str, cases: int) -> list[Clip]:
     return [(clip.video, clip.truth_labels == 1) for clip in made if clip.truth_labels is not None]
 
 
-def main(arguments: Sequence[str]) -> int:
+def main() -> int:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", help="folder of side-by-side .mp4 files")
     parser.add_argument("--domains", nargs="*", default=["default", "wild"])
     parser.add_argument("--cases", type=int, default=40)
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     try:
         painted = [(clip.video, clip.mask) for clip in read_painted_clips(options.clips)] if options.clips else []
     except EchoDFKDError as error:
@@ -118,4 +118,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
