@@ -203,7 +203,7 @@ def _with_rest(rest: float, values: torch.Tensor) -> torch.Tensor:
 
 
 def _wall(draw: WildDraws, theta: torch.Tensor, size: float) -> torch.Tensor:
-    """Thickness of the wall around the filled ventricle (K,); ``size`` is its length over a normal one's."""
+    """Thickness of the wall around the filled ventricle (K,); ``size`` is its length scale, 1 for 91 mL."""
     wall = draw("wall") * size**-0.4  # dilated ventricles have thin walls
     wall = wall * (1.0 + draw("wall_ripple") * ripples(draw, "wall", theta, 1, 3)).clamp(0.4, 2.0)
     wall = wall * (1.0 + (draw("apical_wall") - 1.0) * window(theta, 0.4, 0.6))

@@ -73,10 +73,10 @@ class WildRanges:
     wall_ripple: Spread = (0.05, 0.35)
     shortening: Spread = (0.2, 0.42)
     """Of the long axis in systole, over the ejection fraction."""
+    apex_motion: Spread = (0.0, 0.6)
+    """Share of that shortening that the apex of the cavity moves, as its wall thickens; the annulus moves the rest."""
     apical_narrowing: Spread = (0.0, 0.7)
     """Loss of width towards the apex in systole, beyond that of the base, over the ejection fraction."""
-    apex_motion: Spread = (0.0, 0.6)
-    """Share of it that the apex of the cavity moves, as its wall thickens; the annulus moves the rest."""
 
     # Rhythm and regional motion
     akinesia: float = 0.3
@@ -215,12 +215,12 @@ class WildRanges:
 
 PLAIN: dict[str, Spread | float] = {
     "share": (0.36, 0.7), "mirrored": 0.0, "aneurysm": 0.0, "akinesia": 0.1, "any_contrast": 0.0,
-    "lateral_loss": (0.0, 8.0),
-    "inner_loss": (0.0, 4.0), "blood": (-64.0, -46.0), "dropouts": (0.0, 0.0), "septal_dropout": 0.0,
-    "trabeculae": (0.0, 0.8), "gain": (0.0, 10.0), "dynamic_range": (36.0, 60.0), "attenuation": (0.0, 8.0),
-    "noise": (-78.0, -60.0), "clutter": (-44.0, -44.0), "streaks": (0.0, 0.0), "fogs": (0.0, 0.0),
-    "shadows": (0.0, 0.0), "side_shadow": 0.0,
+    "lateral_loss": (0.0, 8.0), "inner_loss": (0.0, 4.0), "blood": (-64.0, -46.0), "dropouts": (0.0, 0.0),
+    "septal_dropout": 0.0, "trabeculae": (0.0, 0.8), "gain": (0.0, 10.0), "dynamic_range": (36.0, 60.0),
+    "attenuation": (0.0, 8.0), "noise": (-78.0, -60.0), "clutter": (-44.0, -44.0), "streaks": (0.0, 0.0),
+    "fogs": (0.0, 0.0), "shadows": (0.0, 0.0), "side_shadow": 0.0,
 }  # fmt: skip
+"""Ranges of the clips that are `WildRanges.plain`."""
 
 
 class WildDraws:
