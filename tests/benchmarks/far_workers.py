@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.timing import Report
+from tests.helpers.network_hosts import inside, sh
 
 ROOT = Path(__file__).parents[2]
 HOSTS = {"a": "10.79.0.1", "b": "10.79.0.2"}
@@ -59,11 +60,11 @@ class DelayedLink:
         self._ends = [_tun(f"tun-{host}") for host in hosts]
         for host, address in hosts.items():
             device = f"tun-{host}"
-            _sh("ip", "netns", "add", host)
-            _sh("ip", "link", "set", device, "netns", host)
-            _sh(*_inside(host), "ip", "link", "set", "lo", "up")
-            _sh(*_inside(host), "ip", "addr", "add", f"{address}/24", "dev", device)
-            _sh(*_inside(host), "ip", "link", "set", device, "mtu", str(MTU), "up")
+            sh("ip", "netns", "add", host)
+            sh("ip", "link", "set", device, "netns", host)
+            sh(*inside(host, "ip", "link", "set", "lo", "up"))
+            sh(*inside(host, "ip", "addr", "add", f"{address}/24", "dev", device))
+            sh(*inside(host, "ip", "link", "set", device, "mtu", str(MTU), "up"))
         threading.Thread(target=self._relay, name="link", daemon=True).start()
 
     def _relay(self) -> None:
@@ -88,21 +89,15 @@ def _tun(name: str) -> int:
     return device
 
 
-def _sh(*command: str) -> None:
-    subprocess.run(command, check=True, stdout=sys.stderr)
-
-
-def _inside(host: str) -> list[str]:
-    return ["ip", "netns", "exec", host]
-
-
 def far_workers(report: Report, *, quick: bool) -> dict[str, Any]:
     """An update of two workers 0, 1, 5 and 20 ms apart (a relay between two network namespaces)."""
     if os.geteuid() != 0 or not shutil.which("ip") or not Path("/dev/net/tun").exists():
         raise SystemExit("far_workers needs root, iproute2 and /dev/net/tun: it makes network namespaces")
     trips = ROUND_TRIPS_MS[::2] if quick else ROUND_TRIPS_MS
-    inside = f"mount -t tmpfs tmpfs /run && exec {sys.executable} -m tests.benchmarks.far_workers {json.dumps(trips)!r}"
-    command = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", inside]
+    program = (
+        f"mount -t tmpfs tmpfs /run && exec {sys.executable} -m tests.benchmarks.far_workers {json.dumps(trips)!r}"
+    )
+    command = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", program]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, dict[str, float]] = json.loads(done.stdout.splitlines()[-1])
     report(f"{'ms an update, round trip':28}" + "".join(f"{f'{trip} ms':>9}" for trip in trips) + f"{'trips':>8}")
@@ -136,7 +131,7 @@ def measure(trips_ms: list[int]) -> dict[str, dict[str, float]]:
 
 @contextmanager
 def _worker(rank: int, host: str) -> Iterator[Any]:
-    command = [*_inside(host), sys.executable, "-m", "tests.benchmarks.far_workers", "worker", str(rank)]
+    command = inside(host, sys.executable, "-m", "tests.benchmarks.far_workers", "worker", str(rank))
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": f"tun-{host}", "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

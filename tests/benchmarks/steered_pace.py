@@ -15,7 +15,6 @@ import contextlib
 import math
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -41,6 +40,7 @@ from echodfkd.training.student import make_student
 from tests.benchmarks.job_run import distil
 from tests.benchmarks.processes import cpu_seconds
 from tests.benchmarks.row_file import RowFile
+from tests.helpers.repeated import repeated
 from tests.helpers.teachers import taught_batch
 
 UPDATES, LAWS, SETTLED = 20, 12, 3
@@ -102,20 +102,13 @@ def _keep(seen: list[tuple[Any, ...]], *output: Any) -> None:
 def watched() -> Iterator[list[tuple[float, float]]]:
     """Times, and CPU seconds so far of all processes below this one, twice a second until the block ends."""
     samples: list[tuple[float, float]] = []
-    over = threading.Event()
 
     def look() -> None:
-        while not over.wait(0.5):
-            spent = cpu_seconds()
-            samples.append((clock.now(), spent.total() - spent["driver"]))
+        spent = cpu_seconds()
+        samples.append((clock.now(), spent.total() - spent["driver"]))
 
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
+    with repeated(look, every_s=0.5):
         yield samples
-    finally:
-        over.set()
-        thread.join()
 
 
 def measure(pair: int, follow: str) -> dict[str, object]:

@@ -6,13 +6,14 @@ the arguments STEPS SEGMENT; it prints one JSON object.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import statistics
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from echodfkd.runtime.distillation_run import run_distillation
 from echodfkd.storage.files import RunStorage
 from tests.benchmarks.processes import memory_of, object_store_mb
 from tests.benchmarks.stand_ins import stand_in_config
+from tests.helpers.repeated import repeated
 
 CHECKPOINTS_PER_SEGMENT = 3
 
@@ -28,29 +30,21 @@ HEAD = ("driver", "controller", "coordinator", "ray")
 """Roles whose processes are on the head node of a cluster."""
 
 
-class Watch:
-    """Records the peak memory of each role and of the object store in a thread, from the first checkpoint on."""
+@contextlib.contextmanager
+def peaks_of(checkpoints: Path) -> Iterator[Counter[str]]:
+    """The peak memory of each role and of the object store, from the first checkpoint until the block ends."""
+    peaks: Counter[str] = Counter()
 
-    def __init__(self, checkpoints: Path) -> None:
-        self.peaks: Counter[str] = Counter()
-        self._checkpoints = checkpoints
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """End the thread."""
-        self._stop.set()
-        self._thread.join()
-
-    def _look(self) -> None:
-        while not self._stop.wait(1.0):
-            if not self._checkpoints.exists():  # memory of the start does not grow with the run
-                continue
+    def look() -> None:
+        nonlocal peaks
+        if checkpoints.exists():  # memory of the start does not grow with the run
             now = memory_of()
             now["head"] = sum(now[role] for role in HEAD)
             now["object_store"] = object_store_mb()
-            self.peaks |= now
+            peaks |= now
+
+    with repeated(look, every_s=1.0):
+        yield peaks
 
 
 def run(folder: Path, steps: int, segment: int) -> dict[str, Any]:
@@ -71,11 +65,8 @@ def run(folder: Path, steps: int, segment: int) -> dict[str, Any]:
          "ray.address=local", "ray.num_cpus=8", "ray.object_store_mb=256", "ray.progress_s=0"]
     )  # fmt: skip
     started = time.monotonic()
-    watch = Watch(folder / "scale" / "checkpoints")
-    try:
+    with peaks_of(folder / "scale" / "checkpoints") as peaks:
         summary = run_distillation(config, lambda line: None)
-    finally:
-        watch.close()
     root = folder / "scale"
     lags = [
         max(part.stat().st_mtime for part in root.glob(f"scores/part-{step.name.replace('_', '')}-*"))
@@ -92,7 +83,7 @@ def run(folder: Path, steps: int, segment: int) -> dict[str, Any]:
         "segments": config.num_segments,
         "wall_s": round(time.monotonic() - started, 1),
         "ledger": summary["ledger"],
-        "peak_mb": {role: round(mb, 1) for role, mb in sorted(watch.peaks.items())},
+        "peak_mb": {role: round(mb, 1) for role, mb in sorted(peaks.items())},
         "ledger_bytes_per_clip": round(size["ledger"] / config.plan_slots, 1),
         "log_bytes_per_clip": round(size["logs"] / config.plan_slots, 1),
         "checkpoints": len(lags),

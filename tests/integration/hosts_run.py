@@ -18,6 +18,7 @@ from echodfkd.reporting.rows import read_rows
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.manifests import list_checkpoints
 from tests.conftest import TINY
+from tests.helpers.network_hosts import inside, sh
 from tests.helpers.ray_command import ray_command
 
 ROOT = Path(__file__).parents[2]
@@ -33,16 +34,6 @@ RUN = [
     "teacher.node_label=pool=teacher", "teacher.min_actors=2", "teacher.max_actors=2", "data.source_num_cpus=0.5",
     "data.no_progress_timeout_s=180", "ray.progress_s=2",
 ]  # fmt: skip
-
-
-def sh(*command: str) -> None:
-    """Run a command that must succeed."""
-    subprocess.run(command, check=True, stdout=sys.stderr)
-
-
-def inside(host: str, *command: str) -> list[str]:
-    """A command in a host's network."""
-    return ["ip", "netns", "exec", host, *command]
 
 
 def make_hosts(hosts: Mapping[str, tuple[str, str]]) -> None:

@@ -14,8 +14,9 @@ from echodfkd.reporting.rows import read_rows
 from echodfkd.storage.files import RunStorage
 from echodfkd.storage.manifests import list_checkpoints
 from tests.conftest import TINY
+from tests.helpers.network_hosts import inside, sh
 from tests.helpers.ray_command import ray_command
-from tests.integration.hosts_run import ADDRESS, ROOT, inside, is_gone, make_hosts, nodes, sh, start_node, wait_until
+from tests.integration.hosts_run import ADDRESS, ROOT, is_gone, make_hosts, nodes, start_node, wait_until
 
 HOSTS = {"head": ("10.77.0.1", ""), "teachers": ("10.77.0.2", "pool=teacher"), "one": ("10.77.0.3", "pool=student"),
          "two": ("10.77.0.4", "pool=student")}  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from echodfkd.config.file import load_config
 from echodfkd.config.run import RunConfig
 from echodfkd.runtime.distillation_run import run_distillation
 from tests.conftest import TINY
+from tests.helpers.repeated import repeated
 
 SHARED = [
     "students.b={blocks: 1, layers: 2, filters: 4, norm: group}",
@@ -68,23 +68,17 @@ class FinishedRun:
 @contextlib.contextmanager
 def most_coordinators() -> Iterator[list[int]]:
     """Counts the living stream coordinators until the block ends."""
-    living, ended = [0], threading.Event()
+    living = [0]
 
     def count() -> None:
-        while not ended.wait(0.2):
-            found = 0
-            for process in psutil.Process().children(recursive=True):
-                with contextlib.suppress(psutil.Error):  # it has just ended
-                    found += any("SplitCoordinator" in word for word in process.cmdline())
-            living[0] = max(living[0], found)
+        found = 0
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):  # it has just ended
+                found += any("SplitCoordinator" in word for word in process.cmdline())
+        living[0] = max(living[0], found)
 
-    watch = threading.Thread(target=count)
-    watch.start()
-    try:
+    with repeated(count, every_s=0.2):
         yield living
-    finally:
-        ended.set()
-        watch.join()
 
 
 def _finish(folder: Path, *overrides: str) -> FinishedRun:

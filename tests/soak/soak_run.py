@@ -6,7 +6,6 @@ waits for: nothing / unblocked by: its clock
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from echodfkd.config.run import RunConfig
 from echodfkd.core.errors import RunError
 from echodfkd.runtime.cluster.connection import connected
 from echodfkd.runtime.distillation_run import run_distillation
+from tests.helpers.repeated import repeated
 from tests.soak.soak import describe, sample_process
 
 ROLES = {
@@ -44,16 +44,9 @@ def soak_pipeline(config: RunConfig, report: Callable[[str], None], *, every_s: 
         RunError: the ledger is not exact, or the run was too short to be judged.
     """
     samples: list[dict[str, float]] = []
-    closing = threading.Event()
     started = time.monotonic()
-    with connected(config.ray):
-        watch = threading.Thread(target=_watch, args=(samples, closing, every_s), name="soak", daemon=True)
-        watch.start()
-        try:
-            summary = run_distillation(config, report)
-        finally:
-            closing.set()
-            watch.join()
+    with connected(config.ray), repeated(lambda: _look(samples), every_s=every_s):
+        summary = run_distillation(config, report)
     ledger = summary["ledger"]
     if ledger["lost"] or ledger["repeated"]:
         raise RunError(f"the ledger is not exact: {ledger}")
@@ -68,11 +61,10 @@ def soak_pipeline(config: RunConfig, report: Callable[[str], None], *, every_s: 
     return {**found, "passes": config.num_passes, **ledger}
 
 
-def _watch(samples: list[dict[str, float]], closing: threading.Event, every_s: float) -> None:
-    while not closing.wait(every_s):
-        sample = _sample()
-        if any(name.endswith(" students") for name in sample):  # not while actors load or the report is written
-            samples.append(sample)
+def _look(samples: list[dict[str, float]]) -> None:
+    sample = _sample()
+    if any(name.endswith(" students") for name in sample):  # not while actors load or the report is written
+        samples.append(sample)
 
 
 def _sample() -> dict[str, float]:

@@ -99,13 +99,8 @@ def draw_shape(conditions: Conditions, rhythm: Rhythm, draw: WildDraws) -> WildS
         kinesis=_kinesis(draw, theta),
     )
     wall = _wall(draw, theta, size)
-    # The wall keeps its cross-section at each angle, so that it thickens as the cavity shrinks.
-    section = (radius[0] + wall) ** 2 - radius[0] ** 2
-    epi = torch.sqrt(radius**2 + section)[1:]
-    # Towards the apex the outer border stays, while the inner one descends.
-    towards, centre = theta.cos(), apex + MIDDLE * length
-    still = radius[0] + wall + (centre - MIDDLE * rest)[:, None] * towards
-    epi = torch.lerp(epi, still.maximum(radius[1:] + 2.0), towards.clamp(min=0.0))
+    centre = apex + MIDDLE * length
+    epi = _outer_border(radius, wall, centre - MIDDLE * rest, theta)
     steep = (torch.roll(radius, -1, 1) - torch.roll(radius, 1, 1)) * (ANGLES / (4.0 * math.pi)) / radius
     at_septum = int(ANGLES / 4)
     return WildShape(
@@ -212,6 +207,19 @@ def _wall(draw: WildDraws, theta: torch.Tensor, size: float) -> torch.Tensor:
     if draw.chance("hypertrophy"):
         wall = wall * draw.between("hypertrophy", 1.3, 2.0)
     return wall.clamp(3.0, 22.0)
+
+
+def _outer_border(radius: torch.Tensor, wall: torch.Tensor, moved: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
+    """Radii (T, K) of the outer border, whose centre has ``moved`` (T,); the first of the radii are those at rest.
+
+    The wall keeps its cross-section at each angle, so that it thickens as the cavity shrinks. Towards the apex the
+    outer border stays, while the inner one descends.
+    """
+    section = (radius[0] + wall) ** 2 - radius[0] ** 2
+    epi = torch.sqrt(radius**2 + section)[1:]
+    towards = theta.cos()
+    still = radius[0] + wall + moved[:, None] * towards
+    return torch.lerp(epi, still.maximum(radius[1:] + 2.0), towards.clamp(min=0.0))
 
 
 def _kinesis(draw: WildDraws, theta: torch.Tensor) -> torch.Tensor:
